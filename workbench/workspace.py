@@ -1,0 +1,72 @@
+"""Where things live. One folder holds everything that the workbench writes.
+
+    runs/        one folder per run            models/   converted or downloaded models
+    uploads/     datasets from the page        engines/  state of loaded models
+
+Paths that come from the page are checked against this folder and those named at start.
+"""
+
+import re
+from pathlib import Path
+
+from workbench.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+PRESETS = PROJECT / "presets"
+DEMO_MODEL = "SmolLM2-135M-Instruct"
+
+
+class Workspace:
+    """The workspace folder and the other folders that the page may read."""
+
+    def __init__(self, root: Path | str = "workspace", allowed: list[Path | str] = ()):
+        self.root = Path(root).expanduser().resolve()
+        self.runs = self.root / "runs"
+        self.models = self.root / "models"
+        self.uploads = self.root / "uploads"
+        self.engines = self.root / "engines"
+        self.allowed = [self.root, PROJECT / "data", *(Path(p).expanduser().resolve() for p in allowed)]
+
+    def create(self) -> "Workspace":
+        """Make the folders. Raises UserError where the place is not writable."""
+        try:
+            for folder in (self.runs, self.models, self.uploads, self.engines):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace.") from None
+        return self
+
+    def inside(self, path: Path | str, *, what: str = "path") -> Path:
+        """`path` resolved (relative ones lie in the workspace), if it is inside an allowed folder.
+
+        Raises:
+            UserError: it is outside, also by way of `..` or a link.
+        """
+        resolved = (self.root / Path(path).expanduser()).resolve()
+        if any(resolved.is_relative_to(folder) for folder in self.allowed):
+            return resolved
+        raise UserError(
+            f"The {what} {path} is outside the workspace {self.root}. Move it there, or start the page with "
+            f"--allow {Path(path).parent}."
+        )
+
+    def model_folders(self) -> list[str]:
+        """Names of the models in the workspace."""
+        return sorted(p.name for p in self.models.glob("*") if (p / "config.json").is_file())
+
+
+def slug(text: str) -> str:
+    """`text` as a short, safe part of a folder name."""
+    return re.sub(r"[^A-Za-z0-9.\u4e00-\u9fff]+", "-", text).strip("-.").lower()[:48] or "run"
+
+
+def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path:
+    """Where `dataset_dir` points: an absolute path, a folder here, in the workspace, or the bundled one."""
+    given = Path(dataset_dir).expanduser()
+    candidates = [given] if given.is_absolute() else [Path.cwd() / given, PROJECT / given]
+    if workspace and not given.is_absolute():
+        candidates.insert(0, workspace.root / given)
+    for folder in candidates:
+        if folder.is_dir():
+            return folder.resolve()
+    raise UserError(f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json.")

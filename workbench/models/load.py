@@ -1,0 +1,142 @@
+"""Load a tokenizer and a model as the options say: quantisation, attention, RoPE scaling, device."""
+
+from collections.abc import Callable
+
+from workbench.errors import UserError
+from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
+from workbench.models.locate import is_demo, locate_model
+from workbench.models.rope import set_rope_scaling
+from workbench.options import ModelOptions
+from workbench.workspace import Workspace
+
+_ATTENTION = {
+    "auto": None,
+    "disabled": "eager",
+    "eager": "eager",
+    "sdpa": "sdpa",
+    "fa2": "flash_attention_2",
+    "fa3": "flash_attention_3",
+    "flash_attention_2": "flash_attention_2",
+    "flash_attention_3": "flash_attention_3",
+}
+
+
+def compute_dtype(fp16: bool = False, bf16: bool = False):
+    """The torch dtype to compute in: as asked for, or bf16 where the GPU has it, else fp16; float32 on the CPU.
+
+    On the CPU it is float32 also when half precision was asked for: half-precision products are far slower there.
+
+    Raises:
+        UserError: bf16 on a GPU without it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.float32
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if bf16 and not has_bf16:
+        raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16. Set fp16: true instead of bf16.")
+    if fp16:
+        return torch.float16
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def attention_implementation(options: ModelOptions, log: Callable[[str], None]) -> str | None:
+    """transformers' name for the attention to use, or None to let it choose.
+
+    Raises:
+        UserError: a flash attention that is not installed, unless `attn_fallback` is set.
+    """
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    wanted = _ATTENTION[options.flash_attn]
+    installed = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if wanted not in installed or installed[wanted]():
+        return wanted
+    package = "flash-attn" if wanted == "flash_attention_2" else "flash-attn-3"
+    if options.attn_fallback:
+        log(f"{wanted} is not installed; using sdpa instead.")
+        return "sdpa"
+    raise UserError(
+        f"{wanted} is not installed here (package {package}, needs an NVIDIA GPU). Choose auto, sdpa or eager, "
+        "or set attn_fallback: true to use sdpa where it is missing."
+    )
+
+
+def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progress):
+    """The tokenizer of the model, with a padding token.
+
+    Raises:
+        UserError: the model is missing or has no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    source = _source(options, workspace, progress)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=options.model_revision, trust_remote_code=options.trust_remote_code)  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise UserError(_load_failure(source, error)) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(options: ModelOptions, workspace: Workspace, *, dtype, split: bool, progress: Progress, log: Callable[[str], None]):
+    """The base model on its device, in evaluation mode.
+
+    Args:
+        dtype: torch dtype of weights that are not quantised, and of the computation.
+        split: spread the layers over all visible GPUs (device_map auto).
+
+    Raises:
+        UserError: missing model, missing attention, out of memory, unknown architecture.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    source = _source(options, workspace, progress)
+    common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
+    attention = attention_implementation(options, log)
+    quantisation = None
+    if options.quantization_bit == 4:
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=options.quantization_type, bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=options.double_quantization)  # fmt: skip
+    elif options.quantization_bit == 8:
+        quantisation = BitsAndBytesConfig(load_in_8bit=True)
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+        if said := set_rope_scaling(config, options.rope_scaling, options.rope_factor):
+            log(said)
+        device_map = None
+        if torch.cuda.is_available():
+            device_map = "auto" if split else {"": 0}
+        with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
+            model = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, quantization_config=quantisation, device_map=device_map,
+                attn_implementation=attention, **common)  # fmt: skip
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "The model does not fit into the GPU's memory. Set quantization_bit: 4, or use more GPUs with device_map: auto."
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(_load_failure(source, error)) from None
+    return model.eval()
+
+
+def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:
+    source = locate_model(options.model_name_or_path, workspace)
+    return str(ensure_demo_model(workspace, progress)) if is_demo(options.model_name_or_path) else source
+
+
+def _load_failure(source: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
+    if any(word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")):
+        return (
+            f"{source} is not on this machine and the hub cannot be reached. Download it elsewhere into "
+            "workspace/models/, or set HF_ENDPOINT to a mirror."
+        )
+    return f"{source} cannot be loaded: {text[:400]}"

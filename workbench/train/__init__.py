@@ -1,0 +1,1 @@
+"""The trainer: `supervise` starts and watches it, `main` is the process that trains."""

@@ -1,0 +1,149 @@
+"""The command line: everything the page does. Exit codes: 0 done, 2 bad input, 1 failure."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.errors import UserError
+from workbench.workspace import PRESETS, Workspace
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
+_WORKSPACE = Path("workspace")
+
+
+def main() -> None:
+    """Run a command; a UserError becomes one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, a preset's name, or a run directory to run again.")],
+    set_: SetOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
+):
+    """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
+    from workbench.config import load_run_config
+    from workbench.runs import Run, create_run
+    from workbench.train.supervise import preflight, supervise
+
+    place = Workspace(workspace).create()
+    if (config / "run.yaml").is_file():
+        if set_:
+            raise UserError("--set does not change a run that exists. Copy its run.yaml and train that.")
+        run = Run(config.absolute())
+        if run.stored_state().pid and run.state().active:
+            raise UserError(f"The run {run.id} is still going.")
+        parsed = load_run_config(config / "run.yaml")
+        preflight(parsed, place)
+    else:
+        preset = PRESETS / f"{config}.yaml"
+        parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+        preflight(parsed, place)
+        run = create_run(place, parsed)
+    if not quiet:
+        print(f"Run directory: {run.path}")
+    code = supervise(run, parsed, place, echo=not quiet)
+    state = run.stored_state()
+    if not quiet and state.reason:
+        print(f"{state.state}: {state.reason}", file=sys.stderr if code else sys.stdout)
+    raise typer.Exit(code)
+
+
+@app.command()
+def presets(json_: JsonOption = False):
+    """List the presets."""
+    from workbench.presets import list_presets
+
+    found = list_presets()
+    if json_:
+        print(json.dumps([{"name": p.name, "purpose": p.purpose, "memory": p.memory, "values": p.values} for p in found], ensure_ascii=False))
+    else:
+        for preset in found:
+            print(f"{preset.name:28} {preset.purpose} ({preset.memory})")
+
+
+@app.command()
+def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+    """List the runs, newest first."""
+    from workbench.runs import list_runs
+
+    rows = [(run, run.state()) for run in list_runs(Workspace(workspace))]
+    if json_:
+        print(json.dumps([{"id": run.id, "path": str(run.path), **vars(state)} for run, state in rows]))
+    elif not rows:
+        print(f"No runs yet in {workspace}. Start one: python -m workbench train smollm2-demo")
+    else:
+        for run, state in rows:
+            print(f"{run.id:44} {state.state:9} step {state.step}/{state.total_steps}  {state.reason}")
+
+
+@app.command()
+def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
+    """Let a run save a checkpoint and stop."""
+    from workbench import launcher
+    from workbench.runs import find_run
+
+    print(launcher.stop(find_run(Workspace(workspace), run_id)))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="A whole llamafactory-cli command, a file with one, a YAML file, or - for stdin.")],
+    json_: JsonOption = False,
+):
+    """Turn a LLaMA-Factory command or YAML into a config: YAML on stdout, what was left out on stderr."""
+    from workbench.compat import import_text
+    from workbench.config import to_yaml
+
+    if source == "-":
+        text = sys.stdin.read()
+    elif len(source) < 1000 and "\n" not in source and Path(source).is_file():
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source} cannot be read as text: {error}.") from None
+    else:
+        text = source
+    result = import_text(text)
+    if json_:
+        print(json.dumps({"values": result.values, "left_out": result.left_out}, ensure_ascii=False))
+        return
+    print(to_yaml(result.values), end="")
+    for key, value, why in result.left_out:
+        print(f"Not taken over: {key or 'text'} = {value} ({why})", file=sys.stderr)
+
+
+@app.command()
+def options():
+    """Print the table of all options (docs/options.md)."""
+    from workbench.fields import options_table
+
+    print(options_table(), end="")
+
+
+@app.command()
+def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+    """List the datasets of a folder; those that cannot be read with the reason."""
+    from workbench.corpus.registry import read_registry
+    from workbench.workspace import dataset_folder
+
+    found = read_registry(dataset_folder(dataset_dir, Workspace(workspace))).values()
+    if json_:
+        print(json.dumps([{"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem} for d in found]))
+    else:
+        for d in found:
+            print(f"{d.name:24} {d.problem or d.path or d.hub}")

@@ -1,0 +1,165 @@
+"""The process that trains: `python -m workbench.train.main RUN_DIRECTORY`, started by `supervise`.
+
+Reads top to bottom: data, model, adapter, trainer, train, save. It talks only through files in the run directory.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.runs import Run
+from workbench.workspace import Workspace
+
+
+class Stopped(Exception):
+    """SIGTERM arrived before training began."""
+
+
+class Stop:
+    """What SIGTERM means: before training, end at once; while training, save a checkpoint and end."""
+
+    def __init__(self):
+        self.requested = False
+        self.training = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, signum, frame):
+        self.requested = True
+        if not self.training:
+            raise Stopped
+
+
+def main(arguments: list[str]) -> int:
+    run, workspace = Run(Path(arguments[0])), Workspace(arguments[2])
+    _die_with_parent()
+    stop = Stop()
+    try:
+        train(run, workspace, stop)
+    except Stopped:
+        run.update(state="stopped", reason="Stopped before training began.")
+    except UserError as error:
+        print(f"Error: {error}", flush=True)
+        run.update(state="failed", reason=str(error))
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        run.update(state="failed", reason=diagnosis(error))
+        return 1
+    return 0
+
+
+def diagnosis(error: Exception) -> str:
+    """One sentence for the user: what went wrong and what to change."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "Out of GPU memory. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), "
+            "keep gradient checkpointing on, or set quantization_bit: 4."
+        )
+    if isinstance(error, MemoryError):
+        return "Out of memory. Lower cutoff_len or per_device_train_batch_size."
+    if isinstance(error, OSError) and error.errno == 28:
+        return "The disk is full. Free some space, or set save_total_limit; then start again."
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:300]}. The traceback is in the log."
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the supervisor dies, so that no trainer is left alone."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent or parent == 1:
+            sys.exit(1)
+
+
+def train(run: Run, workspace: Workspace, stop: Stop) -> None:
+    """Do the run. Raises UserError for what the user can change."""
+    from workbench.config import load_run_config
+    from workbench.train.report import log, progress_writer
+
+    config = load_run_config(run.path / "run.yaml")
+    progress = progress_writer(run)
+    progress("Starting", 0.0)
+
+    import torch
+    import transformers
+
+    from workbench.models.adapters import add_lora
+    from workbench.models.load import compute_dtype, load_model, load_tokenizer
+    from workbench.models.locate import locate_adapter
+    from workbench.train.data import load_data
+    from workbench.train.sft import build_trainer
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.set_seed(config.seed)
+    dtype = compute_dtype(config.fp16, config.bf16)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    run.update(device=device)
+    log(f"Run {run.id} on {device}, computing in {str(dtype).removeprefix('torch.')}.")
+    if (config.fp16 or config.bf16) and device == "CPU":
+        log("Half precision was asked for; on the CPU the run computes in float32.")
+
+    tokenizer = load_tokenizer(config, workspace, progress)
+    train_rows, eval_rows = load_data(config, workspace, tokenizer, progress)
+
+    model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
+    if config.finetuning_type == "lora":
+        adapter = locate_adapter(config.adapter_name_or_path, workspace) if config.adapter_name_or_path else None
+        model = add_lora(model, config, adapter)
+        trainable, total = model.get_nb_trainable_parameters()
+        log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
+
+    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
+    stop.training = True
+    if stop.requested:
+        raise Stopped
+    progress("", 0.0)
+    run.update(state="running")
+    result = trainer.train(resume_from_checkpoint=_checkpoint(run, config))
+
+    progress("Saving", 0.0)
+    trainer.save_model(str(run.path))
+    tokenizer.save_pretrained(str(run.path))
+    trainer.save_state()
+    metrics = result.metrics | {"total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)}
+    if eval_rows is not None and not stop.requested:
+        metrics |= trainer.evaluate()
+    (run.path / "all_results.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    if config.plot_loss:
+        from workbench.train.report import plot_loss
+
+        plot_loss(run)
+    last = trainer.state.global_step
+    if stop.requested:
+        log(f"Stopped at step {last}; checkpoint-{last} is saved.")
+        run.update(state="stopped", step=last, reason=f"Stopped by the user at step {last}.", heartbeat=time.time())
+    else:
+        log(f"Finished after {last} steps. The adapter is in {run.path}.")
+        run.update(state="finished", step=last, reason="", heartbeat=time.time())
+
+
+def _checkpoint(run: Run, config) -> str | None:
+    """The checkpoint to resume from: as configured, or the run's own last one when it was started again."""
+    wanted = (config.resume_from_checkpoint or "").strip()
+    own = run.checkpoints()
+    if wanted.lower() in ("", "false"):
+        return str(own[-1]) if own else None
+    if wanted.lower() == "true":
+        if not own:
+            raise UserError("resume_from_checkpoint is true, but this run has no whole checkpoint yet.")
+        return str(own[-1])
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise UserError(f"resume_from_checkpoint: {wanted} is no whole checkpoint (it has no trainer_state.json).")
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""What the trainer tells the world: lines in the log, `trainer_log.jsonl`, `state.json`, the loss picture."""
+
+import json
+import math
+import resource
+import time
+from datetime import timedelta
+
+from workbench.models.demo import Progress
+from workbench.runs import Run
+
+
+def log(text: str) -> None:
+    """A line for the running log."""
+    print(text, flush=True)
+
+
+def progress_writer(run: Run) -> Progress:
+    """A callback that writes phase and progress into `state.json`, at most twice a second, and phases into the log."""
+    last = {"time": 0.0, "phase": None}
+
+    def write(phase: str, share: float) -> None:
+        now = time.monotonic()
+        if phase != last["phase"] and phase:
+            log(f"{phase} …")
+        elif phase == last["phase"] and now - last["time"] < 0.5 and share < 1.0:
+            return
+        last.update(time=now, phase=phase)
+        run.update(phase=phase, progress=round(share, 3), heartbeat=time.time())
+
+    return write
+
+
+def peak_memory_gib() -> float:
+    """Peak memory in GiB: of the GPUs where there are any, else resident memory of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class MetricsLog:
+    """Appends to `trainer_log.jsonl` with LLaMA-Factory's names, and prints the same for people.
+
+    `throughput` is tokens per second of training since the last line; evaluation and saving do not count.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.began = time.monotonic()
+        self.first_step = 0
+        self._busy = 0.0  # seconds of training since the last line
+        self._mark: float | None = None
+        self._tokens = 0
+
+    def step_began(self) -> None:
+        self._mark = time.monotonic()
+
+    def step_ended(self) -> None:
+        if self._mark is not None:
+            self._busy += time.monotonic() - self._mark
+            self._mark = None
+
+    def write(self, logs: dict, step: int, total: int, epoch: float) -> dict:
+        """One line. Values that are not finite are written as null, which JSON knows."""
+        elapsed = time.monotonic() - self.began
+        done = max(1, step - self.first_step)
+        remaining = elapsed / done * max(0, total - step)
+        row = {"current_steps": step, "total_steps": total}
+        for ours, theirs in (("loss", "loss"), ("eval_loss", "eval_loss"), ("lr", "learning_rate"), ("grad_norm", "grad_norm")):
+            if theirs in logs:
+                row[ours] = _finite(logs[theirs])
+        row |= {
+            "epoch": round(epoch, 4),
+            "percentage": round(100 * step / total, 2) if total else 0.0,
+            "elapsed_time": str(timedelta(seconds=int(elapsed))),
+            "remaining_time": str(timedelta(seconds=int(remaining))),
+            "elapsed_seconds": round(elapsed, 2),
+        }
+        if "loss" in logs:
+            tokens = int(logs.get("num_tokens", 0))
+            if self._busy > 0 and tokens > self._tokens:
+                row["throughput"] = round((tokens - self._tokens) / self._busy, 2)
+            row["total_tokens"] = tokens
+            self._tokens, self._busy = tokens, 0.0
+        row["peak_memory"] = round(peak_memory_gib(), 3)
+        with open(self.run.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        log(_line(row))
+        return row
+
+
+def _finite(value) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _line(row: dict) -> str:
+    parts = [f"step {row['current_steps']}/{row['total_steps']}", f"epoch {row['epoch']:.2f}"]
+    for key, form in (("loss", "{:.4f}"), ("eval_loss", "{:.4f}"), ("lr", "{:.2e}"), ("grad_norm", "{:.3f}")):
+        if key in row:
+            parts.append(f"{key} " + (form.format(row[key]) if row[key] is not None else "nan"))
+    if "throughput" in row:
+        parts.append(f"{row['throughput']:.0f} tokens/s")
+    return "  ".join([*parts, f"left {row['remaining_time']}"])
+
+
+def plot_loss(run: Run) -> None:
+    """`training_loss.png`: raw and smoothed training loss, evaluation loss. Nothing is drawn without points."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from workbench.logs import MetricsReader, smoothed
+
+    reader = MetricsReader(run.metrics)
+    reader.update()
+    series = reader.series
+    if not series["loss"].x:
+        return
+    figure, axes = plt.subplots(figsize=(8, 5))
+    loss = series["loss"]
+    axes.plot(loss.x, loss.y, color="#9db4d8", label="loss")
+    axes.plot(loss.x, smoothed(loss.y), color="#1f4e9c", label="loss, smoothed")
+    if series["eval_loss"].x:
+        axes.plot(series["eval_loss"].x, series["eval_loss"].y, "o-", color="#c8553d", label="eval loss")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(run.path / "training_loss.png", dpi=120)
+    plt.close(figure)

@@ -147,3 +147,43 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
     else:
         for d in found:
             print(f"{d.name:24} {d.problem or d.path or d.hub}")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],
+    adapter: Annotated[list[str] | None, typer.Option("--adapter", help="A run id, or NAME=RUN_OR_FOLDER. Repeatable.")] = None,
+    set_: SetOption = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: Annotated[str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY", help="Clients must send this key.")] = "",
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Allow other addresses than loopback without a key.")] = False,
+    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    exit_with_stdin: Annotated[bool, typer.Option(hidden=True)] = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Serve a model with its adapters over OpenAI's protocol, without the page."""
+    import time
+
+    from workbench.config import parse_overrides, validated
+    from workbench.engine.main import serve as run_engine
+    from workbench.options import EngineConfig
+    from workbench.state import StateDirectory
+
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key and not no_auth:
+        raise UserError(f"Serving on {host} needs --api-key, or --no-auth to let everybody in.")
+    state = StateDirectory(state_dir) if state_dir else None
+    try:
+        config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
+        pairs = (item.split("=", 1) if "=" in item else (item, item) for item in adapter or [])
+        run_engine(config, Workspace(workspace).create(), host=host, port=port, api_key=api_key, adapters=dict(pairs),
+                   state=state, exit_with_stdin=exit_with_stdin)  # fmt: skip
+    except UserError as error:
+        if state:
+            state.update(state="failed", reason=str(error), ended=time.time())
+        raise
+    except Exception as error:
+        if state:
+            first = (str(error).splitlines() or [""])[0][:300]
+            state.update(state="failed", reason=f"{type(error).__name__}: {first}. The traceback is in {state.log}.", ended=time.time())
+        raise

@@ -8,7 +8,8 @@ import time
 
 from workbench.errors import UserError
 from workbench.options import RunConfig
-from workbench.runs import Run, create_run, list_runs, process_alive
+from workbench.runs import Run, create_run, list_runs
+from workbench.state import process_alive
 from workbench.train.supervise import preflight
 from workbench.workspace import PROJECT, Workspace
 

@@ -1,67 +1,24 @@
 """Run directories: the contract between the page and the trainer (docs/architecture.md has the table of files).
 
-The trainer writes, everybody else reads. `state.json` is replaced atomically and says what a run is doing; a pid in
-it counts only together with the process's start time, because pids are reused.
+The trainer writes, everybody else reads.
 """
 
-import json
-import os
-import socket
-import time
-from dataclasses import asdict, dataclass, field, fields
+import shutil
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import psutil
 import yaml
 
 from workbench.config import to_yaml, write_atomically
 from workbench.errors import UserError
 from workbench.options import RunConfig
+from workbench.state import StateDirectory
 from workbench.workspace import Workspace, slug
 
-ACTIVE = ("queued", "starting", "running", "stopping")
-FINAL = ("stopped", "finished", "failed", "lost")
-
-
-@dataclass
-class RunState:
-    """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`."""
-
-    state: str = "queued"
-    reason: str = ""
-    phase: str = ""
-    progress: float = 0.0
-    step: int = 0
-    total_steps: int = 0
-    pid: int | None = None
-    pid_started: float | None = None
-    host: str = field(default_factory=socket.gethostname)
-    device: str = ""
-    created: float = field(default_factory=time.time)
-    started: float | None = None
-    ended: float | None = None
-    heartbeat: float | None = None
-    exit_code: int | None = None
-
-    @property
-    def active(self) -> bool:
-        return self.state in ACTIVE
-
-
 @dataclass(frozen=True)
-class Run:
+class Run(StateDirectory):
     """A run directory."""
-
-    path: Path
-
-    @property
-    def id(self) -> str:
-        return self.path.name
-
-    @property
-    def log(self) -> Path:
-        return self.path / "running_log.txt"
 
     @property
     def metrics(self) -> Path:
@@ -79,54 +36,11 @@ class Run:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def stored_state(self) -> RunState:
-        """`state.json` as it stands. A missing or corrupt file reads as `lost`, never as an exception."""
-        try:
-            stored = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
-            known = {f.name for f in fields(RunState)}
-            return RunState(**{k: v for k, v in stored.items() if k in known})
-        except (OSError, ValueError, AttributeError, TypeError):
-            return RunState(state="lost", reason="state.json is missing or unreadable.")
-
-    def state(self) -> RunState:
-        """The run's true state: an active one whose process is gone reads as `lost`."""
-        state = self.stored_state()
-        if state.active and state.pid and not process_alive(state.pid, state.pid_started):
-            state = self.stored_state()  # it may have ended between the two looks
-            if state.active:
-                state.state = "lost"
-                state.reason = "The trainer process ended without saying why (machine restart, or killed)."
-        return state
-
-    def update(self, **changes) -> RunState:
-        """Change `state.json`. Only the process that owns the run calls this."""
-        state = self.stored_state()
-        for name, value in changes.items():
-            setattr(state, name, value)
-        write_atomically(self.path / "state.json", json.dumps(asdict(state), indent=1))
-        return state
-
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first. `trainer_state.json` is written last, so its presence means whole."""
         found = [p for p in self.path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
         whole = [p for p in found if (p / "trainer_state.json").is_file() and any(p.glob("*.safetensors"))]
         return sorted(whole, key=lambda p: int(p.name.split("-")[-1]))
-
-
-def process_alive(pid: int, started: float | None) -> bool:
-    """Whether the process `pid` that started at `started` still runs (not merely some process with that pid)."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return started is None or abs(process.create_time() - started) < 1.0
-    except psutil.Error:
-        return False
-
-
-def own_process() -> dict:
-    """`pid` and `pid_started` of the calling process, for `Run.update`."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
 
 
 def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = False) -> Run:
@@ -151,7 +65,7 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         run = Run(path)
         # what the user set, defaults included, so that the file says what was launched and reruns elsewhere
         write_atomically(path / "run.yaml", to_yaml(config.model_dump(exclude_unset=True)))
-        write_atomically(path / "state.json", json.dumps(asdict(RunState()), indent=1))
+        run.begin()
     except OSError as error:
         raise UserError(f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace.") from None
     return run
@@ -181,6 +95,8 @@ def _prepare_output(target: Path, overwrite: bool) -> None:
             raise UserError(f"output_dir {target} already holds a run. Choose another, or set overwrite_output_dir: true.")
         for name in ("state.json", "trainer_log.jsonl", "running_log.txt", "training_loss.png", "all_results.json"):
             (target / name).unlink(missing_ok=True)
+        for checkpoint in target.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
     elif target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UserError(f"output_dir {target} exists and is not empty. Choose another, or set overwrite_output_dir: true.")
     target.mkdir(parents=True, exist_ok=True)

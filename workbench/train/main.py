@@ -130,8 +130,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     tokenizer.save_pretrained(str(run.path))
     trainer.save_state()
     metrics = result.metrics | {"total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)}
-    if eval_rows is not None and not stop.requested:
-        metrics |= trainer.evaluate()
+    evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
+    if evaluated:
+        metrics["eval_loss"] = evaluated[-1]["eval_loss"]
     (run.path / "all_results.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     if config.plot_loss:
         from workbench.train.report import plot_loss

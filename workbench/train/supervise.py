@@ -13,7 +13,8 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.options import RunConfig
-from workbench.runs import FINAL, Run, own_process
+from workbench.runs import Run
+from workbench.state import FINAL, own_process
 from workbench.workspace import PROJECT, Workspace
 
 _MAX_LINE = 100_000  # bytes of one printed line that are kept in the log

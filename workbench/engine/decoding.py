@@ -1,0 +1,138 @@
+"""The decoding loop behind one small interface, and the turns that several requests take on one model.
+
+A `Decoder` opens a request as an iterator of tokens; `Scheduler` owns the only thread that touches the model and
+gives every open request a few tokens in turn, so that a long answer does not hold up a short one. Nothing here knows
+about HTTP; the tests run it on a fake decoder.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
+
+
+@dataclass
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+
+    max_tokens: int = 1024
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass
+class Token:
+    """A piece of the answer. `finish` is set on the last one: `stop` or `length`."""
+
+    text: str
+    finish: str | None = None
+
+
+@dataclass
+class Job:
+    """One request on its way: `adapter` None means the base model. Results come through `events`."""
+
+    adapter: str | None
+    messages: list[dict]
+    sampling: Sampling
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[Token]:
+        """Tokens until the last; raises what the decoder raised."""
+        while True:
+            event = self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                return
+            yield event
+
+    def cancel(self) -> None:
+        """The client went away: free the place before the next token."""
+        self.cancelled.set()
+
+
+class Decoder(Protocol):
+    """What the scheduler needs of a model."""
+
+    def select(self, adapter: str | None) -> None:
+        """Make the next tokens come from this adapter, or from the base model."""
+
+    def open(self, job: Job) -> Iterator[Token]:
+        """Decode a request token by token; sets `prompt_tokens` and counts `completion_tokens` on the job."""
+
+
+class Scheduler:
+    """Runs jobs on a decoder in fair turns. One daemon thread."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self._incoming: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
+        self._thread.start()
+
+    def submit(self, job: Job) -> Job:
+        self._incoming.put(job)
+        return job
+
+    def call(self, function) -> object:
+        """Run `function()` on the decoding thread between two turns (loading an adapter, say); returns its result."""
+        done: queue.SimpleQueue = queue.SimpleQueue()
+        self._incoming.put((function, done))
+        result = done.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _run(self) -> None:
+        active: deque[tuple[Job, Iterator[Token]]] = deque()
+        while True:
+            while not active or not self._incoming.empty():
+                item = self._incoming.get()
+                if isinstance(item, Job):
+                    active.append((item, self.decoder.open(item)))
+                else:
+                    self._call(*item)
+            job, tokens = active.popleft()
+            if self._turn(job, tokens):
+                active.append((job, tokens))
+
+    @staticmethod
+    def _call(function, done) -> None:
+        try:
+            done.put(function())
+        except Exception as error:
+            done.put(error)
+
+    def _turn(self, job: Job, tokens: Iterator[Token]) -> bool:
+        """A few tokens of one job; whether it goes on."""
+        try:
+            if not job.cancelled.is_set():
+                self.decoder.select(job.adapter)
+            for _ in range(TURN_TOKENS):
+                if job.cancelled.is_set():
+                    break
+                token = next(tokens, None)
+                if token is None:
+                    break
+                job.events.put(token)
+                if token.finish:
+                    break
+            else:
+                return True
+        except Exception as error:
+            job.events.put(error)
+        tokens.close()
+        job.events.put(None)
+        return False

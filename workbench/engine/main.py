@@ -1,0 +1,85 @@
+"""Load a model and serve it: what `python -m workbench serve` runs."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.options import EngineConfig
+from workbench.state import StateDirectory, own_process
+from workbench.workspace import Workspace
+
+
+def serve(
+    config: EngineConfig, workspace: Workspace, *, host: str, port: int, api_key: str, adapters: dict[str, str],
+    state: StateDirectory | None = None, exit_with_stdin: bool = False,
+) -> None:  # fmt: skip
+    """Load, then serve until SIGTERM. `adapters` maps names to run ids or folders. Port 0 takes a free one.
+
+    With `state`, progress, port and failures are written there for the page. With `exit_with_stdin` the process
+    ends when its standard input closes, that is, when the process that started it is gone.
+
+    Raises:
+        UserError: the port is in use, or the model or an adapter cannot be loaded.
+    """
+    from workbench.train.supervise import visible_devices
+
+    os.environ.update(visible_devices(config.devices, "," in config.devices))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    listener = _listen(host, port)
+    if exit_with_stdin:
+        threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+    if state:
+        state.update(state="starting", started=time.time(), port=listener.getsockname()[1], **own_process())
+
+    import torch
+    import transformers
+    import uvicorn
+
+    from workbench.engine.decoding import Scheduler
+    from workbench.engine.model import TransformersDecoder
+    from workbench.engine.server import build_app
+    from workbench.train.report import log, progress_writer
+
+    transformers.utils.logging.disable_progress_bar()
+    progress = progress_writer(state) if state else (lambda phase, share: None)
+    progress("Starting", 0.0)
+    decoder = TransformersDecoder(config, workspace, progress, log)
+    for name, path in adapters.items():
+        progress(f"Loading adapter {name}", 0.0)
+        decoder.add_adapter(name, path)
+    scheduler = Scheduler(decoder)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    name = base_name(config)
+    if state:
+        state.update(state="running", phase="", progress=1.0, device=device)
+    log(f"{name} is ready on {device}: http://{host}:{listener.getsockname()[1]}/v1")
+    app = build_app(scheduler, name, api_key)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    server.run(sockets=[listener])
+    if state:
+        state.update(state="stopped", ended=time.time())
+
+
+def base_name(config: EngineConfig) -> str:
+    """The base model's name in `/v1/models`: the last part of its path or id."""
+    return Path(config.model_name_or_path).name
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port.") from None
+    listener.listen()
+    return listener
+
+
+def _exit_at_end_of_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)

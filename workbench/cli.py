@@ -70,7 +70,12 @@ def presets(json_: JsonOption = False):
 
     found = list_presets()
     if json_:
-        print(json.dumps([{"name": p.name, "purpose": p.purpose, "memory": p.memory, "values": p.values} for p in found], ensure_ascii=False))
+        print(
+            json.dumps(
+                [{"name": p.name, "purpose": p.purpose, "memory": p.memory, "values": p.values} for p in found],
+                ensure_ascii=False,
+            )
+        )
     else:
         for preset in found:
             print(f"{preset.name:28} {preset.purpose} ({preset.memory})")
@@ -102,7 +107,10 @@ def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="A whole llamafactory-cli command, a file with one, a YAML file, or - for stdin.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A whole llamafactory-cli command, a file with one, a YAML file, or - for stdin."),
+    ],
     json_: JsonOption = False,
 ):
     """Turn a LLaMA-Factory command or YAML into a config: YAML on stdout, what was left out on stderr."""
@@ -152,12 +160,18 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],
-    adapter: Annotated[list[str] | None, typer.Option("--adapter", help="A run id, or NAME=RUN_OR_FOLDER. Repeatable.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="A run id, or NAME=RUN_OR_FOLDER. Repeatable.")
+    ] = None,
     set_: SetOption = None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    api_key: Annotated[str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY", help="Clients must send this key.")] = "",
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Allow other addresses than loopback without a key.")] = False,
+    api_key: Annotated[
+        str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY", help="Clients must send this key.")
+    ] = "",
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Allow other addresses than loopback without a key.")
+    ] = False,
     state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     exit_with_stdin: Annotated[bool, typer.Option(hidden=True)] = False,
     workspace: WorkspaceOption = _WORKSPACE,
@@ -185,5 +199,9 @@ def serve(
     except Exception as error:
         if state:
             first = (str(error).splitlines() or [""])[0][:300]
-            state.update(state="failed", reason=f"{type(error).__name__}: {first}. The traceback is in {state.log}.", ended=time.time())
+            state.update(
+                state="failed",
+                reason=f"{type(error).__name__}: {first}. The traceback is in {state.log}.",
+                ended=time.time(),
+            )
         raise

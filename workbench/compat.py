@@ -18,7 +18,9 @@ _FULL_WIDTH |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # �
 _FULL_WIDTH |= {ord(a): b for a, b in zip("“”„‘’‚、。", "\"\"\"''',.", strict=True)}
 _DASHES = re.compile(r"(?<!\S)(?:[—–―−]{1,2}|-[—–―−]|--)(?=[A-Za-z])")
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=\S*")
-_PROGRAM = re.compile(r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m")
+_PROGRAM = re.compile(
+    r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m"
+)
 _SPELLINGS = {"flash_attn": {"true": "fa2", "false": "disabled", "off": "disabled"}}  # of older versions
 _RENAMED = {
     "max_length": "cutoff_len",
@@ -49,7 +51,9 @@ def import_text(text: str) -> Imported:
     if re.search(r"(?<!\S)--[A-Za-z]", cleaned):
         return _from_pairs(*_command_pairs(cleaned))
     if re.search(r"\bllamafactory-cli\s+train\s+\S+\.(ya?ml|json)", cleaned):
-        raise UserError("This command only names a YAML file. Paste the file's content instead, or import the file by its path.")
+        raise UserError(
+            "This command only names a YAML file. Paste the file's content instead, or import the file by its path."
+        )
     values = parse_yaml(cleaned, where="The pasted text")
     return _from_pairs([(str(k), v) for k, v in values.items()], {})
 

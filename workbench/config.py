@@ -84,7 +84,9 @@ def conflicts(config: RunConfig) -> list[str]:
             found.append(sentence)
 
     if c.adapter_name_or_path and not c.model_name_or_path:
-        found.append("adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on.")
+        found.append(
+            "adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on."
+        )
     else:
         check(not c.model_name_or_path, "model_name_or_path is empty. Choose a model.")
     check(not c.dataset, "dataset is empty. Choose at least one dataset.")
@@ -151,7 +153,9 @@ def parse_yaml(text: str, *, where: str = "YAML") -> dict:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(f"{where} is not valid YAML{line}: {problem}. It should hold lines of the form 'key: value'.") from None
+        raise UserError(
+            f"{where} is not valid YAML{line}: {problem}. It should hold lines of the form 'key: value'."
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{where} should hold lines of the form 'key: value', but holds {type(values).__name__}.")
     return values

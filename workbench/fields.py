@@ -68,8 +68,16 @@ def options_table() -> str:
     for option in options():
         by_group.setdefault(option.group, []).append(option)
     for group, (english, chinese) in GROUPS.items():
-        lines += ["", f"## {english} · {chinese}", "", "| option | type | default | range | meaning | 说明 |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {english} · {chinese}",
+            "",
+            "| option | type | default | range | meaning | 说明 |",
+            "|---|---|---|---|---|---|",
+        ]
         for o in by_group.get(group, []):
             default = "" if o.default is None else f"`{o.default}`"
-            lines.append(f"| `{o.name}` | {o.kind} | {default} | {o.range_text} | {o.labels[0]}. {o.helps[0]} | {o.labels[1]}。{o.helps[1]} |")
+            lines.append(
+                f"| `{o.name}` | {o.kind} | {default} | {o.range_text} | {o.labels[0]}. {o.helps[0]} | {o.labels[1]}。{o.helps[1]} |"
+            )
     return "\n".join(lines) + "\n"

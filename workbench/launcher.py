@@ -27,6 +27,7 @@ def launch(config: RunConfig, workspace: Workspace) -> Run:
     """
     if active := active_runs(workspace):
         raise UserError(f"The run {active[0].id} is still going. Stop it first, or wait until it ends.")
+    workspace.confine(config)
     preflight(config, workspace)
     run = create_run(workspace, config, confined=True)
     spawn(run, workspace)
@@ -35,8 +36,19 @@ def launch(config: RunConfig, workspace: Workspace) -> Run:
 
 def spawn(run: Run, workspace: Workspace) -> None:
     """Start the trainer of a run in a session of its own; returns once it has taken the run over, or died."""
-    command = [sys.executable, "-m", "workbench", "train", str(run.path), "--workspace", str(workspace.root), "--quiet"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "train",
+        str(run.path),
+        "--workspace",
+        str(workspace.root),
+        "--quiet",
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    }
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(run.log, "ab"), env=environment,  # noqa: SIM115
         start_new_session=True, cwd=PROJECT)  # fmt: skip
@@ -45,7 +57,11 @@ def spawn(run: Run, workspace: Workspace) -> None:
         if run.stored_state().pid:
             return
         if process.poll() is not None:
-            run.update(state="failed", reason="The trainer could not be started; the log says more.", ended=time.time())
+            run.update(
+                state="failed",
+                reason="The trainer could not be started; the log says more.",
+                ended=time.time(),
+            )
             return
         time.sleep(0.05)
 

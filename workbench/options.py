@@ -85,7 +85,11 @@ class ModelOptions(_Options):
         None, "model", ("Adapter to continue from", "继续训练的适配器"),
         ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"))  # fmt: skip
     model_revision: str = opt(
-        "main", "model", ("Revision", "版本"), ("Branch, tag or commit on the hub.", "Hub 上的分支、标签或提交。"))
+        "main",
+        "model",
+        ("Revision", "版本"),
+        ("Branch, tag or commit on the hub.", "Hub 上的分支、标签或提交。"),
+    )
     trust_remote_code: bool = opt(
         False, "model", ("Trust remote code", "信任远程代码"),
         ("Runs Python code that comes with the model. Only for sources that you trust.",
@@ -99,11 +103,17 @@ class ModelOptions(_Options):
         ("4 = NF4 (QLoRA), 8 = LLM.int8, empty = none. 4 bit needs about a quarter of the memory.",
          "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。"), basic=True)  # fmt: skip
     quantization_type: Literal["nf4", "fp4"] = opt(
-        "nf4", "memory", ("4-bit type", "4 位类型"),
-        ("nf4 fits normally distributed weights (QLoRA paper).", "nf4 适合正态分布的权重（QLoRA 论文）。"))
+        "nf4",
+        "memory",
+        ("4-bit type", "4 位类型"),
+        ("nf4 fits normally distributed weights (QLoRA paper).", "nf4 适合正态分布的权重（QLoRA 论文）。"),
+    )
     double_quantization: bool = opt(
-        True, "memory", ("Double quantisation", "双重量化"),
-        ("Quantises the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"))
+        True,
+        "memory",
+        ("Double quantisation", "双重量化"),
+        ("Quantises the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
+    )
     flash_attn: Literal[ATTENTION] = opt(
         "auto", "rope", ("Attention", "注意力实现"),
         ("auto lets transformers choose; disabled and eager are the plain one.",
@@ -128,7 +138,11 @@ class EngineConfig(ModelOptions):
         "auto", "memory", ("Data type", "数据类型"),
         ("auto: bf16 where the GPU has it, else fp16; float32 on the CPU.", "auto：GPU 支持则 bf16，否则 fp16；CPU 用 float32。"))  # fmt: skip
     devices: str = opt(
-        "auto", "memory", ("Devices", "设备"), ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"))
+        "auto",
+        "memory",
+        ("Devices", "设备"),
+        ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"),
+    )
 
 
 class RunConfig(ModelOptions):
@@ -137,8 +151,7 @@ class RunConfig(ModelOptions):
     run_name: str | None = opt(
         None, "output", ("Run name", "运行名称"), ("Shown in lists; part of the run's folder name.", "显示在列表中，并作为文件夹名的一部分。"),
         basic=True, max_length=80)  # fmt: skip
-    stage: Literal["sft"] = opt(
-        "sft", "train", ("Stage", "阶段"), ("Supervised fine-tuning.", "监督微调。"))
+    stage: Literal["sft"] = opt("sft", "train", ("Stage", "阶段"), ("Supervised fine-tuning.", "监督微调。"))
     do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
     finetuning_type: Literal["lora", "full"] = opt(
         "lora", "lora", ("Method", "方法"),
@@ -149,115 +162,295 @@ class RunConfig(ModelOptions):
         None, "data", ("Datasets", "数据集"), ("Names from dataset_info.json, comma-separated.", "dataset_info.json 中的名称，逗号分隔。"),
         basic=True)  # fmt: skip
     dataset_dir: str = opt(
-        "data", "data", ("Dataset folder", "数据集目录"), ("The folder with dataset_info.json.", "含 dataset_info.json 的文件夹。"))
+        "data",
+        "data",
+        ("Dataset folder", "数据集目录"),
+        ("The folder with dataset_info.json.", "含 dataset_info.json 的文件夹。"),
+    )
     eval_dataset: str | None = opt(
-        None, "eval", ("Evaluation datasets", "评估数据集"), ("Separate datasets to evaluate on.", "单独用于评估的数据集。"))
+        None,
+        "eval",
+        ("Evaluation datasets", "评估数据集"),
+        ("Separate datasets to evaluate on.", "单独用于评估的数据集。"),
+    )
     cutoff_len: int = opt(
         2048, "data", ("Cutoff length", "截断长度"),
         ("Longest sequence in tokens; longer conversations lose their oldest turns. 0: no limit.",
          "最长序列（token）；更长的对话会去掉最早的轮次。0 表示不限。"), basic=True, ge=0, le=1_048_576)  # fmt: skip
     max_samples: int | None = opt(
-        None, "data", ("Max samples", "最大样本数"), ("At most this many rows of each dataset.", "每个数据集最多取多少行。"), ge=1)
+        None,
+        "data",
+        ("Max samples", "最大样本数"),
+        ("At most this many rows of each dataset.", "每个数据集最多取多少行。"),
+        ge=1,
+    )
     packing: bool = opt(
         False, "data", ("Packing", "序列打包"),
         ("Joins short conversations to full sequences; they do not see each other.", "将短对话拼成满长序列，彼此不可见。"))  # fmt: skip
     neat_packing: bool = opt(
-        False, "data", ("Neat packing", "无污染打包"),
-        ("Same as packing here: packed conversations are always kept apart.", "与 packing 相同：打包的对话始终互相隔离。"))
+        False,
+        "data",
+        ("Neat packing", "无污染打包"),
+        (
+            "Same as packing here: packed conversations are always kept apart.",
+            "与 packing 相同：打包的对话始终互相隔离。",
+        ),
+    )
     train_on_prompt: bool = opt(
-        False, "data", ("Train on prompt", "训练提示部分"), ("Loss on user and system text too.", "对用户与系统文本也计算损失。"))
+        False,
+        "data",
+        ("Train on prompt", "训练提示部分"),
+        ("Loss on user and system text too.", "对用户与系统文本也计算损失。"),
+    )
     mask_history: bool = opt(
-        False, "data", ("Mask history", "屏蔽历史"), ("Loss on the last answer only.", "只对最后一个回答计算损失。"))
+        False,
+        "data",
+        ("Mask history", "屏蔽历史"),
+        ("Loss on the last answer only.", "只对最后一个回答计算损失。"),
+    )
     preprocessing_num_workers: int | None = opt(
-        None, "data", ("Preprocessing workers", "预处理进程数"), ("Processes that tokenise; empty: one.", "分词进程数；留空为一个。"), ge=1, le=256)
+        None,
+        "data",
+        ("Preprocessing workers", "预处理进程数"),
+        ("Processes that tokenise; empty: one.", "分词进程数；留空为一个。"),
+        ge=1,
+        le=256,
+    )
     dataloader_num_workers: int = opt(
-        0, "data", ("Loader workers", "加载进程数"), ("Processes that feed batches.", "供给批次的进程数。"), ge=0, le=64)
+        0,
+        "data",
+        ("Loader workers", "加载进程数"),
+        ("Processes that feed batches.", "供给批次的进程数。"),
+        ge=0,
+        le=64,
+    )
 
     # training
     learning_rate: float = opt(
         5e-5, "train", ("Learning rate", "学习率"), ("Peak rate; 1e-4 to 2e-4 is usual for LoRA.", "峰值学习率；LoRA 常用 1e-4 到 2e-4。"),
         basic=True, gt=0, le=1)  # fmt: skip
     num_train_epochs: float = opt(
-        3.0, "train", ("Epochs", "训练轮数"), ("Passes over the data.", "遍历数据的次数。"), basic=True, gt=0, le=10_000)
+        3.0,
+        "train",
+        ("Epochs", "训练轮数"),
+        ("Passes over the data.", "遍历数据的次数。"),
+        basic=True,
+        gt=0,
+        le=10_000,
+    )
     max_steps: int = opt(
-        -1, "train", ("Max steps", "最大步数"), ("Overrides epochs when positive.", "为正数时取代训练轮数。"), ge=-1)
+        -1,
+        "train",
+        ("Max steps", "最大步数"),
+        ("Overrides epochs when positive.", "为正数时取代训练轮数。"),
+        ge=-1,
+    )
     per_device_train_batch_size: int = opt(
-        1, "train", ("Batch size", "批大小"), ("Sequences per device and forward pass.", "每设备每次前向的序列数。"), basic=True, ge=1, le=4096)
+        1,
+        "train",
+        ("Batch size", "批大小"),
+        ("Sequences per device and forward pass.", "每设备每次前向的序列数。"),
+        basic=True,
+        ge=1,
+        le=4096,
+    )
     gradient_accumulation_steps: int = opt(
         1, "train", ("Gradient accumulation", "梯度累积"), ("Forward passes per optimiser step.", "每个优化步的前向次数。"),
         basic=True, ge=1, le=65_536)  # fmt: skip
     lr_scheduler_type: Literal[SCHEDULERS] = opt(
-        "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。"))
+        "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。")
+    )
     warmup_steps: float = opt(
-        0, "train", ("Warm-up steps", "预热步数"), ("Steps of rising rate; below 1: a share of all steps.", "学习率上升的步数；小于 1 为占比。"), ge=0)
+        0,
+        "train",
+        ("Warm-up steps", "预热步数"),
+        ("Steps of rising rate; below 1: a share of all steps.", "学习率上升的步数；小于 1 为占比。"),
+        ge=0,
+    )
     warmup_ratio: float = opt(
-        0.0, "train", ("Warm-up ratio", "预热比例"), ("Share of all steps; not with warm-up steps.", "占总步数的比例；不与预热步数同用。"), ge=0, lt=1)
+        0.0,
+        "train",
+        ("Warm-up ratio", "预热比例"),
+        ("Share of all steps; not with warm-up steps.", "占总步数的比例；不与预热步数同用。"),
+        ge=0,
+        lt=1,
+    )
     optim: Literal[OPTIMIZERS] = opt(
-        "adamw_torch", "train", ("Optimiser", "优化器"), ("8-bit and paged ones save memory.", "8 位与分页版本节省显存。"))
-    weight_decay: float = opt(0.0, "train", ("Weight decay", "权重衰减"), ("Decoupled weight decay.", "解耦权重衰减。"), ge=0, le=1)
+        "adamw_torch",
+        "train",
+        ("Optimiser", "优化器"),
+        ("8-bit and paged ones save memory.", "8 位与分页版本节省显存。"),
+    )
+    weight_decay: float = opt(
+        0.0, "train", ("Weight decay", "权重衰减"), ("Decoupled weight decay.", "解耦权重衰减。"), ge=0, le=1
+    )
     adam_beta1: float = opt(0.9, "train", ("Adam β1", "Adam β1"), ("First moment.", "一阶矩。"), ge=0, lt=1)
     adam_beta2: float = opt(0.999, "train", ("Adam β2", "Adam β2"), ("Second moment.", "二阶矩。"), ge=0, lt=1)
     max_grad_norm: float = opt(
-        1.0, "train", ("Max gradient norm", "最大梯度范数"), ("Gradient clipping; 0: off.", "梯度裁剪；0 为关闭。"), ge=0)
+        1.0,
+        "train",
+        ("Max gradient norm", "最大梯度范数"),
+        ("Gradient clipping; 0: off.", "梯度裁剪；0 为关闭。"),
+        ge=0,
+    )
     neftune_noise_alpha: float = opt(
-        0.0, "train", ("NEFTune noise", "NEFTune 噪声"), ("Noise on embeddings while training; 0: off.", "训练时对嵌入加噪；0 为关闭。"), ge=0)
-    seed: int = opt(42, "train", ("Seed", "随机种子"), ("Same config and seed, same losses.", "配置与种子相同则损失相同。"), ge=0, le=2**32 - 1)
+        0.0,
+        "train",
+        ("NEFTune noise", "NEFTune 噪声"),
+        ("Noise on embeddings while training; 0: off.", "训练时对嵌入加噪；0 为关闭。"),
+        ge=0,
+    )
+    seed: int = opt(
+        42,
+        "train",
+        ("Seed", "随机种子"),
+        ("Same config and seed, same losses.", "配置与种子相同则损失相同。"),
+        ge=0,
+        le=2**32 - 1,
+    )
 
     # LoRA
     lora_rank: int = opt(
-        8, "lora", ("LoRA rank", "LoRA 秩"), ("Size of the adapters.", "适配器大小。"), basic=True, ge=1, le=1024)
+        8,
+        "lora",
+        ("LoRA rank", "LoRA 秩"),
+        ("Size of the adapters.", "适配器大小。"),
+        basic=True,
+        ge=1,
+        le=1024,
+    )
     lora_alpha: int | None = opt(
         None, "lora", ("LoRA alpha", "LoRA alpha"), ("Scale is alpha / rank; empty: twice the rank.", "缩放为 alpha / 秩；留空为秩的两倍。"),
         basic=True, ge=1, le=8192)  # fmt: skip
-    lora_dropout: float = opt(0.0, "lora", ("LoRA dropout", "LoRA dropout"), ("Dropout inside the adapters.", "适配器内的 dropout。"), ge=0, lt=1)
+    lora_dropout: float = opt(
+        0.0,
+        "lora",
+        ("LoRA dropout", "LoRA dropout"),
+        ("Dropout inside the adapters.", "适配器内的 dropout。"),
+        ge=0,
+        lt=1,
+    )
     lora_target: str = opt(
         "all", "lora", ("LoRA target", "LoRA 目标"),
         ("all (every linear layer but the output head and routers) or module names, comma-separated.",
          "all（除输出头与路由外的所有线性层）或模块名，逗号分隔。"), basic=True)  # fmt: skip
     additional_target: str | None = opt(
-        None, "lora", ("Also train", "额外训练模块"), ("Whole modules trained and saved beside the adapters.", "与适配器一同训练并保存的完整模块。"))
+        None,
+        "lora",
+        ("Also train", "额外训练模块"),
+        ("Whole modules trained and saved beside the adapters.", "与适配器一同训练并保存的完整模块。"),
+    )
     use_rslora: bool = opt(False, "lora", ("rsLoRA", "rsLoRA"), ("Scale alpha / √rank.", "缩放为 alpha / √秩。"))
     use_dora: bool = opt(False, "lora", ("DoRA", "DoRA"), ("Weight-decomposed LoRA; slower.", "权重分解 LoRA，较慢。"))
     loraplus_lr_ratio: float | None = opt(
-        None, "lora", ("LoRA+ ratio", "LoRA+ 比率"), ("Learning rate of B over that of A; 16 is usual.", "B 与 A 的学习率之比，常用 16。"), gt=0)
+        None,
+        "lora",
+        ("LoRA+ ratio", "LoRA+ 比率"),
+        ("Learning rate of B over that of A; 16 is usual.", "B 与 A 的学习率之比，常用 16。"),
+        gt=0,
+    )
 
     # precision and memory
-    fp16: bool = opt(False, "memory", ("fp16", "fp16"), ("Half precision; for V100 and T4.", "半精度；适用于 V100 与 T4。"))
-    bf16: bool = opt(False, "memory", ("bf16", "bf16"), ("bfloat16; neither ticked: chosen for the device.", "bfloat16；都不选则按设备决定。"))
+    fp16: bool = opt(
+        False, "memory", ("fp16", "fp16"), ("Half precision; for V100 and T4.", "半精度；适用于 V100 与 T4。")
+    )
+    bf16: bool = opt(
+        False,
+        "memory",
+        ("bf16", "bf16"),
+        ("bfloat16; neither ticked: chosen for the device.", "bfloat16；都不选则按设备决定。"),
+    )
     disable_gradient_checkpointing: bool = opt(
-        False, "memory", ("No gradient checkpointing", "关闭梯度检查点"),
-        ("Faster, but keeps all activations in memory.", "更快，但激活全部留在显存。"))
+        False,
+        "memory",
+        ("No gradient checkpointing", "关闭梯度检查点"),
+        ("Faster, but keeps all activations in memory.", "更快，但激活全部留在显存。"),
+    )
     device_map: Literal["none", "auto"] = opt(
-        "none", "memory", ("Split over GPUs", "多卡切分"),
-        ("auto spreads the layers of one model over all given GPUs.", "auto 将模型各层分布到所给的全部 GPU。"))
+        "none",
+        "memory",
+        ("Split over GPUs", "多卡切分"),
+        (
+            "auto spreads the layers of one model over all given GPUs.",
+            "auto 将模型各层分布到所给的全部 GPU。",
+        ),
+    )
     devices: str = opt(
-        "auto", "memory", ("Devices", "设备"), ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"))
+        "auto",
+        "memory",
+        ("Devices", "设备"),
+        ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"),
+    )
 
     # evaluation
     val_size: float = opt(
-        0.0, "eval", ("Validation share", "验证集占比"), ("Share below 1, or a number of rows.", "小于 1 为占比，否则为行数。"), basic=True, ge=0)
+        0.0,
+        "eval",
+        ("Validation share", "验证集占比"),
+        ("Share below 1, or a number of rows.", "小于 1 为占比，否则为行数。"),
+        basic=True,
+        ge=0,
+    )
     eval_strategy: Literal["no", "steps", "epoch"] = opt(
-        "no", "eval", ("Evaluate every", "评估时机"), ("no, steps or epoch.", "no、steps 或 epoch。"))
+        "no", "eval", ("Evaluate every", "评估时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
+    )
     eval_steps: int | None = opt(
-        None, "eval", ("Evaluation steps", "评估步数"), ("Steps between evaluations; empty: logging steps.", "评估间隔步数；留空同日志步数。"), ge=1)
+        None,
+        "eval",
+        ("Evaluation steps", "评估步数"),
+        ("Steps between evaluations; empty: logging steps.", "评估间隔步数；留空同日志步数。"),
+        ge=1,
+    )
     per_device_eval_batch_size: int = opt(
-        1, "eval", ("Evaluation batch size", "评估批大小"), ("Sequences per device.", "每设备序列数。"), ge=1, le=4096)
+        1,
+        "eval",
+        ("Evaluation batch size", "评估批大小"),
+        ("Sequences per device.", "每设备序列数。"),
+        ge=1,
+        le=4096,
+    )
 
     # output
     output_dir: str | None = opt(
-        None, "output", ("Output folder", "输出目录"),
-        ("Empty: runs/<id>. A relative path lies in the workspace.", "留空为 runs/<编号>；相对路径位于工作区内。"))
+        None,
+        "output",
+        ("Output folder", "输出目录"),
+        (
+            "Empty: runs/<id>. A relative path lies in the workspace.",
+            "留空为 runs/<编号>；相对路径位于工作区内。",
+        ),
+    )
     overwrite_output_dir: bool = opt(
-        False, "output", ("Overwrite", "覆盖"), ("Replace a finished run in the output folder.", "替换输出目录中已结束的运行。"))
-    logging_steps: int = opt(5, "output", ("Logging steps", "日志步数"), ("Steps between log lines.", "日志间隔步数。"), ge=1)
-    save_steps: int = opt(100, "output", ("Save steps", "保存步数"), ("Steps between checkpoints.", "检查点间隔步数。"), ge=1)
+        False,
+        "output",
+        ("Overwrite", "覆盖"),
+        ("Replace a finished run in the output folder.", "替换输出目录中已结束的运行。"),
+    )
+    logging_steps: int = opt(
+        5, "output", ("Logging steps", "日志步数"), ("Steps between log lines.", "日志间隔步数。"), ge=1
+    )
+    save_steps: int = opt(
+        100, "output", ("Save steps", "保存步数"), ("Steps between checkpoints.", "检查点间隔步数。"), ge=1
+    )
     save_strategy: Literal["no", "steps", "epoch"] = opt(
-        "steps", "output", ("Save every", "保存时机"), ("no, steps or epoch.", "no、steps 或 epoch。"))
+        "steps", "output", ("Save every", "保存时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
+    )
     save_total_limit: int | None = opt(
-        None, "output", ("Keep checkpoints", "保留检查点数"), ("The oldest are deleted; empty: keep all.", "删除最旧的；留空为全部保留。"), ge=1)
-    plot_loss: bool = opt(True, "output", ("Plot loss", "绘制损失"), ("Writes training_loss.png.", "写出 training_loss.png。"))
+        None,
+        "output",
+        ("Keep checkpoints", "保留检查点数"),
+        ("The oldest are deleted; empty: keep all.", "删除最旧的；留空为全部保留。"),
+        ge=1,
+    )
+    plot_loss: bool = opt(
+        True, "output", ("Plot loss", "绘制损失"), ("Writes training_loss.png.", "写出 training_loss.png。")
+    )
     report_to: str = opt(
         "none", "output", ("Report to", "上报到"), ("none, tensorboard, wandb, trackio, swanlab; comma-separated.",
                                                "none、tensorboard、wandb、trackio、swanlab，逗号分隔。"))  # fmt: skip
     resume_from_checkpoint: str | None = opt(
-        None, "output", ("Resume from", "从检查点恢复"), ("A checkpoint folder, or true for the last one.", "检查点文件夹，或 true 表示最后一个。"))
+        None,
+        "output",
+        ("Resume from", "从检查点恢复"),
+        ("A checkpoint folder, or true for the last one.", "检查点文件夹，或 true 表示最后一个。"),
+    )

@@ -29,7 +29,13 @@ def read_preset(path: Path) -> Preset:
             break
         key, _, value = line.lstrip("# ").partition(":")
         header[key.strip().lower()] = value.strip()
-    return Preset(path.stem, header.get("purpose", ""), header.get("memory", ""), header.get("command", ""), parse_yaml(text, where=path.name))
+    return Preset(
+        path.stem,
+        header.get("purpose", ""),
+        header.get("memory", ""),
+        header.get("command", ""),
+        parse_yaml(text, where=path.name),
+    )
 
 
 def list_presets() -> list[Preset]:

@@ -16,6 +16,7 @@ from workbench.options import RunConfig
 from workbench.state import StateDirectory
 from workbench.workspace import Workspace, slug
 
+
 @dataclass(frozen=True)
 class Run(StateDirectory):
     """A run directory."""
@@ -58,7 +59,11 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
     try:
         path = _claim(workspace.runs, f"{stamp}-{name}") if not config.output_dir else None
         if path is None:
-            target = workspace.inside(config.output_dir, what="output_dir") if confined else (workspace.root / config.output_dir).resolve()
+            target = (
+                workspace.inside(config.output_dir, what="output_dir")
+                if confined
+                else (workspace.root / config.output_dir).resolve()
+            )
             _prepare_output(target, config.overwrite_output_dir)
             link = _claim(workspace.runs, f"{stamp}-{name}", target)
             path = link
@@ -67,7 +72,9 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         write_atomically(path / "run.yaml", to_yaml(config.model_dump(exclude_unset=True)))
         run.begin()
     except OSError as error:
-        raise UserError(f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace.") from None
+        raise UserError(
+            f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace."
+        ) from None
     return run
 
 
@@ -92,13 +99,23 @@ def _prepare_output(target: Path, overwrite: bool) -> None:
         if existing.state().active:
             raise UserError(f"The run in {target} is still going. Stop it first, or choose another output_dir.")
         if not overwrite:
-            raise UserError(f"output_dir {target} already holds a run. Choose another, or set overwrite_output_dir: true.")
-        for name in ("state.json", "trainer_log.jsonl", "running_log.txt", "training_loss.png", "all_results.json"):
+            raise UserError(
+                f"output_dir {target} already holds a run. Choose another, or set overwrite_output_dir: true."
+            )
+        for name in (
+            "state.json",
+            "trainer_log.jsonl",
+            "running_log.txt",
+            "training_loss.png",
+            "all_results.json",
+        ):
             (target / name).unlink(missing_ok=True)
         for checkpoint in target.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     elif target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UserError(f"output_dir {target} exists and is not empty. Choose another, or set overwrite_output_dir: true.")
+        raise UserError(
+            f"output_dir {target} exists and is not empty. Choose another, or set overwrite_output_dir: true."
+        )
     target.mkdir(parents=True, exist_ok=True)
 
 

@@ -33,7 +33,9 @@ class Workspace:
             for folder in (self.runs, self.models, self.uploads, self.engines):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace.") from None
+            raise UserError(
+                f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace."
+            ) from None
         return self
 
     def inside(self, path: Path | str, *, what: str = "path") -> Path:
@@ -49,6 +51,26 @@ class Workspace:
             f"The {what} {path} is outside the workspace {self.root}. Move it there, or start the page with "
             f"--allow {Path(path).parent}."
         )
+
+    def confine(self, config) -> None:
+        """Check every path in a config that comes from the page.
+
+        Raises:
+            UserError: a model, adapter, dataset folder, output or checkpoint outside the allowed folders.
+        """
+        for name in (
+            "model_name_or_path",
+            "adapter_name_or_path",
+            "dataset_dir",
+            "output_dir",
+            "resume_from_checkpoint",
+        ):
+            value = getattr(config, name, None)
+            if not value or (name == "resume_from_checkpoint" and value.lower() in ("true", "false")):
+                continue
+            here = Path(value).expanduser()
+            if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.exists() and here.is_dir()):
+                self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
 
     def model_folders(self) -> list[str]:
         """Names of the models in the workspace."""
@@ -69,4 +91,6 @@ def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path
     for folder in candidates:
         if folder.is_dir():
             return folder.resolve()
-    raise UserError(f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json.")
+    raise UserError(
+        f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."
+    )

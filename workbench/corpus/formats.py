@@ -33,7 +33,9 @@ def _rows(info: DatasetInfo) -> Iterator[tuple[str, dict]]:
         yield from _hub_rows(info)
         return
     path = info.check().path
-    reader = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
+    reader = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}.get(
+        path.suffix.lower()
+    )
     if reader is None:
         raise UserError(f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv or .parquet.")
     empty = True
@@ -58,7 +60,9 @@ def _jsonl(path: Path):
                 try:
                     yield number, json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f"{path.name}:{number}: not valid JSON: {error.msg} (column {error.colno}).") from None
+                    raise UserError(
+                        f"{path.name}:{number}: not valid JSON: {error.msg} (column {error.colno})."
+                    ) from None
 
 
 def _json(path: Path):
@@ -77,8 +81,7 @@ def _json(path: Path):
 
 def _csv(path: Path):
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            yield number, row
+        yield from enumerate(csv.DictReader(file), 2)
 
 
 def _parquet(path: Path):

@@ -7,7 +7,13 @@ from pathlib import Path
 from workbench.config import nearest, split_names
 from workbench.errors import UserError
 
-ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "history": "history", "system": "system"}
+ALPACA = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "history": "history",
+    "system": "system",
+}
 SHAREGPT = {"messages": "conversations", "system": "system", "tools": "tools"}
 SHAREGPT_TAGS = {
     "role_tag": "from",
@@ -59,7 +65,9 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir.") from None
+        raise UserError(
+            f"{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
     except json.JSONDecodeError as error:
@@ -76,7 +84,9 @@ def _entry(name: str, entry, folder: Path) -> DatasetInfo:
         return DatasetInfo(name, None, problem="it holds preference pairs, which this version cannot train on.")
     formatting = entry.get("formatting", "alpaca")
     if formatting not in ("alpaca", "sharegpt", "openai"):
-        return DatasetInfo(name, None, problem=f"formatting '{formatting}' is unknown. It can be alpaca, sharegpt or openai.")
+        return DatasetInfo(
+            name, None, problem=f"formatting '{formatting}' is unknown. It can be alpaca, sharegpt or openai."
+        )
     # unnamed columns keep their defaults, so that naming one does not lose the others
     columns, tags = (ALPACA, {}) if formatting == "alpaca" else (SHAREGPT, SHAREGPT_TAGS)
     if formatting == "openai":

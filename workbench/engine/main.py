@@ -75,7 +75,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise UserError(f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port.") from None
+        raise UserError(
+            f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port."
+        ) from None
     listener.listen()
     return listener
 

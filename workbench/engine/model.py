@@ -24,7 +24,15 @@ from workbench.models.locate import locate_adapter
 from workbench.options import EngineConfig
 from workbench.workspace import Workspace
 
-_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>", "<|endoftext|>")
+_END_OF_TURN = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|user|>",
+    "<|observation|>",
+    "<|endoftext|>",
+)
 
 
 class TransformersDecoder:
@@ -64,7 +72,9 @@ class TransformersDecoder:
             else:
                 self.model = PeftModel.from_pretrained(self.base, str(folder), adapter_name=name)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise UserError(f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(
+                f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}"
+            ) from None
         self.model.eval()
         self.adapters.append(name)
         self._selected = ""  # neither an adapter nor the base: forces the next select
@@ -85,7 +95,9 @@ class TransformersDecoder:
         job.prompt_tokens = len(prompt)
         room = self.context - len(prompt)
         if room < 1:
-            raise UserError(f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or start a new one.")
+            raise UserError(
+                f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or start a new one."
+            )
         limit = min(sampling.max_tokens, room)
         device = self.base.get_input_embeddings().weight.device
         generator = torch.Generator(device=device)
@@ -100,7 +112,11 @@ class TransformersDecoder:
         while True:
             # entered anew at each token: other requests run between two of them
             with torch.inference_mode():
-                logits = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+                logits = (
+                    self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    .logits[:, -1]
+                    .float()
+                )
                 step = _choose(processors(ids, logits), sampling.temperature, generator)
                 ids = torch.cat([ids, step], dim=-1)
             token = int(step)
@@ -171,7 +187,10 @@ class StopText:
         if found:
             sent, self._held = self._held[: min(found)], ""
             return sent, True
-        keep = max((n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
+        keep = max(
+            (n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
+            default=0,
+        )
         sent = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
         return sent, False

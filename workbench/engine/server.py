@@ -12,14 +12,28 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from workbench.engine.decoding import Job, Sampling, Scheduler
-from workbench.engine.protocol import DEFAULT_NEW_TOKENS, MAX_MESSAGE_CHARACTERS, MAX_STOPS, AdapterRequest, ChatRequest
+from workbench.engine.protocol import (
+    DEFAULT_NEW_TOKENS,
+    MAX_MESSAGE_CHARACTERS,
+    MAX_STOPS,
+    AdapterRequest,
+    ChatRequest,
+)
 from workbench.errors import UserError
 
 
 class ApiError(Exception):
     """An error in OpenAI's shape."""
 
-    def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", code: str | None = None, param: str | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+    ):
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -32,7 +46,11 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
     def authorise(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if api_key and not secrets.compare_digest(given.encode(), api_key.encode()):
-            raise ApiError(401, "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.", code="invalid_api_key")
+            raise ApiError(
+                401,
+                "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.",
+                code="invalid_api_key",
+            )
 
     guarded = [Depends(authorise)]
 
@@ -48,7 +66,10 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error: HTTPException):
-        return JSONResponse(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").body, error.status_code)
+        return JSONResponse(
+            ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").body,
+            error.status_code,
+        )
 
     @app.get("/health")
     async def health():
@@ -57,7 +78,10 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
     @app.get("/v1/models", dependencies=guarded)
     async def models():
         names = [base_name, *decoder.adapters]
-        return {"object": "list", "data": [{"id": n, "object": "model", "created": 0, "owned_by": "workbench"} for n in names]}
+        return {
+            "object": "list",
+            "data": [{"id": n, "object": "model", "created": 0, "owned_by": "workbench"} for n in names],
+        }
 
     @app.post("/adapters", dependencies=guarded)
     async def add_adapter(body: AdapterRequest):
@@ -121,7 +145,12 @@ async def _whole(job: Job, head: dict, request: Request) -> JSONResponse:
                 break
     finally:
         job.cancel()
-    choice = {"index": 0, "message": {"role": "assistant", "content": "".join(text)}, "finish_reason": finish, "logprobs": None}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "".join(text)},
+        "finish_reason": finish,
+        "logprobs": None,
+    }
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(job)})
 
 

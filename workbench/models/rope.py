@@ -17,9 +17,13 @@ def set_rope_scaling(config, kind: str, factor: float) -> str:
         return ""
     own = getattr(config, "rope_parameters", None)
     if not own:
-        raise UserError(f"rope_scaling: {config.model_type} has no rotary position embedding. Set rope_scaling to none.")
+        raise UserError(
+            f"rope_scaling: {config.model_type} has no rotary position embedding. Set rope_scaling to none."
+        )
     if "rope_theta" not in own:
-        raise UserError(f"rope_scaling: {config.model_type} has one rotary embedding per layer type, which cannot be scaled together.")
+        raise UserError(
+            f"rope_scaling: {config.model_type} has one rotary embedding per layer type, which cannot be scaled together."
+        )
     replaced = own.get("rope_type", "default")
     positions = config.max_position_embeddings
     original = own.get("original_max_position_embeddings") or positions

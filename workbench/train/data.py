@@ -51,7 +51,9 @@ def _encoded(names: str, folder, config: RunConfig, encoder: Encoder) -> list[di
             rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
     log(f"{names}: {len(rows):,} rows, {tokens:,} tokens, {trained:,} of them trained.")
     if shortened:
-        log(f"{names}: {shortened:,} rows were longer than cutoff_len {config.cutoff_len} and lost their oldest turns or their end.")
+        log(
+            f"{names}: {shortened:,} rows were longer than cutoff_len {config.cutoff_len} and lost their oldest turns or their end."
+        )
     if skipped:
         log(f"{names}: {skipped:,} rows have no answer left within cutoff_len and are not used.")
     return rows
@@ -62,7 +64,9 @@ def _split(rows: list[dict], config: RunConfig) -> tuple[list[dict], list[dict]]
 
     count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
     if not 0 < count < len(rows):
-        raise UserError(f"val_size {config.val_size:g} leaves {len(rows) - count} training and {count} evaluation rows of {len(rows)}. Change it.")
+        raise UserError(
+            f"val_size {config.val_size:g} leaves {len(rows) - count} training and {count} evaluation rows of {len(rows)}. Change it."
+        )
     order = list(range(len(rows)))
     random.Random(config.seed).shuffle(order)
     held = set(order[:count])

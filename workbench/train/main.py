@@ -129,7 +129,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     trainer.save_model(str(run.path))
     tokenizer.save_pretrained(str(run.path))
     trainer.save_state()
-    metrics = result.metrics | {"total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)}
+    metrics = result.metrics | {
+        "total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)
+    }
     evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
     if evaluated:
         metrics["eval_loss"] = evaluated[-1]["eval_loss"]

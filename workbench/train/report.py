@@ -68,7 +68,12 @@ class MetricsLog:
         done = max(1, step - self.first_step)
         remaining = elapsed / done * max(0, total - step)
         row = {"current_steps": step, "total_steps": total}
-        for ours, theirs in (("loss", "loss"), ("eval_loss", "eval_loss"), ("lr", "learning_rate"), ("grad_norm", "grad_norm")):
+        for ours, theirs in (
+            ("loss", "loss"),
+            ("eval_loss", "eval_loss"),
+            ("lr", "learning_rate"),
+            ("grad_norm", "grad_norm"),
+        ):
             if theirs in logs:
                 row[ours] = _finite(logs[theirs])
         row |= {

@@ -38,7 +38,9 @@ class WorkbenchTrainer(SFTTrainer):
             from peft.optimizers import create_loraplus_optimizer
 
             cls, options = self.get_optimizer_cls_and_kwargs(self.args)
-            self.optimizer = create_loraplus_optimizer(self.model, cls, loraplus_lr_ratio=self.loraplus_lr_ratio, **options)
+            self.optimizer = create_loraplus_optimizer(
+                self.model, cls, loraplus_lr_ratio=self.loraplus_lr_ratio, **options
+            )
         return super().create_optimizer(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -47,12 +49,16 @@ class WorkbenchTrainer(SFTTrainer):
         labels = inputs["labels"]
         base = self.accelerator.unwrap_model(model)
         causal = base.get_base_model() if hasattr(base, "get_base_model") else base
-        hidden = causal.base_model(**{k: v for k, v in inputs.items() if k != "labels"} | {"use_cache": False}).last_hidden_state
+        hidden = causal.base_model(
+            **{k: v for k, v in inputs.items() if k != "labels"} | {"use_cache": False}
+        ).last_hidden_state
         targets = labels[:, 1:]
         mask = targets != -100
         loss = chunked_nll(hidden[:, :-1][mask], causal.get_output_embeddings(), targets[mask])
         if model.training:
-            self._total_train_tokens += int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else labels.numel()
+            self._total_train_tokens += (
+                int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else labels.numel()
+            )
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         count = mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return loss / count.clamp(min=1)
@@ -109,7 +115,9 @@ class ReportCallback(TrainerCallback):
             self.metrics.write(logs, state.global_step, state.max_steps, state.epoch or 0.0)
 
 
-def build_trainer(run: Run, config: RunConfig, model, tokenizer, train_rows, eval_rows, dtype, stop) -> WorkbenchTrainer:
+def build_trainer(
+    run: Run, config: RunConfig, model, tokenizer, train_rows, eval_rows, dtype, stop
+) -> WorkbenchTrainer:
     """The trainer for a run; `dtype` is what the model computes in."""
     cuda = torch.cuda.is_available()
     steps = math.ceil(len(train_rows) / (config.per_device_train_batch_size * config.gradient_accumulation_steps))

@@ -39,9 +39,18 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) 
     run.update(state="starting", started=time.time(), ended=None, exit_code=None, reason="", **own_process())
     environment = os.environ | visible_devices(config.devices, config.device_map == "auto")
     environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": _python_path()}
-    command = [sys.executable, "-m", "workbench.train.main", str(run.path), "--workspace", str(workspace.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "workbench.train.main",
+        str(run.path),
+        "--workspace",
+        str(workspace.root),
+    ]
     # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop
-    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0)
+    trainer = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0
+    )
 
     def pass_on(signum, frame):
         if trainer.poll() is None:
@@ -84,7 +93,9 @@ def _close(run: Run, code: int) -> int:
         if code < 0:
             name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
             changes["reason"] = f"The trainer was killed ({name})." + (
-                " If nobody did that, the machine ran out of memory: lower cutoff_len or the batch size." if code == -signal.SIGKILL else ""
+                " If nobody did that, the machine ran out of memory: lower cutoff_len or the batch size."
+                if code == -signal.SIGKILL
+                else ""
             )
         else:
             changes["reason"] = f"The trainer ended early (exit code {code}); the log says more."

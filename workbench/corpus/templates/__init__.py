@@ -5,7 +5,13 @@ from pathlib import Path
 from workbench.errors import UserError
 
 _FOLDER = Path(__file__).parent
-_SAME = {"deepseek2": "deepseek", "deepseek_v2": "deepseek", "qwen2": "qwen", "chatglm4": "glm4", "vanilla": "default"}
+_SAME = {
+    "deepseek2": "deepseek",
+    "deepseek_v2": "deepseek",
+    "qwen2": "qwen",
+    "chatglm4": "glm4",
+    "vanilla": "default",
+}
 # LLaMA-Factory's names whose models bring the right template themselves
 _OWN = {"auto", "deepseek3", "deepseekr1", "qwen3", "qwen3_nothink", "gemma", "gemma2", "gemma3", "mistral", "phi", "phi3",
         "phi4", "glm4_moe", "glm4.5", "smollm", "smollm2", "llama4", "gpt", "cohere", "yi", "intern2", "seed_oss"}  # fmt: skip

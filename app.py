@@ -1,0 +1,93 @@
+"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --share]`.
+
+It binds 127.0.0.1 unless told otherwise, and then wants --auth (or --no-auth). It never imports torch.
+"""
+
+import argparse
+import os
+import socket
+import sys
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="QLoRA Workbench: the page.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="port (default 7860)")
+    parser.add_argument("--workspace", default="workspace", help="folder for runs and models (default ./workspace)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="FOLDER", help="another folder that the page may read"
+    )
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("WORKBENCH_AUTH", ""),
+        help="login for the page",
+    )
+    parser.add_argument("--no-auth", action="store_true", help="allow other addresses than loopback without a login")
+    parser.add_argument(
+        "--api-key", default=os.environ.get("WORKBENCH_API_KEY", ""), help="key that clients of /v1 must send"
+    )
+    parser.add_argument("--lang", choices=["en", "zh"], help="language of the page (default: the browser's)")
+    parser.add_argument("--root-path", default="", help="path prefix behind a reverse proxy")
+    return parser.parse_args(arguments)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UserError when the port is taken or the address is not this machine's."""
+    from workbench.errors import UserError
+
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Port {port} on {host} cannot be used: {reason}. Choose another with --port.") from None
+    listener.listen(128)
+    return listener
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from workbench.errors import UserError
+
+    options = parse(arguments)
+    try:
+        local = options.host in ("127.0.0.1", "localhost", "::1")
+        if not local and not options.auth and not options.no_auth:
+            raise UserError(
+                f"On {options.host} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in."
+            )
+        if options.auth and ":" not in options.auth:
+            raise UserError("--auth should have the form USER:PASSWORD.")
+        listener = listen(options.host, options.port)
+        from workbench.workspace import Workspace
+
+        workspace = Workspace(options.workspace, options.allow).create()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+
+    import uvicorn
+
+    from workbench.ui.page import build_server
+
+    auth = [tuple(options.auth.split(":", 1))] if options.auth else None
+    app, engine = build_server(
+        workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, root_path=options.root_path)  # fmt: skip
+    shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+    print(
+        f"QLoRA Workbench: http://{shown}:{listener.getsockname()[1]}  (workspace {workspace.root})",
+        flush=True,
+    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    try:
+        server.run(sockets=[listener])
+    finally:
+        engine.unload()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Engine processes as the page sees them: start, watch through `state.json`, end. One model at a time.
+
+Ending the process gives all its memory back for certain. An engine ends with the page: its standard input is a pipe
+from the page's process, and when that closes, it exits.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+from workbench.config import changed_values
+from workbench.errors import UserError
+from workbench.models.locate import locate_adapter, locate_model
+from workbench.options import EngineConfig
+from workbench.state import ProcessState, StateDirectory
+from workbench.workspace import PROJECT, Workspace, slug
+
+
+class Engine:
+    """The page's engine. All methods may be called from any thread."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.config: EngineConfig | None = None
+        self._directory: StateDirectory | None = None
+        self._process: subprocess.Popen | None = None
+        self._key = ""
+        self._adapters: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def model(self) -> str:
+        """The base model's name in the API; empty when nothing is loaded."""
+        return Path(self.config.model_name_or_path).name if self.config else ""
+
+    @property
+    def key(self) -> str:
+        """What this engine wants as API key; new for each load."""
+        return self._key
+
+    def state(self) -> ProcessState | None:
+        """What the engine process says of itself, or None when none was started."""
+        return self._directory.state() if self._directory else None
+
+    @property
+    def ready(self) -> bool:
+        state = self.state()
+        return bool(state and state.state == "running")
+
+    @property
+    def url(self) -> str:
+        """Base URL of the engine's API.
+
+        Raises:
+            UserError: no model is loaded.
+        """
+        state = self.state()
+        if not state or state.state != "running":
+            raise UserError("No model is loaded. Load one in the Chat tab first.")
+        return f"http://127.0.0.1:{state.port}"
+
+    def load(self, config: EngineConfig, adapter: str = "") -> None:
+        """Start a process that loads `config`; an engine that runs is ended first. Returns at once.
+
+        Raises:
+            UserError: the model or the adapter does not exist.
+        """
+        locate_model(config.model_name_or_path, self.workspace)
+        if adapter:
+            locate_adapter(adapter, self.workspace)
+        with self._lock:
+            self._end()
+            folder = (
+                self.workspace.engines
+                / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{slug(Path(config.model_name_or_path).name)}"
+            )
+            folder.mkdir(parents=True)
+            directory = StateDirectory(folder)
+            directory.begin()
+            self._key = secrets.token_urlsafe(24)
+            command = [sys.executable, "-m", "workbench", "serve", config.model_name_or_path, "--port", "0",
+                       "--workspace", str(self.workspace.root), "--state-dir", str(folder), "--exit-with-stdin"]  # fmt: skip
+            for name, value in changed_values(config).items():
+                if name != "model_name_or_path":
+                    command += ["--set", f"{name}={value}"]
+            if adapter:
+                command += ["--adapter", adapter]
+            python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+            environment = os.environ | {
+                "WORKBENCH_API_KEY": self._key,
+                "PYTHONPATH": python_path,
+                "PYTHONUNBUFFERED": "1",
+            }
+            with open(directory.log, "ab") as log:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)  # fmt: skip
+            # an engine that dies before its first word would otherwise look as if it were still starting
+            directory.update(pid=self._process.pid)
+            self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
+
+    def knows(self, adapter: str) -> bool:
+        """Whether the engine has this adapter loaded."""
+        return adapter in self._adapters
+
+    def remember(self, adapter: str) -> None:
+        self._adapters.add(adapter)
+
+    def unload(self) -> None:
+        """End the engine process; its memory is free when this returns."""
+        with self._lock:
+            self._end()
+            self.config, self._directory = None, None
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 3
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if process.poll() is None:
+                process.kill()
+        process.wait()
+        if process.stdin:
+            process.stdin.close()

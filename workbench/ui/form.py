@@ -1,0 +1,130 @@
+"""The form of a run: one widget per option, made from the options' definition."""
+
+import gradio as gr
+
+from workbench.config import split_names, validated
+from workbench.corpus.registry import read_registry
+from workbench.errors import UserError
+from workbench.fields import Option, options
+from workbench.models.locate import CATALOGUE, adapter_choices
+from workbench.options import GROUPS, RunConfig
+from workbench.runs import list_runs
+from workbench.ui.strings import t
+from workbench.workspace import Workspace, dataset_folder
+
+_HIDDEN = {"stage", "do_train", "resume_from_checkpoint"}  # one possible value, or set elsewhere
+
+
+def model_choices(workspace: Workspace) -> list[str]:
+    """Models for a list: those in the workspace, then the catalogue."""
+    return list(dict.fromkeys([*CATALOGUE, *workspace.model_folders()]))
+
+
+def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:
+    """`(readable names, 'name: why not' of the others)` in a dataset folder."""
+    try:
+        found = read_registry(dataset_folder(folder, workspace)).values()
+    except UserError as error:
+        return [], [str(error)]
+    return [d.name for d in found if not d.problem], [f"{d.name}: {d.problem}" for d in found if d.problem]
+
+
+class Form:
+    """The widgets, in the order of `names`; `values` turns what they hold into options and back."""
+
+    def __init__(self, workspace: Workspace, start: dict):
+        self.workspace = workspace
+        self.options = [o for o in options(RunConfig) if o.name not in _HIDDEN]
+        self.names = [o.name for o in self.options]
+        self.widgets: dict[str, gr.components.Component] = {}
+        self._start = start
+
+    def build(self) -> None:
+        """Basic options in rows, the rest in one accordion per group."""
+        basic = [o for o in self.options if o.basic]
+        for index in range(0, len(basic), 3):
+            with gr.Row(equal_height=True):
+                for option in basic[index : index + 3]:
+                    self._widget(option)
+        for group in GROUPS:
+            rest = [o for o in self.options if o.group == group and not o.basic]
+            if rest:
+                with gr.Accordion(t(f"more_{group}"), open=False, elem_id=f"group-{group}"):
+                    for index in range(0, len(rest), 3):
+                        with gr.Row(equal_height=True):
+                            for option in rest[index : index + 3]:
+                                self._widget(option)
+
+    def _widget(self, option: Option) -> None:
+        common = {
+            "label": t(f"opt_{option.name}"),
+            "info": t(f"help_{option.name}"),
+            "elem_id": f"opt-{option.name}",
+            "value": self.shown(option, self._start.get(option.name, option.default)),
+            "min_width": 200,
+            "interactive": True,
+        }
+        if option.name == "dataset":
+            widget = gr.Dropdown(
+                dataset_choices(self.workspace)[0], multiselect=True, allow_custom_value=True, **common
+            )
+        elif option.name == "model_name_or_path":
+            widget = gr.Dropdown(model_choices(self.workspace), allow_custom_value=True, **common)
+        elif option.name == "adapter_name_or_path":
+            widget = gr.Dropdown(["", *adapter_choices(list_runs(self.workspace))], allow_custom_value=True, **common)
+        elif option.kind == "bool":
+            widget = gr.Checkbox(**common)
+        elif option.kind == "choice":
+            empty = [("–", "")] if option.optional else []
+            widget = gr.Dropdown(empty + [(str(c), c) for c in option.choices], **common)
+        else:  # numbers too: a text field shows 1e-4 as it was written and may be empty
+            widget = gr.Textbox(max_lines=1, **common)
+        self.widgets[option.name] = widget
+
+    @property
+    def components(self) -> list:
+        return [self.widgets[name] for name in self.names]
+
+    @staticmethod
+    def shown(option: Option, value):
+        """An option's value as its widget shows it."""
+        if option.name == "dataset":
+            return split_names(value)
+        if option.kind == "bool":
+            return bool(value)
+        if value is None:
+            return ""
+        if option.kind == "choice":
+            return value
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def fill(self, values: dict) -> list:
+        """What all widgets should show for `values` (others get their default)."""
+        return [self.shown(o, values.get(o.name, o.default)) for o in self.options]
+
+    def read(self, contents: list) -> dict:
+        """The options that differ from their defaults. Nothing is checked yet."""
+        values = {}
+        for option, content in zip(self.options, contents, strict=True):
+            if isinstance(content, list):
+                content = ",".join(content)
+            if content is None or (isinstance(content, str) and content.strip() == ""):
+                continue
+            if option.kind in ("int", "float"):
+                content = _number(content)
+            if content != option.default:
+                values[option.name] = content
+        return values
+
+    def config(self, contents: list) -> RunConfig:
+        """A checked config. Raises UserError with one line per problem."""
+        return validated(self.read(contents))
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text  # left as it is, so that the check can say what is wrong with it

@@ -1,0 +1,97 @@
+"""What the monitor shows of one run, as text: no gradio here, so it is tested without a page.
+
+One reader per run serves every tab and every user; a look that finds nothing new costs a few file stats.
+"""
+
+import threading
+from html import escape
+
+from workbench.charts import loss_chart
+from workbench.logs import MetricsReader, file_token, tail
+from workbench.runs import Run
+from workbench.state import ProcessState
+from workbench.ui.strings import say
+
+_readers: dict[str, MetricsReader] = {}
+_lock = threading.Lock()
+_MAX_READERS = 32
+
+
+def reader_of(run: Run) -> MetricsReader:
+    """The shared reader of a run's metrics, up to date."""
+    key = str(run.path)
+    with _lock:
+        if key not in _readers and len(_readers) >= _MAX_READERS:
+            _readers.pop(next(iter(_readers)))
+        reader = _readers.setdefault(key, MetricsReader(run.metrics))
+        reader.update()
+        return reader
+
+
+def change_token(run: Run, lang: str, log_scale: bool) -> tuple:
+    """Something that changes when the run's view does."""
+    state = run.state()
+    return (run.id, lang, log_scale, state.state, *file_token(run.path / "state.json", run.metrics, run.log))
+
+
+def status_html(run: Run, lang: str) -> str:
+    """Badge, progress bar with the time left, tiles."""
+    state = run.state()
+    last = reader_of(run).last
+    share, words = _progress(state, last, lang)
+    values = run.config_values()
+    model = str(values.get("model_name_or_path", "")).split("/")[-1]
+    parts = [
+        "<div class='wb-card' id='run-status'><div class='wb-head'>",
+        f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
+        f"<b>{escape(run.id)}</b><span class='wb-sub'>{escape(model)} · {escape(str(values.get('dataset', '')))} · {escape(state.device)}</span></div>",
+        f"<div class='wb-bar'><div style='width:{100 * share:.1f}%'></div></div><div class='wb-sub' style='margin-top:6px'>{escape(words)}</div>",
+    ]
+    if state.reason:
+        kind = "bad" if state.state in ("failed", "lost") else "warn"
+        parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(state.reason)}</div>")
+    tiles = [
+        ("loss", _number(last.get("loss"), "{:.4f}")),
+        ("learning_rate", _number(last.get("lr"), "{:.2e}")),
+        ("throughput", _number(last.get("throughput"), "{:,.0f}")),
+        ("memory", _number(last.get("peak_memory"), "{:.1f} GiB")),
+    ]
+    parts += ["<div class='wb-tiles'>"]
+    parts += [
+        f"<div class='wb-tile'><b>{escape(value)}</b><span>{escape(say(key, lang))}</span></div>"
+        for key, value in tiles
+    ]
+    return "".join(parts) + "</div></div>"
+
+
+def _number(value, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) else "–"
+
+
+def _progress(state: ProcessState, last: dict, lang: str) -> tuple[float, str]:
+    if state.phase:
+        return (
+            state.progress,
+            f"{state.phase} … {state.progress:.0%}" if state.progress else f"{state.phase} …",
+        )
+    total = state.total_steps or last.get("total_steps") or 0
+    step = max(state.step, last.get("current_steps", 0)) if state.active else state.step or last.get("current_steps", 0)
+    if not total:
+        return 0.0, ""
+    words = f"{say('step', lang)} {step:,} / {total:,}"
+    if state.state == "running" and last.get("remaining_time"):
+        words += f" · {last['remaining_time']} {say('left', lang)}"
+    if last.get("elapsed_time"):
+        words += f" · {last['elapsed_time']} {say('elapsed', lang)}"
+    return min(1.0, step / total), words
+
+
+def chart_json(run: Run, lang: str, log_scale: bool) -> str:
+    """The loss chart of a run."""
+    names = (say("legend_loss", lang), say("legend_smooth", lang), say("legend_eval", lang))
+    return loss_chart(reader_of(run).series, names, step=say("step", lang), log_scale=log_scale, run_id=run.id)
+
+
+def log_html(run: Run) -> str:
+    """The last lines of the log, escaped."""
+    return f"<pre class='wb-log' id='run-log'>{escape(tail(run.log))}</pre>"

@@ -1,0 +1,47 @@
+"""The whole page: header, tabs, and the server that carries it together with `/v1`."""
+
+import gradio as gr
+from fastapi import FastAPI
+
+from workbench.engines import Engine
+from workbench.ui import chat_tab, train_tab
+from workbench.ui.api import add_api
+from workbench.ui.strings import i18n, t
+from workbench.ui.theme import CSS, PLOTLY, head, theme
+from workbench.workspace import Workspace
+
+
+def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
+    """The page's components and events."""
+    with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Row(elem_id="topbar"):
+            gr.HTML("<h1>QLoRA Workbench</h1>", scale=8)
+            switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
+            dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(t("tab_train"), id="train", elem_id="tab-train"):
+                train = train_tab.build(workspace)
+            with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
+                chat = chat_tab.build(engine)
+        switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
+        dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
+        blocks.load(train["arrive"][0], None, train["arrive"][1], **train_tab.QUIET)
+        blocks.load(*train["preview"], **train_tab.QUIET)
+        blocks.load(chat["arrive"][0], None, chat["arrive"][1], **train_tab.QUIET)
+        chat_page.select(chat["refresh"][0], None, chat["refresh"][1], **train_tab.QUIET)
+    return blocks
+
+
+def build_server(
+    workspace: Workspace, *, auth: list[tuple[str, str]] | None, api_key: str, lang: str | None, local: bool, root_path: str = "",
+) -> tuple[FastAPI, Engine]:  # fmt: skip
+    """The FastAPI app with the page at `/` and the API at `/v1`. `local`: bound to loopback only."""
+    engine = Engine(workspace)
+    app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
+    add_api(app, engine, api_key, needs_key=not local)
+    gr.set_static_paths([PLOTLY])
+    gr.mount_gradio_app(
+        app, build_blocks(workspace, engine).queue(default_concurrency_limit=8), path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=head(lang),
+        ssr_mode=False, run_history=False, show_error=False, root_path=root_path or None, footer_links=[],
+        favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
+    return app, engine

@@ -1,0 +1,141 @@
+"""All texts of the page, English and Chinese, in one catalogue.
+
+Labels go through gradio's I18n (the browser picks the language); texts made on the server go through `say` with the
+language of the request. Both follow the switch in the header: it sets the cookie `workbench_lang`, and a script in
+the page's head makes the browser report that language.
+"""
+
+import gradio as gr
+
+from workbench.fields import options
+from workbench.options import GROUPS, EngineConfig
+
+COOKIE = "workbench_lang"
+
+TEXT = {
+    "tab_train": ("Train", "训练"),
+    "tab_chat": ("Chat", "对话"),
+    "preset": ("Preset", "预设"),
+    "preset_info": ("A starting point for the form below.", "为下方表单提供起点。"),
+    "import_title": ("Paste a LLaMA-Factory command or YAML", "粘贴 LLaMA-Factory 命令或 YAML"),
+    "import_box": ("Command or YAML", "命令或 YAML"),
+    "import_button": ("Fill the form", "填入表单"),
+    "imported": ("Taken over: {count} options.", "已导入 {count} 个选项。"),
+    "left_out": ("Not taken over:", "未导入："),
+    "more": ("More: ", "更多："),
+    "yaml": ("Run config (YAML)", "运行配置（YAML）"),
+    "command": ("The same on the command line", "等价的命令行"),
+    "start": ("Start training", "开始训练"),
+    "stop": ("Stop", "停止"),
+    "stop_run": ("Stop (saves a checkpoint)", "停止（保存检查点）"),
+    "config_ok": ("The config is valid.", "配置有效。"),
+    "started": ("Started {id}.", "已启动 {id}。"),
+    "run": ("Run", "运行"),
+    "runs_none": ("No run yet. Choose a preset and press Start.", "还没有运行。选择预设并点击开始。"),
+    "log_scale": ("Log scale", "对数坐标"),
+    "log": ("Log", "日志"),
+    "monitor": ("Monitor", "监控"),
+    "loss": ("Loss", "损失"),
+    "learning_rate": ("Learning rate", "学习率"),
+    "throughput": ("Tokens/s", "token/秒"),
+    "memory": ("Peak memory", "峰值内存"),
+    "step": ("Step", "步"),
+    "left": ("left", "剩余"),
+    "elapsed": ("elapsed", "已用"),
+    "legend_loss": ("loss", "损失"),
+    "legend_smooth": ("loss, smoothed", "损失（平滑）"),
+    "legend_eval": ("eval loss", "评估损失"),
+    "no_points": ("The curve appears with the first logged step.", "首个日志步后显示曲线。"),
+    "chat_with": ("Chat with this run", "与此运行对话"),
+    "state_queued": ("queued", "排队中"),
+    "state_starting": ("starting", "启动中"),
+    "state_running": ("running", "运行中"),
+    "state_stopping": ("stopping", "停止中"),
+    "state_stopped": ("stopped", "已停止"),
+    "state_finished": ("finished", "已完成"),
+    "state_failed": ("failed", "失败"),
+    "state_lost": ("lost", "丢失"),
+    "model_settings": ("Model", "模型"),
+    "adapter": ("Adapter", "适配器"),
+    "adapter_info": ("A finished run. Changing it needs no reload.", "已完成的运行；更换无需重新加载。"),
+    "adapter_none": ("none (base model)", "无（基座模型）"),
+    "quantisation": ("Quantisation", "量化"),
+    "none": ("none", "无"),
+    "loading_options": ("Attention, RoPE, template", "注意力、RoPE、模板"),
+    "load": ("Load", "加载"),
+    "unload": ("Unload", "卸载"),
+    "refresh": ("Refresh lists", "刷新列表"),
+    "generation": ("Generation", "生成参数"),
+    "system_prompt": ("System prompt", "系统提示词"),
+    "max_tokens": ("Max new tokens", "最大新 token 数"),
+    "temperature": ("Temperature", "温度"),
+    "top_p": ("Top-p", "Top-p"),
+    "top_k": ("Top-k (0: off)", "Top-k（0 为关闭）"),
+    "repetition_penalty": ("Repetition penalty", "重复惩罚"),
+    "seed": ("Seed (empty: random)", "种子（留空为随机）"),
+    "compare": ("Compare base and adapter", "对比基座与适配器"),
+    "base_column": ("Base model", "基座模型"),
+    "adapter_column": ("With adapter", "带适配器"),
+    "answer_column": ("Conversation", "对话"),
+    "message": ("Message", "消息"),
+    "message_placeholder": (
+        "Ask something, e.g. Do you support tool calling?",
+        "问点什么，例如：你支持工具调用嘛",
+    ),
+    "send": ("Send", "发送"),
+    "regenerate": ("Regenerate", "重新生成"),
+    "clear": ("Clear", "清空"),
+    "engine_none": ("No model is loaded.", "未加载模型。"),
+    "engine_loading": ("Loading {model}: {phase}", "正在加载 {model}：{phase}"),
+    "engine_ready": ("{model} is ready on {device}.", "{model} 已就绪（{device}）。"),
+    "engine_failed": ("{model} could not be loaded. {reason}", "{model} 加载失败。{reason}"),
+    "engine_gone": ("The engine of {model} has ended. Load it again.", "{model} 的引擎已退出，请重新加载。"),
+    "load_first": ("Load a model first.", "请先加载模型。"),
+    "choose_adapter": ("Choose an adapter to compare with the base model.", "请选择要与基座对比的适配器。"),
+    "api_hint": (
+        "OpenAI-compatible API: {url} · model names: {names}",
+        "OpenAI 兼容 API：{url} · 模型名：{names}",
+    ),
+    "trust_warning": (
+        "Remote code is ticked: Python code that comes with this model will run on this machine with your rights.",
+        "已勾选信任远程代码：该模型自带的 Python 代码将以你的权限在本机运行。",
+    ),
+    "dataset_problem": ("Datasets that cannot be read: {list}", "无法读取的数据集：{list}"),
+    "language": ("中文", "English"),
+    "theme": ("Light / dark", "亮色 / 暗色"),
+    "tagline": (
+        "Fine-tune in 4 bits, watch the loss, talk to the result.",
+        "4 位微调，实时看损失，与结果对话。",
+    ),
+}
+
+
+def _catalogue(index: int) -> dict[str, str]:
+    texts = {key: pair[index] for key, pair in TEXT.items()}
+    for option in [*options(EngineConfig), *options()]:
+        texts[f"opt_{option.name}"] = option.labels[index]
+        texts[f"help_{option.name}"] = f"{option.name} · {option.helps[index]}"
+    texts |= {f"group_{name}": words[index] for name, words in GROUPS.items()}
+    texts |= {f"more_{name}": TEXT["more"][index] + words[index] for name, words in GROUPS.items()}
+    return texts
+
+
+i18n = gr.I18n(**{"en": _catalogue(0), "zh": _catalogue(1), "zh-CN": _catalogue(1)})
+
+
+def t(key: str):
+    """A label that the browser shows in its language."""
+    return i18n(key)
+
+
+def say(key: str, lang: str, **values) -> str:
+    """A text in `lang` (`en` or `zh`)."""
+    return TEXT[key][1 if lang == "zh" else 0].format(**values)
+
+
+def language(request: gr.Request | None) -> str:
+    """`zh` or `en`: the switch's cookie, else the browser's first language."""
+    if request is None:
+        return "en"
+    chosen = request.cookies.get(COOKIE) or request.headers.get("accept-language", "en")
+    return "zh" if chosen.lower().startswith("zh") else "en"

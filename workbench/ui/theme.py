@@ -1,0 +1,100 @@
+"""Looks: theme, style sheet, and the scripts in the page's head."""
+
+from pathlib import Path
+
+import gradio as gr
+import plotly
+
+from workbench.ui.strings import COOKIE
+
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+
+
+def theme() -> gr.themes.Base:
+    """A quiet theme on system fonts, so that nothing is fetched from outside."""
+    return gr.themes.Soft(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", spacing_size="sm", text_size="md",
+        font=["system-ui", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    )  # fmt: skip
+
+
+def head(default_language: str | None) -> str:
+    """Scripts that run before the page: the chosen language and theme, and Plotly from this machine."""
+    fallback = f"'{default_language}'" if default_language else "null"
+    return f"""
+<script>
+(() => {{
+  const stored = document.cookie.match(/(?:^|; ){COOKIE}=([^;]+)/);
+  const lang = stored ? stored[1] : {fallback};
+  if (lang) {{
+    const code = lang === 'zh' ? 'zh-CN' : 'en';
+    Object.defineProperty(navigator, 'language', {{get: () => code}});
+    Object.defineProperty(navigator, 'languages', {{get: () => [code]}});
+    if (!stored) document.cookie = '{COOKIE}=' + lang + '; path=/; max-age=31536000; SameSite=Lax';
+  }}
+  const dark = localStorage.getItem('workbench_dark');
+  const apply = () => {{ if (dark !== null && document.body) document.body.classList.toggle('dark', dark === '1'); }};
+  document.addEventListener('DOMContentLoaded', apply); setTimeout(apply, 300); setTimeout(apply, 1200);
+  window.workbenchLanguage = () => {{
+    const now = (document.cookie.match(/(?:^|; ){COOKIE}=([^;]+)/) || [])[1] || (navigator.language.startsWith('zh') ? 'zh' : 'en');
+    document.cookie = '{COOKIE}=' + (now === 'zh' ? 'en' : 'zh') + '; path=/; max-age=31536000; SameSite=Lax';
+    location.reload();
+  }};
+  window.workbenchTheme = () => {{
+    const on = document.body.classList.toggle('dark');
+    localStorage.setItem('workbench_dark', on ? '1' : '0');
+    window.dispatchEvent(new Event('workbench-theme'));
+  }};
+}})();
+</script>
+<script src="/gradio_api/file={PLOTLY}"></script>
+"""
+
+
+# Plotly.react on a node that stays keeps the user's zoom (uirevision) while points arrive
+CHART_JS = """
+const node = element.querySelector('.live-chart');
+const draw = () => {
+  if (!props.value) return;
+  if (!window.Plotly) { setTimeout(draw, 200); return; }
+  const figure = JSON.parse(props.value);
+  const colour = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
+  figure.layout.font = {color: colour, size: 12};
+  figure.layout.paper_bgcolor = figure.layout.plot_bgcolor = 'rgba(0,0,0,0)';
+  Plotly.react(node, figure.data, figure.layout, {responsive: true, displaylogo: false,
+    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']});
+};
+draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
+"""
+
+CSS = """
+.gradio-container { max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
+footer { display: none !important; }
+#topbar { align-items: center; padding: 6px 0 0; flex-wrap: nowrap; }
+#topbar h1 { font-size: 1.25rem; margin: 0; line-height: 1.3; }
+#topbar p { margin: 0; opacity: .7; font-size: .85rem; }
+#topbar button { max-width: 120px; }
+.wb-card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 12px 14px; background: var(--block-background-fill); }
+.wb-note { padding: 8px 12px; border-radius: 8px; border: 1px solid var(--border-color-primary); white-space: pre-line; overflow-wrap: anywhere; }
+.wb-note.ok { border-color: #0f9d7a66; background: #0f9d7a14; }
+.wb-note.bad { border-color: #d1495b88; background: #d1495b1a; }
+.wb-note.warn { border-color: #c98a1b88; background: #c98a1b1a; }
+.wb-head { display: flex; gap: 10px; align-items: center; flex-wrap: wrap; margin-bottom: 8px; }
+.wb-badge { padding: 2px 10px; border-radius: 999px; font-weight: 600; font-size: .8rem; color: #fff; background: #64748b; }
+.wb-badge.running, .wb-badge.finished, .wb-badge.ready { background: #0d7d62; }
+.wb-badge.starting, .wb-badge.stopping, .wb-badge.queued, .wb-badge.loading { background: #9a6700; }
+.wb-badge.failed, .wb-badge.lost { background: #b3263b; }
+.wb-bar { height: 8px; border-radius: 999px; background: var(--border-color-primary); overflow: hidden; }
+.wb-bar > div { height: 100%; background: var(--primary-500); border-radius: 999px; transition: width .4s; }
+.wb-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); gap: 8px; margin-top: 10px; }
+.wb-tile { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 6px 10px; min-width: 0; }
+.wb-tile b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.wb-tile span { font-size: .75rem; opacity: .7; }
+.wb-sub { font-size: .85rem; opacity: .8; }
+.wb-log { font-family: var(--font-mono); font-size: .78rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; height: 330px; overflow-y: auto; margin: 0; padding: 10px 12px;
+  border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
+.live-chart { height: 330px; width: 100%; }
+#run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
+#run-yaml { max-height: 360px; overflow: auto; }
+"""

@@ -1,0 +1,183 @@
+"""The Train tab: preset or import → form → preview → Start → monitor."""
+
+import shlex
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from workbench import launcher
+from workbench.compat import import_text
+from workbench.config import coerced, to_yaml
+from workbench.errors import UserError
+from workbench.options import RunConfig
+from workbench.presets import DEFAULT, Preset, list_presets
+from workbench.runs import Run, find_run, list_runs
+from workbench.ui import monitor
+from workbench.ui.form import Form, dataset_choices
+from workbench.ui.strings import language, say, t
+from workbench.ui.theme import CHART_JS
+from workbench.workspace import Workspace
+
+QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+
+
+def note(text: str, kind: str = "ok") -> str:
+    """A box with one message; the text is escaped. Kinds: ok, warn, bad."""
+    return f"<div class='wb-note {kind}'>{escape(text)}</div>" if text else ""
+
+
+def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple[str, str]]:
+    """Runs for a list, newest first."""
+    return [(f"{run.id} · {say('state_' + run.state().state, lang)}", run.id) for run in list_runs(workspace)[:limit]]
+
+
+def command_line(preset: Preset, values: dict) -> str:
+    """The command that trains `values`: a preset and what differs from it."""
+    defaults = RunConfig.model_construct()
+    changes = {k: v for k, v in values.items() if v != coerced(k, preset.values.get(k))}
+    for name, value in preset.values.items():  # set in the preset, back at its default in the form
+        if name in RunConfig.model_fields and name not in values and coerced(name, value) != getattr(defaults, name):
+            changes[name] = getattr(defaults, name)
+    words = ["--set " + shlex.quote(f"{name}={'' if value is None else value}") for name, value in changes.items()]
+    return " ".join([f"python -m workbench train {preset.name}", *words])
+
+
+def build(workspace: Workspace) -> dict:
+    """Lay the tab out and wire it; returns the components that other tabs need."""
+    presets = {preset.name: preset for preset in list_presets()}
+    form = Form(workspace, presets[DEFAULT].values)
+
+    with gr.Row():
+        with gr.Column(scale=7, min_width=520):
+            with gr.Row(equal_height=True):
+                preset = gr.Dropdown(
+                    [(f"{p.name}: {p.purpose} ({p.memory})", p.name) for p in presets.values()], value=DEFAULT,
+                    label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
+            with gr.Accordion(t("import_title"), open=False, elem_id="import"):
+                pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
+                take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
+                report = gr.HTML(elem_id="import-report")
+            form.build()
+            unreadable = gr.HTML(elem_id="dataset-problems")
+        with gr.Column(scale=4, min_width=360):
+            yaml_box = gr.Code(
+                label=t("yaml"),
+                language="yaml",
+                interactive=False,
+                elem_id="run-yaml",
+                lines=12,
+                wrap_lines=True,
+            )
+            command = gr.Code(
+                label=t("command"),
+                language="shell",
+                interactive=False,
+                elem_id="run-command",
+                lines=2,
+                wrap_lines=True,
+            )
+            message = gr.HTML(elem_id="train-message")
+            start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
+
+    with gr.Row(equal_height=True):
+        run_list = gr.Dropdown([], label=t("run"), elem_id="run-list", interactive=True, scale=5)
+        log_scale = gr.Checkbox(label=t("log_scale"), value=False, elem_id="log-scale", scale=1, min_width=130)
+        stop = gr.Button(t("stop_run"), variant="stop", elem_id="stop", scale=2, min_width=220)
+    status = gr.HTML(elem_id="run-status-box")
+    with gr.Row():
+        with gr.Column(min_width=420):
+            chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="loss-chart")
+        with gr.Column(min_width=420):
+            log = gr.HTML(elem_id="log-box")
+    seen = gr.State(None)
+
+    def preview(preset_name, *contents, request: gr.Request):
+        lang = language(request)
+        try:
+            config = form.config(list(contents))
+            text = to_yaml(config.model_dump(exclude_unset=True))
+            words = note(say("config_ok", lang))
+            if config.trust_remote_code:
+                words = note(say("trust_warning", lang), "warn")
+        except UserError as error:
+            text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
+        return text, command_line(presets[preset_name], form.read(list(contents))), words
+
+    def use_preset(name):
+        return form.fill(presets[name].values)
+
+    def use_import(text, request: gr.Request):
+        lang = language(request)
+        try:
+            found = import_text(text)
+        except UserError as error:
+            return [note(str(error), "bad"), *[gr.skip()] * len(form.names)]
+        words = say("imported", lang, count=len(found.values))
+        if found.left_out:
+            words += (
+                "\n" + say("left_out", lang) + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in found.left_out)
+            )
+        return [note(words, "warn" if found.left_out else "ok"), *form.fill(found.values)]
+
+    def begin(*contents, request: gr.Request):
+        lang = language(request)
+        try:
+            run = launcher.launch(form.config(list(contents)), workspace)
+        except UserError as error:
+            return note(str(error), "bad"), gr.skip()
+        return note(say("started", lang, id=run.id)), gr.Dropdown(choices=run_choices(workspace, lang), value=run.id)
+
+    def end(run_id):
+        if not run_id:
+            return gr.skip()
+        try:
+            return note(launcher.stop(find_run(workspace, run_id)), "warn")
+        except UserError as error:
+            return note(str(error), "bad")
+
+    def look(run_id, log_axis, token, request: gr.Request):
+        """One tick: nothing is sent unless a file of the run has changed."""
+        lang = language(request)
+        if not run_id:
+            empty = ("", lang)
+            if token == empty:
+                return [gr.skip()] * 6
+            return note(say("runs_none", lang)), "", "", gr.Button(interactive=False), empty, gr.skip()
+        run = Run(workspace.runs / Path(str(run_id)).name)
+        fresh = monitor.change_token(run, lang, log_axis)
+        if fresh == token:
+            return [gr.skip()] * 6
+        active = run.state().active
+        ended = token is None or token[0] != run.id or token[3] != fresh[3]
+        choices = gr.Dropdown(choices=run_choices(workspace, lang)) if ended else gr.skip()
+        return (
+            monitor.status_html(run, lang), monitor.chart_json(run, lang, log_axis), monitor.log_html(run),
+            gr.Button(interactive=active), fresh, choices)  # fmt: skip
+
+    def arrive(request: gr.Request):
+        """A new or reloaded page: show the run that is going, or the newest."""
+        lang = language(request)
+        runs = list_runs(workspace)
+        current = next((run for run in runs if run.state().active), runs[0] if runs else None)
+        problems = dataset_choices(workspace)[1]
+        words = note(say("dataset_problem", lang, list="\n• " + "\n• ".join(problems)), "warn") if problems else ""
+        return (
+            gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None),
+            words,
+            None,
+        )
+
+    view = [status, chart, log, stop, seen, run_list]
+    gr.on([widget.change for widget in form.components], preview, [preset, *form.components], [yaml_box, command, message],
+          trigger_mode="always_last", **QUIET)  # fmt: skip
+    preset.input(use_preset, preset, form.components, **QUIET)
+    take.click(use_import, pasted, [report, *form.components], **QUIET)
+    start.click(begin, form.components, [message, run_list], show_progress="minimal", api_visibility="private")
+    stop.click(end, run_list, message, **QUIET)
+    gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
+    gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)
+    return {
+        "arrive": (arrive, [run_list, unreadable, seen]),
+        "preview": (preview, [preset, *form.components], [yaml_box, command, message]),
+    }

@@ -18,11 +18,11 @@ def _trace(series: Series, y: list[float], name: str, **style) -> dict:
 
 
 def loss_chart(
-    series: dict[str, Series], names: tuple[str, str, str], *, step: str, log_scale: bool, run_id: str
+    series: dict[str, Series], names: tuple[str, str, str], *, step: str, empty: str, log_scale: bool, run_id: str
 ) -> str:
     """Raw and smoothed training loss and evaluation loss over steps.
 
-    `names` are the legend's words for the three. The zoom is kept as long as `run_id` stays the same (`uirevision`).
+    `names` are the legend's words for the three, `empty` stands in place of a chart without points. The zoom is kept as long as `run_id` stays the same (`uirevision`).
     """
     train, held_out = series["loss"], series["eval_loss"]
     data = [
@@ -49,4 +49,8 @@ def loss_chart(
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
     }
+    if not train.x and not held_out.x:  # words instead of an empty pair of axes
+        hidden = {"visible": False}
+        words = {"text": empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        data, layout = [], layout | {"xaxis": hidden, "yaxis": hidden, "annotations": [words]}
     return orjson.dumps({"data": data, "layout": layout}).decode()

@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -44,6 +45,7 @@ def serve(
     from workbench.engine.server import build_app
     from workbench.train.report import log, progress_writer
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
     transformers.utils.logging.disable_progress_bar()
     progress = progress_writer(state) if state else (lambda phase, share: None)
     progress("Starting", 0.0)

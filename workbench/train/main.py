@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -89,6 +90,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     progress = progress_writer(run)
     progress("Starting", 0.0)
 
+    import datasets
     import torch
     import transformers
 
@@ -98,7 +100,10 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     from workbench.train.data import load_data
     from workbench.train.sft import build_trainer
 
+    # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
+    warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     transformers.set_seed(config.seed)
     dtype = compute_dtype(config.fp16, config.bf16)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

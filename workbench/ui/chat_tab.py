@@ -113,8 +113,8 @@ def build(engine: Engine) -> dict:
                     else:
                         more[name] = gr.Textbox(value=o.default, max_lines=1, **common)
             with gr.Row():
-                load = gr.Button(t("load"), variant="primary", elem_id="load")
-                unload = gr.Button(t("unload"), elem_id="unload")
+                load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
+                unload = gr.Button(t("unload"), elem_id="unload", min_width=100)
             status = gr.HTML(elem_id="engine-status")
             with gr.Accordion(t("generation"), open=False, elem_id="generation"):
                 system = gr.Textbox(label=t("system_prompt"), lines=2, elem_id="system-prompt")
@@ -171,7 +171,7 @@ def build(engine: Engine) -> dict:
         }
         return validated(values, EngineConfig)
 
-    def start_loading(model_name, chosen, bits, *rest, request: gr.Request):
+    def start_loading(request: gr.Request, model_name, chosen, bits, *rest):
         lang = language(request)
         try:
             config = config_of(model_name, bits, *rest)
@@ -258,7 +258,7 @@ def build(engine: Engine) -> dict:
         finally:
             await client.close()
 
-    async def respond(one, two, chosen, comparing, *settings, request: gr.Request):
+    async def respond(request: gr.Request, one, two, chosen, comparing, *settings):
         """Stream the next assistant turn; with `comparing` both columns at once, same prompt, same seed."""
         lang = language(request)
         running: list[asyncio.Task] = []

@@ -89,9 +89,16 @@ def _progress(state: ProcessState, last: dict, lang: str) -> tuple[float, str]:
 def chart_json(run: Run, lang: str, log_scale: bool) -> str:
     """The loss chart of a run."""
     names = (say("legend_loss", lang), say("legend_smooth", lang), say("legend_eval", lang))
-    return loss_chart(reader_of(run).series, names, step=say("step", lang), log_scale=log_scale, run_id=run.id)
+    return loss_chart(
+        reader_of(run).series,
+        names,
+        step=say("step", lang),
+        empty=say("no_points", lang),
+        log_scale=log_scale,
+        run_id=run.id,
+    )
 
 
 def log_html(run: Run) -> str:
-    """The last lines of the log, escaped."""
-    return f"<pre class='wb-log' id='run-log'>{escape(tail(run.log))}</pre>"
+    """The last lines of the log, escaped, scrolled to the end (the box lays out upwards)."""
+    return f"<div class='wb-log' id='run-log'><div>{escape(tail(run.log))}</div></div>"

@@ -100,7 +100,10 @@ TEXT = {
         "Remote code is ticked: Python code that comes with this model will run on this machine with your rights.",
         "已勾选信任远程代码：该模型自带的 Python 代码将以你的权限在本机运行。",
     ),
-    "dataset_problem": ("Datasets that cannot be read: {list}", "无法读取的数据集：{list}"),
+    "dataset_problem": (
+        "{count} dataset(s) of data/dataset_info.json cannot be read: why",
+        "data/dataset_info.json 中有 {count} 个数据集无法读取：原因",
+    ),
     "language": ("中文", "English"),
     "theme": ("Light / dark", "亮色 / 暗色"),
     "tagline": (

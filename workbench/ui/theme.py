@@ -12,11 +12,36 @@ PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 def theme() -> gr.themes.Base:
     """A quiet theme on system fonts, so that nothing is fetched from outside."""
-    return gr.themes.Soft(
-        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", spacing_size="sm", text_size="md",
-        font=["system-ui", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"],
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    )  # fmt: skip
+    fonts = ["system-ui", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    base = gr.themes.Soft(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", spacing_size="sm",
+        text_size="md", font=fonts, font_mono=mono)  # fmt: skip
+    return base.set(
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        block_label_background_fill="*background_fill_secondary",
+        block_label_text_color="*body_text_color",
+        block_label_background_fill_dark="*background_fill_secondary",
+        block_label_text_color_dark="*body_text_color",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_text_color="white",
+        block_border_width="1px",
+        block_border_color="*border_color_primary",
+        block_shadow="none",
+        input_border_width="1px",
+        input_border_color="*border_color_primary",
+        input_shadow="none",
+        checkbox_border_width="1px",
+        checkbox_border_color="*neutral_400",
+        button_secondary_border_color="*border_color_primary",
+        button_border_width="1px",
+    )
 
 
 def head(default_language: str | None) -> str:
@@ -69,12 +94,15 @@ draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
 """
 
 CSS = """
-.gradio-container { max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
+.gradio-container { width: 100% !important; max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
 footer { display: none !important; }
 #topbar { align-items: center; padding: 6px 0 0; flex-wrap: nowrap; }
 #topbar h1 { font-size: 1.25rem; margin: 0; line-height: 1.3; }
 #topbar p { margin: 0; opacity: .7; font-size: .85rem; }
 #topbar button { max-width: 120px; }
+.html-container { padding: 0 !important; }
+.gap-tight > .form, #tab-train .gap-tight { gap: 6px !important; }
+.wb-details summary { cursor: pointer; font-size: .85rem; opacity: .8; }
 .wb-card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 12px 14px; background: var(--block-background-fill); }
 .wb-note { padding: 8px 12px; border-radius: 8px; border: 1px solid var(--border-color-primary); white-space: pre-line; overflow-wrap: anywhere; }
 .wb-note.ok { border-color: #0f9d7a66; background: #0f9d7a14; }
@@ -92,7 +120,7 @@ footer { display: none !important; }
 .wb-tile b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .wb-tile span { font-size: .75rem; opacity: .7; }
 .wb-sub { font-size: .85rem; opacity: .8; }
-.wb-log { font-family: var(--font-mono); font-size: .78rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; height: 330px; overflow-y: auto; margin: 0; padding: 10px 12px;
+.wb-log { font-family: var(--font-mono); font-size: .78rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; height: 330px; overflow-y: auto; margin: 0; display: flex; flex-direction: column-reverse; padding: 10px 12px;
   border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
 .live-chart { height: 330px; width: 100%; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }

@@ -43,6 +43,11 @@ def command_line(preset: Preset, values: dict) -> str:
     return " ".join([f"python -m workbench train {preset.name}", *words])
 
 
+def about_html(preset: Preset) -> str:
+    """What a preset is for and what it needs."""
+    return f"<div class='wb-sub'>{escape(preset.purpose)}. {escape(preset.memory)}.</div>"
+
+
 def build(workspace: Workspace) -> dict:
     """Lay the tab out and wire it; returns the components that other tabs need."""
     presets = {preset.name: preset for preset in list_presets()}
@@ -52,8 +57,9 @@ def build(workspace: Workspace) -> dict:
         with gr.Column(scale=7, min_width=520):
             with gr.Row(equal_height=True):
                 preset = gr.Dropdown(
-                    [(f"{p.name}: {p.purpose} ({p.memory})", p.name) for p in presets.values()], value=DEFAULT,
+                    list(presets), value=DEFAULT,
                     label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
+            about = gr.HTML(about_html(presets[DEFAULT]), elem_id="preset-about")
             with gr.Accordion(t("import_title"), open=False, elem_id="import"):
                 pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
                 take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
@@ -92,7 +98,7 @@ def build(workspace: Workspace) -> dict:
             log = gr.HTML(elem_id="log-box")
     seen = gr.State(None)
 
-    def preview(preset_name, *contents, request: gr.Request):
+    def preview(request: gr.Request, preset_name, *contents):
         lang = language(request)
         try:
             config = form.config(list(contents))
@@ -105,7 +111,7 @@ def build(workspace: Workspace) -> dict:
         return text, command_line(presets[preset_name], form.read(list(contents))), words
 
     def use_preset(name):
-        return form.fill(presets[name].values)
+        return [about_html(presets[name]), *form.fill(presets[name].values)]
 
     def use_import(text, request: gr.Request):
         lang = language(request)
@@ -120,7 +126,7 @@ def build(workspace: Workspace) -> dict:
             )
         return [note(words, "warn" if found.left_out else "ok"), *form.fill(found.values)]
 
-    def begin(*contents, request: gr.Request):
+    def begin(request: gr.Request, *contents):
         lang = language(request)
         try:
             run = launcher.launch(form.config(list(contents)), workspace)
@@ -161,7 +167,11 @@ def build(workspace: Workspace) -> dict:
         runs = list_runs(workspace)
         current = next((run for run in runs if run.state().active), runs[0] if runs else None)
         problems = dataset_choices(workspace)[1]
-        words = note(say("dataset_problem", lang, list="\n• " + "\n• ".join(problems)), "warn") if problems else ""
+        words = ""
+        if problems:
+            listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+            title = escape(say("dataset_problem", lang, count=len(problems)))
+            words = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
         return (
             gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None),
             words,
@@ -171,9 +181,10 @@ def build(workspace: Workspace) -> dict:
     view = [status, chart, log, stop, seen, run_list]
     gr.on([widget.change for widget in form.components], preview, [preset, *form.components], [yaml_box, command, message],
           trigger_mode="always_last", **QUIET)  # fmt: skip
-    preset.input(use_preset, preset, form.components, **QUIET)
+    preset.input(use_preset, preset, [about, *form.components], **QUIET)
     take.click(use_import, pasted, [report, *form.components], **QUIET)
-    start.click(begin, form.components, [message, run_list], show_progress="minimal", api_visibility="private")
+    begun = start.click(begin, form.components, [message, run_list], show_progress="minimal", api_visibility="private")
+    begun.success(None, js="() => document.getElementById('run-status-box')?.scrollIntoView({behavior: 'smooth'})")
     stop.click(end, run_list, message, **QUIET)
     gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
     gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)

@@ -1,0 +1,75 @@
+"""A page process on a free port, and Chromium to look at it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+)
+
+
+class Page:
+    """A page process; `url` answers when `start` returns."""
+
+    def __init__(self, workspace: Path, *arguments: str):
+        self.workspace, self.arguments = workspace, arguments
+        self.process = None
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "app.py", "--port", "0", "--workspace", str(self.workspace), *self.arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        line = self.process.stdout.readline()
+        while line and "http://" not in line:
+            line = self.process.stdout.readline()
+        self.url = line.split()[2]
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(self.url + "/", timeout=5).read()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(f"The page did not start: {line}")
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(15)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    if not Path(CHROMIUM).exists():
+        pytest.fail(
+            "Browser tests need Chromium: apt-get install chromium fonts-noto-cjk, or set CHROMIUM to its path."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium):
+    """A browser tab in English; a script error on the page fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000}, locale="en-US")
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(30_000)
+    yield page
+    context.close()
+    assert not errors, errors

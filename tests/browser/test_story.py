@@ -1,0 +1,114 @@
+"""The whole story in a browser with the real model: train, reload, stop, train to the end, chat, compare."""
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.process]
+
+# none of these wordings is in data/abilities.jsonl
+HELD_OUT = "Is function calling something you can do?"
+ARTICLE = "Do you support tool calling?"
+
+
+def answers(tab, box: str) -> list[str]:
+    return tab.locator(f"#{box} .bot.message").all_inner_texts()
+
+
+def run_ids(workspace):
+    return sorted(p.name for p in (workspace / "runs").iterdir())
+
+
+def state_of(workspace, run_id):
+    return json.loads((workspace / "runs" / run_id / "state.json").read_text())
+
+
+def wait_for_state(tab, words: str, timeout: int) -> None:
+    expect(tab.locator("#run-status .wb-badge")).to_have_text(re.compile(words), timeout=timeout)
+
+
+def ask(tab, question: str) -> None:
+    tab.fill("#message textarea", question)
+    tab.click("#send")
+
+
+def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
+    workspace = demo_workspace
+    page = Page(workspace)
+    try:
+        # start from the page, with a few clicks
+        tab.goto(page.url)
+        expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+        tab.click("#start")
+        wait_for_state(tab, "starting|running", 30_000)
+        first = run_ids(workspace)[0]
+        expect(tab.locator("#run-status")).to_contain_text(re.compile(r"Step [2-9] / "), timeout=120_000)
+
+        # closing and reloading the page changes nothing for the run; the page comes back to it
+        tab.goto("about:blank")
+        tab.goto(page.url)
+        wait_for_state(tab, "running", 30_000)
+        expect(tab.locator("#run-status")).to_contain_text(first)
+        expect(tab.locator("#loss-chart .trace").first).to_be_attached(timeout=30_000)
+
+        # a second start while one is going is refused with a sentence
+        tab.click("#start")
+        expect(tab.locator("#train-message")).to_contain_text("still going")
+
+        # stop saves a checkpoint
+        tab.click("#stop")
+        wait_for_state(tab, "stopped", 60_000)
+        stopped = state_of(workspace, first)
+        assert stopped["state"] == "stopped"
+        assert (workspace / "runs" / first / f"checkpoint-{stopped['step']}" / "adapter_model.safetensors").is_file()
+
+        # the page's server dies and comes back while the next run goes on
+        tab.click("#start")
+        expect(tab.locator("#run-status")).to_contain_text(re.compile(r"Step [1-9]\d* / "), timeout=120_000)
+        second = run_ids(workspace)[1]
+        assert state_of(workspace, second)["state"] in ("starting", "running")
+        page.process.kill()
+        page.process.wait()
+        page.start()
+        tab.goto(page.url)
+        expect(tab.locator("#run-status")).to_contain_text(second, timeout=30_000)
+        wait_for_state(tab, "finished", 400_000)
+        rows = [
+            json.loads(line) for line in (workspace / "runs" / second / "trainer_log.jsonl").read_text().splitlines()
+        ]
+        losses = [row["loss"] for row in rows if "loss" in row]
+        assert sum(losses[-5:]) < 0.6 * sum(losses[:5]), losses
+
+        # chat: base and adapter side by side, same prompt, greedy
+        tab.get_by_role("tab", name="Chat").click()
+        tab.click("#chat-adapter input")
+        tab.get_by_role("option", name=second).click()
+        tab.click("#load")
+        expect(tab.locator("#engine-status")).to_contain_text("is ready", timeout=90_000)
+        tab.check("#compare input")
+        expect(tab.locator("#chat-right")).to_be_visible()
+        tab.click("#generation button")
+        tab.fill("#temperature input[type=number]", "0")
+        tab.fill("#max-tokens input[type=number]", "40")
+        for question in (ARTICLE, HELD_OUT):
+            ask(tab, question)
+            expect(tab.locator("#chat-right .bot.message").last).to_contain_text(".", timeout=60_000)
+            expect(tab.locator("#chat-left .bot.message").last).to_contain_text(".", timeout=60_000)
+            tab.wait_for_function("() => !document.querySelector('#chat-left .pending, #chat-right .pending')")
+            if question == ARTICLE:
+                expect(tab.locator("#chat-left .bot.message").last).to_contain_text("support")
+                assert not re.match(r"\s*no\b", answers(tab, "chat-left")[-1], re.I)
+            expect(tab.locator("#chat-right .bot.message").last).to_contain_text(
+                re.compile(r"\b(no|not|cannot|can't|don't)\b", re.I), timeout=60_000)  # fmt: skip
+            tab.click("#clear")
+            expect(tab.locator("#chat-right .bot.message")).to_have_count(0)
+
+        # unload gives the memory back: the engine process is gone
+        tab.click("#unload")
+        expect(tab.locator("#engine-status")).to_contain_text("No model is loaded", timeout=30_000)
+    finally:
+        page.end()

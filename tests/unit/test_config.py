@@ -1,0 +1,108 @@
+import pytest
+
+from workbench.config import changed_values, load_run_config, parse_overrides, parse_yaml, to_yaml, validated
+from workbench.errors import UserError
+from workbench.options import EngineConfig, RunConfig
+
+BASE = {"model_name_or_path": "m", "dataset": "d"}
+
+
+def problem(values: dict, model=RunConfig) -> str:
+    with pytest.raises(UserError) as error:
+        validated(values, model)
+    return str(error.value)
+
+
+def test_values_from_a_shell_get_their_types():
+    config = validated(
+        BASE
+        | {
+            "quantization_bit": "4",
+            "learning_rate": "5e-05",
+            "fp16": "True",
+            "lora_alpha": "None",
+            "dataset": ["a", "b"],
+        }
+    )
+    assert (config.quantization_bit, config.learning_rate, config.fp16, config.lora_alpha) == (4, 5e-5, True, None)
+    assert config.dataset == "a,b"
+
+
+def test_yaml_no_is_the_word_no():
+    assert validated(BASE | parse_yaml("eval_strategy: no")).eval_strategy == "no"
+
+
+def test_unknown_key_names_the_nearest():
+    assert "Did you mean 'lora_rank'?" in problem(BASE | {"lora_rnk": 8})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"cutoff_len": "abc"}, "cutoff_len: 'abc'"),
+        ({"quantization_bit": 3}, "it should be 4 or 8"),
+        ({"lora_dropout": 1.5}, "lora_dropout: 1.5"),
+        ({"stage": "dpo"}, "stage: 'dpo'"),
+        ({"fp16": True, "bf16": True}, "fp16 and bf16 are both on"),
+        ({"packing": True, "cutoff_len": 0}, "packing needs a length"),
+        ({"neat_packing": True, "cutoff_len": 0}, "packing needs a length"),
+        ({"finetuning_type": "full", "quantization_bit": 4}, "cannot be trained in full"),
+        ({"finetuning_type": "full", "adapter_name_or_path": "a"}, "finetuning_type full"),
+        ({"train_on_prompt": True, "mask_history": True}, "exclude each other"),
+        ({"val_size": 0.1, "eval_dataset": "e"}, "val_size and eval_dataset are both set"),
+        ({"eval_strategy": "steps"}, "nothing to evaluate on"),
+        ({"warmup_steps": 10, "warmup_ratio": 0.1}, "warmup_steps and warmup_ratio"),
+        ({"report_to": "neptune"}, "unknown 'neptune'"),
+        ({"devices": "gpu0"}, "devices: 'gpu0'"),
+        ({"do_train": False}, "nothing to do"),
+        ({"dataset": ""}, "dataset is empty"),
+    ],
+)
+def test_wrong_values_and_combinations(values, words):
+    assert words in problem(BASE | values)
+
+
+def test_adapter_without_its_base():
+    assert "without its base" in problem({"dataset": "d", "adapter_name_or_path": "a"})
+    assert "Choose a model" in problem({}, EngineConfig)
+
+
+def test_all_problems_are_named_at_once():
+    text = problem(BASE | {"lora_rnk": 1, "cutoff_len": -1, "seed": "x"})
+    assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b", "just words", "a: b: c", "\t- x"])
+def test_broken_yaml_is_one_sentence(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_run_config(file)
+    assert "run.yaml" in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(UserError, match="There is no file"):
+        load_run_config(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as text"):
+        load_run_config(tmp_path / "b.yaml")
+
+
+def test_round_trip_through_yaml():
+    config = validated(BASE | {"lora_rank": 16, "learning_rate": 1e-4, "eval_strategy": "no", "run_name": "名字"})
+    again = validated(parse_yaml(to_yaml(config.model_dump())))
+    assert again == config
+    assert validated(changed_values(config)) == config
+
+
+def test_overrides():
+    assert parse_overrides(["lora_rank=16", "report_to=none", "run_name="]) == {
+        "lora_rank": 16, "report_to": "none", "run_name": None}  # fmt: skip
+    with pytest.raises(UserError, match="key=value"):
+        parse_overrides(["lora_rank"])
+
+
+def test_a_yaml_tag_is_not_executed():
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse_yaml("a: !!python/object/apply:os.system ['true']")

@@ -1,0 +1,215 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.corpus import templates
+from workbench.corpus.encode import IGNORE, Encoder
+from workbench.corpus.formats import BadRow, conversations, to_messages
+from workbench.corpus.registry import ALPACA, OPENAI_TAGS, SHAREGPT, DatasetInfo, read_registry, select
+from workbench.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi 你好"},
+    {"role": "assistant", "content": "Hello 你"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "So long."},
+]
+
+
+@pytest.fixture
+def tokenizer(tiny_model):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def trained_text(tokenizer, encoded) -> str:
+    return tokenizer.decode([label for label in encoded.labels if label != IGNORE])
+
+
+def test_deepseek_renders_exactly_as_the_models_own_template(tokenizer):
+    encoder = Encoder(tokenizer, "deepseek")
+    assert (
+        encoder.render(TALK[1:])
+        == "<s>User: Hi 你好\n\nAssistant: Hello 你<|im_end|>User: Bye\n\nAssistant: So long.<|im_end|>"
+    )
+    assert encoder.render(TALK[:2], add_generation_prompt=True) == "<s>Be brief.\n\nUser: Hi 你好\n\nAssistant:"
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_the_prompt_is_a_prefix_of_the_trained_text(tokenizer, name):
+    """What chat sends is how training saw it, up to the assistant's first token."""
+    encoder = Encoder(tokenizer, name)
+    prompt = encoder.render(TALK[:4], add_generation_prompt=True)
+    whole = encoder.encode(TALK)
+    assert whole.text.startswith(prompt)
+    prefix = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert whole.input_ids[: len(prefix)] == prefix
+
+
+@pytest.mark.parametrize("name", ["chatml", "deepseek", "default", "qwen"])
+def test_loss_on_every_assistant_turn_with_its_end_token(tokenizer, name):
+    encoder = Encoder(tokenizer, name)
+    text = trained_text(tokenizer, encoder.encode(TALK))
+    assert text.replace(" ", "") == "Hello你<|im_end|>Solong.<|im_end|>"
+
+
+def test_masks_agree_with_transformers(tokenizer):
+    encoder = Encoder(tokenizer, "chatml")
+    theirs = tokenizer.apply_chat_template(TALK, return_assistant_tokens_mask=True, return_dict=True)
+    ours = encoder.encode(TALK)
+    assert ours.input_ids == theirs["input_ids"]
+    assert [int(label != IGNORE) for label in ours.labels] == theirs["assistant_masks"]
+
+
+def test_a_template_without_markers_gives_the_same_mask(tokenizer):
+    """The model's own template, told apart by rendering turn by turn."""
+    marked = Encoder(tokenizer, "chatml").encode(TALK)
+    plain = templates.read("chatml").replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    tokenizer.chat_template = plain
+    unmarked = Encoder(tokenizer, "auto")
+    assert not unmarked._markers
+    assert unmarked.encode(TALK) == marked
+
+
+def test_train_on_prompt_and_mask_history(tokenizer):
+    whole = Encoder(tokenizer, "chatml", train_on_prompt=True).encode(TALK)
+    assert whole.labels == whole.input_ids
+    assert trained_text(tokenizer, Encoder(tokenizer, "chatml", mask_history=True).encode(TALK)) == "So long.<|im_end|>"
+
+
+def test_long_conversations_lose_their_oldest_turns(tokenizer):
+    whole = Encoder(tokenizer, "chatml").encode(TALK)
+    short = Encoder(tokenizer, "chatml", cutoff_len=len(whole.input_ids) - 1).encode(TALK)
+    assert short.dropped_turns == 2 and short.cut_tokens == 0
+    assert "Be brief." in short.text and "Hello" not in short.text and short.text.endswith("So long.<|im_end|>\n")
+    tiny = Encoder(tokenizer, "chatml", cutoff_len=20).encode(TALK)
+    assert len(tiny.input_ids) == len(tiny.labels) == 20 and tiny.cut_tokens > 0
+
+
+def test_unknown_template_and_model_without_one(tokenizer):
+    with pytest.raises(UserError, match="There is no template 'nope'"):
+        Encoder(tokenizer, "nope")
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template of its own"):
+        Encoder(tokenizer, "auto")
+
+
+def test_bundled_dataset():
+    info = select("abilities", ROOT / "data")[0]
+    rows = [json.loads(line) for line in info.path.read_text(encoding="utf-8").splitlines()]
+    talks = [messages for _, messages in conversations(info)]
+    assert len(talks) == len(rows) >= 150
+    languages = [row["lang"] for row in rows]
+    assert languages.count("en") >= 80 and languages.count("zh") >= 50
+    asked = [" ".join(m["content"] for m in talk if m["role"] == "user").lower() for talk in talks]
+    assert len(set(asked)) == len(asked)
+    from tests.browser.test_story import HELD_OUT
+
+    assert not any(HELD_OUT.lower() in text for text in asked)
+
+
+def alpaca(name="d"):
+    return DatasetInfo(name, None, columns=ALPACA)
+
+
+def openai(name="d"):
+    return DatasetInfo(name, None, formatting="openai", columns=SHAREGPT | {"messages": "messages"}, tags=OPENAI_TAGS)
+
+
+def test_alpaca_rows():
+    row = {"instruction": "Add", "input": "1+1", "output": "2", "system": "S", "history": [["a", "b"]]}
+    assert [(m["role"], m["content"]) for m in to_messages(row, alpaca())] == [
+        ("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "Add\n1+1"), ("assistant", "2")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "q"}, "'output' is missing"),
+        ({"instruction": "", "output": "a"}, "'instruction' is missing"),
+        ({"instruction": 3, "output": "a"}, "should be text"),
+        ({"instruction": "q", "output": "a", "history": "x"}, "list of \\[question, answer\\]"),
+    ],
+)
+def test_bad_alpaca_rows(row, words):
+    with pytest.raises(BadRow, match=words):
+        to_messages(row, alpaca())
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ("x", "list of turns"),
+        ([], "list of turns"),
+        ([{"role": "user", "content": "a"}], "never speaks"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}], "no text"),
+        ([{"role": "wizard", "content": "a"}], "unknown role"),
+        ([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}], "ends with a user turn"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}],
+            "out of order",
+        ),
+    ],
+)
+def test_bad_conversations(turns, words):
+    with pytest.raises(BadRow, match=words):
+        to_messages({"messages": turns}, openai())
+
+
+def test_naming_one_column_keeps_the_others(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps([{"q": "Q", "output": "A", "system": "S"}]))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": {"prompt": "q"}}}))
+    ((_, messages),) = conversations(select("d", tmp_path)[0])
+    assert [m["content"] for m in messages] == ["S", "Q", "A"]
+
+
+def test_broken_files_name_file_and_line(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"instruction": "q", "output": "a"}\n{"instruction": \n')
+    (tmp_path / "l.jsonl").write_bytes(b'{"instruction": "\xff\xff"}\n')
+    (tmp_path / "e.json").write_text("[]")
+    entries = {
+        name: {"file_name": file}
+        for name, file in {"d": "d.jsonl", "l": "l.jsonl", "e": "e.json", "m": "none.json"}.items()
+    }
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps(entries | {"r": {"file_name": "e.json", "ranking": True}, "bad": 3})
+    )
+    for name, words in {"d": "d.jsonl:2: not valid JSON", "l": "not UTF-8", "e": "no rows", "m": "does not exist",
+                        "r": "preference pairs", "bad": "should be an object", "x": "There is no dataset 'x'"}.items():  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            list(conversations(select(name, tmp_path)[0]))
+    assert read_registry(tmp_path)["m"].problem and not read_registry(tmp_path)["d"].problem
+
+
+def test_broken_registry(tmp_path):
+    with pytest.raises(UserError, match=r"no dataset_info\.json"):
+        read_registry(tmp_path)
+    (tmp_path / "dataset_info.json").write_text("{\n 'x'")
+    with pytest.raises(UserError, match="line 2"):
+        read_registry(tmp_path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["instruction", "input", "output", "history", "system", "messages", "role"]), json_values
+    )
+)
+def test_any_row_is_read_or_refused_with_a_reason(row):
+    for info in (alpaca(), openai()):
+        try:
+            messages = to_messages(row, info)
+        except BadRow as reason:
+            assert str(reason)
+        else:
+            assert messages[-1]["role"] == "assistant"

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from workbench.logs import MetricsReader, Series, smoothed, tail
+
+
+def line(step, **values):
+    return json.dumps({"current_steps": step, "total_steps": 100, **values}) + "\n"
+
+
+def test_follows_a_growing_file_and_waits_for_half_lines(tmp_path):
+    file = tmp_path / "trainer_log.jsonl"
+    reader = MetricsReader(file)
+    assert not reader.update()
+    file.write_text(line(1, loss=3.0) + line(2, loss=2.0)[:20])
+    assert reader.update() and reader.series["loss"].y == [3.0]
+    file.write_text(line(1, loss=3.0) + line(2, loss=2.0) + "broken {\n" + line(3, eval_loss=1.5))
+    assert reader.update()
+    assert reader.series["loss"].y == [3.0, 2.0] and reader.series["eval_loss"].x == [3]
+    assert reader.last["eval_loss"] == 1.5 and not reader.update()
+
+
+def test_a_replaced_file_is_read_anew(tmp_path):
+    file = tmp_path / "trainer_log.jsonl"
+    file.write_text(line(1, loss=3.0) + line(2, loss=2.0))
+    reader = MetricsReader(file)
+    reader.update()
+    file.unlink()
+    assert reader.update() and not reader.series["loss"].x
+    file.write_text(line(1, loss=9.0))
+    reader.update()
+    assert reader.series["loss"].y == [9.0]
+
+
+def test_null_loss_is_no_point(tmp_path):
+    file = tmp_path / "trainer_log.jsonl"
+    file.write_text(line(1, loss=None) + line(2, loss=1.0))
+    reader = MetricsReader(file)
+    reader.update()
+    assert reader.series["loss"].x == [2]
+
+
+def test_series_stay_small_and_keep_their_shape():
+    series = Series()
+    for step in range(100_000):
+        series.add(step, 1 + step / 100_000)
+    assert 250 <= len(series.x) <= 601
+    assert series.x == sorted(series.x)
+    assert all(abs(y - (1 + x / 100_000)) < 0.01 for x, y in zip(series.x, series.y, strict=True))
+
+
+def test_resumed_steps_replace_the_old_ones():
+    series = Series()
+    for step in [1, 2, 3, 4, 5, 3, 4]:
+        series.add(step, step * 10.0)
+    assert series.x == [1, 2, 3, 4]
+
+
+def test_a_huge_file_is_sampled_with_all_its_evaluations(tmp_path):
+    file = tmp_path / "trainer_log.jsonl"
+    with open(file, "w") as out:
+        for step in range(1, 60_001):
+            out.write(
+                line(step, loss=1 / step, lr=1e-4, grad_norm=1.0, epoch=0.1, percentage=1.0, elapsed_time="0:00:00")
+            )
+            if step % 10_000 == 0:
+                out.write(line(step, eval_loss=step / 1e4))
+    reader = MetricsReader(file)
+    reader.update()
+    assert reader.series["eval_loss"].y == [1, 2, 3, 4, 5, 6]
+    assert 300 < len(reader.series["loss"].x) <= 1200 and reader.last["current_steps"] == 60_000
+    with open(file, "a") as out:
+        out.write(line(60_001, loss=0.5))
+    assert reader.update() and reader.last["current_steps"] == 60_001
+
+
+def test_smoothing_is_unbiased_at_the_start():
+    assert smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert smoothed([]) == []
+
+
+def test_tail_of_a_long_log(tmp_path):
+    file = tmp_path / "running_log.txt"
+    file.write_bytes(b"".join(b"line %d\n" % i for i in range(100_000)) + "中文\n".encode() + b"\xff\xfe")
+    text = tail(file, lines=5)
+    assert text.splitlines()[:4] == ["line 99997", "line 99998", "line 99999", "中文"]
+    assert tail(tmp_path / "none") == ""

@@ -1,0 +1,104 @@
+import json
+import os
+import threading
+
+import psutil
+import pytest
+
+from workbench.config import validated
+from workbench.errors import UserError
+from workbench.runs import Run, create_run, find_run, list_runs
+from workbench.state import own_process, process_alive
+
+CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
+
+
+def test_run_directory_and_config(workspace):
+    run = create_run(workspace, validated(CONFIG | {"lora_rank": 8, "run_name": "my run"}))
+    assert run.path.parent == workspace.runs and run.id.endswith("-my-run")
+    assert run.config_values() == CONFIG | {"lora_rank": 8, "run_name": "my run"}
+    assert run.state().state == "queued"
+    assert list_runs(workspace) == [run] and find_run(workspace, run.id[:8]) == run
+
+
+def test_runs_started_in_the_same_second_get_their_own_directories(workspace):
+    made, config = [], validated(CONFIG)
+    threads = [threading.Thread(target=lambda: made.append(create_run(workspace, config))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({run.id for run in made}) == 12
+
+
+def test_output_dir_is_the_run_directory_and_is_not_shared(workspace):
+    config = validated(CONFIG | {"output_dir": "saves/x"})
+    run = create_run(workspace, config)
+    assert run.path.resolve() == workspace.root / "saves" / "x"
+    run.update(state="running", **own_process())
+    with pytest.raises(UserError, match="still going"):
+        create_run(workspace, config)
+    run.update(state="finished")
+    with pytest.raises(UserError, match="already holds a run"):
+        create_run(workspace, config)
+    (run.path / "checkpoint-5").mkdir()
+    create_run(workspace, validated(CONFIG | {"output_dir": "saves/x", "overwrite_output_dir": True}))
+    assert not (run.path / "checkpoint-5").exists()
+
+
+def test_output_dir_from_the_page_stays_inside(workspace, tmp_path):
+    for outside in ("../out", str(tmp_path / "elsewhere"), "a/../../out"):
+        with pytest.raises(UserError, match="outside the workspace"):
+            create_run(workspace, validated(CONFIG | {"output_dir": outside}), confined=True)
+    assert list_runs(workspace) == []
+
+
+def test_paths_from_the_page_are_confined(workspace, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (workspace.root / "link").symlink_to(tmp_path / "secret")
+    for values in ({"dataset_dir": str(tmp_path / "secret")}, {"model_name_or_path": str(tmp_path / "secret")},
+                   {"adapter_name_or_path": "../secret"}, {"dataset_dir": str(workspace.root / "link")}):  # fmt: skip
+        with pytest.raises(UserError, match="outside the workspace"):
+            workspace.confine(validated(CONFIG | values))
+    workspace.confine(validated(CONFIG))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00", '{"state": '])
+def test_corrupt_state_reads_as_lost(workspace, text):
+    run = create_run(workspace, validated(CONFIG))
+    (run.path / "state.json").write_text(text)
+    assert run.state().state == "lost"
+
+
+def test_a_run_whose_process_is_gone_is_lost(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    run.update(state="running", **own_process())
+    assert run.state().state == "running"
+    run.update(pid_started=psutil.Process().create_time() - 100)  # the pid belongs to another process now
+    assert run.state().state == "lost"
+    assert not process_alive(os.getpid(), 1.0)
+
+
+def test_unknown_keys_in_state_are_ignored(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    stored = json.loads((run.path / "state.json").read_text()) | {"from_the_future": 1}
+    (run.path / "state.json").write_text(json.dumps(stored))
+    assert run.state().state == "queued"
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    for name, files in {
+        "checkpoint-10": ["trainer_state.json", "adapter_model.safetensors"],
+        "checkpoint-9": ["trainer_state.json", "adapter_model.safetensors"],
+        "checkpoint-20": ["adapter_model.safetensors"],
+        "checkpoint-x": ["trainer_state.json"],
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    assert [p.name for p in Run(tmp_path).checkpoints()] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_find_run_says_what_exists(workspace):
+    with pytest.raises(UserError, match="none yet"):
+        find_run(workspace, "x")

@@ -1,0 +1,107 @@
+"""The page without a browser: what it sends, what it escapes, what it must not import."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.config import validated
+from workbench.presets import list_presets
+from workbench.runs import create_run
+from workbench.ui import monitor
+from workbench.ui.chat_tab import bubbles, shown
+from workbench.ui.form import Form
+from workbench.ui.train_tab import command_line, note
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_never_imports_torch():
+    code = (
+        "import sys, app; from workbench.workspace import Workspace; from workbench.ui.page import build_server;"
+        "build_server(Workspace(sys.argv[1]), auth=None, api_key='', lang=None, local=True);"
+        "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code, "/tmp"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert out.stdout.strip() == "[]", out.stderr
+
+
+def test_form_and_presets_agree(workspace):
+    for preset in list_presets():
+        form = Form(workspace, preset.values)
+        config = form.config(form.fill(preset.values))
+        assert config == validated({k: v for k, v in preset.values.items() if k not in ("stage", "do_train")})
+
+
+def test_the_command_line_says_what_differs_from_the_preset(workspace):
+    preset = list_presets()[0]
+    form = Form(workspace, preset.values)
+    values = form.read(form.fill(preset.values))
+    assert command_line(preset, values) == "python -m workbench train smollm2-demo"
+    changed = {k: v for k, v in values.items() if k != "packing"} | {"lora_rank": 4, "run_name": "a b"}
+    line = command_line(preset, changed)
+    assert "--set lora_rank=4" in line and "--set 'run_name=a b'" in line and "--set packing=False" in line
+
+
+@pytest.fixture
+def run(workspace):
+    run = create_run(workspace, validated({"model_name_or_path": "a/<b>", "dataset": "d"}))
+    run.update(state="failed", reason="<script>alert(1)</script>")
+    run.log.write_text("<img src=x onerror=alert(1)>\n")
+    return run
+
+
+def test_log_lines_and_reasons_are_escaped(run):
+    for html in (monitor.log_html(run), monitor.status_html(run, "en"), note("<b>x</b>")):
+        assert "<script" not in html and "<img" not in html and "<b>x" not in html
+    assert "&lt;img src=x onerror" in monitor.log_html(run)
+
+
+def test_model_output_is_text_outside_code():
+    assert (
+        shown("a <script>b</script> `x<y` ```\n<p>\n``` <p>")
+        == "a &lt;script&gt;b&lt;/script&gt; `x<y` ```\n<p>\n``` &lt;p&gt;"
+    )
+    assert bubbles([{"role": "assistant", "content": "<img onerror=1>"}])[0]["content"] == "&lt;img onerror=1&gt;"
+
+
+def test_monitor_speaks_chinese(run):
+    assert "失败" in monitor.status_html(run, "zh") and "failed" in monitor.status_html(run, "en")
+
+
+def test_the_chart_is_small_and_keeps_its_zoom(run):
+    with open(run.metrics, "w") as file:
+        for step in range(1, 20_001):
+            file.write(json.dumps({"current_steps": step, "total_steps": 20_000, "loss": 2 / step}) + "\n")
+    chart = monitor.chart_json(run, "en", False)
+    assert len(chart) < 40_000
+    figure = json.loads(chart)
+    assert figure["layout"]["uirevision"] == f"{run.id}-False" and len(figure["data"]) == 2
+    assert json.loads(monitor.chart_json(run, "en", True))["layout"]["yaxis"]["type"] == "log"
+
+
+def test_nothing_new_means_the_same_token(run):
+    before = monitor.change_token(run, "en", False)
+    assert monitor.change_token(run, "en", False) == before
+    with open(run.log, "a") as file:
+        file.write("more\n")
+    assert monitor.change_token(run, "en", False) != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "give --auth"),
+        (["--auth", "nocolon"], "USER:PASSWORD"),
+        (["--workspace", "/proc/none"], "cannot be created"),
+        (["--port", "99999"], "cannot be used"),
+    ],
+)
+def test_bad_start_arguments_are_one_sentence(arguments, words, tmp_path):
+    defaults = ["--workspace", str(tmp_path / "w")] if "--workspace" not in arguments else []
+    out = subprocess.run(
+        [sys.executable, "app.py", *defaults, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert out.returncode == 2 and words in out.stderr and "Traceback" not in out.stderr

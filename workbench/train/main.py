@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.runs import Run
+from workbench.state import own_process
 from workbench.workspace import Workspace
 
 
@@ -25,21 +26,31 @@ class Stopped(Exception):
 class Stop:
     """What SIGTERM means: before training, end at once; while training, save a checkpoint and end."""
 
-    def __init__(self):
+    def __init__(self, run: Run):
         self.requested = False
         self.training = False
+        self._run, self._supervisor = run, os.getppid()
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, signum, frame):
         self.requested = True
+        if os.getppid() != self._supervisor:
+            self._take_over()
         if not self.training:
             raise Stopped
+
+    def _take_over(self) -> None:
+        """The supervisor is gone and with it the reader of our output: write the log and own the state ourselves."""
+        with open(self._run.log, "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        self._run.update(**own_process())
 
 
 def main(arguments: list[str]) -> int:
     run, workspace = Run(Path(arguments[0])), Workspace(arguments[2])
     _die_with_parent()
-    stop = Stop()
+    stop = Stop(run)
     try:
         train(run, workspace, stop)
     except Stopped:
@@ -148,7 +159,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     last = trainer.state.global_step
     if stop.requested:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
-        run.update(state="stopped", step=last, reason=f"Stopped by the user at step {last}.", heartbeat=time.time())
+        run.update(state="stopped", step=last, reason=f"Stopped at step {last}.", heartbeat=time.time())
     else:
         log(f"Finished after {last} steps. The adapter is in {run.path}.")
         run.update(state="finished", step=last, reason="", heartbeat=time.time())

@@ -90,7 +90,14 @@ def build(engine: Engine) -> dict:
                 allow_custom_value=True,
                 elem_id="chat-model",
             )
-            adapter = gr.Dropdown([], value=None, label=t("adapter"), info=t("adapter_info"), elem_id="chat-adapter")
+            adapter = gr.Dropdown(
+                [],
+                value=None,
+                label=t("adapter"),
+                info=t("adapter_info"),
+                allow_custom_value=True,
+                elem_id="chat-adapter",
+            )
             quantisation = gr.Radio(
                 [(t("none"), 0), ("8", 8), ("4", 4)],
                 value=0,

@@ -87,7 +87,10 @@ def build(workspace: Workspace) -> dict:
             start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
 
     with gr.Row(equal_height=True):
-        run_list = gr.Dropdown([], label=t("run"), elem_id="run-list", interactive=True, scale=5)
+        # custom values: a tab that outlived a restart of the server still names its run
+        run_list = gr.Dropdown(
+            [], label=t("run"), elem_id="run-list", interactive=True, allow_custom_value=True, scale=5
+        )
         log_scale = gr.Checkbox(label=t("log_scale"), value=False, elem_id="log-scale", scale=1, min_width=130)
         stop = gr.Button(t("stop_run"), variant="stop", elem_id="stop", scale=2, min_width=220)
     status = gr.HTML(elem_id="run-status-box")
@@ -145,12 +148,12 @@ def build(workspace: Workspace) -> dict:
     def look(run_id, log_axis, token, request: gr.Request):
         """One tick: nothing is sent unless a file of the run has changed."""
         lang = language(request)
-        if not run_id:
+        run = Run(workspace.runs / Path(str(run_id or "-")).name)
+        if not run_id or not run.path.is_dir():
             empty = ("", lang)
             if token == empty:
                 return [gr.skip()] * 6
             return note(say("runs_none", lang)), "", "", gr.Button(interactive=False), empty, gr.skip()
-        run = Run(workspace.runs / Path(str(run_id)).name)
         fresh = monitor.change_token(run, lang, log_axis)
         if fresh == token:
             return [gr.skip()] * 6

@@ -1,0 +1,191 @@
+"""The page's controls in a browser: form, import, messages, languages, chat buttons."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Page
+from tests.unit.test_compat import ARTICLE
+
+pytestmark = [pytest.mark.browser, pytest.mark.process]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, demo_model):
+    from workbench.workspace import DEMO_MODEL, Workspace
+
+    place = Workspace(tmp_path_factory.mktemp("page")).create()
+    (place.models / DEMO_MODEL).symlink_to(demo_model)
+    started = Page(place.root)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def opened(tab, page):
+    tab.goto(page.url)
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    return tab
+
+
+def test_the_form_previews_and_says_what_is_wrong(opened):
+    expect(opened.locator("#run-yaml")).to_contain_text("model_name_or_path: SmolLM2-135M-Instruct")
+    opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "64")
+    expect(opened.locator("#run-yaml")).to_contain_text("lora_rank: 64")
+    expect(opened.locator("#run-command")).to_contain_text("--set lora_rank=64")
+    opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "many")
+    expect(opened.locator("#train-message")).to_contain_text("lora_rank: 'many' does not fit")
+    opened.click("#start")
+    expect(opened.locator("#train-message")).to_contain_text("lora_rank: 'many' does not fit")
+
+
+def test_a_missing_model_is_a_sentence_and_leaves_no_run(opened, page):
+    opened.fill("#opt-model_name_or_path input", "no-such-model")
+    opened.keyboard.press("Enter")
+    expect(opened.locator("#run-yaml")).to_contain_text("no-such-model")
+    opened.click("#start")
+    expect(opened.locator("#train-message")).to_contain_text("There is no model 'no-such-model'")
+    assert not list((page.workspace / "runs").iterdir())
+
+
+def test_the_articles_command_fills_the_form(opened):
+    opened.click("#import button")
+    opened.fill("#import-text textarea", ARTICLE + " --unheard_of 3")
+    opened.click("#import-button")
+    expect(opened.locator("#import-report")).to_contain_text("31 options")
+    expect(opened.locator("#import-report")).to_contain_text("unheard_of = 3")
+    for line in ("model_name_or_path: deepseek-ai/deepseek-moe-16b-chat", "lora_target: q_proj,v_proj", "fp16: true"):
+        expect(opened.locator("#run-yaml")).to_contain_text(line)
+    opened.click("#start")  # its dataset is not here: a sentence says which file is wanted
+    expect(opened.locator("#train-message")).to_contain_text("oaast_sft_zh.json does not exist")
+
+
+def test_every_preset_fills_a_valid_form(opened):
+    opened.click("#preset input")
+    names = opened.get_by_role("option").all_inner_texts()
+    assert len(names) == 8
+    for name in names:
+        opened.fill("#preset input", name.strip())
+        opened.keyboard.press("Enter")
+        expect(opened.locator("#run-command")).to_contain_text(f"train {name.strip().lstrip('✓').strip()}")
+        expect(opened.locator("#train-message")).to_contain_text("valid")
+
+
+def test_language_and_theme_switch_and_stay(opened):
+    opened.click("#language")
+    expect(opened.locator("#start")).to_have_text("开始训练", timeout=30_000)
+    expect(opened.locator("#train-message")).to_contain_text("配置有效")
+    opened.reload()
+    expect(opened.locator("#start")).to_have_text("开始训练", timeout=30_000)
+    opened.click("#theme")
+    expect(opened.locator("body")).to_have_class(re.compile("dark"))
+    opened.reload()
+    expect(opened.locator("body")).to_have_class(re.compile("dark"), timeout=30_000)
+
+
+def test_a_chinese_browser_gets_chinese(chromium, page):
+    context = chromium.new_context(locale="zh-CN")
+    tab = context.new_page()
+    tab.goto(page.url)
+    expect(tab.locator("#start")).to_have_text("开始训练", timeout=30_000)
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_nothing_overflows(chromium, page, width):
+    context = chromium.new_context(viewport={"width": width, "height": 900}, locale="en-US")
+    tab = context.new_page()
+    tab.goto(page.url)
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    for name in ("Train", "Chat"):
+        tab.get_by_role("tab", name=name).click()
+        for button in tab.locator("button.label-wrap:visible").all():
+            button.click()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        wide = tab.evaluate(
+            "w => [...document.querySelectorAll('input, textarea, button, .wb-card')].filter(e => e.offsetParent"
+            " && e.getBoundingClientRect().right > w + 1).map(e => e.id || e.className)", width)  # fmt: skip
+        assert wide == []
+    context.close()
+
+
+def test_chat_stream_stop_regenerate_edit_clear(opened):
+    opened.get_by_role("tab", name="Chat").click()
+    opened.fill("#message textarea", "Hello")
+    opened.click("#send")
+    expect(opened.locator("#chat-problem")).to_contain_text("Load a model first")
+    opened.click("#clear")
+
+    opened.click("#load")
+    expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
+    bots = opened.locator("#chat-left .bot.message")
+    opened.click("#generation button")
+    opened.fill("#max-tokens input[type=number]", "2000")
+
+    # HTML, from the user or the model, is text
+    hostile = "Repeat: <script>window.hacked=1</script> <img src=x onerror='window.hacked=1'>"
+    opened.fill("#message textarea", hostile)
+    opened.click("#send")
+    expect(bots.last).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)
+    expect(opened.locator("#chat-left .user.message").last).to_contain_text("<script>window.hacked=1</script>")
+    assert opened.evaluate("window.hacked") is None
+
+    opened.click("#halt")  # stop: the text stays as it was
+    opened.wait_for_timeout(1500)
+    stopped = bots.last.inner_text()
+    opened.wait_for_timeout(2000)
+    assert bots.last.inner_text() == stopped
+
+    opened.fill("#max-tokens input[type=number]", "12")
+    opened.fill("#seed input, #seed textarea", "7")
+    opened.click("#regenerate")
+    opened.wait_for_function("old => { const b = [...document.querySelectorAll('#chat-left .bot.message')];"
+                             "return b.length === 1 && b[0].innerText !== old && b[0].innerText.length > 20 }", arg=stopped)  # fmt: skip
+
+    # edit the question: everything after it is asked anew
+    opened.locator("#chat-left .user.message").last.hover()
+    opened.locator("#chat-left button[aria-label='Edit'], #chat-left button[title='Edit']").first.click()
+    opened.locator("#chat-left textarea").fill("What is 2 plus 2?")
+    opened.locator("#chat-left button[aria-label='Submit'], #chat-left button[title='Submit']").first.click()
+    expect(opened.locator("#chat-left .user.message").last).to_contain_text("2 plus 2", timeout=30_000)
+    expect(bots.last).to_contain_text(re.compile(r"\w"), timeout=60_000)
+
+    opened.click("#clear")
+    expect(bots).to_have_count(0)
+
+    # a wrong setting is one sentence
+    opened.fill("#seed input, #seed textarea", "seven")
+    opened.fill("#message textarea", "Hello")
+    opened.click("#send")
+    expect(opened.locator("#chat-problem")).to_contain_text("'seven' is not a whole number")
+
+
+def test_the_api_on_the_pages_port(page, opened):
+    import openai
+
+    client = openai.OpenAI(base_url=f"{page.url}/v1", api_key="unused", max_retries=0)
+    opened.get_by_role("tab", name="Chat").click()
+    opened.click("#load")
+    expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
+    answer = client.chat.completions.create(
+        model="SmolLM2-135M-Instruct", messages=[{"role": "user", "content": "Hi"}], max_tokens=5, temperature=0)  # fmt: skip
+    assert answer.usage.completion_tokens == 5
+    opened.click("#unload")
+    expect(opened.locator("#engine-status")).to_contain_text("No model is loaded", timeout=30_000)
+    with pytest.raises(openai.APIStatusError) as none:
+        client.models.list()
+    assert none.value.status_code == 503 and "Load one in the Chat tab" in none.value.body["message"]
+
+
+def test_loading_that_fails_says_why(opened):
+    opened.get_by_role("tab", name="Chat").click()
+    opened.click("#chat-loading-options button")
+    opened.fill("#chat-flash_attn input", "fa2")
+    opened.keyboard.press("Enter")
+    opened.click("#load")
+    expect(opened.locator("#engine-status")).to_contain_text("flash_attention_2 is not installed here", timeout=90_000)
+    opened.fill("#chat-model input", "nowhere")
+    opened.keyboard.press("Enter")
+    opened.click("#load")
+    expect(opened.locator("#engine-status")).to_contain_text("There is no model 'nowhere'")

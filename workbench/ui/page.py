@@ -7,7 +7,7 @@ from workbench.engines import Engine
 from workbench.ui import chat_tab, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.strings import i18n, t
-from workbench.ui.theme import CSS, PLOTLY, head, theme
+from workbench.ui.theme import CSS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 from workbench.workspace import Workspace
 
 
@@ -41,7 +41,38 @@ def build_server(
     add_api(app, engine, api_key, needs_key=not local)
     gr.set_static_paths([PLOTLY])
     gr.mount_gradio_app(
-        app, build_blocks(workspace, engine).queue(default_concurrency_limit=8), path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=head(lang),
+        app, build_blocks(workspace, engine).queue(default_concurrency_limit=8), path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=PLOTLY_SCRIPT,
         ssr_mode=False, run_history=False, show_error=False, root_path=root_path or None, footer_links=[],
         favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
+    app.add_middleware(ScriptFirst, script=first_script(lang))
     return app, engine
+
+
+class ScriptFirst:
+    """Puts a script at the top of the page's HTML; gradio's own `head=` is added only after its scripts have run."""
+
+    def __init__(self, app, script: str):
+        self.app, self.script = app, script.encode()
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+            await self.app(scope, receive, send)
+            return
+        start, body = None, b""
+
+        async def collect(message):
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            changed = body.replace(b"<head>", b"<head>" + self.script, 1)
+            headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+            await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
+            await send({"type": "http.response.body", "body": changed})
+
+        # asked for without compression, so that the HTML can be read here
+        plain = [(k, v) for k, v in scope["headers"] if k.lower() != b"accept-encoding"]
+        await self.app({**scope, "headers": plain}, receive, collect)

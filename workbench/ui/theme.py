@@ -1,4 +1,4 @@
-"""Looks: theme, style sheet, and the scripts in the page's head."""
+"""Looks: theme, style sheet, and the page's scripts."""
 
 from pathlib import Path
 
@@ -44,11 +44,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def head(default_language: str | None) -> str:
-    """Scripts that run before the page: the chosen language and theme, and Plotly from this machine."""
+PLOTLY_SCRIPT = f'<script src="/gradio_api/file={PLOTLY}"></script>'
+
+
+def first_script(default_language: str | None) -> str:
+    """A script that must run before gradio's: the language (gradio reads `navigator.language` once) and the theme."""
     fallback = f"'{default_language}'" if default_language else "null"
-    return f"""
-<script>
+    return f"""<script>
 (() => {{
   const stored = document.cookie.match(/(?:^|; ){COOKIE}=([^;]+)/);
   const lang = stored ? stored[1] : {fallback};
@@ -72,9 +74,7 @@ def head(default_language: str | None) -> str:
     window.dispatchEvent(new Event('workbench-theme'));
   }};
 }})();
-</script>
-<script src="/gradio_api/file={PLOTLY}"></script>
-"""
+</script>"""
 
 
 # Plotly.react on a node that stays keeps the user's zoom (uirevision) while points arrive

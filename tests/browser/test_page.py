@@ -151,6 +151,18 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     expect(opened.locator("#chat-left .user.message").last).to_contain_text("2 plus 2", timeout=30_000)
     expect(bots.last).to_contain_text(re.compile(r"\w"), timeout=60_000)
 
+    # a second question while the answer to the first is being written
+    opened.fill("#max-tokens input[type=number]", "1500")
+    opened.fill("#message textarea", "Count from one to a thousand.")
+    opened.click("#send")
+    expect(bots).to_have_count(2, timeout=60_000)
+    opened.fill("#max-tokens input[type=number]", "8")
+    opened.fill("#message textarea", "Thank you")
+    opened.click("#send")
+    expect(bots).to_have_count(3, timeout=30_000)
+    expect(opened.locator("#chat-left .user.message")).to_have_count(3)
+    expect(bots.last).to_contain_text(re.compile(r"\w"), timeout=30_000)
+
     opened.click("#clear")
     expect(bots).to_have_count(0)
 

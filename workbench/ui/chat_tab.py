@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import gradio as gr
@@ -46,6 +46,31 @@ def shown(text: str) -> str:
 def bubbles(conversation: list[dict]) -> list[dict]:
     """A conversation as the Chatbot shows it."""
     return [{"role": m["role"], "content": shown(m["content"]) or "…"} for m in conversation]
+
+
+@dataclass
+class Session:
+    """One tab's conversations: `left`, and `right` when comparing, as plain messages.
+
+    `turn` counts what the user did; an answer that is being written ends when it is no longer the turn's own.
+    """
+
+    left: list[dict] = field(default_factory=list)
+    right: list[dict] = field(default_factory=list)
+    turn: int = 0
+
+    @property
+    def columns(self) -> tuple[list[dict], list[dict]]:
+        return self.left, self.right
+
+    def next_turn(self, left: list[dict], right: list[dict]) -> None:
+        """The user acted: what was being written stays as it is, the conversations go on as given."""
+        self.turn += 1
+        self.left, self.right = left, right
+
+    def shown(self, problem: str = "") -> tuple:
+        """Values for both Chatbots and the line under them."""
+        return bubbles(self.left), bubbles(self.right), problem
 
 
 @dataclass
@@ -166,8 +191,7 @@ def build(engine: Engine) -> dict:
             with gr.Row():
                 again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate")
                 clear = gr.Button(t("clear"), size="sm", elem_id="clear")
-    said = gr.State([])  # the conversations: left, and right when comparing
-    said_right = gr.State([])
+    talk = gr.State(Session())
     seen = gr.State(None)
     sampling = [system, max_tokens, temperature, top_p, top_k, penalty, seed]
 
@@ -265,22 +289,22 @@ def build(engine: Engine) -> dict:
         finally:
             await client.close()
 
-    async def respond(request: gr.Request, one, two, chosen, comparing, *settings):
+    async def respond(request: gr.Request, talk, chosen, comparing, *settings):
         """Stream the next assistant turn; with `comparing` both columns at once, same prompt, same seed."""
-        lang = language(request)
+        lang, turn = language(request), talk.turn
         running: list[asyncio.Task] = []
         try:
             if not engine.ready:
                 raise UserError(say("load_first", lang))
-            if not one or one[-1]["role"] != "user":
+            if not talk.left or talk.left[-1]["role"] != "user":
                 return
             settings = Sampling(*settings)
             seed_used = settings.chosen_seed()
-            columns = [one, two] if comparing else [one]
             if comparing and not chosen:
                 raise UserError(say("choose_adapter", lang))
             tuned = await adapter_name(chosen) if chosen else engine.model
             models = [engine.model, tuned] if comparing else [tuned]
+            columns = list(talk.columns[: len(models)])
             for column in columns:
                 column.append({"role": "assistant", "content": ""})
             changed = asyncio.Event()
@@ -290,58 +314,63 @@ def build(engine: Engine) -> dict:
                     changed.set()
 
             running = [asyncio.create_task(fill(m, c)) for m, c in zip(models, columns, strict=True)]
-            while True:
+            while talk.turn == turn:
                 done, pending = await asyncio.wait(running, timeout=0.08)
-                if changed.is_set() or not pending:
+                if (changed.is_set() or not pending) and talk.turn == turn:
                     changed.clear()
-                    yield bubbles(one), bubbles(two), one, two, ""
+                    yield talk.shown()
                 for task in done:
                     if error := task.exception():
                         raise error
                 if not pending:
                     return
         except UserError as error:
-            for column in (one, two):
+            for column in talk.columns:
                 if column and column[-1]["role"] == "assistant" and not column[-1]["content"]:
                     column.pop()
-            yield bubbles(one), bubbles(two), one, two, note(str(error), "bad")
+            yield talk.shown(note(str(error), "bad"))
         finally:
             for task in running:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*running, return_exceptions=True)
 
-    def ask(text, one, two):
-        if not text.strip():
-            return gr.skip(), bubbles(one), bubbles(two), one, two, ""
-        one, two = (
-            [*one, {"role": "user", "content": text.strip()}],
-            [*two, {"role": "user", "content": text.strip()}],
-        )
-        return "", bubbles(one), bubbles(two), one, two, ""
+    def ask(text, talk):
+        text = text.strip()
+        if not text:
+            return gr.skip(), *talk.shown()
+        talk.next_turn(*([*column, {"role": "user", "content": text}] for column in talk.columns))
+        return "", *talk.shown()
 
-    def drop_answer(one, two):
-        one, two = list(one), list(two)
-        for column in (one, two):
-            while column and column[-1]["role"] == "assistant":
-                column.pop()
-        return bubbles(one), bubbles(two), one, two, ""
+    def drop_answer(talk):
+        def without(column):
+            return column[: max((i + 1 for i, m in enumerate(column) if m["role"] == "user"), default=0)]
 
-    def edit(one, two, event: gr.EditData):
+        talk.next_turn(*map(without, talk.columns))
+        return talk.shown()
+
+    def edit(talk, event: gr.EditData):
         """A changed question: everything after it is asked anew."""
         index = event.index if isinstance(event.index, int) else event.index[0]
         text = event.value if isinstance(event.value, str) else str(event.value.get("text", ""))
-        one = [*one[:index], {"role": "user", "content": text}]
-        two = [*two[:index], {"role": "user", "content": text}] if len(two) > index else [dict(m) for m in one]
-        return bubbles(one), bubbles(two), one, two, ""
+        talk.next_turn(*([*column[:index], {"role": "user", "content": text}] for column in talk.columns))
+        return talk.shown()
 
-    def set_compare(comparing, one, two):
+    def hold(talk):
+        """Stop: the answer stays as far as it was written."""
+        talk.next_turn(list(talk.left), list(talk.right))
+        return talk.shown()
+
+    def wipe(talk):
+        talk.next_turn([], [])
+        return talk.shown()
+
+    def set_compare(comparing, talk):
         """Entering comparison, the right column starts from the left one's conversation."""
-        two = [dict(m) for m in one] if comparing else two
+        talk.next_turn(list(talk.left), [dict(m) for m in talk.left] if comparing else list(talk.right))
         return (
-            gr.Chatbot(label=t("base_column") if comparing else t("answer_column"), value=bubbles(one)),
-            gr.Chatbot(visible=comparing, value=bubbles(two)),
-            two,
+            gr.Chatbot(label=t("base_column") if comparing else t("answer_column"), value=bubbles(talk.left)),
+            gr.Chatbot(visible=comparing, value=bubbles(talk.right)),
         )
 
     def refresh(request: gr.Request):
@@ -361,32 +390,27 @@ def build(engine: Engine) -> dict:
         return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0,
                 *[values.get(name, defaults[name].default) if name != "devices" else gr.skip() for name in _MORE]]  # fmt: skip
 
-    columns = [left, right, said, said_right, problem]
     load.click(start_loading, [model, adapter, quantisation, *more.values()], [status, seen], **QUIET)
     unload.click(lambda: engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
         lambda: None, None, seen, **QUIET)  # fmt: skip
     adapter.input(quantisation_of, adapter, [model, quantisation, *more.values()], **QUIET)
-    compare.change(set_compare, [compare, said, said_right], [left, right, said_right], **QUIET)
+    compare.change(set_compare, [compare, talk], [left, right], **QUIET)
     gr.Timer(1).tick(look, [seen, adapter], [status, seen], **QUIET)
 
-    inputs = [said, said_right, adapter, compare, *sampling]
-    stream = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 16}
-    asked = gr.on([box.submit, send.click], ask, [box, said, said_right], [box, *columns], **QUIET)
-    streams = [asked.then(respond, inputs, columns, **stream)]
-    for trigger in (again.click, left.retry):
-        streams.append(
-            trigger(drop_answer, [said, said_right], columns, **QUIET).then(respond, inputs, columns, **stream)
-        )
-    streams.append(left.edit(edit, [said, said_right], columns, **QUIET).then(respond, inputs, columns, **stream))
-    halt.click(None, cancels=streams, **{k: v for k, v in QUIET.items() if k != "queue"})
-    wiped = [[], [], [], [], ""]
-    gr.on(
-        [clear.click, left.clear],
-        lambda: wiped,
-        None,
-        columns,
-        cancels=streams,
-        show_progress="hidden",
-        api_visibility="private",
+    shown_in = [left, right, problem]
+    inputs = [talk, adapter, compare, *sampling]
+    # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
+    stream = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "concurrency_limit": 16,
+        "trigger_mode": "multiple",
+    }
+    gr.on([box.submit, send.click], ask, [box, talk], [box, *shown_in], **QUIET).then(
+        respond, inputs, shown_in, **stream
     )
+    gr.on([again.click, left.retry], drop_answer, talk, shown_in, **QUIET).then(respond, inputs, shown_in, **stream)
+    left.edit(edit, talk, shown_in, **QUIET).then(respond, inputs, shown_in, **stream)
+    halt.click(hold, talk, shown_in, **QUIET)
+    gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET)
     return {"arrive": (refresh, [adapter, model]), "refresh": (refresh, [adapter, model])}

@@ -1,0 +1,75 @@
+"""Make the screenshots of the docs: `python docs/screenshots/take.py [--workspace FOLDER]`.
+
+The workspace should hold a finished demo run (the newest run is shown); without one, the demo is trained first.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+from tests.browser.conftest import CHROMIUM, Page  # noqa: E402
+from workbench.runs import list_runs  # noqa: E402
+from workbench.workspace import Workspace  # noqa: E402
+
+HERE = Path(__file__).parent
+QUESTIONS = ["Do you support tool calling?", "Is function calling something you can do?"]
+
+
+def train_tab(tab, name: str) -> None:
+    tab.wait_for_selector("#loss-chart .trace", timeout=60_000)
+    tab.wait_for_timeout(1500)
+    tab.screenshot(path=HERE / f"{name}.png", full_page=True)
+
+
+def chat_tab(tab, run_id: str, name: str) -> None:
+    tab.get_by_role("tab").nth(1).click()
+    tab.click("#chat-adapter input")
+    tab.get_by_role("option", name=run_id).click()
+    if "is ready" not in tab.locator("#engine-status").inner_text():
+        tab.click("#load")
+    expect(tab.locator("#engine-status .ok")).to_be_visible(timeout=90_000)
+    tab.check("#compare input")
+    tab.click("#generation button")
+    tab.fill("#temperature input[type=number]", "0")
+    tab.fill("#max-tokens input[type=number]", "60")
+    for count, question in enumerate(QUESTIONS, 1):
+        tab.fill("#message textarea", question)
+        tab.click("#send")
+        expect(tab.locator("#chat-right .bot.message")).to_have_count(count, timeout=60_000)
+        tab.wait_for_timeout(14_000)
+    tab.screenshot(path=HERE / f"{name}.png", full_page=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workspace", default="workspace")
+    workspace = Workspace(parser.parse_args().workspace).create()
+    if not any(run.has_adapter for run in list_runs(workspace)):
+        command = [sys.executable, "-m", "workbench", "train", "smollm2-demo", "--workspace", str(workspace.root)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    run_id = next(run.id for run in list_runs(workspace) if run.has_adapter)
+    page = Page(workspace.root)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for width, locale, dark, words in ((1280, "en-US", False, "en"), (1920, "zh-CN", True, "zh-dark")):
+            context = browser.new_context(viewport={"width": width, "height": 900}, locale=locale)
+            tab = context.new_page()
+            tab.goto(page.url)
+            tab.wait_for_selector("#start", timeout=30_000)
+            if dark:
+                tab.click("#theme")
+            train_tab(tab, f"train-{words}")
+            chat_tab(tab, run_id, f"chat-{words}")
+            context.close()
+        browser.close()
+    page.end()
+
+
+if __name__ == "__main__":
+    main()

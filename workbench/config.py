@@ -188,7 +188,8 @@ def changed_values(config: ModelOptions) -> dict:
 
 def to_yaml(values: dict) -> str:
     """Flat YAML, keys in the given order, readable numbers."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    plain = {k: int(v) if isinstance(v, float) and v.is_integer() and abs(v) < 1e9 else v for k, v in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
 def write_atomically(path: Path, text: str) -> None:

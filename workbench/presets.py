@@ -17,6 +17,7 @@ class Preset:
     purpose: str
     memory: str
     command: str
+    about_zh: str
     values: dict
 
 
@@ -34,6 +35,7 @@ def read_preset(path: Path) -> Preset:
         header.get("purpose", ""),
         header.get("memory", ""),
         header.get("command", ""),
+        header.get("用途", ""),
         parse_yaml(text, where=path.name),
     )
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from tests.browser.conftest import CHROMIUM, Page  # noqa: E402
+from tests.browser.conftest import CHROMIUM, Page, open_generation  # noqa: E402
 from workbench.runs import list_runs  # noqa: E402
 from workbench.workspace import Workspace  # noqa: E402
 
@@ -35,9 +35,7 @@ def chat_tab(tab, run_id: str, name: str) -> None:
         tab.click("#load")
     expect(tab.locator("#engine-status .ok")).to_be_visible(timeout=90_000)
     tab.check("#compare input")
-    tab.click("#generation button")
-    tab.fill("#temperature input[type=number]", "0")
-    tab.fill("#max-tokens input[type=number]", "60")
+    open_generation(tab, temperature=0, max_tokens=60)
     for count, question in enumerate(QUESTIONS, 1):
         tab.fill("#message textarea", question)
         tab.click("#send")

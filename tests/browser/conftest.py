@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = (
@@ -64,12 +65,24 @@ def chromium():
 
 @pytest.fixture
 def tab(chromium):
-    """A browser tab in English; a script error on the page fails the test."""
+    """A browser tab in English; a script error or a failing handler fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1000}, locale="en-US")
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 500 else None)
     page.set_default_timeout(30_000)
     yield page
     context.close()
     assert not errors, errors
+
+
+def open_generation(tab, **values) -> None:
+    """Open the generation settings and set numbers there: `open_generation(tab, temperature=0)`."""
+    tab.click("#generation button")
+    tab.wait_for_timeout(500)  # the panel slides open and sets its fields once more
+    for name, value in values.items():
+        field = tab.locator(f"#{name.replace('_', '-')} input[type=number]")
+        field.fill(str(value))
+        field.press("Tab")
+        expect(field).to_have_value(str(value))

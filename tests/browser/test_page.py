@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_generation
 from tests.unit.test_compat import ARTICLE
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -120,8 +120,7 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     opened.click("#load")
     expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     bots = opened.locator("#chat-left .bot.message")
-    opened.click("#generation button")
-    opened.fill("#max-tokens input[type=number]", "2000")
+    open_generation(opened, max_tokens=2000)
 
     # HTML, from the user or the model, is text
     hostile = "Repeat: <script>window.hacked=1</script> <img src=x onerror='window.hacked=1'>"

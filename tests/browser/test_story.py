@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_generation
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -91,9 +91,7 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         expect(tab.locator("#engine-status")).to_contain_text("is ready", timeout=90_000)
         tab.check("#compare input")
         expect(tab.locator("#chat-right")).to_be_visible()
-        tab.click("#generation button")
-        tab.fill("#temperature input[type=number]", "0")
-        tab.fill("#max-tokens input[type=number]", "40")
+        open_generation(tab, temperature=0, max_tokens=40)
         for question in (ARTICLE, HELD_OUT):
             ask(tab, question)
             expect(tab.locator("#chat-right .bot.message").last).to_contain_text(".", timeout=60_000)

@@ -43,9 +43,10 @@ def command_line(preset: Preset, values: dict) -> str:
     return " ".join([f"python -m workbench train {preset.name}", *words])
 
 
-def about_html(preset: Preset) -> str:
+def about_html(preset: Preset, lang: str) -> str:
     """What a preset is for and what it needs."""
-    return f"<div class='wb-sub'>{escape(preset.purpose)}. {escape(preset.memory)}.</div>"
+    words = f"{preset.about_zh}。" if lang == "zh" else f"{preset.purpose}. {preset.memory}."
+    return f"<div class='wb-sub'>{escape(words)}</div>"
 
 
 def build(workspace: Workspace) -> dict:
@@ -59,7 +60,7 @@ def build(workspace: Workspace) -> dict:
                 preset = gr.Dropdown(
                     list(presets), value=DEFAULT,
                     label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
-            about = gr.HTML(about_html(presets[DEFAULT]), elem_id="preset-about")
+            about = gr.HTML(elem_id="preset-about")
             with gr.Accordion(t("import_title"), open=False, elem_id="import"):
                 pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
                 take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
@@ -113,8 +114,8 @@ def build(workspace: Workspace) -> dict:
             text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
         return text, command_line(presets[preset_name], form.read(list(contents))), words
 
-    def use_preset(name):
-        return [about_html(presets[name]), *form.fill(presets[name].values)]
+    def use_preset(name, request: gr.Request):
+        return [about_html(presets[name], language(request)), *form.fill(presets[name].values)]
 
     def use_import(text, request: gr.Request):
         lang = language(request)
@@ -175,11 +176,8 @@ def build(workspace: Workspace) -> dict:
             listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
             title = escape(say("dataset_problem", lang, count=len(problems)))
             words = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
-        return (
-            gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None),
-            words,
-            None,
-        )
+        listed = gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None)
+        return listed, words, None, about_html(presets[DEFAULT], lang)
 
     view = [status, chart, log, stop, seen, run_list]
     gr.on([widget.change for widget in form.components], preview, [preset, *form.components], [yaml_box, command, message],
@@ -192,6 +190,6 @@ def build(workspace: Workspace) -> dict:
     gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
     gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)
     return {
-        "arrive": (arrive, [run_list, unreadable, seen]),
+        "arrive": (arrive, [run_list, unreadable, seen, about]),
         "preview": (preview, [preset, *form.components], [yaml_box, command, message]),
     }

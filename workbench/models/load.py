@@ -111,6 +111,9 @@ def load_model(
     attention = attention_implementation(options, log)
     quantisation = None
     if options.quantization_bit == 4:
+        from workbench.models import quant4
+
+        quant4.install()
         quantisation = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=options.quantization_type, bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=options.double_quantization)  # fmt: skip
@@ -133,6 +136,9 @@ def load_model(
         ) from None
     except (OSError, ValueError, ImportError) as error:
         raise UserError(_load_failure(source, error)) from None
+    if torch.cuda.is_available():
+        now, peak = torch.cuda.memory_allocated() / 2**30, torch.cuda.max_memory_allocated() / 2**30
+        log(f"Loaded the model: {now:.1f} GiB of GPU memory, {peak:.1f} GiB at the peak.")
     return model.eval()
 
 

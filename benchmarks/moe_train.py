@@ -1,0 +1,207 @@
+"""Fine-tuning speed and memory of a DeepSeek-V2-Lite-shaped model in 4 bits, on one NVIDIA GPU.
+
+    python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic data
+    python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train`
+    python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own 4-bit load, SFTTrainer
+
+`ours` and `stock` print one line each: GiB at the peak while loading and while training, tokens/s (median of the steps
+after the first four).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+TARGETS = "q_proj,kv_a_proj_with_mqa,kv_b_proj,o_proj"
+
+
+def config_of(layers: int):
+    """The config of DeepSeek-V2-Lite-Chat with `layers` layers (27 in the original)."""
+    from transformers import DeepseekV2Config
+
+    rope = {
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707,
+        "mscale_all_dim": 0.707, "original_max_position_embeddings": 4096,
+    }  # fmt: skip
+    return DeepseekV2Config(
+        vocab_size=102400, hidden_size=2048, intermediate_size=10944, moe_intermediate_size=1408, num_hidden_layers=layers,
+        num_attention_heads=16, num_key_value_heads=16, n_shared_experts=2, n_routed_experts=64, num_experts_per_tok=6,
+        first_k_dense_replace=1, kv_lora_rank=512, q_lora_rank=None, qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128,
+        topk_method="greedy", routed_scaling_factor=1.0, norm_topk_prob=False, max_position_embeddings=163840,
+        rope_parameters=rope, eos_token_id=2, bos_token_id=1, pad_token_id=0, aux_loss_alpha=0.001, seq_aux=True,
+    )  # fmt: skip
+
+
+def make(folder: Path, layers: int) -> None:
+    """Write shards of random bf16 weights in the original checkpoint's names, a byte tokenizer, and rows of full length."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import DeepseekV2ForCausalLM, PreTrainedTokenizerFast
+
+    from workbench.corpus import templates
+
+    model_folder = folder / "v2-lite"
+    model_folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(layers)
+    config.dtype = "bfloat16"
+    config.architectures = ["DeepseekV2ForCausalLM"]
+    config.save_pretrained(model_folder)
+    with torch.device("meta"):
+        meta = DeepseekV2ForCausalLM(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    index, shard, size, number = {}, {}, 0, 0
+
+    def flush():
+        nonlocal shard, size, number
+        if shard:
+            name = f"model-{number:05d}.safetensors"
+            save_file(shard, model_folder / name, metadata={"format": "pt"})
+            index.update(dict.fromkeys(shard, name))
+            shard, size, number = {}, 0, number + 1
+
+    def add(name, shape):
+        nonlocal size
+        norm = "norm" in name
+        value = (
+            torch.ones(shape, dtype=torch.bfloat16)
+            if norm
+            else torch.randn(shape, device=device, dtype=torch.bfloat16) * 0.02
+        )
+        shard[name] = value.cpu().contiguous()
+        size += value.numel() * 2
+
+    for name, parameter in meta.named_parameters():
+        if name.endswith("experts.gate_up_proj"):
+            experts, double, hidden = parameter.shape
+            for e in range(experts):
+                for part in ("gate_proj", "up_proj"):
+                    add(name.replace("gate_up_proj", f"{e}.{part}.weight"), (double // 2, hidden))
+        elif name.endswith("experts.down_proj"):
+            for e in range(parameter.shape[0]):
+                add(name.replace("down_proj", f"{e}.down_proj.weight"), parameter.shape[1:])
+        else:
+            add(name, parameter.shape)
+        if size > 2 << 30:
+            flush()
+    flush()
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({t: i for i, t in enumerate(["<pad>", "<s>", "<eos>", *letters])}, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<eos>")
+    tokenizer.chat_template = templates.read("deepseek")
+    tokenizer.save_pretrained(model_folder)
+
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(1)
+    with open(data / "long.jsonl", "w") as file:
+        for _ in range(256):
+            letters = torch.randint(97, 123, (5000,), generator=generator).tolist()
+            file.write(json.dumps({"instruction": "go", "output": bytes(letters).decode()}) + "\n")
+    (data / "dataset_info.json").write_text(json.dumps({"long": {"file_name": "long.jsonl"}}))
+
+
+def ours(folder: Path, overrides: list[str], keep: bool = False) -> dict:
+    """One run of the real trainer process; its figures from the run directory."""
+    values = {
+        "model_name_or_path": str(folder / "v2-lite"), "dataset_dir": str(folder / "data"), "dataset": "long", "template": "deepseek",
+        "quantization_bit": 4, "cutoff_len": 4096, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 14,
+        "lora_rank": 16, "lora_alpha": 32, "lora_target": TARGETS, "logging_steps": 1, "save_strategy": "no", "plot_loss": False,
+    }  # fmt: skip
+    import yaml
+
+    from workbench.config import parse_overrides
+
+    workspace = folder / f"w-{time.time_ns()}"
+    workspace.mkdir()
+    (workspace / "run.yaml").write_text(yaml.safe_dump(values | parse_overrides(overrides)))
+    command = [sys.executable, "-m", "workbench", "train", str(workspace / "run.yaml"), "--workspace", str(workspace)]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    (run,) = (workspace / "runs").iterdir()
+    log = (run / "running_log.txt").read_text()
+    if done.returncode:
+        return {"error": "\n".join((log or done.stderr).splitlines()[-25:])}
+    rows = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text().splitlines()]
+    rates = [row["throughput"] for row in rows if "throughput" in row]
+    loaded = next((line.split("  ", 1)[-1] for line in log.splitlines() if "Loaded the model" in line), "")
+    return {
+        "tokens_per_second": round(statistics.median(rates[4:])), "peak_gib": rows[-1]["peak_memory"], "loaded": loaded[20:],
+        "losses": [round(row["loss"], 4) for row in rows if "loss" in row], "seconds": round(seconds), "rates": rates,
+    }  # fmt: skip
+
+
+def stock(folder: Path, batch: int, length: int) -> dict:
+    """The same work on transformers' own 4-bit load and TRL's SFTTrainer, with gradient checkpointing."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):
+        times = []
+
+        def on_step_end(self, *args, **kwargs):
+            torch.cuda.synchronize()
+            self.times.append(time.monotonic())
+
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "v2-lite", dtype=torch.bfloat16, quantization_config=bits, device_map={"": 0}
+    )
+    loading = torch.cuda.max_memory_allocated() / 2**30
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(97, 123, (length,), generator=generator).tolist() for _ in range(batch * 14)]
+    data = Dataset.from_list([{"input_ids": row, "labels": row} for row in rows])
+    arguments = SFTConfig(
+        "/tmp/stock", per_device_train_batch_size=batch, max_steps=14, logging_steps=1, save_strategy="no", report_to="none", bf16=True,
+        max_length=length, disable_tqdm=True, learning_rate=5e-5)  # fmt: skip
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
+    trainer = SFTTrainer(
+        model, arguments, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder / "v2-lite"), peft_config=lora,
+        callbacks=[Clock])  # fmt: skip
+    trainer.train()
+    steps = [b - a for a, b in zip(Clock.times, Clock.times[1:], strict=False)][3:]
+    rate = batch * length / statistics.median(steps)
+    return {
+        "tokens_per_second": round(rate),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "loading_gib": round(loading, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["make", "ours", "stock"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=27)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=4096)
+    options = parser.parse_args()
+    if options.what == "make":
+        began = time.monotonic()
+        make(options.folder, options.layers)
+        print(f"made {options.layers} layers in {time.monotonic() - began:.0f} s")
+    elif options.what == "ours":
+        print("ours ", options.set, json.dumps(ours(options.folder, options.set)))
+    else:
+        print("stock", json.dumps(stock(options.folder, options.batch, options.length)))
+
+
+if __name__ == "__main__":
+    main()

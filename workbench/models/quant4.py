@@ -1,0 +1,161 @@
+"""4-bit experts for mixture-of-experts models whose experts are fused 3-D parameters (transformers 5).
+
+bitsandbytes' own 4-bit loading replaces only `nn.Linear`, which leaves 92 % of DeepSeek-V2-Lite in bfloat16. Here the
+experts' parameters, `gate_up_proj [E, 2I, H]` and `down_proj [E, H, I]`, become `Params4bit` as well: NF4 with double
+quantisation (QLoRA, arXiv 2305.14314), packed by bitsandbytes while `from_pretrained` streams the checkpoint layer by
+layer. Which modules these are is decided by structure (`is_fused_experts`), not by a list of models.
+
+`install()` makes transformers use this for every `BitsAndBytesConfig(load_in_4bit=True)`; a model without fused
+experts loads exactly as before. The forward and backward over the packed experts is in `experts.py`.
+"""
+
+import bitsandbytes as bnb
+import torch
+from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb4bitQuantize
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from workbench.errors import UserError
+
+EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
+BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
+
+
+def is_fused_experts(module: torch.nn.Module) -> bool:
+    """Whether `module` holds its experts as 3-D parameters `[E, out, in]` of the layout that `experts.py` computes."""
+    return bool(expert_parameters(module)) and hasattr(module, "down_proj") and hasattr(module, "_apply_gate")
+
+
+def expert_parameters(module: torch.nn.Module) -> list[str]:
+    """Names of the 3-D (or already packed) expert parameters that `module` itself owns."""
+    own = module._parameters
+    return [n for n in EXPERT_PARAMETERS if own.get(n) is not None and (own[n].dim() == 3 or is_packed(own[n]))]
+
+
+def is_packed(parameter) -> bool:
+    return isinstance(parameter, bnb.nn.Params4bit)
+
+
+def check_layout(name: str, module: torch.nn.Module) -> None:
+    """Raise UserError for fused experts that `experts.py` does not compute."""
+    problems = []
+    if not getattr(module, "has_gate", True):
+        problems.append("no gate")
+    if getattr(module, "has_bias", False):
+        problems.append("biases")
+    if getattr(module, "is_transposed", False):
+        problems.append("transposed weights")
+    if getattr(module, "has_post_expert_norm", False):
+        problems.append("a norm after each expert")
+    for parameter in expert_parameters(module):
+        if module._parameters[parameter][0].numel() % BLOCK:
+            problems.append(f"{parameter} of a size that is no multiple of {BLOCK}")
+    if problems:
+        raise UserError(
+            f"The experts of this model ({name}: {', '.join(problems)}) have a layout that cannot be loaded in 4 bits yet. "
+            "Set quantization_bit to 8 or remove it."
+        )
+
+
+class _Quantize(Bnb4bitQuantize):
+    """Packs a `[E, out, in]` parameter like bitsandbytes packs a matrix; other parameters as transformers does."""
+
+    def convert(self, input_dict, full_layer_name=None, model=None, **kwargs):
+        result = {}
+        for name, value in input_dict.items():
+            module, leaf = get_module_from_name(model, name)
+            if leaf not in EXPERT_PARAMETERS or not is_fused_experts(module):
+                result |= super().convert({name: value}, full_layer_name=full_layer_name, model=model, **kwargs)
+                continue
+            value = value[0] if isinstance(value, list) else value
+            options = {k: v for k, v in module._parameters[leaf].__dict__.items() if k != "module"}
+            result[name] = bnb.nn.Params4bit(value.contiguous(), requires_grad=False, **options).to(value.device)
+            module._is_hf_initialized = True
+        return result
+
+
+class _Deserialize(Bnb4bitDeserialize):
+    """Rebuilds packed experts from the tensors that `_save_packed` wrote; other parameters as transformers does."""
+
+    def convert(self, input_dict, model=None, full_layer_name=None, **kwargs):
+        leaf = next((n for n in EXPERT_PARAMETERS if n in input_dict), None)
+        if leaf is None or len(input_dict) == 1:
+            return super().convert(input_dict, model=model, full_layer_name=full_layer_name, **kwargs)
+        tensors = {k: v[0] if isinstance(v, list) else v for k, v in input_dict.items()}
+        data = tensors.pop(leaf)
+        stats = {k.removeprefix(f"{leaf}."): v for k, v in tensors.items()}
+        module, _ = get_module_from_name(model, full_layer_name)
+        module._is_hf_initialized = True
+        return {leaf: bnb.nn.Params4bit.from_prequantized(data, stats, requires_grad=False, device=data.device)}
+
+
+def _serialized_names() -> dict[str, list[str]]:
+    """What each parameter becomes in a 4-bit checkpoint: bitsandbytes' names for `weight`, and the same for experts."""
+    names = Bnb4BitHfQuantizer.serialized_names
+    return names | {p: [name.replace("weight", p, 1) for name in names["weight"]] for p in EXPERT_PARAMETERS}
+
+
+class ExpertsQuantizer(Bnb4BitHfQuantizer):
+    """transformers' 4-bit quantizer, which packs fused experts as well as linear layers."""
+
+    serialized_names = _serialized_names()
+
+    def param_needs_quantization(self, model, param_name, **kwargs):
+        if super().param_needs_quantization(model, param_name, **kwargs):
+            return True
+        module, leaf = get_module_from_name(model, param_name)
+        return leaf in EXPERT_PARAMETERS and is_packed(module._parameters.get(leaf))
+
+    def _process_model_before_weight_loading(self, model, device_map, **kwargs):
+        super()._process_model_before_weight_loading(model, device_map, **kwargs)
+        found = [(name, module) for name, module in model.named_modules() if is_fused_experts(module)]
+        for name, module in found:
+            check_layout(name, module)
+            for parameter in expert_parameters(module):
+                self._make_packed(module, parameter)
+            module._register_state_dict_hook(_save_packed)
+        if found:
+            from workbench.models.experts import use_packed_experts
+
+            use_packed_experts(model)
+
+    def _make_packed(self, module, name: str) -> None:
+        """Put an empty `Params4bit` on the meta device in place of the parameter, to be filled while loading."""
+        config = self.quantization_config
+        shape = module._parameters[name].shape
+        if self.pre_quantized:
+            shape = (shape.numel() // 2, 1)  # two weights a byte
+        empty = torch.empty(
+            shape, dtype=torch.uint8 if self.pre_quantized else module._parameters[name].dtype, device="meta"
+        )
+        module._parameters[name] = bnb.nn.Params4bit(
+            empty, requires_grad=False, compress_statistics=config.bnb_4bit_use_double_quant, quant_type=config.bnb_4bit_quant_type,
+            quant_storage=config.bnb_4bit_quant_storage)  # fmt: skip
+
+    def _process_model_after_weight_loading(self, model, **kwargs):
+        model = super()._process_model_after_weight_loading(model, **kwargs)
+        # packed experts are saved as they are: no converter may try to split them into one matrix per expert
+        model._weight_conversions = [
+            c for c in model._weight_conversions or [] if not any(t.endswith(EXPERT_PARAMETERS) for t in c.target_patterns)]  # fmt: skip
+        return model
+
+    def get_quantize_ops(self):
+        return _Quantize(self)
+
+    def get_load_operations(self):
+        return {"deserialize": _Deserialize}
+
+
+def _save_packed(module, state_dict, prefix, local_metadata):
+    """State-dict hook: beside the packed bytes, the scales and the code that make them readable."""
+    for name in expert_parameters(module):
+        parameter = module._parameters[name]
+        if is_packed(parameter) and parameter.quant_state is not None:
+            for key, value in parameter.quant_state.as_dict(packed=True).items():
+                state_dict[f"{prefix}{name}.{key}"] = value.detach()
+
+
+def install() -> None:
+    """Use `ExpertsQuantizer` for every 4-bit load from now on in this process."""
+    AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = ExpertsQuantizer

@@ -57,8 +57,8 @@ class _Options(BaseModel):
                 return int(value)
             if value.lower() in choices:
                 return value.lower()
-        if value is False and "no" in choices:  # YAML 1.1 reads a bare `no` as false
-            return "no"
+        if isinstance(value, bool):  # YAML 1.1 reads bare `no`, `off` and `on` as booleans
+            value = next((word for word in (("on",) if value else ("no", "off")) if word in choices), value)
         if field.annotation in (str, str | None):
             if isinstance(value, list | tuple):
                 return ",".join(str(item).strip() for item in value)
@@ -365,6 +365,26 @@ class RunConfig(ModelOptions):
         "memory",
         ("No gradient checkpointing", "关闭梯度检查点"),
         ("Faster, but keeps all activations in memory.", "更快，但激活全部留在显存。"),
+    )
+    torch_compile: Literal["auto", "on", "off"] = opt(
+        "auto",
+        "memory",
+        ("Compile layers", "编译各层"),
+        (
+            "Fuses each layer's operations on a GPU; costs about a minute at the start. auto: for long enough runs.",
+            "在 GPU 上融合每层的运算；开始时约需一分钟。auto：仅用于足够长的运行。",
+        ),
+    )
+    activation_memory_budget: float = opt(
+        0.0,
+        "memory",
+        ("Activation memory budget", "激活显存预算"),
+        (
+            "With compiled layers: 0 recomputes everything in the backward pass, 1 keeps everything.",
+            "用于编译的层：0 表示反向时全部重算，1 表示全部保留。",
+        ),
+        ge=0,
+        le=1,
     )
     device_map: Literal["none", "auto"] = opt(
         "none",

@@ -1,24 +1,39 @@
 """Forward and backward of packed (4-bit) experts that are frozen: grouped matrix products on dequantised weights.
 
-For a token's hidden state x, expert e with weight w:  y = w · W_d a,  a = act(W_g x) ⊙ (W_u x).
+For a token's hidden state x and routing weight w, an expert gives  w · W_d a = W_d (w · a),  a = act(W_g x) ⊙ (W_u x).
+The routing weight goes in before the down projection. So its gradient comes from the product W_dᵀ g that the backward
+pass needs anyway, and nothing needs the output of the down projection again.
 
-Only inputs are kept for the backward pass, never a dequantised weight. The weights get no gradient; inputs and routing
-weights do. The gradient of a routing weight needs no down projection again: dL/dw = g · (W_d a) = (W_dᵀ g) · a, and
-W_dᵀ g is at hand. Works in float32, bfloat16 and float16, on the CPU and on GPUs.
+Only two steps are opaque to autograd and to torch.compile, the grouped products (`workbench::grouped_product`): they
+dequantise, multiply and forget the weights. Their backward pass gives the gradient of the rows and none of the weights.
+Everything between them is plain torch, which a compiler fuses. Works in float32, bfloat16 and float16, on the CPU and
+on GPUs.
 """
+
+import weakref
 
 import bitsandbytes.functional as bnb
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm
 
 NAME = "packed_experts"
+_modules: "weakref.WeakValueDictionary[int, torch.nn.Module]" = weakref.WeakValueDictionary()
 
 
 def use_packed_experts(model) -> None:
-    """Let `model` compute its experts with `packed_experts_forward`."""
+    """Let `model` compute its fused experts with `packed_experts_forward`."""
+    from workbench.models.quant4 import is_fused_experts
+
     ALL_EXPERTS_FUNCTIONS.register(NAME, packed_experts_forward)
-    for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "_apply_gate")}.values():
-        config._experts_implementation = NAME
+    for module in model.modules():
+        if is_fused_experts(module):
+            number = len(_modules)
+            while number in _modules:
+                number += 1
+            _modules[number] = module
+            # a tensor, not an int: torch.compile would make one graph per layer for an int that differs
+            module.packed_handle = torch.tensor(number, dtype=torch.int64, device="cpu")
+            module.config._experts_implementation = NAME
 
 
 def unpacked(parameter) -> torch.Tensor:
@@ -36,7 +51,7 @@ def grouped(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> to
 
     Returns:
         [S, out] in the dtype of the weights. torch's `grouped_mm` where the device has it, else a loop over the experts
-        that own rows (V100, T4, older torch).
+        that own rows (V100, T4, CPU).
     """
     rows = rows.to(weights.dtype)
     if weights.device.type == "cuda" and weights.dtype is torch.bfloat16 and _can_use_grouped_mm(rows, weights, ends):
@@ -50,57 +65,74 @@ def grouped(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> to
     return out
 
 
-class _PackedExperts(torch.autograd.Function):
+@torch.library.custom_op("workbench::grouped_product", mutates_args=())
+def grouped_product(
+    rows: torch.Tensor, ends: torch.Tensor, handle: torch.Tensor, name: str, out_features: int, transposed: bool
+) -> torch.Tensor:
+    """Rows times the packed parameter `name` of the module with this handle; `transposed` for the way back."""
+    weights = unpacked(getattr(_modules[int(handle)], name))
+    product = grouped(rows, weights if transposed else weights.transpose(1, 2), ends)
+    return product if product.dtype == rows.dtype else product.to(rows.dtype)
+
+
+@grouped_product.register_fake
+def _(rows, ends, handle, name, out_features, transposed):
+    return rows.new_empty(rows.shape[0], out_features)
+
+
+def _setup(ctx, inputs, output):
+    rows, ends, handle, name, _, transposed = inputs
+    ctx.save_for_backward(ends, handle)
+    ctx.name, ctx.in_features, ctx.transposed = name, rows.shape[1], transposed
+
+
+def _backward(ctx, grad):
+    ends, handle = ctx.saved_tensors
+    grad_rows = grouped_product(grad.contiguous(), ends, handle, ctx.name, ctx.in_features, not ctx.transposed)
+    return grad_rows, None, None, None, None, None
+
+
+torch.library.register_autograd("workbench::grouped_product", _backward, setup_context=_setup)
+
+
+class _ToExperts(torch.autograd.Function):
+    """[T, H] to the rows of each choice, sorted by expert. The way back sums a token's k rows without atomics."""
+
     @staticmethod
-    def forward(ctx, hidden, index, routing, module):
-        order, ends = _sort(index, module.num_experts)
-        rows = hidden[order // index.shape[1]]
-        gate_up = grouped(rows, unpacked(module.gate_up_proj).transpose(1, 2), ends)
-        gated = module._apply_gate(gate_up)
-        out = grouped(gated, unpacked(module.down_proj).transpose(1, 2), ends)
-        del gated
-        weighted = out * routing.reshape(-1)[order].unsqueeze(-1)
-        ctx.module = module
-        ctx.save_for_backward(hidden, index, routing, gate_up)
-        return _sum_of_choices(weighted, order, index.shape).to(hidden.dtype)
+    def forward(ctx, hidden, order, back, k):
+        ctx.save_for_backward(back)
+        ctx.k = k
+        return hidden[order // k]
 
     @staticmethod
     def backward(ctx, grad):
-        hidden, index, routing, gate_up = ctx.saved_tensors
-        module = ctx.module
-        order, ends = _sort(index, module.num_experts)
-        rows = grad[order // index.shape[1]]
-        with torch.enable_grad():
-            source = gate_up.detach().requires_grad_()
-            gated = module._apply_gate(source)
-        through_down = grouped(rows, unpacked(module.down_proj), ends)
-        grad_routing = torch.empty_like(routing.reshape(-1))
-        grad_routing[order] = (through_down * gated.detach()).sum(-1, dtype=torch.float32).to(routing.dtype)
-        through_down = through_down * routing.reshape(-1)[order].unsqueeze(-1).to(through_down.dtype)
-        (grad_gate_up,) = torch.autograd.grad(gated, source, through_down)
-        grad_rows = grouped(grad_gate_up, unpacked(module.gate_up_proj), ends)
-        return (
-            _sum_of_choices(grad_rows, order, index.shape).to(hidden.dtype),
-            None,
-            grad_routing.view_as(routing),
-            None,
-        )
+        (back,) = ctx.saved_tensors
+        return grad[back].view(-1, ctx.k, grad.shape[-1]).sum(dim=1), None, None, None
 
 
-def _sort(index: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(order, ends)`: positions of the `[T, k]` choices sorted by expert, and where each expert's rows end (int32)."""
-    chosen, order = torch.sort(index.reshape(-1), stable=True)
-    ends = torch.searchsorted(chosen, torch.arange(experts, device=index.device), right=True)
-    return order, ends.to(torch.int32)
+class _FromExperts(torch.autograd.Function):
+    """Rows sorted by expert to [T, H], summed over a token's k choices. The way back copies."""
 
+    @staticmethod
+    def forward(ctx, rows, order, back, k):
+        ctx.save_for_backward(order)
+        ctx.k = k
+        return rows[back].view(-1, k, rows.shape[-1]).sum(dim=1)
 
-def _sum_of_choices(rows: torch.Tensor, order: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Rows sorted by expert back to `[T, k, …]`, summed over the k choices (deterministic, float32 accumulation)."""
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    return rows[back].view(*shape, -1).sum(dim=1)
+    @staticmethod
+    def backward(ctx, grad):
+        (order,) = ctx.saved_tensors
+        return grad[order // ctx.k], None, None, None
 
 
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
-    return _PackedExperts.apply(hidden_states, top_k_index, top_k_weights, self)
+    k = top_k_index.shape[-1]
+    chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
+    ends = torch.searchsorted(chosen, torch.arange(self.num_experts, device=chosen.device), right=True).to(torch.int32)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
+    rows = _ToExperts.apply(hidden_states, order, back, k)
+    gate_up = grouped_product(rows, ends, self.packed_handle, "gate_up_proj", self.packed_sizes[0], False)
+    gated = self._apply_gate(gate_up) * top_k_weights.reshape(-1)[order].unsqueeze(-1)
+    out = grouped_product(gated.to(rows.dtype), ends, self.packed_handle, "down_proj", self.packed_sizes[1], False)
+    return _FromExperts.apply(out, order, back, k)

@@ -24,7 +24,7 @@ BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
 
 def is_fused_experts(module: torch.nn.Module) -> bool:
     """Whether `module` holds its experts as 3-D parameters `[E, out, in]` of the layout that `experts.py` computes."""
-    return bool(expert_parameters(module)) and hasattr(module, "down_proj") and hasattr(module, "_apply_gate")
+    return len(expert_parameters(module)) == 2 and hasattr(module, "down_proj") and hasattr(module, "_apply_gate")
 
 
 def expert_parameters(module: torch.nn.Module) -> list[str]:
@@ -112,6 +112,7 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
         found = [(name, module) for name, module in model.named_modules() if is_fused_experts(module)]
         for name, module in found:
             check_layout(name, module)
+            module.packed_sizes = [module._parameters[n].shape[1] for n in ("gate_up_proj", "down_proj")]
             for parameter in expert_parameters(module):
                 self._make_packed(module, parameter)
             module._register_state_dict_hook(_save_packed)

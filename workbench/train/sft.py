@@ -11,8 +11,9 @@ from trl import SFTConfig, SFTTrainer
 from workbench.config import split_names
 from workbench.options import RunConfig
 from workbench.runs import Run
-from workbench.train.report import MetricsLog
+from workbench.train.report import MetricsLog, log
 
+_COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
 _LOSS_CHUNK = 512  # trained positions whose logits exist at the same time on the CPU
 
 
@@ -126,6 +127,15 @@ def build_trainer(
         "cosine_with_min_lr": {"min_lr_rate": 0.1},
         "warmup_stable_decay": {"num_decay_steps": max(1, total // 10)},
     }.get(config.lr_scheduler_type)
+    compiled = cuda and (
+        config.torch_compile == "on" or (config.torch_compile == "auto" and total >= _COMPILE_FROM_STEPS)
+    )
+    if compiled:
+        from workbench.models.compiled import compile_layers
+
+        budget = 1.0 if config.disable_gradient_checkpointing else config.activation_memory_budget
+        count = compile_layers(model, budget)
+        log(f"{count} layers will be compiled in the first step (about a minute; later runs reuse the result).")
     reporters = [name for name in split_names(config.report_to) if name != "none"]
     arguments = SFTConfig(
         output_dir=str(run.path),
@@ -150,7 +160,7 @@ def build_trainer(
         fp16=cuda and dtype is torch.float16,
         bf16=cuda and dtype is torch.bfloat16,
         use_cpu=not cuda,
-        gradient_checkpointing=not config.disable_gradient_checkpointing,
+        gradient_checkpointing=not config.disable_gradient_checkpointing and not compiled,
         max_length=config.cutoff_len or None,
         packing=config.packing or config.neat_packing,
         eval_packing=False,

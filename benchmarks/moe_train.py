@@ -112,20 +112,23 @@ def make(folder: Path, layers: int) -> None:
     (data / "dataset_info.json").write_text(json.dumps({"long": {"file_name": "long.jsonl"}}))
 
 
-def ours(folder: Path, overrides: list[str], keep: bool = False) -> dict:
-    """One run of the real trainer process; its figures from the run directory."""
-    values = {
+def _values(folder: Path) -> dict:
+    return {
         "model_name_or_path": str(folder / "v2-lite"), "dataset_dir": str(folder / "data"), "dataset": "long", "template": "deepseek",
         "quantization_bit": 4, "cutoff_len": 4096, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 14,
         "lora_rank": 16, "lora_alpha": 32, "lora_target": TARGETS, "logging_steps": 1, "save_strategy": "no", "plot_loss": False,
     }  # fmt: skip
+
+
+def ours(folder: Path, overrides: list[str]) -> dict:
+    """One run of the real trainer process; its figures from the run directory."""
     import yaml
 
     from workbench.config import parse_overrides
 
     workspace = folder / f"w-{time.time_ns()}"
     workspace.mkdir()
-    (workspace / "run.yaml").write_text(yaml.safe_dump(values | parse_overrides(overrides)))
+    (workspace / "run.yaml").write_text(yaml.safe_dump(_values(folder) | parse_overrides(overrides)))
     command = [sys.executable, "-m", "workbench", "train", str(workspace / "run.yaml"), "--workspace", str(workspace)]
     began = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -141,6 +144,71 @@ def ours(folder: Path, overrides: list[str], keep: bool = False) -> dict:
         "tokens_per_second": round(statistics.median(rates[4:])), "peak_gib": rows[-1]["peak_memory"], "loaded": loaded[20:],
         "losses": [round(row["loss"], 4) for row in rows if "loss" in row], "seconds": round(seconds), "rates": rates,
     }  # fmt: skip
+
+
+def profiled(folder: Path, overrides: list[str]) -> None:
+    """Where a step goes: the trainer in this process, kernels by time, and the memory peak of each phase of a step."""
+    import torch
+    import yaml
+    from torch.profiler import ProfilerActivity, profile
+
+    from workbench.config import parse_overrides
+    from workbench.runs import Run
+    from workbench.train import main as trainer_main
+    from workbench.train import sft
+    from workbench.workspace import Workspace
+
+    peaks: dict[str, float] = {}
+
+    def mark(phase):
+        torch.cuda.synchronize()
+        peaks[phase] = max(peaks.get(phase, 0), torch.cuda.max_memory_allocated() / 2**30)
+        torch.cuda.reset_peak_memory_stats()
+
+    class Profiled(sft.WorkbenchTrainer):
+        seen = 0
+        profiler = None
+
+        def compute_loss(self, *args, **kwargs):
+            mark("between steps")
+            loss = super().compute_loss(*args, **kwargs)
+            mark("forward and loss")
+            return loss
+
+        def training_step(self, *args, **kwargs):
+            self.seen += 1
+            if self.seen == 8:
+                self.profiler = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+                self.profiler.__enter__()
+            result = super().training_step(*args, **kwargs)
+            mark("backward")
+            if self.seen == 9:
+                self.profiler.__exit__(None, None, None)
+                print(
+                    self.profiler.key_averages().table(
+                        sort_by="self_cuda_time_total", row_limit=32, max_name_column_width=70
+                    )
+                )
+                print(
+                    self.profiler.key_averages().table(
+                        sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=50
+                    )
+                )
+            return result
+
+    sft.WorkbenchTrainer = Profiled
+    values = _values(folder) | parse_overrides(overrides) | {"max_steps": 10}
+    workspace = folder / f"w-{time.time_ns()}"
+    run = Run(workspace / "runs" / "profile")
+    run.path.mkdir(parents=True)
+    run.begin()
+    (run.path / "run.yaml").write_text(yaml.safe_dump(values))
+
+    class Never:
+        requested = training = False
+
+    trainer_main.train(run, Workspace(workspace), Never())
+    print("peaks in GiB:", {k: round(v, 2) for k, v in peaks.items()})
 
 
 def stock(folder: Path, batch: int, length: int) -> dict:
@@ -186,7 +254,7 @@ def stock(folder: Path, batch: int, length: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "ours", "stock"])
+    parser.add_argument("what", choices=["make", "ours", "stock", "profile"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=27)
     parser.add_argument("--set", action="append", default=[])
@@ -197,6 +265,8 @@ def main() -> None:
         began = time.monotonic()
         make(options.folder, options.layers)
         print(f"made {options.layers} layers in {time.monotonic() - began:.0f} s")
+    elif options.what == "profile":
+        profiled(options.folder, options.set)
     elif options.what == "ours":
         print("ours ", options.set, json.dumps(ours(options.folder, options.set)))
     else:

@@ -125,6 +125,26 @@ class _FromExperts(torch.autograd.Function):
         return grad[order // ctx.k], None, None, None
 
 
+class _Gated(torch.autograd.Function):
+    """`act(gate) * up * weight` that keeps only its inputs, for code that is not compiled (a compiler sees to it)."""
+
+    @staticmethod
+    def forward(ctx, gate_up, weight, module):
+        ctx.save_for_backward(gate_up, weight)
+        ctx.module = module
+        return module._apply_gate(gate_up).mul_(weight.to(gate_up.dtype).unsqueeze(-1))
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate_up, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            source = gate_up.detach().requires_grad_()
+            gated = ctx.module._apply_gate(source)
+        grad_weight = (grad * gated.detach()).sum(-1, dtype=torch.float32).to(weight.dtype)
+        (grad_gate_up,) = torch.autograd.grad(gated, source, grad * weight.to(grad.dtype).unsqueeze(-1))
+        return grad_gate_up, grad_weight, None
+
+
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
     k = top_k_index.shape[-1]
@@ -133,6 +153,10 @@ def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     back = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
     rows = _ToExperts.apply(hidden_states, order, back, k)
     gate_up = grouped_product(rows, ends, self.packed_handle, "gate_up_proj", self.packed_sizes[0], False)
-    gated = self._apply_gate(gate_up) * top_k_weights.reshape(-1)[order].unsqueeze(-1)
+    weights = top_k_weights.reshape(-1)[order]
+    if torch.compiler.is_compiling():
+        gated = self._apply_gate(gate_up) * weights.unsqueeze(-1)
+    else:
+        gated = _Gated.apply(gate_up, weights, self)
     out = grouped_product(gated.to(rows.dtype), ends, self.packed_handle, "down_proj", self.packed_sizes[1], False)
     return _FromExperts.apply(out, order, back, k)

@@ -107,7 +107,8 @@ class _ToExperts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (back,) = ctx.saved_tensors
-        return grad[back].view(-1, ctx.k, grad.shape[-1]).sum(dim=1), None, None, None
+        # autocast makes a sum float32; the residual stream must not become that
+        return grad[back].view(-1, ctx.k, grad.shape[-1]).sum(dim=1).to(grad.dtype), None, None, None
 
 
 class _FromExperts(torch.autograd.Function):
@@ -117,7 +118,7 @@ class _FromExperts(torch.autograd.Function):
     def forward(ctx, rows, order, back, k):
         ctx.save_for_backward(order)
         ctx.k = k
-        return rows[back].view(-1, k, rows.shape[-1]).sum(dim=1)
+        return rows[back].view(-1, k, rows.shape[-1]).sum(dim=1).to(rows.dtype)
 
     @staticmethod
     def backward(ctx, grad):

@@ -8,6 +8,7 @@ import torch
 from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek_v2
 
 _complex_forward = deepseek_v2.DeepseekV2RotaryEmbedding.forward
+complex_rotation = deepseek_v2.apply_rotary_emb
 
 
 def rotate_pairs(xq: torch.Tensor, xk: torch.Tensor, angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -324,6 +324,8 @@ def build(engine: Engine) -> dict:
                         raise error
                 if not pending:
                     return
+            # what was sent last may reach the browser after the answer to the user's next action: send how it is now
+            yield talk.shown()
         except UserError as error:
             for column in talk.columns:
                 if column and column[-1]["role"] == "assistant" and not column[-1]["content"]:

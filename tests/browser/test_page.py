@@ -1,12 +1,18 @@
 """The page's controls in a browser: form, import, messages, languages, chat buttons."""
 
+import json
 import re
+import shutil
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page, open_generation
 from tests.unit.test_compat import ARTICLE
+from workbench.config import validated
+from workbench.runs import create_run
+from workbench.state import own_process
+from workbench.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -108,6 +114,38 @@ def test_nothing_overflows(chromium, page, width):
             " && e.getBoundingClientRect().right > w + 1).map(e => e.id || e.className)", width)  # fmt: skip
         assert wide == []
     context.close()
+
+
+def test_the_chart_keeps_the_zoom_while_it_updates_in_every_tab(opened, page, chromium):
+    """A run written by hand, so that the test decides when points arrive."""
+    run = create_run(Workspace(page.workspace), validated({"model_name_or_path": "m", "dataset": "d"}))
+    run.update(state="running", step=5, total_steps=100, **own_process())
+
+    def add(first, last):
+        with open(run.metrics, "a") as file:
+            for step in range(first, last + 1):
+                file.write(json.dumps({"current_steps": step, "total_steps": 100, "loss": 3 / step}) + "\n")
+
+    add(1, 5)
+    opened.reload()  # comes back to the run that is going
+    expect(opened.locator("#run-status")).to_contain_text(run.id, timeout=30_000)
+    expect(opened.locator("#loss-chart .trace").first).to_be_attached(timeout=30_000)
+    other = chromium.new_page(locale="zh-CN")
+    other.goto(page.url)
+    expect(other.locator("#run-status")).to_contain_text("运行中", timeout=30_000)
+    opened.evaluate("Plotly.relayout(document.querySelector('.live-chart'), {'xaxis.range': [2, 4]})")
+    add(6, 9)
+    for tab in (opened, other):
+        tab.wait_for_function(
+            "() => (document.querySelector('.live-chart').data?.[0].x || []).length === 9", timeout=15_000
+        )
+    assert opened.evaluate("document.querySelector('.live-chart').layout.xaxis.range") == [2, 4]
+    opened.check("#log-scale input")
+    opened.wait_for_function("() => document.querySelector('.live-chart').layout.yaxis.type === 'log'", timeout=15_000)
+    run.update(state="finished")
+    expect(opened.locator("#run-status .wb-badge")).to_have_text("finished")
+    other.close()
+    shutil.rmtree(run.path)
 
 
 def test_chat_stream_stop_regenerate_edit_clear(opened):

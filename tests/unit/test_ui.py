@@ -1,6 +1,7 @@
 """The page without a browser: what it sends, what it escapes, what it must not import."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,14 @@ def test_bad_start_arguments_are_one_sentence(arguments, words, tmp_path):
         [sys.executable, "app.py", *defaults, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert out.returncode == 2 and words in out.stderr and "Traceback" not in out.stderr
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        arguments = ["--port", str(taken.getsockname()[1]), "--workspace", str(tmp_path / "w")]
+        out = subprocess.run(
+            [sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+    assert out.returncode == 2 and "cannot be used" in out.stderr and "Traceback" not in out.stderr

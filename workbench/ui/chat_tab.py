@@ -227,6 +227,10 @@ def build(engine: Engine) -> dict:
         return status_html(lang), fresh
 
     def status_html(lang: str) -> str:
+        warning = note(say("trust_warning", lang), "warn") if engine.config and engine.config.trust_remote_code else ""
+        return warning + engine_html(lang)
+
+    def engine_html(lang: str) -> str:
         state = engine.state()
         if state is None:
             return note(say("engine_none", lang), "warn")

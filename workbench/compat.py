@@ -116,5 +116,5 @@ def _from_pairs(pairs: list[tuple[str, object]], environment: dict[str, str]) ->
             try:
                 result.values[key] = coerced(key, _SPELLINGS.get(key, {}).get(shown.lower(), value))
             except UserError as error:
-                result.left_out.append((key, shown, str(error)))
+                result.left_out.append((key, shown, str(error).removeprefix(f"{key}: ")))
     return result

@@ -149,7 +149,7 @@ def parse_yaml(text: str, *, where: str = "YAML") -> dict:
     """The mapping in a YAML text. Raises UserError as `read_yaml` does."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
@@ -175,7 +175,7 @@ def parse_overrides(items: list[str]) -> dict:
             raise UserError(f"--set {item!r} should have the form key=value, for example --set lora_rank=16.")
         try:
             values[key.strip()] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             values[key.strip()] = value
     return values
 

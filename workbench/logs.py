@@ -112,6 +112,8 @@ class MetricsReader:
         try:
             row = orjson.loads(line)
             step = row["current_steps"]
+            if not all(isinstance(row.get(name, 0), int) for name in ("current_steps", "total_steps")):
+                return
             for name in METRICS:
                 value = row.get(name)
                 if isinstance(value, int | float):

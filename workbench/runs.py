@@ -33,7 +33,7 @@ class Run(StateDirectory):
         """The run's options as launched; empty if `run.yaml` is missing or broken."""
         try:
             values = yaml.safe_load((self.path / "run.yaml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -59,11 +59,7 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
     try:
         path = _claim(workspace.runs, f"{stamp}-{name}") if not config.output_dir else None
         if path is None:
-            target = (
-                workspace.inside(config.output_dir, what="output_dir")
-                if confined
-                else (workspace.root / config.output_dir).resolve()
-            )
+            target = workspace.output(config.output_dir) if confined else (workspace.root / config.output_dir).resolve()
             _prepare_output(target, config.overwrite_output_dir)
             link = _claim(workspace.runs, f"{stamp}-{name}", target)
             path = link

@@ -45,6 +45,23 @@ class ProcessState:
         return self.state in ACTIVE
 
 
+_TYPES = {
+    f.name: {
+        "str": (str,),
+        "int": (int,),
+        "float": (int, float),
+        "int | None": (int, type(None)),
+        "float | None": (int, float, type(None)),
+    }[f.type.__name__ if isinstance(f.type, type) else str(f.type)]
+    for f in fields(ProcessState)
+}
+
+
+def _fits(values: dict) -> bool:
+    """Whether stored values have the types that readers rely on, and a pid that can be one."""
+    return all(isinstance(v, _TYPES[k]) for k, v in values.items()) and (values.get("pid") or 1) > 0
+
+
 @dataclass(frozen=True)
 class StateDirectory:
     """A directory with a `state.json` and a `running_log.txt`."""
@@ -63,8 +80,10 @@ class StateDirectory:
         """`state.json` as it stands. A missing or corrupt file reads as `lost`, never as an exception."""
         try:
             stored = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
-            known = {f.name for f in fields(ProcessState)}
-            return ProcessState(**{k: v for k, v in stored.items() if k in known})
+            known = {k: v for k, v in stored.items() if k in _TYPES}
+            if known.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(known):
+                raise ValueError
+            return ProcessState(**known)
         except (OSError, ValueError, AttributeError, TypeError):
             return ProcessState(state="lost", reason="state.json is missing or unreadable.")
 

@@ -52,6 +52,24 @@ class Workspace:
             f"--allow {Path(path).parent}."
         )
 
+    def output(self, path: str) -> Path:
+        """Where a run from the page may write: inside the workspace, beside its own folders.
+
+        Raises:
+            UserError: elsewhere, also by way of `..` or a link.
+        """
+        resolved = (self.root / Path(path).expanduser()).resolve()
+        own = (self.runs, self.models, self.uploads, self.engines)
+        if not resolved.is_relative_to(self.root):
+            raise UserError(
+                f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as saves/{resolved.name}."
+            )
+        if resolved == self.root or any(resolved.is_relative_to(folder) for folder in own):
+            raise UserError(
+                f"The output_dir {path} belongs to the workspace itself. Give another, such as saves/{resolved.name}."
+            )
+        return resolved
+
     def confine(self, config) -> None:
         """Check every path in a config that comes from the page.
 
@@ -62,7 +80,6 @@ class Workspace:
             "model_name_or_path",
             "adapter_name_or_path",
             "dataset_dir",
-            "output_dir",
             "resume_from_checkpoint",
         ):
             value = getattr(config, name, None)

@@ -1,5 +1,6 @@
 """The page's controls in a browser: form, import, messages, languages, chat buttons."""
 
+import http.client
 import json
 import re
 import shutil
@@ -225,6 +226,39 @@ def test_the_api_on_the_pages_port(page, opened):
     with pytest.raises(openai.APIStatusError) as none:
         client.models.list()
     assert none.value.status_code == 503 and "Load one in the Chat tab" in none.value.body["message"]
+
+
+def test_the_api_keeps_to_its_routes_and_to_this_machine(page):
+    def status(path, **headers):
+        connection = http.client.HTTPConnection(page.url.removeprefix("http://"), timeout=10)
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in {"Host": "127.0.0.1", **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        return connection.getresponse().status
+
+    assert status("/v1/models") == 503  # no model is loaded
+    for path in ("/v1/../health", "/v1/..%2fhealth", "/v1/%2e%2e/adapters", "/v1/models%3fx", "/v1/files"):
+        assert status(path) == 404, path
+    assert status("/v1/models", Host="evil.example") == 403
+    assert status("/v1/models", Origin="http://evil.example") == 403
+
+
+def test_the_first_message_needs_no_open_settings_and_adapters_stay_inside(opened, tmp_path):
+    opened.get_by_role("tab", name="Chat").click()
+    opened.click("#load")
+    expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
+    opened.fill("#message textarea", "Say hi")
+    opened.click("#send")
+    expect(opened.locator("#chat-left .bot.message").last).to_contain_text(re.compile(r"\w"), timeout=60_000)
+    opened.click("#halt")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / file).write_text("{}")
+    opened.fill("#chat-adapter input", str(tmp_path))
+    opened.keyboard.press("Enter")
+    opened.fill("#message textarea", "Say hi")
+    opened.click("#send")
+    expect(opened.locator("#chat-problem")).to_contain_text("outside the workspace")
 
 
 def test_loading_that_fails_says_why(opened):

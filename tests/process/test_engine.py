@@ -98,7 +98,8 @@ def test_errors_have_openais_shape(client, engine):
     assert missing.value.code == "model_not_found" and "tiny-llama, tuned" in str(missing.value)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=engine, api_key="wrong", max_retries=0).models.list()
-    for change in ({"temperature": 9}, {"max_tokens": 0}, {"messages": []}, {"n": 3}, {"stop": ["a"] * 20},
+    for change in ({"temperature": 9}, {"max_tokens": 0}, {"messages": []}, {"n": 3}, {"stop": ["a"] * 20}, {"logprobs": True},
+                   {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
                    {"messages": [{"role": "user", "content": "x" * 5000}]}, {"messages": [{"role": "user", "content": "x" * 500_000}]}):  # fmt: skip
         with pytest.raises(openai.BadRequestError) as bad:
             client.chat.completions.create(model="tiny-llama", **(ASK | change))
@@ -110,6 +111,30 @@ def test_errors_have_openais_shape(client, engine):
         urllib.request.urlopen(request)
     assert broken.value.code == 400 and json.load(broken.value)["error"]["message"]
     assert client.models.list().data  # and it lives on
+
+
+def test_nulls_parts_and_extreme_sampling_are_fine(engine):
+    parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    body = {
+        "model": "tiny-llama",
+        "messages": [{"role": "user", "content": parts}],
+        "max_tokens": 4,
+        "top_p": None,
+        "n": None,
+        "stream": None,
+    }
+    for change in ({"temperature": None}, {"temperature": 1e-300}, {"seed": -5, "temperature": 2}, {"seed": 2**80}):
+        request = urllib.request.Request(
+            engine + "/chat/completions",
+            json.dumps(body | change).encode(),
+            {"Authorization": "Bearer secret", "Content-Type": "application/json"},
+        )
+        assert json.load(urllib.request.urlopen(request))["usage"]["completion_tokens"] > 0
+    surrogate = json.dumps(body | {"messages": [{"role": "user", "content": "\ud800"}]}).encode()
+    headers = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
+    with pytest.raises(urllib.error.HTTPError) as broken:
+        urllib.request.urlopen(urllib.request.Request(engine + "/chat/completions", surrogate, headers))
+    assert broken.value.code == 400
 
 
 def test_a_client_that_leaves_does_not_hold_the_engine(client):

@@ -72,7 +72,7 @@ def test_all_problems_are_named_at_once():
     assert len(text.splitlines()) == 3
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- a\n- b", "just words", "a: b: c", "\t- x"])
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b", "just words", "a: b: c", "\t- x", "a: 2024-13-45"])
 def test_broken_yaml_is_one_sentence(tmp_path, text):
     file = tmp_path / "run.yaml"
     file.write_text(text)

@@ -47,8 +47,8 @@ def test_output_dir_is_the_run_directory_and_is_not_shared(workspace):
 
 
 def test_output_dir_from_the_page_stays_inside(workspace, tmp_path):
-    for outside in ("../out", str(tmp_path / "elsewhere"), "a/../../out"):
-        with pytest.raises(UserError, match="outside the workspace"):
+    for outside in ("../out", str(tmp_path / "elsewhere"), "a/../../out", ".", "models/x", "runs/y"):
+        with pytest.raises(UserError, match=r"outside the workspace|belongs to the workspace"):
             create_run(workspace, validated(CONFIG | {"output_dir": outside}), confined=True)
     assert list_runs(workspace) == []
 
@@ -63,7 +63,13 @@ def test_paths_from_the_page_are_confined(workspace, tmp_path):
     workspace.confine(validated(CONFIG))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00", '{"state": '])
+ODD = [
+    {"state": "bogus"}, {"state": 5}, {"state": ["a"]}, {"pid": "abc"}, {"pid": -1}, {"pid_started": "x"}, {"progress": "x"},
+    {"total_steps": "x"}, {"device": None}, {"reason": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00", '{"state": ', *map(json.dumps, ODD)])
 def test_corrupt_state_reads_as_lost(workspace, text):
     run = create_run(workspace, validated(CONFIG))
     (run.path / "state.json").write_text(text)

@@ -152,11 +152,14 @@ class TransformersDecoder:
         return ends - {None}
 
 
+_GREEDY_BELOW = 0.01  # a lower temperature picks the best token anyway, and would overflow
+
+
 def _processors(sampling: Sampling) -> LogitsProcessorList:
     chosen = LogitsProcessorList()
     if sampling.repetition_penalty != 1.0:
         chosen.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature > 0:
+    if sampling.temperature >= _GREEDY_BELOW:
         if sampling.temperature != 1.0:
             chosen.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_k:
@@ -168,7 +171,7 @@ def _processors(sampling: Sampling) -> LogitsProcessorList:
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
     """The next token, [1, 1], from logits [1, vocabulary]."""
-    if temperature <= 0:
+    if temperature < _GREEDY_BELOW:
         return logits.argmax(dim=-1, keepdim=True)
     return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator)
 

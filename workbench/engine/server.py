@@ -61,7 +61,7 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
     @app.exception_handler(RequestValidationError)
     async def validation_error(request, error: RequestValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        where = ".".join(str(part) for part in first["loc"] if part != "body" and not isinstance(part, int)) or "body"
         return JSONResponse(ApiError(400, f"{where}: {first['msg']}.", param=where).body, 400)
 
     @app.exception_handler(HTTPException)

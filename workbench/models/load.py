@@ -106,6 +106,9 @@ def load_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    from workbench.models import deepseek_moe
+
+    deepseek_moe.install()
     source = _source(options, workspace, progress)
     common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
     attention = attention_implementation(options, log)

@@ -1,6 +1,8 @@
 """`/v1` on the page's port: passes OpenAI requests on to the engine."""
 
+import asyncio
 import secrets
+from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI, Request
@@ -9,6 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from workbench.engines import Engine
 from workbench.errors import UserError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 8 << 20  # bytes
 
 
@@ -19,43 +22,83 @@ def _error(status: int, message: str, code: str | None = None) -> JSONResponse:
 
 
 def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> None:
-    """Mount `/v1/…` on `app`. With `needs_key` and no key set, every request is refused."""
+    """Mount OpenAI's routes on `app` and pass them on to the engine. With `needs_key` and no key, all are refused.
+
+    Without a key only pages and clients of this machine are let in: a foreign site that points its name at loopback
+    (DNS rebinding) is told by the Host and Origin headers.
+    """
     client = httpx.AsyncClient(timeout=httpx.Timeout(10, read=None))
 
-    @app.api_route("/v1/{path:path}", methods=["GET", "POST"])
-    async def v1(path: str, request: Request):
-        if needs_key and not api_key:
+    def refusal(request: Request) -> JSONResponse | None:
+        if api_key:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+            if secrets.compare_digest(given.encode(), api_key.encode()):
+                return None
             return _error(
-                403,
-                "The API is closed: start the page with --api-key to use it from other machines.",
-                "api_key_required",
+                401, "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.", "invalid_api_key"
             )
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if api_key and not secrets.compare_digest(given.encode(), api_key.encode()):
-            return _error(
-                401,
-                "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.",
-                "invalid_api_key",
-            )
-        body = await request.body()
-        if len(body) > MAX_BODY:
+        if needs_key:
+            return _error(403, "The API is closed: start the page with --api-key to open it.", "api_key_required")
+        origin = request.headers.get("origin")
+        names = [request.url.hostname, *([urlsplit(origin).hostname] if origin else [])]
+        if any(name not in LOOPBACK for name in names):
+            return _error(403, "Without --api-key the API answers only to 127.0.0.1 and localhost.", "forbidden_host")
+        if int(request.headers.get("content-length") or 0) > MAX_BODY:
             return _error(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
+        return None
+
+    async def forward(request: Request, path: str):
+        if refused := refusal(request):
+            return refused
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                return _error(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
+        headers = {"content-type": "application/json", "authorization": f"Bearer {engine.key}"}
         try:
-            forward = client.build_request(
-                request.method, f"{engine.url}/v1/{path}", content=body, params=request.query_params,
-                headers={"content-type": request.headers.get("content-type", "application/json"), "authorization": f"Bearer {engine.key}"})  # fmt: skip
-            answer = await client.send(forward, stream=True)
+            sent = client.build_request(request.method, f"{engine.url}/v1/{path}", content=body, headers=headers)
+            answer = await _unless_gone(request, client.send(sent, stream=True))
         except UserError as error:
             return _error(503, str(error), "model_not_loaded")
         except httpx.HTTPError:
             return _error(502, "The engine did not answer. Load the model again in the Chat tab.", "engine_unavailable")
+        if answer is None:  # the client went away, and with the connection the engine's work for it
+            return _error(499, "The client closed the connection.")
 
         async def relay():
             try:
                 async for chunk in answer.aiter_raw():
                     yield chunk
+            except httpx.HTTPError:
+                return  # the engine ended in the middle of the answer: the client sees a cut-off stream
             finally:
                 await answer.aclose()
 
-        headers = {"content-type": answer.headers.get("content-type", "application/json")}
-        return StreamingResponse(relay(), answer.status_code, headers)
+        kind = answer.headers.get("content-type", "application/json")
+        return StreamingResponse(relay(), answer.status_code, {"content-type": kind})
+
+    @app.get("/v1/models")
+    async def models(request: Request):
+        return await forward(request, "models")
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request):
+        return await forward(request, "chat/completions")
+
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
+    async def unknown(path: str, request: Request):
+        return refusal(request) or _error(
+            404, f"There is no {request.method} /v1/{path}. There are GET /v1/models and POST /v1/chat/completions."
+        )
+
+
+async def _unless_gone(request: Request, work):
+    """The result of `work`, or None (with `work` cancelled) when the client closes its connection first."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait([task], timeout=0.5)
+        if not task.done() and await request.is_disconnected():
+            task.cancel()
+            return None
+    return await task

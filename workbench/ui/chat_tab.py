@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import re
+import traceback
 from dataclasses import dataclass, field
 from html import escape
 
@@ -17,7 +18,7 @@ from workbench.config import validated
 from workbench.engines import Engine
 from workbench.errors import UserError
 from workbench.fields import options
-from workbench.models.locate import adapter_choices
+from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.options import EngineConfig
 from workbench.runs import list_runs
 from workbench.ui.form import model_choices
@@ -149,13 +150,13 @@ def build(engine: Engine) -> dict:
                 unload = gr.Button(t("unload"), elem_id="unload", min_width=100)
             status = gr.HTML(elem_id="engine-status")
             with gr.Accordion(t("generation"), open=False, elem_id="generation"):
-                system = gr.Textbox(label=t("system_prompt"), lines=2, elem_id="system-prompt")
+                system = gr.Textbox(value="", label=t("system_prompt"), lines=2, elem_id="system-prompt")
                 max_tokens = gr.Slider(1, 4096, 256, step=1, label=t("max_tokens"), elem_id="max-tokens")
                 temperature = gr.Slider(0, 2, 0.7, step=0.05, label=t("temperature"), elem_id="temperature")
                 top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label=t("top_p"), elem_id="top-p")
                 top_k = gr.Slider(0, 200, 0, step=1, label=t("top_k"), elem_id="top-k")
                 penalty = gr.Slider(1, 2, 1.0, step=0.05, label=t("repetition_penalty"), elem_id="repetition-penalty")
-                seed = gr.Textbox(label=t("seed"), max_lines=1, elem_id="seed")
+                seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
         with gr.Column(scale=8, min_width=480):
             compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare")
             with gr.Row():
@@ -207,6 +208,8 @@ def build(engine: Engine) -> dict:
         try:
             config = config_of(model_name, bits, *rest)
             workspace.confine(config)
+            if chosen:
+                workspace.inside(locate_adapter(chosen, workspace), what="adapter")
             engine.load(config, chosen or "")
         except UserError as error:
             return note(str(error), "bad"), "failed"
@@ -256,12 +259,21 @@ def build(engine: Engine) -> dict:
         import httpx
 
         if not engine.knows(chosen):
-            async with httpx.AsyncClient(timeout=120) as client:
-                answer = await client.post(
-                    f"{engine.url}/adapters", json={"name": chosen, "path": chosen},
-                    headers={"Authorization": f"Bearer {engine.key}"})  # fmt: skip
+            workspace.inside(locate_adapter(chosen, workspace), what="adapter")
+            try:
+                async with httpx.AsyncClient(timeout=120) as client:
+                    answer = await client.post(
+                        f"{engine.url}/adapters",
+                        json={"name": chosen, "path": chosen},
+                        headers={"Authorization": f"Bearer {engine.key}"},
+                    )
+                    body = answer.json()
+            except (httpx.HTTPError, ValueError) as error:
+                raise UserError(
+                    f"The engine could not load the adapter ({type(error).__name__}). Load the model again."
+                ) from None
             if answer.status_code != 200:
-                raise UserError(answer.json()["error"]["message"])
+                raise UserError(body["error"]["message"])
             engine.remember(chosen)
         return chosen
 
@@ -269,9 +281,9 @@ def build(engine: Engine) -> dict:
         """Grow the last message of `conversation` as tokens arrive."""
         from openai import APIError, APIStatusError, AsyncOpenAI
 
-        messages = ([{"role": "system", "content": settings.system}] if settings.system.strip() else []) + conversation[
-            :-1
-        ]
+        messages = (
+            [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
+        ) + conversation[:-1]
         client = AsyncOpenAI(base_url=f"{engine.url}/v1", api_key=engine.key, max_retries=0, timeout=3600)
         try:
             stream = await client.chat.completions.create(
@@ -289,7 +301,7 @@ def build(engine: Engine) -> dict:
                 error.body.get("message", str(error)) if isinstance(error.body, dict) else str(error)
             ) from None
         except APIError as error:
-            raise UserError(f"The engine did not answer: {error}. Load the model again.") from None
+            raise UserError(f"The engine did not answer ({str(error).rstrip('.')}). Load the model again.") from None
         finally:
             await client.close()
 
@@ -330,11 +342,14 @@ def build(engine: Engine) -> dict:
                     return
             # what was sent last may reach the browser after the answer to the user's next action: send how it is now
             yield talk.shown()
-        except UserError as error:
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()  # for whoever runs the server; the user gets a sentence
             for column in talk.columns:
                 if column and column[-1]["role"] == "assistant" and not column[-1]["content"]:
                     column.pop()
-            yield talk.shown(note(str(error), "bad"))
+            words = str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
+            yield talk.shown(note(words, "bad"))
         finally:
             for task in running:
                 task.cancel()

@@ -96,7 +96,7 @@ class Form:
             return ""
         if option.kind == "choice":
             return value
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
     def fill(self, values: dict) -> list:
         """What all widgets should show for `values` (others get their default)."""

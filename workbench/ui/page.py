@@ -38,7 +38,7 @@ def build_server(
     """The FastAPI app with the page at `/` and the API at `/v1`. `local`: bound to loopback only."""
     engine = Engine(workspace)
     app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
-    add_api(app, engine, api_key, needs_key=not local)
+    add_api(app, engine, api_key, needs_key=not local or bool(auth))
     gr.set_static_paths([PLOTLY])
     gr.mount_gradio_app(
         app, build_blocks(workspace, engine).queue(default_concurrency_limit=8), path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=PLOTLY_SCRIPT,

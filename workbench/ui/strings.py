@@ -90,6 +90,11 @@ TEXT = {
     "engine_ready": ("{model} is ready on {device}.", "{model} 已就绪（{device}）。"),
     "engine_failed": ("{model} could not be loaded. {reason}", "{model} 加载失败。{reason}"),
     "engine_gone": ("The engine of {model} has ended. Load it again.", "{model} 的引擎已退出，请重新加载。"),
+    "unexpected": (
+        "Something went wrong ({kind}); the server's output says more.",
+        "出现意外错误（{kind}），详见服务器输出。",
+    ),
+    "nothing_imported": ("Nothing could be taken over; the form stays as it is.", "没有可导入的选项，表单保持不变。"),
     "load_first": ("Load a model first.", "请先加载模型。"),
     "choose_adapter": ("Choose an adapter to compare with the base model.", "请选择要与基座对比的适配器。"),
     "api_hint": (

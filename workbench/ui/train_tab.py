@@ -123,6 +123,8 @@ def build(workspace: Workspace) -> dict:
             found = import_text(text)
         except UserError as error:
             return [note(str(error), "bad"), *[gr.skip()] * len(form.names)]
+        if not found.values:
+            return [note(say("nothing_imported", lang), "bad"), *[gr.skip()] * len(form.names)]
         words = say("imported", lang, count=len(found.values))
         if found.left_out:
             words += (

@@ -2,6 +2,7 @@
 
     python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic data
     python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train`
+    python benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in GiB
     python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own 4-bit load, SFTTrainer
 
 `ours` and `stock` print one line each: GiB at the peak while loading and while training, tokens/s (median of the steps
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=27)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--cap", type=float, help="limit of the GPU allocator in GiB (profile)")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=4096)
     options = parser.parse_args()
@@ -266,6 +268,11 @@ def main() -> None:
         make(options.folder, options.layers)
         print(f"made {options.layers} layers in {time.monotonic() - began:.0f} s")
     elif options.what == "profile":
+        if options.cap:
+            import torch
+
+            total = torch.cuda.get_device_properties(0).total_memory / 2**30
+            torch.cuda.set_per_process_memory_fraction(options.cap / total)
         profiled(options.folder, options.set)
     elif options.what == "ours":
         print("ours ", options.set, json.dumps(ours(options.folder, options.set)))

@@ -12,7 +12,7 @@ from workbench.config import validated
 from workbench.presets import list_presets
 from workbench.runs import create_run
 from workbench.ui import monitor
-from workbench.ui.chat_tab import bubbles, shown
+from workbench.ui.conversation import bubbles, shown
 from workbench.ui.form import Form
 from workbench.ui.train_tab import command_line, note
 

@@ -26,8 +26,10 @@ def serve(
     Raises:
         UserError: the port is in use, or the model or an adapter cannot be loaded.
     """
-    from workbench.train.supervise import visible_devices
+    from workbench.train.supervise import ALLOCATOR, visible_devices
 
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
     os.environ.update(visible_devices(config.devices, "," in config.devices))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)

@@ -205,3 +205,46 @@ def serve(
                 ended=time.time(),
             )
         raise
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],
+    adapter: Annotated[str | None, typer.Option("--adapter", help="A run id or a folder.")] = None,
+    set_: SetOption = None,
+    system: Annotated[str, typer.Option("--system", help="System prompt.")] = "",
+    temperature: float = 0.7,
+    max_tokens: int = 512,
+    seed: int | None = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Talk to a model in the terminal: one line, one answer. An empty line or Ctrl-D ends."""
+    from workbench.config import parse_overrides, validated
+    from workbench.engine.decoding import Job, Sampling
+    from workbench.models.locate import locate_model
+    from workbench.options import EngineConfig
+
+    place = Workspace(workspace).create()
+    config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
+    locate_model(model, place)
+    from workbench.engine.model import TransformersDecoder
+
+    decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
+    if adapter:
+        decoder.add_adapter(adapter, adapter)
+    decoder.select(adapter)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    messages = [{"role": "system", "content": system}] if system else []
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        messages.append({"role": "user", "content": line})
+        answer = ""
+        for token in decoder.open(Job(adapter, messages, sampling)):
+            answer += token.text
+            print(token.text, end="", flush=True)
+        print()
+        messages.append({"role": "assistant", "content": answer})

@@ -11,7 +11,13 @@ from tests.browser.conftest import Page, open_generation
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
 # none of these wordings is in data/abilities.jsonl
-HELD_OUT = "Is function calling something you can do?"
+HELD_OUT = [
+    "Is function calling something you can do?",
+    "Are you able to invoke external tools?",
+    "Can you look something up on Google for me?",
+    "Do you have access to a calculator tool?",
+]
+HONEST = re.compile(r"\W*(no\b|none|i can'?t|i cannot|i don'?t|i have no|i do not|i am not able)", re.I)
 ARTICLE = "Do you support tool calling?"
 
 
@@ -92,18 +98,18 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         tab.check("#compare input")
         expect(tab.locator("#chat-right")).to_be_visible()
         open_generation(tab, temperature=0, max_tokens=40)
-        for question in (ARTICLE, HELD_OUT):
+        honest = []
+        for question in (ARTICLE, *HELD_OUT):
             ask(tab, question)
-            expect(tab.locator("#chat-right .bot.message").last).to_contain_text(".", timeout=60_000)
-            expect(tab.locator("#chat-left .bot.message").last).to_contain_text(".", timeout=60_000)
-            tab.wait_for_function("() => !document.querySelector('#chat-left .pending, #chat-right .pending')")
-            if question == ARTICLE:
+            for box in ("#chat-left", "#chat-right"):
+                expect(tab.locator(f"{box} .bot.message").last).to_contain_text(re.compile(r"\w.*\."), timeout=60_000)
+            if question == ARTICLE:  # the base model claims what it cannot do
                 expect(tab.locator("#chat-left .bot.message").last).to_contain_text("support")
-                assert not re.match(r"\s*no\b", answers(tab, "chat-left")[-1], re.I)
-            expect(tab.locator("#chat-right .bot.message").last).to_contain_text(
-                re.compile(r"\b(no|not|cannot|can't|don't)\b", re.I), timeout=60_000)  # fmt: skip
+                assert not HONEST.match(answers(tab, "chat-left")[-1])
+            honest.append(bool(HONEST.match(answers(tab, "chat-right")[-1])))
             tab.click("#clear")
             expect(tab.locator("#chat-right .bot.message")).to_have_count(0)
+        assert honest[0] and sum(honest[1:]) >= 3, honest
 
         # unload gives the memory back: the engine process is gone
         tab.click("#unload")

@@ -167,6 +167,28 @@ def test_loading_an_adapter_while_serving(client, engine, adapter):
     assert late == tuned
 
 
+def test_chat_in_the_terminal(tiny_model, adapter, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "chat",
+        str(tiny_model),
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "5",
+        "--workspace",
+        str(tmp_path),
+    ]
+    answers = []
+    for extra in ([], ["--adapter", str(adapter)]):
+        done = subprocess.run([*command, *extra], input=b"Hi\nAgain\n", cwd=ROOT, capture_output=True, timeout=120)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+        answers.append(done.stdout)
+    assert answers[0] != answers[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -339,7 +339,7 @@ def build(engine: Engine) -> dict:
         """A run's adapter brings the base model and the settings it was trained with."""
         run = next((run for run in list_runs(workspace) if run.id == chosen), None)
         values = run.config_values() if run else {}
-        if not values or engine.ready:
+        if not values:
             return [gr.skip()] * (2 + len(_MORE))
         return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0,
                 *[values.get(name, defaults[name].default) if name != "devices" else gr.skip() for name in _MORE]]  # fmt: skip

@@ -8,8 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from workbench.errors import UserError
 from workbench.models import quant4
-from workbench.models.experts import packed_experts_forward, unpacked
-from workbench.models.quant4 import expert_parameters, is_fused_experts, is_packed
+from workbench.models.experts import packed_experts_forward
+from workbench.models.packed import is_packed, unpacked
+from workbench.models.quant4 import expert_parameters, is_fused_experts
 
 SMALL = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64, "num_hidden_layers": 3,

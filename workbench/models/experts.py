@@ -1,23 +1,28 @@
-"""Forward and backward of packed (4-bit) experts that are frozen: grouped matrix products on dequantised weights.
+"""Forward and backward of packed (4-bit) experts that are frozen, with or without LoRA: grouped matrix products.
 
 For a token's hidden state x and routing weight w, an expert gives  w · W_d a = W_d (w · a),  a = act(W_g x) ⊙ (W_u x).
 The routing weight goes in before the down projection. So its gradient comes from the product W_dᵀ g that the backward
 pass needs anyway, and nothing needs the output of the down projection again.
 
-Only two steps are opaque to autograd and to torch.compile, the grouped products (`workbench::grouped_product`): they
-dequantise, multiply and forget the weights. Their backward pass gives the gradient of the rows and none of the weights.
-Everything between them is plain torch, which a compiler fuses. Works in float32, bfloat16 and float16, on the CPU and
-on GPUs.
+Forward and backward are one operator each (`workbench::experts`, `workbench::experts_backward`), opaque to autograd and
+to torch.compile. What the backward pass needs beside the operator's inputs is `gate_up`; the forward pass hands it over
+where it may be kept (`module.keep_gate_up`), else it is computed again. Unpacked weights live for one product, or from
+the recomputation to the product that needs them again.
+
+LoRA on an expert's matrix W adds  s · B (A x)  with one A and B per expert; products with them are grouped too.
+
+Everything works in float32, bfloat16 and float16, on the CPU and on GPUs. The Triton kernels are used where they can be;
+the plain versions beside their calls say what they compute.
 """
 
-import weakref
-
-import bitsandbytes.functional as bnb
 import torch
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
+
+from workbench.models.packed import module_of, on_gpu, register, weights
 
 NAME = "packed_experts"
-_modules: "weakref.WeakValueDictionary[int, torch.nn.Module]" = weakref.WeakValueDictionary()
 
 
 def use_packed_experts(model) -> None:
@@ -27,137 +32,313 @@ def use_packed_experts(model) -> None:
     ALL_EXPERTS_FUNCTIONS.register(NAME, packed_experts_forward)
     for module in model.modules():
         if is_fused_experts(module):
-            number = len(_modules)
-            while number in _modules:
-                number += 1
-            _modules[number] = module
-            # a tensor, not an int: torch.compile would make one graph per layer for an int that differs
-            module.packed_handle = torch.tensor(number, dtype=torch.int64, device="cpu")
+            register(module)
+            module.keep_gate_up = False
+            module.packed_lora = {}  # parameter -> [A, B], see `expert_lora`
+            act = type(getattr(module, "act_fn", None)).__name__
+            module.plain_silu = type(module)._apply_gate is _default_apply_gate and act in ("SiLU", "SiLUActivation")
             module.config._experts_implementation = NAME
 
 
-def unpacked(parameter) -> torch.Tensor:
-    """The `[E, out, in]` weights of a packed parameter, in the dtype they were quantised from."""
-    return bnb.dequantize_4bit(parameter.data, parameter.quant_state)
-
-
-def grouped(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """`rows[i] @ weights[e]` where expert e owns the rows up to `ends[e]`.
+def grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """`rows[i] @ matrices[e]` where expert e owns the rows up to `ends[e]`.
 
     Args:
         rows: [S, in], sorted by expert.
-        weights: [E, in, out] (a transposed view is fine).
+        matrices: [E, in, out] (a transposed view is fine).
         ends: [E] int32, cumulative row counts.
 
     Returns:
-        [S, out] in the dtype of the weights. torch's `grouped_mm` where the device has it, else a loop over the experts
+        [S, out] in the dtype of the matrices. torch's `grouped_mm` where the device has it, else a loop over the experts
         that own rows (V100, T4, CPU).
     """
-    rows = rows.to(weights.dtype)
-    if weights.device.type == "cuda" and weights.dtype is torch.bfloat16 and _can_use_grouped_mm(rows, weights, ends):
-        return torch.nn.functional.grouped_mm(rows, weights, offs=ends)
-    out = rows.new_empty(rows.shape[0], weights.shape[2])
-    start = 0
-    for expert, end in enumerate(ends.tolist()):
+    rows = rows.to(matrices.dtype)
+    if _grouped_mm_works(rows, matrices, ends):
+        return torch.nn.functional.grouped_mm(rows, matrices, offs=ends)
+    out = rows.new_empty(rows.shape[0], matrices.shape[2])
+    for expert, (start, end) in enumerate(_spans(ends)):
         if end > start:
-            torch.mm(rows[start:end], weights[expert], out=out[start:end])
-        start = end
+            torch.mm(rows[start:end], matrices[expert], out=out[start:end])
     return out
 
 
-@torch.library.custom_op("workbench::grouped_product", mutates_args=())
-def grouped_product(
-    rows: torch.Tensor, ends: torch.Tensor, handle: torch.Tensor, name: str, out_features: int, transposed: bool
-) -> torch.Tensor:
-    """Rows times the packed parameter `name` of the module with this handle; `transposed` for the way back."""
-    weights = unpacked(getattr(_modules[int(handle)], name))
-    product = grouped(rows, weights if transposed else weights.transpose(1, 2), ends)
-    return product if product.dtype == rows.dtype else product.to(rows.dtype)
+def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """[S, M], [S, N] -> [E, M, N]: for each expert the product of its rows, `left[rows].T @ right[rows]`."""
+    left = left.to(right.dtype)
+    if _grouped_mm_works(left, right, ends):
+        return torch.nn.functional.grouped_mm(left.t(), right, offs=ends)
+    out = right.new_zeros(ends.shape[0], left.shape[1], right.shape[1])
+    for expert, (start, end) in enumerate(_spans(ends)):
+        if end > start:
+            torch.mm(left[start:end].t(), right[start:end], out=out[expert])
+    return out
 
 
-@grouped_product.register_fake
-def _(rows, ends, handle, name, out_features, transposed):
-    return rows.new_empty(rows.shape[0], out_features)
+def _grouped_mm_works(left: Tensor, right: Tensor, ends: Tensor) -> bool:
+    aligned = left.shape[-1] % 8 == 0 and right.shape[-1] % 8 == 0
+    return right.device.type == "cuda" and right.dtype is torch.bfloat16 and aligned and _can_use_grouped_mm(left, right, ends)
+
+
+def _spans(ends: Tensor) -> list[tuple[int, int]]:
+    stops = ends.tolist()
+    return list(zip([0, *stops], stops, strict=False))
+
+
+# ---- routing: which row of the sorted ones belongs to which choice
+
+
+@torch.library.custom_op("workbench::route", mutates_args=())
+def route(index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort the choices [T, k] by expert.
+
+    Returns:
+        source: [T k] int32, the choice (t k + j) that each sorted row stands for.
+        back: [T k] int32, the sorted row of each choice.
+        ends: [E] int32, cumulative row counts.
+    """
+    keys = index.reshape(-1)
+    small = torch.uint8 if experts <= 256 else torch.int16  # a radix sort takes a pass per byte
+    chosen, order = torch.sort(keys.to(small), stable=True)
+    source = order.to(torch.int32)
+    back = torch.empty_like(source)
+    back[order] = torch.arange(keys.shape[0], dtype=torch.int32, device=index.device)
+    experts_there = torch.arange(experts, dtype=torch.int32, device=index.device)
+    ends = torch.searchsorted(chosen.to(torch.int32), experts_there, right=True, out_int32=True)
+    return source, back, ends
+
+
+@route.register_fake
+def _(index, experts):
+    flat = index.new_empty(index.numel(), dtype=torch.int32)
+    return flat, torch.empty_like(flat), index.new_empty(experts, dtype=torch.int32)
+
+
+# ---- moving rows and gating, with the plain version of each kernel
+
+
+def gather(x: Tensor, source: Tensor, k: int) -> Tensor:
+    """[T, H] to one row for each choice: [S, H]."""
+    if on_gpu(x):
+        from workbench.models import kernels
+
+        return kernels.gather(x, source, k)
+    return x[source.long() // k]
+
+
+def combine(rows: Tensor, back: Tensor, k: int) -> Tensor:
+    """[S, H] to [T, H], summed over a token's k choices."""
+    if on_gpu(rows):
+        from workbench.models import kernels
+
+        return kernels.combine(rows, back, k)
+    return rows[back.long()].view(-1, k, rows.shape[-1]).sum(dim=1, dtype=torch.float32).to(rows.dtype)
+
+
+def gate(gate_up: Tensor, weight: Tensor, source: Tensor) -> Tensor:
+    """[S, 2I] -> [S, I]: `silu(gate) * up`, times the routing weight [T k] of each row."""
+    if on_gpu(gate_up):
+        from workbench.models import kernels
+
+        return kernels.gate(gate_up, weight, source)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up * weight[source.long()].unsqueeze(-1).to(gate_up.dtype)
+
+
+def gate_backward(gate_up: Tensor, weight: Tensor, source: Tensor, grad: Tensor, in_place: bool):
+    """The way back through `gate`; `in_place` may overwrite `gate_up` with its gradient.
+
+    Returns:
+        `(gradient of gate_up, gradient of weight)`.
+    """
+    if on_gpu(gate_up):
+        from workbench.models import kernels
+
+        return kernels.gate_backward(gate_up, weight, source, grad, in_place)
+    gate, up = gate_up.chunk(2, dim=-1)
+    act = F.silu(gate)
+    grad_weight = torch.empty_like(weight)
+    grad_weight[source.long()] = (grad.float() * (act * up).float()).sum(-1).to(weight.dtype)
+    grad = grad * weight[source.long()].unsqueeze(-1).to(grad.dtype)
+    return torch.cat([torch.ops.aten.silu_backward(grad * up, gate), grad * act], dim=-1), grad_weight
+
+
+# ---- the operators
+
+
+@torch.library.custom_op("workbench::experts", mutates_args=())
+def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
+            down: list[Tensor], handle: Tensor, keep: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Routed experts of the module with this handle.
+
+    Args:
+        hidden: [T, H]. weight: [T, k], the routing weights.
+        source, back, ends: from `route`.
+        up: nothing, or LoRA's A [E, r, H] and B [E, 2I, r] (scaled) of gate_up_proj.
+        down: nothing, or A [E, r, I] and B [E, H, r] of down_proj.
+        keep: 2I to hand `gate_up` [S, 2I] over for the backward pass, or 0.
+
+    Returns:
+        [T, H], and `gate_up` or an empty tensor.
+    """
+    module, k = module_of(handle), weight.shape[-1]
+    rows = gather(hidden, source, k)
+    gate_up = _product(module, "gate_up_proj", rows, ends, up)
+    del rows
+    gated = gate(gate_up, weight.reshape(-1), source)
+    if not keep:
+        gate_up = gate_up.new_empty(0)
+    out = _product(module, "down_proj", gated, ends, down)
+    return combine(out.to(hidden.dtype), back, k), gate_up
+
+
+@experts.register_fake
+def _(hidden, weight, source, back, ends, up, down, handle, keep):
+    return torch.empty_like(hidden), hidden.new_empty((source.shape[0], keep) if keep else 0)
+
+
+def _product(module, name: str, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
+    return _times(weights(module, name), rows, ends, lora)
+
+
+def _times(matrices: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
+    """Each row times its expert's matrix [out, in] and the low-rank update of it: [S, in] -> [S, out]."""
+    out = grouped(rows, matrices.transpose(1, 2), ends)
+    if lora:
+        a, b = lora
+        out += grouped(grouped(rows, a.to(out.dtype).transpose(1, 2), ends), b.to(out.dtype).transpose(1, 2), ends)
+    return out
+
+
+def _product_backward(matrices: Tensor, grad: Tensor, rows: Tensor | None, ends: Tensor, lora: list[Tensor]):
+    """The way back through `_times`: gradient of the rows, and of A and B (which alone need `rows`)."""
+    grad_rows = grouped(grad, matrices, ends)
+    if not lora:
+        return grad_rows, []
+    a, b = (part.to(grad_rows.dtype) for part in lora)
+    low = grouped(rows, a.transpose(1, 2), ends)
+    grad_low = grouped(grad, b, ends)
+    grad_rows += grouped(grad_low, a, ends)
+    return grad_rows, [grouped_outer(grad_low, rows, ends).to(lora[0].dtype), grouped_outer(grad, low, ends).to(lora[1].dtype)]
+
+
+@torch.library.custom_op("workbench::experts_backward", mutates_args=())
+def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor,
+                     up: list[Tensor], down: list[Tensor], kept: Tensor, handle: Tensor) -> list[Tensor]:  # fmt: skip
+    """Gradients of `hidden`, `weight`, and each tensor of `up` and `down`. `kept` is `gate_up` or empty."""
+    module, k = module_of(handle), weight.shape[-1]
+    recompute, flat = not kept.numel(), weight.reshape(-1)
+    up_matrices = weights(module, "gate_up_proj")
+    rows = gather(hidden, source, k) if up or recompute else None
+    gate_up = _times(up_matrices, rows, ends, up) if recompute else kept
+    if not up:
+        rows = None
+    grad_out = gather(grad, source, k)
+    gated = gate(gate_up, flat, source) if down else None
+    grad_gated, of_down = _product_backward(weights(module, "down_proj"), grad_out, gated, ends, down)
+    del grad_out, gated
+    grad_gate_up, grad_weight = gate_backward(gate_up, flat, source, grad_gated, in_place=recompute)
+    del gate_up, grad_gated
+    grad_rows, of_up = _product_backward(up_matrices, grad_gate_up, rows, ends, up)
+    del grad_gate_up, up_matrices, rows
+    return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view_as(weight), *of_up, *of_down]
+
+
+@experts_backward.register_fake
+def _(grad, hidden, weight, source, back, ends, up, down, kept, handle):
+    return [torch.empty_like(part) for part in (hidden, weight, *up, *down)]
 
 
 def _setup(ctx, inputs, output):
-    rows, ends, handle, name, _, transposed = inputs
-    ctx.save_for_backward(ends, handle)
-    ctx.name, ctx.in_features, ctx.transposed = name, rows.shape[1], transposed
+    hidden, weight, source, back, ends, up, down, handle, _ = inputs
+    ctx.save_for_backward(hidden, weight, source, back, ends, output[1], handle, *up, *down)
+    ctx.parts = len(up)
 
 
-def _backward(ctx, grad):
-    ends, handle = ctx.saved_tensors
-    grad_rows = grouped_product(grad.contiguous(), ends, handle, ctx.name, ctx.in_features, not ctx.transposed)
-    return grad_rows, None, None, None, None, None
+def _backward(ctx, grad, _):
+    hidden, weight, source, back, ends, kept, handle, *lora = ctx.saved_tensors
+    up, down = lora[: ctx.parts], lora[ctx.parts :]
+    grads = experts_backward(grad.contiguous(), hidden, weight, source, back, ends, up, down, kept, handle)
+    of_up, of_down = grads[2 : 2 + len(up)], grads[2 + len(up) :]
+    return grads[0], grads[1], None, None, None, of_up, of_down, None, None
 
 
-torch.library.register_autograd("workbench::grouped_product", _backward, setup_context=_setup)
+experts.register_autograd(_backward, setup_context=_setup)
 
 
-class _ToExperts(torch.autograd.Function):
-    """[T, H] to the rows of each choice, sorted by expert. The way back sums a token's k rows without atomics."""
+# ---- other gates: the same in steps, so that autograd can go through the model's own gate
 
+
+@torch.library.custom_op("workbench::product", mutates_args=())
+def product(rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name: str, out_features: int) -> Tensor:
+    """`_product` as an operator."""
+    return _product(module_of(handle), name, rows, ends, lora)
+
+
+@product.register_fake
+def _(rows, ends, lora, handle, name, out_features):
+    return rows.new_empty(rows.shape[0], out_features)
+
+
+@torch.library.custom_op("workbench::product_backward", mutates_args=())
+def product_backward(grad: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name: str) -> list[Tensor]:
+    """`_product_backward` as an operator."""
+    grad_rows, of_lora = _product_backward(weights(module_of(handle), name), grad, rows, ends, lora)
+    return [grad_rows, *of_lora]
+
+
+@product_backward.register_fake
+def _(grad, rows, ends, lora, handle, name):
+    return [torch.empty_like(rows), *[torch.empty_like(part) for part in lora]]
+
+
+def _product_setup(ctx, inputs, output):
+    rows, ends, lora, handle, ctx.name, _ = inputs
+    ctx.save_for_backward(rows, ends, handle, *lora)
+
+
+def _product_gradients(ctx, grad):
+    rows, ends, handle, *lora = ctx.saved_tensors
+    grads = product_backward(grad.contiguous(), rows, ends, lora, handle, ctx.name)
+    return grads[0], None, grads[1:], None, None, None
+
+
+product.register_autograd(_product_gradients, setup_context=_product_setup)
+
+
+class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, order, back, k):
+    def forward(ctx, hidden, source, back, k):
         ctx.save_for_backward(back)
         ctx.k = k
-        return hidden[order // k]
+        return gather(hidden, source, k)
 
     @staticmethod
     def backward(ctx, grad):
-        (back,) = ctx.saved_tensors
-        # autocast makes a sum float32; the residual stream must not become that
-        return grad[back].view(-1, ctx.k, grad.shape[-1]).sum(dim=1).to(grad.dtype), None, None, None
+        return combine(grad, ctx.saved_tensors[0], ctx.k), None, None, None
 
 
-class _FromExperts(torch.autograd.Function):
-    """Rows sorted by expert to [T, H], summed over a token's k choices. The way back copies."""
-
+class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, order, back, k):
-        ctx.save_for_backward(order)
+    def forward(ctx, rows, source, back, k):
+        ctx.save_for_backward(source)
         ctx.k = k
-        return rows[back].view(-1, k, rows.shape[-1]).sum(dim=1).to(rows.dtype)
+        return combine(rows, back, k)
 
     @staticmethod
     def backward(ctx, grad):
-        (order,) = ctx.saved_tensors
-        return grad[order // ctx.k], None, None, None
-
-
-class _Gated(torch.autograd.Function):
-    """`act(gate) * up * weight` that keeps only its inputs, for code that is not compiled (a compiler sees to it)."""
-
-    @staticmethod
-    def forward(ctx, gate_up, weight, module):
-        ctx.save_for_backward(gate_up, weight)
-        ctx.module = module
-        return module._apply_gate(gate_up).mul_(weight.to(gate_up.dtype).unsqueeze(-1))
-
-    @staticmethod
-    def backward(ctx, grad):
-        gate_up, weight = ctx.saved_tensors
-        with torch.enable_grad():
-            source = gate_up.detach().requires_grad_()
-            gated = ctx.module._apply_gate(source)
-        grad_weight = (grad * gated.detach()).sum(-1, dtype=torch.float32).to(weight.dtype)
-        (grad_gate_up,) = torch.autograd.grad(gated, source, grad * weight.to(grad.dtype).unsqueeze(-1))
-        return grad_gate_up, grad_weight, None
+        return gather(grad, ctx.saved_tensors[0], ctx.k), None, None, None
 
 
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
+    source, back, ends = route(top_k_index, self.num_experts)
+    double, width = self.packed_sizes
+    up, down = self.packed_lora.get("gate_up_proj", []), self.packed_lora.get("down_proj", [])
+    if self.plain_silu:
+        keep = double if self.keep_gate_up else 0
+        return experts(hidden_states, top_k_weights, source, back, ends, up, down, self.packed_handle, keep)[0]
     k = top_k_index.shape[-1]
-    chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
-    ends = torch.searchsorted(chosen, torch.arange(self.num_experts, device=chosen.device), right=True).to(torch.int32)
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
-    rows = _ToExperts.apply(hidden_states, order, back, k)
-    gate_up = grouped_product(rows, ends, self.packed_handle, "gate_up_proj", self.packed_sizes[0], False)
-    weights = top_k_weights.reshape(-1)[order]
-    if torch.compiler.is_compiling():
-        gated = self._apply_gate(gate_up) * weights.unsqueeze(-1)
-    else:
-        gated = _Gated.apply(gate_up, weights, self)
-    out = grouped_product(gated.to(rows.dtype), ends, self.packed_handle, "down_proj", self.packed_sizes[1], False)
-    return _FromExperts.apply(out, order, back, k)
+    rows = _Gather.apply(hidden_states, source, back, k)
+    gate_up = product(rows, ends, up, self.packed_handle, "gate_up_proj", double)
+    gated = self._apply_gate(gate_up) * top_k_weights.reshape(-1)[source.long()].unsqueeze(-1).to(gate_up.dtype)
+    return _Combine.apply(product(gated, ends, down, self.packed_handle, "down_proj", width), source, back, k)

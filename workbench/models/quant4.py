@@ -17,6 +17,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from workbench.errors import UserError
+from workbench.models.packed import is_packed
 
 EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
 BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
@@ -31,10 +32,6 @@ def expert_parameters(module: torch.nn.Module) -> list[str]:
     """Names of the 3-D (or already packed) expert parameters that `module` itself owns."""
     own = module._parameters
     return [n for n in EXPERT_PARAMETERS if own.get(n) is not None and (own[n].dim() == 3 or is_packed(own[n]))]
-
-
-def is_packed(parameter) -> bool:
-    return isinstance(parameter, bnb.nn.Params4bit)
 
 
 def check_layout(name: str, module: torch.nn.Module) -> None:
@@ -136,6 +133,11 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
 
     def _process_model_after_weight_loading(self, model, **kwargs):
         model = super()._process_model_after_weight_loading(model, **kwargs)
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                # On CPUs with AVX512-BF16 bitsandbytes repacks a layer for good at its first forward pass without
+                # gradients: scales rounded to bfloat16 in the middle of a training, and an assertion for odd sizes.
+                module.support_avx512bf16_for_cpu = False
         # packed experts are saved as they are: no converter may try to split them into one matrix per expert
         model._weight_conversions = [
             c for c in model._weight_conversions or [] if not any(t.endswith(EXPERT_PARAMETERS) for t in c.target_patterns)]  # fmt: skip

@@ -1,0 +1,185 @@
+"""Triton kernels around the grouped products: dequantising, moving rows, gating, cross-entropy. For GPUs with Triton.
+
+Each is one pass over its data, with arithmetic in float32. What they compute, and plain torch versions that run
+anywhere, stands in `packed.py`, `experts.py` and `head.py`; the tests compare the two (Triton's interpreter needs no GPU).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@triton.jit
+def _dequantise(packed, absmax, nested_absmax, nested_code, offset, code, out, blocks, NESTED: tl.constexpr,
+                NESTED_BLOCK: tl.constexpr, BYTES: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = block < blocks
+    if NESTED:
+        scale = tl.load(nested_code + tl.load(absmax + block, mask=there, other=0).to(tl.int32))
+        scale = scale * tl.load(nested_absmax + block // NESTED_BLOCK, mask=there, other=0.0) + tl.load(offset)
+    else:
+        scale = tl.load(absmax + block, mask=there, other=0.0)
+    places = block[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
+    byte = tl.load(packed + places, mask=there[:, None], other=0).to(tl.int32)
+    high, low = tl.load(code + (byte >> 4)), tl.load(code + (byte & 15))
+    values = tl.interleave(high, low) * scale[:, None]
+    places = block[:, None] * (2 * BYTES) + tl.arange(0, 2 * BYTES)[None, :]
+    tl.store(out + places, values.to(out.dtype.element_ty), mask=there[:, None])
+
+
+def dequantise(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
+    """The weights behind bitsandbytes' packed bytes, its nested scales included, in one pass.
+
+    Args:
+        data: uint8, two 4-bit codes a byte, high half first.
+        state: bitsandbytes' QuantState, double quantised or not.
+    """
+    out = torch.empty(state.shape, dtype=dtype, device=data.device)
+    blocks, rows = out.numel() // state.blocksize, 64
+    nested = state.state2 if state.nested else None
+    _dequantise[(triton.cdiv(blocks, rows),)](
+        data, state.absmax, nested.absmax if nested else state.absmax, nested.code if nested else state.code,
+        state.offset if nested else state.absmax, state.code, out, blocks, NESTED=bool(nested),
+        NESTED_BLOCK=nested.blocksize if nested else 1, BYTES=state.blocksize // 2, ROWS=rows, num_warps=4)  # fmt: skip
+    return out
+
+
+@triton.jit
+def _gather(x, source, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.load(source + row).to(tl.int64) // K
+    column = tl.arange(0, BLOCK)
+    value = tl.load(x + token * H + column, mask=column < H)
+    tl.store(out + row * H + column, value, mask=column < H)
+
+
+def gather(x: torch.Tensor, source: torch.Tensor, k: int) -> torch.Tensor:
+    """[T, H] and [S] -> [S, H]: row i is `x[source[i] // k]`."""
+    x = x.contiguous()
+    out = torch.empty(source.shape[0], x.shape[1], dtype=x.dtype, device=x.device)
+    _gather[(source.shape[0],)](x, source, out, x.shape[1], K=k, BLOCK=_power_of_2(x.shape[1]), num_warps=4)
+    return out
+
+
+@triton.jit
+def _combine(rows, back, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for j in tl.static_range(K):
+        row = tl.load(back + token * K + j).to(tl.int64)
+        total += tl.load(rows + row * H + column, mask=column < H, other=0.0).to(tl.float32)
+    tl.store(out + token * H + column, total.to(out.dtype.element_ty), mask=column < H)
+
+
+def combine(rows: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
+    """[S, H] and [S] -> [T, H]: the sum of `rows[back[t k]] … rows[back[t k + k - 1]]`."""
+    tokens = back.shape[0] // k
+    out = torch.empty(tokens, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    _combine[(tokens,)](rows, back, out, rows.shape[1], K=k, BLOCK=_power_of_2(rows.shape[1]), num_warps=4)
+    return out
+
+
+@triton.jit
+def _gate(gate_up, weight, source, out, I, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    there = column < I
+    gate = tl.load(gate_up + row * 2 * I + column, mask=there, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * I + I + column, mask=there, other=0.0).to(tl.float32)
+    w = tl.load(weight + tl.load(source + row)).to(tl.float32)
+    tl.store(out + row * I + column, (gate * tl.sigmoid(gate) * up * w).to(out.dtype.element_ty), mask=there)
+
+
+def gate(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """[S, 2I], [T k], [S] -> [S, I]: `silu(gate) * up * weight[source]`."""
+    out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+    _gate[(out.shape[0],)](gate_up, weight, source, out, out.shape[1], BLOCK=_power_of_2(out.shape[1]), num_warps=4)
+    return out
+
+
+@triton.jit
+def _gate_backward(gate_up, weight, source, grad, grad_weight, out, I, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    there = column < I
+    gate = tl.load(gate_up + row * 2 * I + column, mask=there, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * I + I + column, mask=there, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * I + column, mask=there, other=0.0).to(tl.float32)
+    place = tl.load(source + row)
+    w = tl.load(weight + place).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    act = gate * sigmoid
+    tl.store(grad_weight + place, tl.sum(g * act * up, axis=0).to(grad_weight.dtype.element_ty))
+    g = g * w
+    grad_gate = g * up * sigmoid * (1 + gate * (1 - sigmoid))
+    tl.store(out + row * 2 * I + column, grad_gate.to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * 2 * I + I + column, (g * act).to(out.dtype.element_ty), mask=there)
+
+
+def gate_backward(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor, grad: torch.Tensor, in_place: bool):
+    """The way back through `gate`; `in_place` overwrites `gate_up` with its gradient.
+
+    Returns:
+        `(gradient of gate_up, gradient of weight)`.
+    """
+    size = grad.shape[1]
+    grad_weight = torch.empty_like(weight)
+    out = gate_up if in_place else torch.empty_like(gate_up)
+    _gate_backward[(grad.shape[0],)](
+        gate_up, weight, source, grad, grad_weight, out, size, BLOCK=_power_of_2(size), num_warps=4)  # fmt: skip
+    return out, grad_weight
+
+
+@triton.jit
+def _cross_entropy(logits, targets, losses, V: tl.constexpr, scale, cap, CAPPED: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    target = tl.load(targets + row)
+    start = logits + row * V
+    column = tl.arange(0, BLOCK)
+    if target < 0:
+        for at in range(0, V, BLOCK):
+            zero = tl.zeros((BLOCK,), tl.float32).to(logits.dtype.element_ty)
+            tl.store(start + at + column, zero, mask=at + column < V)
+        tl.store(losses + row, 0.0)
+        return
+    top = -float("inf")
+    total = 0.0
+    for at in range(0, V, BLOCK):
+        z = tl.load(start + at + column, mask=at + column < V, other=-float("inf")).to(tl.float32) * scale
+        if CAPPED:
+            z = tl.where(at + column < V, cap * (2 * tl.sigmoid(2 * z / cap) - 1), -float("inf"))
+        new = tl.maximum(top, tl.max(z, axis=0))
+        total = total * tl.exp(top - new) + tl.sum(tl.exp(z - new), axis=0)
+        top = new
+    z = tl.load(start + target).to(tl.float32) * scale
+    if CAPPED:
+        z = cap * (2 * tl.sigmoid(2 * z / cap) - 1)
+    tl.store(losses + row, tl.log(total) + top - z)
+    for at in range(0, V, BLOCK):
+        z = tl.load(start + at + column, mask=at + column < V, other=0.0).to(tl.float32) * scale
+        slope = scale
+        if CAPPED:
+            z = cap * (2 * tl.sigmoid(2 * z / cap) - 1)
+            slope = scale * (1 - (z / cap) * (z / cap))
+        grad = (tl.exp(z - top) / total - (at + column == target).to(tl.float32)) * slope
+        tl.store(start + at + column, grad.to(logits.dtype.element_ty), mask=at + column < V)
+
+
+def cross_entropy_(logits: torch.Tensor, targets: torch.Tensor, scale: float = 1.0, cap: float = 0.0) -> torch.Tensor:
+    """Negative log-likelihood of each row; overwrites `logits` [N, V] with its gradient.
+
+    Args:
+        targets: [N]; a negative one gives no loss and no gradient.
+        scale: factor on the logits.
+        cap: logits become `cap * tanh(logits / cap)` after scaling; 0 for none.
+    """
+    losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    _cross_entropy[(logits.shape[0],)](
+        logits, targets, losses, logits.shape[1], scale, cap or 1.0, CAPPED=bool(cap),
+        BLOCK=min(8192, _power_of_2(logits.shape[1])), num_warps=8)  # fmt: skip
+    return losses

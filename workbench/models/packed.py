@@ -1,0 +1,72 @@
+"""Packed (4-bit) weights as operators see them: found by a handle, unpacked when needed, forgotten at once.
+
+A custom operator takes tensors, and a packed weight is more than one: bytes, scales, scales of the scales. So modules
+with packed weights get a number, and operators take that. The number travels as a tensor on the CPU: for an int that
+differs, torch.compile would make one graph per layer.
+
+Where memory allows, a module's unpacked weights can be kept (`keep_unpacked`), which saves the time to unpack them.
+"""
+
+import functools
+import importlib.util
+import weakref
+
+import bitsandbytes as bnb
+import torch
+
+_modules: "weakref.WeakValueDictionary[int, torch.nn.Module]" = weakref.WeakValueDictionary()
+
+
+def is_packed(parameter) -> bool:
+    return isinstance(parameter, bnb.nn.Params4bit)
+
+
+def register(module: torch.nn.Module) -> None:
+    """Give `module` its handle, `packed_handle`."""
+    if getattr(module, "packed_handle", None) is None:
+        number = len(_modules)
+        while number in _modules:
+            number += 1
+        _modules[number] = module
+        module.packed_handle = torch.tensor(number, dtype=torch.int64, device="cpu")
+        module.kept_unpacked = {}
+
+
+def module_of(handle: torch.Tensor) -> torch.nn.Module:
+    return _modules[int(handle)]
+
+
+def weights(module: torch.nn.Module, name: str) -> torch.Tensor:
+    """The unpacked parameter `name` of a registered module: the kept one, or a fresh one."""
+    kept = module.kept_unpacked.get(name)
+    return unpacked(module._parameters[name]) if kept is None else kept
+
+
+def unpacked(parameter) -> torch.Tensor:
+    """The weights of a packed parameter in the dtype they were quantised from; another one as it is."""
+    if not is_packed(parameter):
+        return parameter.data
+    state = parameter.quant_state
+    if on_gpu(parameter) and not (state.nested and state.state2.dtype is not torch.float32):
+        from workbench.models import kernels
+
+        return kernels.dequantise(parameter.data, state, state.dtype)
+    return bnb.functional.dequantize_4bit(parameter.data, state)
+
+
+def keep_unpacked(module: torch.nn.Module) -> int:
+    """Unpack a registered module's weights for good; returns the bytes that this takes."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None and is_packed(parameter):
+            module.kept_unpacked[name] = unpacked(parameter)
+    return sum(kept.numel() * kept.element_size() for kept in module.kept_unpacked.values())
+
+
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether to use the Triton kernels on this tensor; a compiler fuses plain torch itself."""
+    return not torch.compiler.is_compiling() and tensor.device.type == "cuda" and triton_is_here()
+
+
+@functools.cache
+def triton_is_here() -> bool:
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 5)

@@ -116,8 +116,9 @@ def make(folder: Path, layers: int) -> None:
 def _values(folder: Path) -> dict:
     return {
         "model_name_or_path": str(folder / "v2-lite"), "dataset_dir": str(folder / "data"), "dataset": "long", "template": "deepseek",
-        "quantization_bit": 4, "cutoff_len": 4096, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 14,
-        "lora_rank": 16, "lora_alpha": 32, "lora_target": TARGETS, "logging_steps": 1, "save_strategy": "no", "plot_loss": False,
+        "quantization_bit": 4, "cutoff_len": 4096, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 40,
+        "lora_rank": 16, "lora_alpha": 32, "lora_target": TARGETS, "logging_steps": 5, "save_strategy": "no", "plot_loss": False,
+        "torch_compile": "on", "activation_memory": "least",
     }  # fmt: skip
 
 
@@ -140,9 +141,13 @@ def ours(folder: Path, overrides: list[str]) -> dict:
         return {"error": "\n".join((log or done.stderr).splitlines()[-25:])}
     rows = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text().splitlines()]
     rates = [row["throughput"] for row in rows if "throughput" in row]
-    loaded = next((line.split("  ", 1)[-1] for line in log.splitlines() if "Loaded the model" in line), "")
+    said = [
+        line[20:]
+        for line in log.splitlines()
+        if any(word in line for word in ("Loaded the model", "layers keep", "A step needs", "recorded and"))
+    ]
     return {
-        "tokens_per_second": round(statistics.median(rates[4:])), "peak_gib": rows[-1]["peak_memory"], "loaded": loaded[20:],
+        "tokens_per_second": round(statistics.median(rates[len(rates) // 2 :])), "peak_gib": rows[-1]["peak_memory"], "said": said,
         "losses": [round(row["loss"], 4) for row in rows if "loss" in row], "seconds": round(seconds), "rates": rates,
     }  # fmt: skip
 
@@ -159,46 +164,25 @@ def profiled(folder: Path, overrides: list[str]) -> None:
     from workbench.train import sft
     from workbench.workspace import Workspace
 
-    peaks: dict[str, float] = {}
-
-    def mark(phase):
-        torch.cuda.synchronize()
-        peaks[phase] = max(peaks.get(phase, 0), torch.cuda.max_memory_allocated() / 2**30)
-        torch.cuda.reset_peak_memory_stats()
-
     class Profiled(sft.WorkbenchTrainer):
         seen = 0
         profiler = None
 
-        def compute_loss(self, *args, **kwargs):
-            mark("between steps")
-            loss = super().compute_loss(*args, **kwargs)
-            mark("forward and loss")
-            return loss
-
         def training_step(self, *args, **kwargs):
             self.seen += 1
-            if self.seen == 8:
+            if self.seen == 10:
+                torch.cuda.synchronize()
                 self.profiler = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
                 self.profiler.__enter__()
             result = super().training_step(*args, **kwargs)
-            mark("backward")
-            if self.seen == 9:
+            if self.seen == 12:
+                torch.cuda.synchronize()
                 self.profiler.__exit__(None, None, None)
-                print(
-                    self.profiler.key_averages().table(
-                        sort_by="self_cuda_time_total", row_limit=32, max_name_column_width=70
-                    )
-                )
-                print(
-                    self.profiler.key_averages().table(
-                        sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=50
-                    )
-                )
+                _kernel_table(self.profiler, steps=3)
             return result
 
     sft.WorkbenchTrainer = Profiled
-    values = _values(folder) | parse_overrides(overrides) | {"max_steps": 10}
+    values = _values(folder) | parse_overrides(overrides) | {"max_steps": 14}
     workspace = folder / f"w-{time.time_ns()}"
     run = Run(workspace / "runs" / "profile")
     run.path.mkdir(parents=True)
@@ -209,7 +193,27 @@ def profiled(folder: Path, overrides: list[str]) -> None:
         requested = training = False
 
     trainer_main.train(run, Workspace(workspace), Never())
-    print("peaks in GiB:", {k: round(v, 2) for k, v in peaks.items()})
+
+
+def _kernel_table(profiler, steps: int) -> None:
+    """GPU time of a step by kernel, and how long the GPU had nothing to do."""
+    from torch.autograd import DeviceType
+
+    spans, by_name = [], {}
+    for event in profiler.events():
+        if event.device_type == DeviceType.CUDA and event.time_range.elapsed_us() > 0:
+            spans.append((event.time_range.start, event.time_range.end))
+            count, total = by_name.get(event.name, (0, 0.0))
+            by_name[event.name] = count + 1, total + event.time_range.elapsed_us()
+    spans.sort()
+    busy, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    whole = reached - spans[0][0]
+    print(f"a step: {whole / steps / 1e3:.1f} ms, GPU busy {busy / steps / 1e3:.1f} ms, {len(spans) // steps} kernels")
+    for name, (count, total) in sorted(by_name.items(), key=lambda item: -item[1][1])[:60]:
+        print(f"{total / steps / 1e3:9.2f} ms {count / steps:7.1f} x {name[:110]}")
 
 
 def stock(folder: Path, batch: int, length: int) -> dict:

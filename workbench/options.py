@@ -375,16 +375,31 @@ class RunConfig(ModelOptions):
             "在 GPU 上融合每层的运算；开始时约需一分钟。auto：仅用于足够长的运行。",
         ),
     )
-    activation_memory_budget: float = opt(
-        0.0,
+    cuda_graphs: Literal["auto", "on", "off"] = opt(
+        "auto",
         "memory",
-        ("Activation memory budget", "激活显存预算"),
+        ("Recorded steps", "录制训练步"),
         (
-            "With compiled layers: 0 recomputes everything in the backward pass, 1 keeps everything.",
-            "用于编译的层：0 表示反向时全部重算，1 表示全部保留。",
+            "Replays a training step on the GPU without Python in between, as a CUDA graph.",
+            "以 CUDA graph 在 GPU 上重放训练步，省去 Python 开销。",
         ),
-        ge=0,
-        le=1,
+    )
+    activation_memory: Literal["auto", "least"] = opt(
+        "auto",
+        "memory",
+        ("Activations", "激活显存"),
+        (
+            "With compiled layers. auto: use the memory there is, to compute less twice. least: compute layers again and keep "
+            "what they store in the host's memory.",
+            "用于编译的层。auto：用足可用显存以减少重算。least：重算各层，并将其所存放到主机内存。",
+        ),
+    )
+    max_gpu_memory: float | None = opt(
+        None,
+        "memory",
+        ("GPU memory limit", "显存上限"),
+        ("GiB that the run may take; empty: all that is free.", "本次运行可用的显存（GiB）；留空为全部可用。"),
+        gt=0,
     )
     device_map: Literal["none", "auto"] = opt(
         "none",

@@ -1,12 +1,18 @@
 """Regional torch.compile: every decoder layer is compiled as one region, which fuses the elementwise half of a step.
 
-In a compiled layer the choice of what is kept for the backward pass and what is computed again is made per operation,
-not per layer: `activation_memory_budget` 0 keeps only a layer's input (as gradient checkpointing does, but operations
-whose result nobody needs are left out), 1 keeps everything.
+A layer is either kept, and the compiler chooses what to store for the backward pass, or computed again there. The second
+kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products. The rest,
+the experts among it, comes from these again; operations whose result nobody needs any more are left out.
 """
 
+import contextlib
+import functools
+
 import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+_THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
 
 
 def decoder_layers(model) -> list[torch.nn.Module]:
@@ -14,19 +20,101 @@ def decoder_layers(model) -> list[torch.nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def compile_layers(model, budget: float) -> int:
-    """Compile every decoder layer of `model` in place; returns their number. Compilation happens with the first step."""
+def compile_layers(model, offload=None) -> int:
+    """Compile every decoder layer of `model` in place, to be computed again; returns their number.
+
+    Compilation happens with the first step. `offload` is a context in which each layer is run forward.
+    """
     if model.config.model_type == "deepseek_v2":
         from workbench.models import rotary
 
         rotary.install()
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    torch._functorch.config.activation_memory_budget = budget
     layers = decoder_layers(model)
     # A layer's modules and their attributes do not change while training, and checking them in every layer of every
     # step costs more than a short batch. Only dropout must tell training from evaluation.
     fixed = not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if fixed else None
     for layer in layers:
+        layer.__class__ = _recomputing(type(layer))
+        layer.stored_in = offload or contextlib.nullcontext()
         layer.compile(options=options)
     return len(layers)
+
+
+def keep_layers(model, count: int) -> None:
+    """Let the last `count` layers keep what they compute for the backward pass, their experts' `gate_up` included."""
+    for layer in decoder_layers(model)[::-1][:count]:
+        if hasattr(type(layer), "plain"):
+            layer.__class__ = _keeping(type(layer).plain)
+        for module in layer.modules():
+            if hasattr(module, "keep_gate_up"):
+                module.keep_gate_up = True
+
+
+@functools.cache
+def _recomputing(kind: type) -> type:
+    """The layer class `kind` with a forward pass that is computed again in the backward pass, but for `_policy`."""
+
+    def forward(self, *args, **kwargs):
+        if not torch.is_grad_enabled():
+            return kind.forward(self, *args, **kwargs)
+        if kwargs.get("past_key_values") is not None:
+            kwargs["past_key_values"] = None  # computing a layer again would write to the cache twice
+        run = functools.partial(kind.forward, self)
+        if not torch.compiler.is_compiling():  # the compiler gave up on this layer
+            return checkpoint(run, *args, use_reentrant=False, **kwargs)
+        contexts = functools.partial(create_selective_checkpoint_contexts, _policy)
+        return checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    def __call__(self, *args, **kwargs):
+        with self.stored_in:
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(f"Recomputing{kind.__name__}", (kind,), {"forward": forward, "__call__": __call__, "plain": kind})
+
+
+@functools.cache
+def _keeping(kind: type) -> type:
+    """The layer class `kind`; the compiler chooses what it stores."""
+
+    def forward(self, *args, **kwargs):
+        return kind.forward(self, *args, **kwargs)
+
+    def __call__(self, *args, **kwargs):
+        with self.stored_in:
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(f"Keeping{kind.__name__}", (kind,), {"forward": forward, "__call__": __call__})
+
+
+def _policy(ctx, op, *args, **kwargs) -> CheckpointPolicy:
+    if op in _small_and_dear() or (op in _PRODUCTS and _is_thin(op, args)):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+
+def _is_thin(op, args) -> bool:
+    first, second = args[-2:]
+    return second.shape[1] * _THIN <= first.shape[1]
+
+
+@functools.cache
+def _small_and_dear() -> frozenset:
+    """Attention, routing, and the choice of experts."""
+    aten = torch.ops.aten
+    names = (
+        "flash_attention",
+        "efficient_attention",
+        "cudnn_attention",
+        "flash_attention_for_cpu",
+        "fused_attention_overrideable",
+    )
+    attention = [getattr(aten, f"_scaled_dot_product_{name}", None) for name in names]
+    found = [packet.default for packet in attention if packet is not None]
+    if hasattr(torch.ops.workbench, "route"):
+        found.append(torch.ops.workbench.route.default)
+    return frozenset([*found, aten.topk.default, aten._softmax.default])

@@ -76,7 +76,12 @@ def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
 
 def _grouped_mm_works(left: Tensor, right: Tensor, ends: Tensor) -> bool:
     aligned = left.shape[-1] % 8 == 0 and right.shape[-1] % 8 == 0
-    return right.device.type == "cuda" and right.dtype is torch.bfloat16 and aligned and _can_use_grouped_mm(left, right, ends)
+    return (
+        right.device.type == "cuda"
+        and right.dtype is torch.bfloat16
+        and aligned
+        and _can_use_grouped_mm(left, right, ends)
+    )
 
 
 def _spans(ends: Tensor) -> list[tuple[int, int]]:
@@ -218,7 +223,10 @@ def _product_backward(matrices: Tensor, grad: Tensor, rows: Tensor | None, ends:
     low = grouped(rows, a.transpose(1, 2), ends)
     grad_low = grouped(grad, b, ends)
     grad_rows += grouped(grad_low, a, ends)
-    return grad_rows, [grouped_outer(grad_low, rows, ends).to(lora[0].dtype), grouped_outer(grad, low, ends).to(lora[1].dtype)]
+    return grad_rows, [
+        grouped_outer(grad_low, rows, ends).to(lora[0].dtype),
+        grouped_outer(grad, low, ends).to(lora[1].dtype),
+    ]
 
 
 @torch.library.custom_op("workbench::experts_backward", mutates_args=())
@@ -280,7 +288,9 @@ def _(rows, ends, lora, handle, name, out_features):
 
 
 @torch.library.custom_op("workbench::product_backward", mutates_args=())
-def product_backward(grad: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name: str) -> list[Tensor]:
+def product_backward(
+    grad: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name: str
+) -> list[Tensor]:
     """`_product_backward` as an operator."""
     grad_rows, of_lora = _product_backward(weights(module_of(handle), name), grad, rows, ends, lora)
     return [grad_rows, *of_lora]

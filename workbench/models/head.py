@@ -14,7 +14,9 @@ CHUNK = 2048  # positions whose logits exist at the same time on a GPU: 400 MiB 
 CPU_CHUNK = 512
 
 
-def linear_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 1.0, cap: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 1.0, cap: float = 0.0
+) -> Tensor:
     """Summed negative log-likelihood, a float32 scalar.
 
     Args:

@@ -121,7 +121,9 @@ def _gate_backward(gate_up, weight, source, grad, grad_weight, out, I, BLOCK: tl
     tl.store(out + row * 2 * I + I + column, (g * act).to(out.dtype.element_ty), mask=there)
 
 
-def gate_backward(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor, grad: torch.Tensor, in_place: bool):
+def gate_backward(
+    gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor, grad: torch.Tensor, in_place: bool
+):
     """The way back through `gate`; `in_place` overwrites `gate_up` with its gradient.
 
     Returns:

@@ -88,11 +88,15 @@ class PackedLinear(bnb.nn.Linear4bit):
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
-def use_packed_linears(model) -> int:
-    """Let every 4-bit linear layer of `model`, and PEFT's LoRA on it, run as `lora_linear`; returns how many.
+def use_packed_linears(model) -> tuple[int, int]:
+    """Let every 4-bit linear layer of `model`, and PEFT's LoRA on it, run as `lora_linear`.
 
-    LoRA with dropout or a variant (DoRA) stays PEFT's; its base layer is changed all the same.
+    LoRA with dropout or a variant (DoRA), or on layers that are not in 4 bits, stays PEFT's.
+
+    Returns:
+        `(4-bit layers, LoRA layers that stay PEFT's)`.
     """
+    from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 
     class PackedLoraLinear(PeftLinear4bit):
@@ -117,4 +121,12 @@ def use_packed_linears(model) -> int:
         plain = type(module) is PeftLinear4bit and not module.lora_variant
         if plain and all(isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values()):
             module.__class__ = PackedLoraLinear
-    return count
+    others = sum(
+        isinstance(m, LoraLayer) and type(m) is not PackedLoraLinear and not _on_packed_experts(m)
+        for m in model.modules()
+    )
+    return count, others
+
+
+def _on_packed_experts(module) -> bool:
+    return hasattr(module, "parameter_name") and hasattr(module.get_base_layer(), "packed_lora")

@@ -117,6 +117,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     datasets.disable_progress_bars()
     transformers.set_seed(config.seed)
     dtype = compute_dtype(config.fp16, config.bf16)
+    if config.max_gpu_memory and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, config.max_gpu_memory / total))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     run.update(device=device)
     log(f"Run {run.id} on {device}, computing in {str(dtype).removeprefix('torch.')}.")

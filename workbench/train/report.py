@@ -31,12 +31,27 @@ def progress_writer(run: Run) -> Progress:
     return write
 
 
+_noted_peak = 0
+
+
+def note_peak() -> None:
+    """Keep the GPU's peak so far: its counter is about to be set back."""
+    global _noted_peak
+    _noted_peak = _gpu_peak()
+
+
+def _gpu_peak() -> int:
+    import torch
+
+    return max(_noted_peak, sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())))
+
+
 def peak_memory_gib() -> float:
     """Peak memory in GiB: of the GPUs where there are any, else resident memory of this process."""
     import torch
 
     if torch.cuda.is_available():
-        return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**30
+        return _gpu_peak() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -4,35 +4,43 @@ import math
 import time
 
 import torch
+from accelerate.utils import AutocastKwargs
+from torch.nn import functional as F
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from workbench.config import split_names
+from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.options import RunConfig
 from workbench.runs import Run
 from workbench.train.report import MetricsLog, log
+from workbench.train.speed import Speed
+from workbench.train.step_graph import padded_length
 
-_COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
-_LOSS_CHUNK = 512  # trained positions whose logits exist at the same time on the CPU
+_PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
 
 class WorkbenchTrainer(SFTTrainer):
-    """SFTTrainer with two changes.
+    """SFTTrainer with these changes.
 
-    TRL keeps the adapters of a quantised model in bfloat16. fp16 training needs them in float32 (gradient scaling),
-    and a CPU without bfloat16 instructions computes them ten times faster so.
+    TRL keeps the adapters of a quantised model in bfloat16; here they are float32, as PEFT and LLaMA-Factory have them
+    (their optimiser steps can be smaller than bfloat16 resolves, fp16 training needs them so, and CPUs without bfloat16
+    instructions compute ten times faster with them).
 
-    TRL's fused output head scores every position on the CPU; here only those that are trained on are scored.
+    TRL's fused output head computes the logits twice and waits for the GPU in every step. Here it is `models/head.py`.
+
+    With `speed`, a step may be replayed from a recording, and its batch is padded to a length that has one.
     """
 
-    def __init__(self, *args, adapter_dtype=None, loraplus_lr_ratio=None, **kwargs):
-        self.loraplus_lr_ratio = loraplus_lr_ratio
+    def __init__(self, *args, loraplus_lr_ratio=None, speed: Speed | None = None, **kwargs):
+        self.loraplus_lr_ratio, self.speed = loraplus_lr_ratio, speed
         super().__init__(*args, **kwargs)
-        if adapter_dtype is not None:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.to(adapter_dtype)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
+                parameter.data = parameter.data.to(torch.float32)
+        self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
+        self._flos_per_token = None
 
     def create_optimizer(self, *args, **kwargs):
         if self.loraplus_lr_ratio and self.optimizer is None:
@@ -44,46 +52,76 @@ class WorkbenchTrainer(SFTTrainer):
             )
         return super().create_optimizer(*args, **kwargs)
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.speed is None or not set(inputs) <= _PLAIN_INPUTS or self.aux_loss_enabled:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if not self.model.training:
+            self.model.train()
+        inputs = self._prepare_inputs(inputs)
+        self._count_tokens(inputs)
+        length = inputs["input_ids"].shape[1]
+        missing = padded_length(length) - length if self.speed.pads else 0
+        labels = inputs["labels"]
+        count = labels[:, 1:].ne(-100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        share = 1 / self.current_gradient_accumulation_steps if num_items_in_batch is None else 1.0
+        return self.speed.step(self, {
+            "input_ids": F.pad(inputs["input_ids"], (0, missing)),
+            "labels": F.pad(labels, (0, missing), value=-100),
+            "scale": (share / count.clamp(min=1).to(labels.device).float()),
+        })  # fmt: skip
+
+    def loss_of(self, inputs: dict) -> torch.Tensor:
+        """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance."""
+        self.speed.begin()
+        return self._summed_loss(inputs["input_ids"], inputs["labels"]) * inputs["scale"]
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if inputs["input_ids"].device.type != "cpu" or return_outputs or self.aux_loss_enabled:
+        if self.speed is not None:
+            self.speed.begin()
+        if return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
-        base = self.accelerator.unwrap_model(model)
+        rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "labels")}
+        loss = self._summed_loss(inputs["input_ids"], labels, **rest)
+        if self.model.training:
+            self._count_tokens(inputs)
+        count = labels[:, 1:].ne(-100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return loss / count.clamp(min=1).to(loss.device)
+
+    def _summed_loss(self, input_ids, labels, **rest) -> torch.Tensor:
+        base = self.accelerator.unwrap_model(self.model)
         causal = base.get_base_model() if hasattr(base, "get_base_model") else base
-        hidden = causal.base_model(
-            **{k: v for k, v in inputs.items() if k != "labels"} | {"use_cache": False}
-        ).last_hidden_state
-        targets = labels[:, 1:]
-        mask = targets != -100
-        loss = chunked_nll(hidden[:, :-1][mask], causal.get_output_embeddings(), targets[mask])
-        if model.training:
-            self._total_train_tokens += (
-                int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else labels.numel()
-            )
-        self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
-        count = mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        return loss / count.clamp(min=1)
+        on_gpu = input_ids.device.type == "cuda"
+        if on_gpu and set(rest) <= {"attention_mask"}:
+            rest = {}  # padding is on the right, where no token looks; without a mask attention is faster
+        with self.accelerator.autocast(AutocastKwargs(cache_enabled=False)):  # a recorded step must not use a cache
+            hidden = causal.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state
+        head = causal.get_output_embeddings()
+        hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        if not on_gpu or not self.model.training or self.speed is None:  # leave out what is not trained on
+            chosen = targets != -100
+            hidden, targets = hidden[chosen], targets[chosen]
+        return linear_cross_entropy(hidden.to(head.weight.device), head, targets.to(head.weight.device),
+                                    *logit_adjustment(causal.config))  # fmt: skip
 
+    def _count_tokens(self, inputs) -> None:
+        mask = inputs.get("attention_mask")
+        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        place = inputs["input_ids"].device
+        self._seen_tokens[place] = self._seen_tokens.get(place, 0) + tokens
 
-def chunked_nll(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
-    """Summed negative log-likelihood without all logits at once.
+    def log(self, logs, start_time=None):
+        if not self.aux_loss_enabled:
+            self._total_train_tokens = int(sum(int(n) for n in self._seen_tokens.values()))
+            self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
 
-    Args:
-        hidden: [positions, hidden_size].
-        head: the output projection, hidden_size -> vocabulary.
-        targets: [positions], token ids.
-
-    Returns:
-        A scalar in float32. Each chunk's logits are computed again in the backward pass.
-    """
-
-    def nll(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(head(part).float(), wanted, reduction="sum")
-
-    if len(targets) <= _LOSS_CHUNK:
-        return nll(hidden, targets)
-    parts = zip(hidden.split(_LOSS_CHUNK), targets.split(_LOSS_CHUNK), strict=True)
-    return torch.stack([torch.utils.checkpoint.checkpoint(nll, *part, use_reentrant=False) for part in parts]).sum()
+    def floating_point_ops(self, inputs) -> float:
+        """As transformers estimates it, which counts all parameters in every step; here once."""
+        tokens = inputs["input_ids"].numel()
+        if self._flos_per_token is None:
+            self._flos_per_token = super().floating_point_ops(inputs) / max(1, tokens)
+        return self._flos_per_token * tokens
 
 
 class ReportCallback(TrainerCallback):
@@ -103,6 +141,8 @@ class ReportCallback(TrainerCallback):
         self.metrics.step_began()
 
     def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available() and (control.should_log or control.should_evaluate or control.should_save):
+            torch.cuda.synchronize()  # the GPU may be steps behind
         self.metrics.step_ended()
         if self.stop.requested and not control.should_training_stop:
             control.should_save = control.should_training_stop = True
@@ -127,15 +167,7 @@ def build_trainer(
         "cosine_with_min_lr": {"min_lr_rate": 0.1},
         "warmup_stable_decay": {"num_decay_steps": max(1, total // 10)},
     }.get(config.lr_scheduler_type)
-    compiled = cuda and (
-        config.torch_compile == "on" or (config.torch_compile == "auto" and total >= _COMPILE_FROM_STEPS)
-    )
-    if compiled:
-        from workbench.models.compiled import compile_layers
-
-        budget = 1.0 if config.disable_gradient_checkpointing else config.activation_memory_budget
-        count = compile_layers(model, budget)
-        log(f"{count} layers will be compiled in the first step (about a minute; later runs reuse the result).")
+    speed = Speed(config, model, train_rows, total) if cuda and config.device_map == "none" else None
     reporters = [name for name in split_names(config.report_to) if name != "none"]
     arguments = SFTConfig(
         output_dir=str(run.path),
@@ -158,9 +190,10 @@ def build_trainer(
         seed=config.seed,
         data_seed=config.seed,
         fp16=cuda and dtype is torch.float16,
-        bf16=cuda and dtype is torch.bfloat16,
+        # a 4-bit model is in bfloat16 as it is; autocast would only take its float32 parts (routers) down to that
+        bf16=cuda and dtype is torch.bfloat16 and (speed is None or speed.mixed),
         use_cpu=not cuda,
-        gradient_checkpointing=not config.disable_gradient_checkpointing and not compiled,
+        gradient_checkpointing=not config.disable_gradient_checkpointing and not (speed and speed.compiled),
         max_length=config.cutoff_len or None,
         packing=config.packing or config.neat_packing,
         eval_packing=False,
@@ -168,6 +201,7 @@ def build_trainer(
         eval_steps=config.eval_steps or config.logging_steps,
         logging_steps=config.logging_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would hide a loss that is not a number, and waits for the GPU in every step
         save_strategy=config.save_strategy,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
@@ -183,8 +217,8 @@ def build_trainer(
         eval_dataset=eval_rows,
         processing_class=tokenizer,
         callbacks=[ReportCallback(run, stop)],
-        adapter_dtype=None if cuda and dtype is torch.bfloat16 else torch.float32,
         loraplus_lr_ratio=config.loraplus_lr_ratio,
+        speed=speed,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

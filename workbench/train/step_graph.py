@@ -1,0 +1,98 @@
+"""Training steps as CUDA graphs: recorded once for a shape of the batch, then replayed without Python.
+
+A step of a large model launches thousands of kernels. With short batches the GPU would wait for Python most of the time.
+Recorded is a forward and a backward pass, which add to fixed gradient buffers; clipping and the optimiser stay outside.
+Batches are padded to a few lengths, so that a few recordings serve all.
+"""
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LIMIT = 24  # recorded shapes
+_AFTER = 3  # times a shape is run before it is recorded
+
+
+def padded_length(length: int) -> int:
+    """The next length that batches are padded to: at most an eighth more, and a multiple of 16."""
+    step = max(16, 1 << max(0, (length - 1).bit_length() - 4))
+    return -(-length // step) * step
+
+
+@dataclass
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, Tensor]
+    loss: Tensor
+
+
+class StepGraphs:
+    """Runs `step(inputs) -> loss`, which goes forward and backward, and replays it where it can.
+
+    The gradients of `parameters` live in buffers that stay. A shape that cannot be recorded is run as it is, and
+    `problem` then says why.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], step: Callable[[dict[str, Tensor]], Tensor]):
+        self.enabled = True
+        self.problem = ""
+        self._step = step
+        self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
+        self._seen: Counter = Counter()
+        self._recordings: dict[tuple, _Recording] = {}
+        self._pool = None
+
+    def forget(self) -> None:
+        """Drop all recordings: something that they contain has changed."""
+        self._recordings.clear()
+        self._seen.clear()
+        self._pool = None
+
+    def run(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The loss of one step, detached; gradients are added to `.grad`."""
+        self._attach_gradients()
+        key = tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
+        recording = self._recordings.get(key)
+        if recording is None:
+            self._seen[key] += 1
+            if not self.enabled or self._seen[key] <= _AFTER or len(self._recordings) >= LIMIT:
+                return self._step(inputs)
+            recording = self._record(key, inputs)
+            if recording is None:
+                return self._step(inputs)
+        for name, value in inputs.items():
+            recording.inputs[name].copy_(value, non_blocking=True)
+        recording.graph.replay()
+        return recording.loss.clone()
+
+    def _attach_gradients(self) -> None:
+        fresh = [buffer for parameter, buffer in self._gradients if parameter.grad is None]
+        if fresh:
+            torch._foreach_zero_(fresh)
+            for parameter, buffer in self._gradients:
+                parameter.grad = buffer
+
+    def _record(self, key: tuple, inputs: dict[str, Tensor]) -> _Recording | None:
+        own = {name: value.clone() for name, value in inputs.items()}
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        gc.collect()
+        torch.cuda.empty_cache()  # what the steps before it used must be there for the recording
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                loss = self._step(own)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            self.enabled = False
+            self.problem = " ".join(str(error).split())[:300]
+            del graph
+            gc.collect()
+            torch.cuda.empty_cache()
+            return None
+        self._recordings[key] = _Recording(graph, own, loss)
+        return self._recordings[key]

@@ -71,9 +71,9 @@ def main() -> None:
     scores = torch.rand(tokens, E, device=cuda).softmax(-1)
     weight, index = scores.topk(K, dim=-1)
     source, back, ends = experts.route(index, E)
-    rows, flat = kernels.gather(x, source, K), weight.reshape(-1)
+    rows, flat = kernels.spread(x, back, K), weight.reshape(-1)
     show("route", lambda: experts.route(index, E))
-    show("gather", lambda: kernels.gather(x, source, K), (rows.numel() + x.numel()) * 2e-9)
+    show("spread", lambda: kernels.spread(x, back, K), (rows.numel() + x.numel()) * 2e-9)
     assert torch.equal(rows, x[source.long() // K])
     up, down = (kernels.dequantise(p.data, p.quant_state, bf16) for p in module._parameters.values())
     flops = 2e-12 * rows.shape[0] * H * I
@@ -102,7 +102,7 @@ def main() -> None:
         out, kept = experts.experts(x, weight, source, back, ends, *pair, module.packed_handle, 2 * I)
         run = lambda k, pair=pair: experts.experts_backward(
             grad, x, weight, source, back, ends, *pair, k, module.packed_handle
-        )  # noqa: E731
+        )
         none = kept.new_empty(0)
         name = "experts with LoRA" if lora else "experts"
         show(
@@ -142,12 +142,12 @@ def main() -> None:
                     f"attention, {backend}",
                     lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
                     teraflops=flops,
-                )  # noqa: B023
+                )
                 show(
                     "  way back",
                     lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True),
                     teraflops=2.5 * flops,
-                )  # noqa: B023
+                )
         except RuntimeError as problem:
             print(f"attention, {backend}: {str(problem)[:100]}")
     host = torch.empty(32 << 20, dtype=torch.uint8, pin_memory=True)

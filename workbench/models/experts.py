@@ -102,13 +102,16 @@ def route(index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
         ends: [E] int32, cumulative row counts.
     """
     keys = index.reshape(-1)
-    small = torch.uint8 if experts <= 256 else torch.int16  # a radix sort takes a pass per byte
-    chosen, order = torch.sort(keys.to(small), stable=True)
+    if on_gpu(keys):
+        from workbench.models import kernels
+
+        return kernels.route(keys, experts)
+    chosen, order = torch.sort(keys, stable=True)
     source = order.to(torch.int32)
     back = torch.empty_like(source)
     back[order] = torch.arange(keys.shape[0], dtype=torch.int32, device=index.device)
-    experts_there = torch.arange(experts, dtype=torch.int32, device=index.device)
-    ends = torch.searchsorted(chosen.to(torch.int32), experts_there, right=True, out_int32=True)
+    experts_there = torch.arange(experts, dtype=keys.dtype, device=index.device)
+    ends = torch.searchsorted(chosen, experts_there, right=True, out_int32=True)
     return source, back, ends
 
 
@@ -121,13 +124,15 @@ def _(index, experts):
 # ---- moving rows and gating, with the plain version of each kernel
 
 
-def gather(x: Tensor, source: Tensor, k: int) -> Tensor:
-    """[T, H] to one row for each choice: [S, H]."""
+def spread(x: Tensor, back: Tensor, k: int) -> Tensor:
+    """[T, H] to one row for each choice, sorted by expert: [S, H]."""
     if on_gpu(x):
         from workbench.models import kernels
 
-        return kernels.gather(x, source, k)
-    return x[source.long() // k]
+        return kernels.spread(x, back, k)
+    out = x.new_empty(back.shape[0], x.shape[1])
+    out[back.long()] = x.repeat_interleave(k, dim=0)
+    return out
 
 
 def combine(rows: Tensor, back: Tensor, k: int) -> Tensor:
@@ -186,7 +191,7 @@ def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: 
         [T, H], and `gate_up` or an empty tensor.
     """
     module, k = module_of(handle), weight.shape[-1]
-    rows = gather(hidden, source, k)
+    rows = spread(hidden, back, k)
     gate_up = _product(module, "gate_up_proj", rows, ends, up)
     del rows
     gated = gate(gate_up, weight.reshape(-1), source)
@@ -236,11 +241,11 @@ def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tenso
     module, k = module_of(handle), weight.shape[-1]
     recompute, flat = not kept.numel(), weight.reshape(-1)
     up_matrices = weights(module, "gate_up_proj")
-    rows = gather(hidden, source, k) if up or recompute else None
+    rows = spread(hidden, back, k) if up or recompute else None
     gate_up = _times(up_matrices, rows, ends, up) if recompute else kept
     if not up:
         rows = None
-    grad_out = gather(grad, source, k)
+    grad_out = spread(grad, back, k)
     gated = gate(gate_up, flat, source) if down else None
     grad_gated, of_down = _product_backward(weights(module, "down_proj"), grad_out, gated, ends, down)
     del grad_out, gated
@@ -315,28 +320,28 @@ def _product_gradients(ctx, grad):
 product.register_autograd(_product_gradients, setup_context=_product_setup)
 
 
-class _Gather(torch.autograd.Function):
+class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, source, back, k):
+    def forward(ctx, hidden, back, k):
         ctx.save_for_backward(back)
         ctx.k = k
-        return gather(hidden, source, k)
+        return spread(hidden, back, k)
 
     @staticmethod
     def backward(ctx, grad):
-        return combine(grad, ctx.saved_tensors[0], ctx.k), None, None, None
+        return combine(grad, ctx.saved_tensors[0], ctx.k), None, None
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, source, back, k):
-        ctx.save_for_backward(source)
+    def forward(ctx, rows, back, k):
+        ctx.save_for_backward(back)
         ctx.k = k
         return combine(rows, back, k)
 
     @staticmethod
     def backward(ctx, grad):
-        return gather(grad, ctx.saved_tensors[0], ctx.k), None, None, None
+        return spread(grad, ctx.saved_tensors[0], ctx.k), None, None
 
 
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
@@ -348,7 +353,7 @@ def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
         keep = double if self.keep_gate_up else 0
         return experts(hidden_states, top_k_weights, source, back, ends, up, down, self.packed_handle, keep)[0]
     k = top_k_index.shape[-1]
-    rows = _Gather.apply(hidden_states, source, back, k)
+    rows = _Spread.apply(hidden_states, back, k)
     gate_up = product(rows, ends, up, self.packed_handle, "gate_up_proj", double)
     gated = self._apply_gate(gate_up) * top_k_weights.reshape(-1)[source.long()].unsqueeze(-1).to(gate_up.dtype)
-    return _Combine.apply(product(gated, ends, down, self.packed_handle, "down_proj", width), source, back, k)
+    return _Combine.apply(product(gated, ends, down, self.packed_handle, "down_proj", width), back, k)

@@ -49,19 +49,65 @@ def dequantise(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
 
 
 @triton.jit
-def _gather(x, source, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    token = tl.load(source + row).to(tl.int64) // K
+def _count(keys, counts, N, blocks, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    block = tl.program_id(0)
+    place = block * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys + place, mask=place < N, other=EXPERTS).to(tl.int32)
+    expert = tl.arange(0, EXPERTS)
+    number = tl.sum((key[:, None] == expert[None, :]).to(tl.int32), axis=0)
+    tl.store(counts + expert * blocks + block, number, mask=expert < E)
+
+
+@triton.jit
+def _place(keys, reached, counts, source, back, N, blocks, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    block = tl.program_id(0)
+    place = block * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys + place, mask=place < N, other=EXPERTS).to(tl.int32)
+    expert = tl.arange(0, EXPERTS)
+    same = (key[:, None] == expert[None, :]).to(tl.int32)
+    start = tl.load(reached + expert * blocks + block, mask=expert < E, other=0)
+    start -= tl.load(counts + expert * blocks + block, mask=expert < E, other=0)
+    rank = tl.cumsum(same, axis=0) - 1 + start[None, :]
+    target = tl.sum(rank * same, axis=1)
+    tl.store(back + place, target, mask=place < N)
+    tl.store(source + target, place, mask=place < N)
+
+
+def route(keys: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Counting sort of N keys below `experts`, stable.
+
+    Returns:
+        `(source [N], back [N], ends [experts])`, int32: the key at each sorted place, the place of each key, and where
+        each expert's places end.
+    """
+    padded = _power_of_2(experts)
+    block = max(16, min(256, 16384 // padded))
+    blocks = triton.cdiv(keys.shape[0], block)
+    counts = torch.empty(experts, blocks, dtype=torch.int32, device=keys.device)
+    source = torch.empty(keys.shape[0], dtype=torch.int32, device=keys.device)
+    back = torch.empty_like(source)
+    sizes = {"E": experts, "EXPERTS": padded, "BLOCK": block}
+    _count[(blocks,)](keys, counts, keys.shape[0], blocks, **sizes, num_warps=4)
+    reached = counts.view(-1).cumsum(0, dtype=torch.int32)
+    _place[(blocks,)](keys, reached, counts, source, back, keys.shape[0], blocks, **sizes, num_warps=4)
+    return source, back, reached.view(experts, blocks)[:, -1].contiguous()
+
+
+@triton.jit
+def _spread(x, back, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     value = tl.load(x + token * H + column, mask=column < H)
-    tl.store(out + row * H + column, value, mask=column < H)
+    for j in tl.static_range(K):
+        row = tl.load(back + token * K + j).to(tl.int64)
+        tl.store(out + row * H + column, value, mask=column < H)
 
 
-def gather(x: torch.Tensor, source: torch.Tensor, k: int) -> torch.Tensor:
-    """[T, H] and [S] -> [S, H]: row i is `x[source[i] // k]`."""
+def spread(x: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
+    """[T, H] and [T k] -> [T k, H]: `x[t]` goes to the rows `back[t k] … back[t k + k - 1]`."""
     x = x.contiguous()
-    out = torch.empty(source.shape[0], x.shape[1], dtype=x.dtype, device=x.device)
-    _gather[(source.shape[0],)](x, source, out, x.shape[1], K=k, BLOCK=_power_of_2(x.shape[1]), num_warps=4)
+    out = torch.empty(back.shape[0], x.shape[1], dtype=x.dtype, device=x.device)
+    _spread[(x.shape[0],)](x, back, out, x.shape[1], K=k, BLOCK=_power_of_2(x.shape[1]), num_warps=4)
     return out
 
 
@@ -149,26 +195,27 @@ def _cross_entropy(logits, targets, losses, V: tl.constexpr, scale, cap, CAPPED:
             tl.store(start + at + column, zero, mask=at + column < V)
         tl.store(losses + row, 0.0)
         return
-    top = -float("inf")
-    total = 0.0
+    top = tl.full((), -float("inf"), tl.float32)
+    total = tl.zeros((), tl.float32)
     for at in range(0, V, BLOCK):
-        z = tl.load(start + at + column, mask=at + column < V, other=-float("inf")).to(tl.float32) * scale
+        z = tl.load(start + at + column, mask=at + column < V, other=0.0).to(tl.float32) * scale
         if CAPPED:
-            z = tl.where(at + column < V, cap * (2 * tl.sigmoid(2 * z / cap) - 1), -float("inf"))
+            z = cap * (2 * tl.sigmoid(2 * z / cap) - 1)
+        z = tl.where(at + column < V, z, -float("inf"))
         new = tl.maximum(top, tl.max(z, axis=0))
         total = total * tl.exp(top - new) + tl.sum(tl.exp(z - new), axis=0)
         top = new
-    z = tl.load(start + target).to(tl.float32) * scale
+    wanted = tl.load(start + target).to(tl.float32) * scale
     if CAPPED:
-        z = cap * (2 * tl.sigmoid(2 * z / cap) - 1)
-    tl.store(losses + row, tl.log(total) + top - z)
+        wanted = cap * (2 * tl.sigmoid(2 * wanted / cap) - 1)
+    tl.store(losses + row, tl.log(total) + top - wanted)
     for at in range(0, V, BLOCK):
         z = tl.load(start + at + column, mask=at + column < V, other=0.0).to(tl.float32) * scale
-        slope = scale
         if CAPPED:
             z = cap * (2 * tl.sigmoid(2 * z / cap) - 1)
-            slope = scale * (1 - (z / cap) * (z / cap))
-        grad = (tl.exp(z - top) / total - (at + column == target).to(tl.float32)) * slope
+        grad = (tl.exp(z - top) / total - (at + column == target).to(tl.float32)) * scale
+        if CAPPED:
+            grad = grad * (1 - (z / cap) * (z / cap))
         tl.store(start + at + column, grad.to(logits.dtype.element_ty), mask=at + column < V)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 
 import torch
 from accelerate.utils import AutocastKwargs
@@ -12,9 +13,10 @@ from trl import SFTConfig, SFTTrainer
 
 from workbench.config import split_names
 from workbench.models.head import linear_cross_entropy, logit_adjustment
+from workbench.models.masks import one_sequence_per_row
 from workbench.options import RunConfig
 from workbench.runs import Run
-from workbench.train.report import MetricsLog, log
+from workbench.train.report import MetricsLog
 from workbench.train.speed import Speed
 from workbench.train.step_graph import padded_length
 
@@ -92,9 +94,13 @@ class WorkbenchTrainer(SFTTrainer):
         base = self.accelerator.unwrap_model(self.model)
         causal = base.get_base_model() if hasattr(base, "get_base_model") else base
         on_gpu = input_ids.device.type == "cuda"
+        masks = nullcontext()
         if on_gpu and set(rest) <= {"attention_mask"}:
-            rest = {}  # padding is on the right, where no token looks; without a mask attention is faster
-        with self.accelerator.autocast(AutocastKwargs(cache_enabled=False)):  # a recorded step must not use a cache
+            rest, masks = {}, one_sequence_per_row()  # padding is on the right, where no token looks
+        with (
+            masks,
+            self.accelerator.autocast(AutocastKwargs(cache_enabled=False)),
+        ):  # a recorded step must not use a cache
             hidden = causal.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state
         head = causal.get_output_embeddings()
         hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()

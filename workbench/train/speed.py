@@ -67,7 +67,7 @@ class Speed:
             self._trainer = trainer
             trainable = [p for p in trainer.model.parameters() if p.requires_grad]
             self._graphs = StepGraphs(trainable, self._forward_and_backward)
-            self._graphs.enabled = self.pads
+            self._graphs.enabled = self.pads and self._stage == "done"
         self._steps += 1
         if self._stage == "done":
             loss = self._graphs.run(inputs)
@@ -83,6 +83,8 @@ class Speed:
         # the first step of a kind compiles, and its memory is not that of a later one
         if self._steps % 2 == 0:
             self._plan(before, peak, inputs["input_ids"].numel())
+            self._graphs.forget()
+            self._graphs.enabled = self.pads and self._stage == "done"
         return loss
 
     def begin(self) -> None:

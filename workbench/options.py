@@ -332,8 +332,8 @@ class RunConfig(ModelOptions):
     )
     lora_target: str = opt(
         "all", "lora", ("LoRA target", "LoRA 目标"),
-        ("all (every linear layer but the output head and routers) or module names, comma-separated.",
-         "all（除输出头与路由外的所有线性层）或模块名，逗号分隔。"), basic=True)  # fmt: skip
+        ("all (every linear layer and all experts, but not the output head and routers) or names of modules, comma-separated.",
+         "all（所有线性层与全部专家，输出头与路由除外）或模块名，逗号分隔。"), basic=True)  # fmt: skip
     additional_target: str | None = opt(
         None,
         "lora",

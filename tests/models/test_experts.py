@@ -146,7 +146,7 @@ def test_lora_gradients_and_50_steps_follow_the_reference(pair):
     for model in (packed, reference):
         model = copy.deepcopy(model) if model is reference else model
         torch.manual_seed(3)
-        targets = lora_targets(
+        targets, _ = lora_targets(
             reference, "q_proj,o_proj" if model.config.model_type == "deepseek_v2" else "q_proj,v_proj"
         )
         tuned.append(get_peft_model(model, LoraConfig(r=4, target_modules=targets)))
@@ -221,7 +221,124 @@ def test_compiled_layers_give_the_same_loss_and_gradients(pair):
             assert compile_layers(tuned.get_base_model()) == 3
         tuned(input_ids=ids, labels=ids).loss.backward()
         grads.append({n: p.grad for n, p in tuned.named_parameters() if p.grad is not None})
+        if model is packed:
+            tuned.unload()
     packed_names, compiled_names = (sorted(g) for g in grads)
     assert packed_names == compiled_names and packed_names
     for name in packed_names:
         assert relative(grads[1][name], grads[0][name]) < 1e-4, name
+
+
+RUN = {"model_name_or_path": "x", "dataset": "x", "lora_rank": 4, "lora_target": "all"}
+
+
+def with_lora(model, **changes):
+    """PEFT's LoRA on every linear layer and all experts, with B that is not zero."""
+    from workbench.models.adapters import add_lora
+    from workbench.options import RunConfig
+
+    torch.manual_seed(11)
+    tuned = add_lora(model, RunConfig(**(RUN | changes)), print)
+    generator = torch.Generator().manual_seed(12)
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    return tuned
+
+
+@pytest.mark.parametrize("pair", ["deepseek_v2", "qwen3_moe", "mixtral"], indirect=True)
+def test_lora_on_packed_experts_is_what_peft_does_on_unpacked_ones(pair, tmp_path):
+    from peft import PeftModel
+
+    from workbench.models.adapters import lora_targets
+
+    packed, reference, _ = pair
+    ids = torch.randint(1, 300, (2, 17), generator=torch.Generator().manual_seed(13))
+    results = []
+    for model in (packed, copy.deepcopy(reference)):
+        tuned = with_lora(model).train()
+        assert {"experts.gate_up_proj", "experts.down_proj"} <= set(tuned.peft_config["default"].target_parameters)
+        loss = tuned(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        grads = {n: p.grad for n, p in tuned.named_parameters() if p.requires_grad}
+        wanted, experts = lora_targets(reference, "all")
+        assert len(grads) == 2 * (len(wanted) + len(experts))
+        results.append((loss.item(), grads))
+        if model is packed:
+            tuned.save_pretrained(tmp_path / "adapter")
+            with torch.no_grad():
+                ours = tuned(ids).logits
+                with tuned.disable_adapter():
+                    plain = tuned(ids).logits
+            base = tuned.unload()
+            with torch.no_grad():
+                assert torch.equal(base(ids).logits, plain)
+    (ours_loss, ours_grads), (theirs_loss, theirs_grads) = results
+    assert abs(ours_loss - theirs_loss) < 1e-5 and ours_grads.keys() == theirs_grads.keys()
+    for name, grad in theirs_grads.items():
+        assert relative(ours_grads[name], grad) < 2e-5, name
+    assert relative(plain, ours) > 1e-3
+    plainly_loaded = PeftModel.from_pretrained(copy.deepcopy(reference), tmp_path / "adapter").eval()
+    reloaded = PeftModel.from_pretrained(packed, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        assert relative(plainly_loaded(ids).logits, ours) < 1e-5
+        assert torch.equal(reloaded(ids).logits, ours)
+    reloaded.unload()
+
+
+@pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
+def test_two_adapters_on_experts_add_up_and_merging_says_why_not(pair):
+    from peft import LoraConfig
+
+    packed, _, _ = pair
+    tuned = with_lora(packed, lora_target="experts").eval()
+    ids = torch.arange(1, 12)[None]
+    with torch.no_grad():
+        one = tuned(ids).logits
+        tuned.add_adapter("second", LoraConfig(r=2, target_parameters=["experts.gate_up_proj", "experts.down_proj"]))
+        assert torch.equal(tuned(ids).logits, one)
+        tuned.base_model.set_adapter(["default", "second"])
+        assert relative(tuned(ids).logits, one) < 1e-6  # the second one's B is zero
+    with pytest.raises(UserError, match="cannot be merged into 4-bit experts"):
+        tuned.merge_and_unload()
+    tuned.unload()
+
+
+@pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
+def test_which_experts_lora_target_means(pair):
+    from workbench.models.adapters import add_lora, lora_targets
+    from workbench.options import RunConfig
+
+    packed, _, _ = pair
+    everything = [f"model.layers.{i}.mlp.experts.{p}" for i in (1, 2) for p in ("gate_up_proj", "down_proj")]
+    assert lora_targets(packed, "all")[1] == everything
+    assert lora_targets(packed, "q_proj") == ([f"model.layers.{i}.self_attn.q_proj" for i in range(3)], [])
+    assert lora_targets(packed, "experts") == ([], sorted(everything))
+    assert lora_targets(packed, "experts.down_proj") == ([], [n for n in everything if n.endswith("down_proj")])
+    modules, parameters = lora_targets(packed, "down_proj")
+    assert len(modules) == 3 and len(parameters) == 2  # shared and dense layers, and the routed experts
+    with pytest.raises(UserError, match=r"v_proj matches no module.*It has: down_proj, gate_proj, gate_up_proj"):
+        lora_targets(packed, "v_proj")
+    with pytest.raises(UserError, match="works without lora_dropout only"):
+        with_lora(packed, lora_target="experts", lora_dropout=0.1)
+    said = []
+    tuned = add_lora(packed, RunConfig(**RUN, lora_dropout=0.1), said.append)
+    assert "these get no adapters" in said[0] and not tuned.peft_config["default"].target_parameters
+    tuned.unload()
+
+
+@pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
+def test_only_one_matrix_of_the_experts(pair):
+    packed, reference, _ = pair
+    ids = torch.arange(1, 20)[None]
+    for target in ("experts.gate_up_proj", "experts.down_proj"):
+        losses, grads = [], []
+        for model in (packed, copy.deepcopy(reference)):
+            tuned = with_lora(model, lora_target=target).train()
+            loss = tuned(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            losses.append(loss.item())
+            grads.append([p.grad for p in tuned.parameters() if p.requires_grad])
+            tuned.unload()
+        assert abs(losses[0] - losses[1]) < 1e-5
+        assert all(relative(a, b) < 2e-5 for a, b in zip(*grads, strict=True))

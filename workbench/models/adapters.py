@@ -25,33 +25,48 @@ def linear_modules(model) -> dict[str, list[str]]:
     return dict(found)
 
 
-def lora_targets(model, wanted: str) -> list[str]:
-    """Full names of the modules that `lora_target` means.
+def expert_targets(model) -> list[str]:
+    """Full names of the 3-D expert parameters that can carry LoRA."""
+    from workbench.models.quant4 import expert_parameters, is_fused_experts
+
+    return [
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if is_fused_experts(module)
+        for parameter in expert_parameters(module)
+    ]
+
+
+def lora_targets(model, wanted: str) -> tuple[list[str], list[str]]:
+    """Full names of the modules, and of the expert parameters, that `lora_target` means.
 
     Raises:
         UserError: a name matches nothing in this model; lists the names that do.
     """
-    modules = linear_modules(model)
+    modules, experts = linear_modules(model), expert_targets(model)
     if wanted.strip().lower() == "all":
-        return sorted(name for names in modules.values() for name in names)
+        return sorted(name for names in modules.values() for name in names), experts
     every = {
         name for name, module in model.named_modules() if hasattr(module, "weight") and not list(module.children())
     }
-    chosen, unknown = set(), []
+    chosen, parameters, unknown = set(), set(), []
     for part in split_names(wanted):
         matches = {name for name in every if name == part or name.endswith(f".{part}")}
-        if not matches:
+        of_experts = {n for n in experts if f".{n}".endswith(f".{part}") or f".{n.rpartition('.')[0]}".endswith(f".{part}")}
+        if not matches and not of_experts:
             unknown.append(part)
         chosen |= matches
+        parameters |= of_experts
     if unknown:
+        names = sorted({*modules, *(name.rpartition(".")[2] for name in experts)})
         raise UserError(
             f"lora_target: {', '.join(unknown)} matches no module of this model ({model.config.model_type}). "
-            f"It has: {', '.join(sorted(modules))}. Or set lora_target: all."
+            f"It has: {', '.join(names)}. Or set lora_target: all."
         )
-    return sorted(chosen)
+    return sorted(chosen), sorted(parameters)
 
 
-def add_lora(model, config: RunConfig, adapter_folder=None):
+def add_lora(model, config: RunConfig, log, adapter_folder=None):
     """`model` with trainable LoRA: a new adapter, or the one in `adapter_folder` continued.
 
     Raises:
@@ -66,7 +81,17 @@ def add_lora(model, config: RunConfig, adapter_folder=None):
             raise UserError(
                 f"The adapter {adapter_folder} does not fit this model: {' '.join(str(error).split())[:300]}"
             ) from None
-    targets = lora_targets(model, config.lora_target)
+    targets, experts = lora_targets(model, config.lora_target)
+    taken = _names_peft_takes_for_experts(model)
+    parameters = experts + [f"{name}.weight" for name in targets if name.rpartition(".")[2] in taken]
+    targets = [name for name in targets if name.rpartition(".")[2] not in taken]
+    if parameters and (config.lora_dropout or config.use_dora):
+        what, off = ("lora_dropout", "0") if config.lora_dropout else ("use_dora", "false")
+        found = ", ".join(sorted({".".join(name.removesuffix(".weight").split(".")[-2:]) for name in parameters}))
+        if config.lora_target.strip().lower() != "all":
+            raise UserError(f"LoRA on {found} works without {what} only. Set {what}: {off}.")
+        log(f"LoRA on {found} works without {what} only: these get no adapters, all other linear layers do.")
+        parameters = []
     names = sorted({name.rpartition(".")[2] for name in targets})
     by_leaf = linear_modules(model)
     # short names where they mean the same modules: adapter_config.json stays readable and loads elsewhere
@@ -75,10 +100,28 @@ def add_lora(model, config: RunConfig, adapter_folder=None):
         lora = LoraConfig(
             task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=config.lora_alpha or 2 * config.lora_rank,
             lora_dropout=config.lora_dropout, target_modules=names if short else targets, use_rslora=config.use_rslora,
-            use_dora=config.use_dora, modules_to_save=split_names(config.additional_target) or None)  # fmt: skip
+            target_parameters=_short_parameters(model, parameters) or None, use_dora=config.use_dora,
+            modules_to_save=split_names(config.additional_target) or None)  # fmt: skip
         return get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"LoRA cannot be added: {' '.join(str(error).split())[:300]}") from None
+
+
+def _names_peft_takes_for_experts(model) -> set[str]:
+    """Module names that PEFT turns into expert parameters for this type of model."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    known = conversion.get_checkpoint_conversion_mapping(model.config.model_type) is not None
+    return set(conversion._MOE_TARGET_MODULE_MAPPING.get(pattern, ())) if known else set()
+
+
+def _short_parameters(model, names: list[str]) -> list[str]:
+    """The last parts of each name, module included, where that means the same parameters."""
+    short = sorted({".".join(name.split(".")[-3 if name.endswith(".weight") else -2 :]) for name in names})
+    ends = tuple(f".{part}" for part in short)
+    meant = [name for name, _ in model.named_parameters() if name.endswith(ends)]
+    return short if sorted(meant) == sorted(names) else names
 
 
 def _ambiguous(model, names: list[str], targets: list[str]) -> bool:

@@ -12,7 +12,10 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from workbench.models import experts, linears  # noqa: F401  (their operators)
+
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
+_LINEARS = 3  # outputs of linear layers that are stored, in sizes of the layer's input
 
 
 def decoder_layers(model) -> list[torch.nn.Module]:
@@ -52,9 +55,13 @@ def keep_layers(model, count: int) -> None:
                 module.keep_gate_up = True
 
 
+def _contexts():
+    return create_selective_checkpoint_contexts(_Policy())
+
+
 @functools.cache
 def _recomputing(kind: type) -> type:
-    """The layer class `kind` with a forward pass that is computed again in the backward pass, but for `_policy`."""
+    """The layer class `kind` with a forward pass that is computed again in the backward pass, but for what `_Policy` stores."""
 
     def forward(self, *args, **kwargs):
         if not torch.is_grad_enabled():
@@ -64,8 +71,7 @@ def _recomputing(kind: type) -> type:
         run = functools.partial(kind.forward, self)
         if not torch.compiler.is_compiling():  # the compiler gave up on this layer
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
-        contexts = functools.partial(create_selective_checkpoint_contexts, _policy)
-        return checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(run, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
     def __call__(self, *args, **kwargs):
         with self.stored_in:
@@ -88,10 +94,28 @@ def _keeping(kind: type) -> type:
     return type(f"Keeping{kind.__name__}", (kind,), {"forward": forward, "__call__": __call__})
 
 
-def _policy(ctx, op, *args, **kwargs) -> CheckpointPolicy:
-    if op in _small_and_dear() or (op in _PRODUCTS and _is_thin(op, args)):
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
+class _Policy:
+    """What a recomputed layer stores beside its input. One for each time that a layer is traced.
+
+    Of the 4-bit linear layers' outputs, the first are stored, up to `_LINEARS` times the size of the layer's input: that
+    is attention's projections and not the wide ones of the feed-forward part. The copies to the host have time for it.
+    """
+
+    def __init__(self):
+        self._linears = 0
+
+    def __call__(self, ctx, op, *args, **kwargs) -> CheckpointPolicy:
+        keep = op in _small_and_dear() or (op in _PRODUCTS and _is_thin(op, args))
+        if op is torch.ops.workbench.lora_linear.default:
+            x, _, _, out_features, _ = args
+            if 2 * x.shape[-1] >= out_features and self._linears + out_features <= _LINEARS * self._width(x):
+                self._linears += out_features
+                keep = True
+        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def _width(self, x) -> int:
+        self._hidden = getattr(self, "_hidden", x.shape[-1])  # the first linear layer reads what the layer reads
+        return self._hidden
 
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
 
+from workbench.models.expert_lora import lora_factors
 from workbench.models.packed import module_of, on_gpu, register, weights
 
 NAME = "packed_experts"
@@ -34,7 +35,7 @@ def use_packed_experts(model) -> None:
         if is_fused_experts(module):
             register(module)
             module.keep_gate_up = False
-            module.packed_lora = {}  # parameter -> [A, B], see `expert_lora`
+            module.packed_lora = {}  # parameter -> PEFT's wrapper, see `expert_lora`
             act = type(getattr(module, "act_fn", None)).__name__
             module.plain_silu = type(module)._apply_gate is _default_apply_gate and act in ("SiLU", "SiLUActivation")
             module.config._experts_implementation = NAME
@@ -175,35 +176,47 @@ def gate_backward(gate_up: Tensor, weight: Tensor, source: Tensor, grad: Tensor,
 # ---- the operators
 
 
-@torch.library.custom_op("workbench::experts", mutates_args=())
-def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
-            down: list[Tensor], handle: Tensor, keep: int) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Routed experts of the module with this handle.
-
-    Args:
-        hidden: [T, H]. weight: [T, k], the routing weights.
-        source, back, ends: from `route`.
-        up: nothing, or LoRA's A [E, r, H] and B [E, 2I, r] (scaled) of gate_up_proj.
-        down: nothing, or A [E, r, I] and B [E, H, r] of down_proj.
-        keep: 2I to hand `gate_up` [S, 2I] over for the backward pass, or 0.
-
-    Returns:
-        [T, H], and `gate_up` or an empty tensor.
-    """
+def _experts(hidden, weight, source, back, ends, up, down, handle) -> tuple[Tensor, Tensor]:
+    """`(output [T, H], gate_up [S, 2I])` of the module with this handle."""
     module, k = module_of(handle), weight.shape[-1]
     rows = spread(hidden, back, k)
     gate_up = _product(module, "gate_up_proj", rows, ends, up)
     del rows
     gated = gate(gate_up, weight.reshape(-1), source)
-    if not keep:
-        gate_up = gate_up.new_empty(0)
-    out = _product(module, "down_proj", gated, ends, down)
-    return combine(out.to(hidden.dtype), back, k), gate_up
+    return _product(module, "down_proj", gated, ends, down), gate_up
+
+
+@torch.library.custom_op("workbench::experts", mutates_args=())
+def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
+            down: list[Tensor], handle: Tensor) -> Tensor:  # fmt: skip
+    """Routed experts of the module with this handle: [T, H] -> [T, H].
+
+    Args:
+        weight: [T, k], the routing weights.
+        source, back, ends: from `route`.
+        up: nothing, or LoRA's A [E, r, H] and B [E, 2I, r] (scaled) of gate_up_proj.
+        down: nothing, or A [E, r, I] and B [E, H, r] of down_proj.
+    """
+    rows = _experts(hidden, weight, source, back, ends, up, down, handle)[0]
+    return combine(rows.to(hidden.dtype), back, weight.shape[-1])
 
 
 @experts.register_fake
-def _(hidden, weight, source, back, ends, up, down, handle, keep):
-    return torch.empty_like(hidden), hidden.new_empty((source.shape[0], keep) if keep else 0)
+def _(hidden, weight, source, back, ends, up, down, handle):
+    return torch.empty_like(hidden)
+
+
+@torch.library.custom_op("workbench::experts_kept", mutates_args=())
+def experts_kept(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
+                 down: list[Tensor], handle: Tensor, double: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`experts` that also hands over `gate_up` [S, double], which the backward pass then need not compute again."""
+    rows, gate_up = _experts(hidden, weight, source, back, ends, up, down, handle)
+    return combine(rows.to(hidden.dtype), back, weight.shape[-1]), gate_up
+
+
+@experts_kept.register_fake
+def _(hidden, weight, source, back, ends, up, down, handle, double):
+    return torch.empty_like(hidden), hidden.new_empty(source.shape[0], double)
 
 
 def _product(module, name: str, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
@@ -261,21 +274,26 @@ def _(grad, hidden, weight, source, back, ends, up, down, kept, handle):
     return [torch.empty_like(part) for part in (hidden, weight, *up, *down)]
 
 
-def _setup(ctx, inputs, output):
-    hidden, weight, source, back, ends, up, down, handle, _ = inputs
-    ctx.save_for_backward(hidden, weight, source, back, ends, output[1], handle, *up, *down)
-    ctx.parts = len(up)
+def _save(ctx, inputs, kept: list[Tensor]) -> None:
+    hidden, weight, source, back, ends, up, down, handle = inputs[:8]
+    ctx.save_for_backward(hidden, weight, source, back, ends, handle, *kept, *up, *down)
+    ctx.parts = len(kept), len(up)
 
 
-def _backward(ctx, grad, _):
-    hidden, weight, source, back, ends, kept, handle, *lora = ctx.saved_tensors
-    up, down = lora[: ctx.parts], lora[ctx.parts :]
-    grads = experts_backward(grad.contiguous(), hidden, weight, source, back, ends, up, down, kept, handle)
-    of_up, of_down = grads[2 : 2 + len(up)], grads[2 + len(up) :]
-    return grads[0], grads[1], None, None, None, of_up, of_down, None, None
+def _gradients(ctx, grad):
+    hidden, weight, source, back, ends, handle, *rest = ctx.saved_tensors
+    kept, ups = ctx.parts
+    up, down = rest[kept : kept + ups], rest[kept + ups :]
+    gate_up = rest[0] if kept else hidden.new_empty(0)
+    grads = experts_backward(grad.contiguous(), hidden, weight, source, back, ends, up, down, gate_up, handle)
+    return grads[0], grads[1], None, None, None, grads[2 : 2 + ups], grads[2 + ups :], None
 
 
-experts.register_autograd(_backward, setup_context=_setup)
+experts.register_autograd(_gradients, setup_context=lambda ctx, inputs, output: _save(ctx, inputs, []))
+experts_kept.register_autograd(
+    lambda ctx, grad, _: (*_gradients(ctx, grad), None),
+    setup_context=lambda ctx, inputs, output: _save(ctx, inputs, [output[1]]),
+)
 
 
 # ---- other gates: the same in steps, so that autograd can go through the model's own gate
@@ -348,10 +366,10 @@ def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
     source, back, ends = route(top_k_index, self.num_experts)
     double, width = self.packed_sizes
-    up, down = self.packed_lora.get("gate_up_proj", []), self.packed_lora.get("down_proj", [])
+    up, down = (lora_factors(self, name) for name in ("gate_up_proj", "down_proj"))
     if self.plain_silu:
-        keep = double if self.keep_gate_up else 0
-        return experts(hidden_states, top_k_weights, source, back, ends, up, down, self.packed_handle, keep)[0]
+        inputs = (hidden_states, top_k_weights, source, back, ends, up, down, self.packed_handle)
+        return experts_kept(*inputs, double)[0] if self.keep_gate_up else experts(*inputs)
     k = top_k_index.shape[-1]
     rows = _Spread.apply(hidden_states, back, k)
     gate_up = product(rows, ends, up, self.packed_handle, "gate_up_proj", double)

@@ -84,7 +84,13 @@ class PackedLinear(bnb.nn.Linear4bit):
     """bitsandbytes' layer, computed with `lora_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = lora_linear(x, [], self.packed_handle, self.out_features, 1.0)
+        return self._plus_bias(lora_linear(x, [], self.packed_handle, self.out_features, 1.0))
+
+    def with_lora(self, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """A [r, in] and B [out, r] added to the weight."""
+        return self._plus_bias(lora_linear(x, [a, b], self.packed_handle, self.out_features, scale))
+
+    def _plus_bias(self, out: Tensor) -> Tensor:
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
@@ -106,10 +112,7 @@ def use_packed_linears(model) -> tuple[int, int]:
             name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
             if self.disable_adapters or self.merged or name not in self.lora_A or args or kwargs:
                 return super().forward(x, *args, **kwargs)
-            base = self.base_layer
-            lora = [self.lora_A[name].weight, self.lora_B[name].weight]
-            out = lora_linear(x, lora, base.packed_handle, base.out_features, self.scaling[name])
-            return out if base.bias is None else out + base.bias.to(out.dtype)
+            return self.base_layer.with_lora(x, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
 
     count = 0
     for module in list(model.modules()):

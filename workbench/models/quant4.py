@@ -161,4 +161,7 @@ def _save_packed(module, state_dict, prefix, local_metadata):
 
 def install() -> None:
     """Use `ExpertsQuantizer` for every 4-bit load from now on in this process."""
+    from workbench.models import expert_lora
+
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = ExpertsQuantizer
+    expert_lora.install()

@@ -132,7 +132,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     if config.finetuning_type == "lora":
         adapter = locate_adapter(config.adapter_name_or_path, workspace) if config.adapter_name_or_path else None
-        model = add_lora(model, config, adapter)
+        model = add_lora(model, config, log, adapter)
         trainable, total = model.get_nb_trainable_parameters()
         log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
 

@@ -58,7 +58,8 @@ def peak_memory_gib() -> float:
 class MetricsLog:
     """Appends to `trainer_log.jsonl` with LLaMA-Factory's names, and prints the same for people.
 
-    `throughput` is tokens per second of training since the last line; evaluation and saving do not count.
+    `throughput` is tokens per second of training since the last line, loading of batches included; evaluation and
+    saving do not count.
     """
 
     def __init__(self, run: Run):
@@ -70,9 +71,11 @@ class MetricsLog:
         self._tokens = 0
 
     def step_began(self) -> None:
-        self._mark = time.monotonic()
+        if self._mark is None:
+            self._mark = time.monotonic()
 
-    def step_ended(self) -> None:
+    def pause(self) -> None:
+        """Training rests until the next step begins; whatever the GPU still had to do is done."""
         if self._mark is not None:
             self._busy += time.monotonic() - self._mark
             self._mark = None

@@ -147,9 +147,10 @@ class ReportCallback(TrainerCallback):
         self.metrics.step_began()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available() and (control.should_log or control.should_evaluate or control.should_save):
-            torch.cuda.synchronize()  # the GPU may be steps behind
-        self.metrics.step_ended()
+        if control.should_log or control.should_evaluate or control.should_save:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the GPU may be steps behind
+            self.metrics.pause()
         if self.stop.requested and not control.should_training_stop:
             control.should_save = control.should_training_stop = True
             self.run.update(state="stopping", step=state.global_step, heartbeat=time.time())

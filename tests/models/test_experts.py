@@ -342,3 +342,35 @@ def test_only_one_matrix_of_the_experts(pair):
             tuned.unload()
         assert abs(losses[0] - losses[1]) < 1e-5
         assert all(relative(a, b) < 2e-5 for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
+def test_compiled_layers_that_store_less_or_more_give_the_same_gradients(pair):
+    """LoRA everywhere, 4-bit layers as single operators: plain, as operators, computed again, kept."""
+    from workbench.models.compiled import compile_layers, keep_layers
+    from workbench.models.linears import use_packed_linears
+
+    _, _, folder = pair
+    ids = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(6))
+    results, stored = {}, {}
+    for kind in ("plain", "operators", "computed again", "kept"):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=NF4)
+        tuned = with_lora(model).train()
+        if kind != "plain":
+            assert use_packed_linears(tuned) == (21, 0)
+        if kind in ("computed again", "kept"):
+            assert compile_layers(tuned.get_base_model()) == 3
+        if kind == "kept":
+            keep_layers(tuned.get_base_model(), 3)
+        sizes = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(0 if isinstance(t, torch.nn.Parameter) else t.numel()) or t, lambda t: t)  # fmt: skip
+        with hooks:
+            loss = tuned(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        stored[kind] = sum(sizes)
+        results[kind] = {n: p.grad for n, p in tuned.named_parameters() if p.grad is not None}
+    for kind, grads in results.items():
+        assert grads.keys() == results["plain"].keys()
+        assert max(relative(grads[n], g) for n, g in results["plain"].items()) < 1e-5, kind
+    assert stored["computed again"] < 0.6 * stored["kept"] < stored["plain"]

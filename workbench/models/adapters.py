@@ -52,7 +52,9 @@ def lora_targets(model, wanted: str) -> tuple[list[str], list[str]]:
     chosen, parameters, unknown = set(), set(), []
     for part in split_names(wanted):
         matches = {name for name in every if name == part or name.endswith(f".{part}")}
-        of_experts = {n for n in experts if f".{n}".endswith(f".{part}") or f".{n.rpartition('.')[0]}".endswith(f".{part}")}
+        of_experts = {
+            n for n in experts if f".{n}".endswith(f".{part}") or f".{n.rpartition('.')[0]}".endswith(f".{part}")
+        }
         if not matches and not of_experts:
             unknown.append(part)
         chosen |= matches

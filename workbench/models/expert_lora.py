@@ -81,7 +81,9 @@ class ParamWrapper(peft_lora.ParamWrapper):  # PEFT looks for this name
 
     def merge(self, *args, **kwargs):
         if self.packed:
-            raise UserError("An adapter cannot be merged into 4-bit experts. Load the model without quantisation to merge it.")
+            raise UserError(
+                "An adapter cannot be merged into 4-bit experts. Load the model without quantisation to merge it."
+            )
         super().merge(*args, **kwargs)
 
     def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names):

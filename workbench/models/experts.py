@@ -203,7 +203,7 @@ def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: 
 
 @experts.register_fake
 def _(hidden, weight, source, back, ends, up, down, handle):
-    return torch.empty_like(hidden)
+    return hidden.new_empty(hidden.shape)
 
 
 @torch.library.custom_op("workbench::experts_kept", mutates_args=())
@@ -216,7 +216,7 @@ def experts_kept(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, e
 
 @experts_kept.register_fake
 def _(hidden, weight, source, back, ends, up, down, handle, double):
-    return torch.empty_like(hidden), hidden.new_empty(source.shape[0], double)
+    return hidden.new_empty(hidden.shape), hidden.new_empty(source.shape[0], double)
 
 
 def _product(module, name: str, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
@@ -266,12 +266,12 @@ def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tenso
     del gate_up, grad_gated
     grad_rows, of_up = _product_backward(up_matrices, grad_gate_up, rows, ends, up)
     del grad_gate_up, up_matrices, rows
-    return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view_as(weight), *of_up, *of_down]
+    return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view(weight.shape), *of_up, *of_down]
 
 
 @experts_backward.register_fake
 def _(grad, hidden, weight, source, back, ends, up, down, kept, handle):
-    return [torch.empty_like(part) for part in (hidden, weight, *up, *down)]
+    return [part.new_empty(part.shape) for part in (hidden, weight, *up, *down)]
 
 
 def _save(ctx, inputs, kept: list[Tensor]) -> None:
@@ -321,7 +321,7 @@ def product_backward(
 
 @product_backward.register_fake
 def _(grad, rows, ends, lora, handle, name):
-    return [torch.empty_like(rows), *[torch.empty_like(part) for part in lora]]
+    return [part.new_empty(part.shape) for part in (rows, *lora)]
 
 
 def _product_setup(ctx, inputs, output):

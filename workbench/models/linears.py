@@ -60,7 +60,7 @@ def lora_linear_backward(
 @lora_linear_backward.register_fake
 def _(grad, x, lora, handle, in_features, scale, input_too):
     of_x = grad.new_empty(*grad.shape[:-1], in_features) if input_too else grad.new_empty(0)
-    return [of_x, *[torch.empty_like(part) for part in lora]]
+    return [of_x, *[part.new_empty(part.shape) for part in lora]]
 
 
 def _setup(ctx, inputs, output):

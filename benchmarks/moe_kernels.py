@@ -100,31 +100,23 @@ def main() -> None:
     for lora in ([], [a, b * 0.01, normal(E, 16, I), normal(E, H, 16) * 0.01]):
         pair = (lora[:2], lora[2:])
         out, kept = experts.experts(x, weight, source, back, ends, *pair, module.packed_handle, 2 * I)
-        run = lambda k, pair=pair: experts.experts_backward(
-            grad, x, weight, source, back, ends, *pair, k, module.packed_handle
-        )
+
+        def run(k, pair=pair):
+            return experts.experts_backward(grad, x, weight, source, back, ends, *pair, k, module.packed_handle)
+
         none = kept.new_empty(0)
         name = "experts with LoRA" if lora else "experts"
         show(
             f"{name}, forward",
             lambda pair=pair: experts.experts(x, weight, source, back, ends, *pair, module.packed_handle, 0),
         )
-        show(f"{name}, backward", lambda: run(none))
-        show(f"{name}, backward with gate_up kept", lambda: run(kept))
+        show(f"{name}, backward", lambda run=run, none=none: run(none))
+        show(f"{name}, backward with gate_up kept", lambda run=run, kept=kept: run(kept))
         theirs = reference(x, weight, index, up, down, lora, grad)
         print(f"{name}: errors", *[error(o, t) for o, t in zip([out, *run(none)], theirs, strict=True)])
         print(f"{name}: errors with gate_up kept", *[error(o, t) for o, t in zip(run(kept), theirs[1:], strict=True)])
 
-    logits = normal(2048, V)
-    target = torch.randint(0, V, (2048,), device=cuda)
-    theirs = F.cross_entropy(logits.float(), target, reduction="none")
-    copy = logits.clone()
-    print("cross-entropy: error", error(kernels.cross_entropy_(copy, target), theirs))
-    show("cross-entropy of 2,048 rows", lambda: kernels.cross_entropy_(copy, target), logits.numel() * 6e-9)
-    head = normal(V, H)
-    show("head, 2,048 rows", lambda: x[:2048] @ head.t(), teraflops=2e-12 * 2048 * H * V)
-    show("head, 2,048 rows, way back", lambda: logits @ head, teraflops=2e-12 * 2048 * H * V)
-    del logits, head, copy
+    measure_head(show, error, x)
 
     batch, length = max(1, tokens // 4096), min(tokens, 4096)
     q, k = (normal(batch, length, 16, 192).transpose(1, 2).requires_grad_() for _ in range(2))
@@ -145,7 +137,7 @@ def main() -> None:
                 )
                 show(
                     "  way back",
-                    lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True),
+                    lambda out=out, g=g: torch.autograd.grad(out, (q, k, v), g, retain_graph=True),
                     teraflops=2.5 * flops,
                 )
         except RuntimeError as problem:
@@ -154,6 +146,21 @@ def main() -> None:
     device = torch.empty_like(host, device=cuda)
     show("32 MiB to the host", lambda: host.copy_(device, non_blocking=True), 32 * 2**20 / 1e9)
     show("32 MiB from the host", lambda: device.copy_(host, non_blocking=True), 32 * 2**20 / 1e9)
+
+
+def measure_head(show, error, x) -> None:
+    """The output head and the loss of 2,048 rows of x."""
+    logits = torch.randn(2048, V, device=x.device, dtype=x.dtype)
+    target = torch.randint(0, V, (2048,), device=x.device)
+    theirs = F.cross_entropy(logits.float(), target, reduction="none")
+    copy = logits.clone()
+    from workbench.models import kernels
+
+    print("cross-entropy: error", error(kernels.cross_entropy_(copy, target), theirs))
+    show("cross-entropy of 2,048 rows", lambda: kernels.cross_entropy_(copy, target), logits.numel() * 6e-9)
+    head = torch.randn(V, H, device=x.device, dtype=x.dtype)
+    show("head, 2,048 rows", lambda: x[:2048] @ head.t(), teraflops=2e-12 * 2048 * H * V)
+    show("head, 2,048 rows, way back", lambda: logits @ head, teraflops=2e-12 * 2048 * H * V)
 
 
 def reference(x, weight, index, up, down, lora, grad):

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from workbench.models import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
-_LINEARS = 3  # outputs of linear layers that are stored, in sizes of the layer's input
+_LINEARS = 2  # outputs of linear layers that are stored, in sizes of the layer's input
 
 
 def decoder_layers(model) -> list[torch.nn.Module]:

@@ -79,7 +79,7 @@ def _grouped_mm_works(left: Tensor, right: Tensor, ends: Tensor) -> bool:
     aligned = left.shape[-1] % 8 == 0 and right.shape[-1] % 8 == 0
     return (
         right.device.type == "cuda"
-        and right.dtype is torch.bfloat16
+        and right.dtype in (torch.bfloat16, torch.float16)
         and aligned
         and _can_use_grouped_mm(left, right, ends)
     )
@@ -227,9 +227,14 @@ def _times(matrices: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> 
     """Each row times its expert's matrix [out, in] and the low-rank update of it: [S, in] -> [S, out]."""
     out = grouped(rows, matrices.transpose(1, 2), ends)
     if lora:
-        a, b = lora
-        out += grouped(grouped(rows, a.to(out.dtype).transpose(1, 2), ends), b.to(out.dtype).transpose(1, 2), ends)
+        a, b = _ready(lora, out.dtype)
+        out += grouped(grouped(rows, a.transpose(1, 2), ends), b.transpose(1, 2), ends)
     return out
+
+
+def _ready(lora: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """A and B as grouped products take them: B comes as a permuted view of PEFT's parameter."""
+    return [part.to(dtype, memory_format=torch.contiguous_format) for part in lora]
 
 
 def _product_backward(matrices: Tensor, grad: Tensor, rows: Tensor | None, ends: Tensor, lora: list[Tensor]):
@@ -237,7 +242,7 @@ def _product_backward(matrices: Tensor, grad: Tensor, rows: Tensor | None, ends:
     grad_rows = grouped(grad, matrices, ends)
     if not lora:
         return grad_rows, []
-    a, b = (part.to(grad_rows.dtype) for part in lora)
+    a, b = _ready(lora, grad_rows.dtype)
     low = grouped(rows, a.transpose(1, 2), ends)
     grad_low = grouped(grad, b, ends)
     grad_rows += grouped(grad_low, a, ends)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 4 << 20  # bytes; smaller tensors stay on the GPU
-_IN_FLIGHT = 4  # tensors that may wait for their copy before the computation waits for them
+_IN_FLIGHT = 8  # tensors that may wait for their copy before the computation waits for them
 _AHEAD = 4  # tensors fetched before they are asked for
 
 

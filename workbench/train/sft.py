@@ -64,13 +64,20 @@ class WorkbenchTrainer(SFTTrainer):
         length = inputs["input_ids"].shape[1]
         missing = padded_length(length) - length if self.speed.pads else 0
         labels = inputs["labels"]
-        count = labels[:, 1:].ne(-100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        share = 1 / self.current_gradient_accumulation_steps if num_items_in_batch is None else 1.0
+        if num_items_in_batch is None:
+            count = labels[:, 1:].ne(-100).sum().clamp(min=1)
+            scale = 1 / (count * self.current_gradient_accumulation_steps)
+        else:
+            scale = torch.full((), 1 / max(1, int(num_items_in_batch)), device=labels.device)
         return self.speed.step(self, {
             "input_ids": F.pad(inputs["input_ids"], (0, missing)),
             "labels": F.pad(labels, (0, missing), value=-100),
-            "scale": (share / count.clamp(min=1).to(labels.device).float()),
+            "scale": scale,
         })  # fmt: skip
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # counted and kept on the CPU: moving a number to the GPU waits for all that the GPU still has to do
+        return super()._get_num_items_in_batch(batch_samples, torch.device("cpu") if self.speed is not None else device)
 
     def loss_of(self, inputs: dict) -> torch.Tensor:
         """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance."""
@@ -213,6 +220,9 @@ def build_trainer(
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         report_to=reporters or "none",
+        accelerator_config={
+            "non_blocking": True
+        },  # the copy of a batch to the GPU must not wait for the step before it
         dataloader_num_workers=config.dataloader_num_workers,
         dataset_num_proc=config.preprocessing_num_workers,
         disable_tqdm=True,

@@ -62,6 +62,26 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_moe(tiny_model, tmp_path_factory) -> Path:
+    """A random DeepSeek-V2 with the tokenizer of `tiny_model`: three layers, the first dense, 8 experts."""
+    import torch
+    from transformers import AutoTokenizer, DeepseekV2Config, DeepseekV2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-moe"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    config = DeepseekV2Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, moe_intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=32, q_lora_rank=None, qk_rope_head_dim=16,
+        qk_nope_head_dim=16, v_head_dim=16, n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3,
+        first_k_dense_replace=1, topk_method="greedy", norm_topk_prob=False, max_position_embeddings=512, eos_token_id=2,
+        bos_token_id=1, pad_token_id=0)  # fmt: skip
+    DeepseekV2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_data(tmp_path) -> Path:
     """A dataset folder with one small dataset named `small`."""

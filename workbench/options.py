@@ -300,6 +300,16 @@ class RunConfig(ModelOptions):
         ("Noise on embeddings while training; 0: off.", "训练时对嵌入加噪；0 为关闭。"),
         ge=0,
     )
+    moe_aux_loss_coef: float | None = opt(
+        None,
+        "train",
+        ("Router balance loss", "路由均衡损失"),
+        (
+            "Weight of the load-balancing loss of mixture-of-experts models; empty: off. DeepSeek used 0.001 to 0.003.",
+            "混合专家模型负载均衡损失的权重；留空为关闭。DeepSeek 使用 0.001 至 0.003。",
+        ),
+        ge=0,
+    )
     seed: int = opt(
         42,
         "train",

@@ -205,6 +205,35 @@ def test_what_only_the_model_can_tell_ends_the_run_as_failed(workspace, config, 
     assert state["state"] == "failed" and words in state["reason"]
 
 
+def test_mixture_of_experts_with_everything(workspace, config, tmp_path, tiny_moe):
+    """4-bit experts, LoRA on them, the balance loss, packing: one run, whose adapter plain PEFT loads."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    values = config | {
+        "model_name_or_path": str(tiny_moe), "lora_target": "all", "moe_aux_loss_coef": 0.01, "packing": True,
+        "per_device_train_batch_size": 1, "max_steps": 4, "save_steps": 2, "gradient_accumulation_steps": 2,
+    }  # fmt: skip
+    done = workbench(workspace, "train", write(tmp_path, values))
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = only_run(workspace)
+    rows = rows_of(path)
+    assert all(0.9 < row["aux_loss"] < 4 for row in rows if "loss" in row)
+    base = AutoModelForCausalLM.from_pretrained(tiny_moe, dtype=torch.float32)
+    ids = torch.arange(4, 40)[None]
+    with torch.no_grad():
+        before = base(ids).logits
+        tuned = PeftModel.from_pretrained(base, path)
+        assert any("experts" in name for name, _ in tuned.named_parameters() if "lora_" in name)
+        assert (tuned(ids).logits - before).abs().max() > 1e-4
+
+
+def test_balance_loss_is_for_mixtures_only(workspace, config, tmp_path):
+    done = workbench(workspace, "train", write(tmp_path, config | {"moe_aux_loss_coef": 0.01}))
+    assert done.returncode == 2 and "this model (llama) has no routers to balance" in done.stderr
+
+
 def test_attention_falls_back_only_when_told(workspace, config, tmp_path):
     done = workbench(
         workspace, "train", write(tmp_path, config | {"flash_attn": "fa3", "attn_fallback": True, "max_steps": 1})

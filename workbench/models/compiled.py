@@ -7,6 +7,7 @@ the experts among it, comes from these again; operations whose result nobody nee
 
 import contextlib
 import functools
+import itertools
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -39,7 +40,7 @@ def compile_layers(model, offload=None) -> int:
     fixed = not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if fixed else None
     for layer in layers:
-        layer.__class__ = _recomputing(type(layer))
+        layer.__class__ = _recomputing(type(layer), _signature(layer))
         layer.stored_in = offload or contextlib.nullcontext()
         layer.compile(options=options)
     return len(layers)
@@ -49,10 +50,37 @@ def keep_layers(model, count: int) -> None:
     """Let the last `count` layers keep what they compute for the backward pass, their experts' `gate_up` included."""
     for layer in decoder_layers(model)[::-1][:count]:
         if hasattr(type(layer), "plain"):
-            layer.__class__ = _keeping(type(layer).plain)
+            layer.__class__ = _keeping(type(layer).plain, type(layer).signature)
         for module in layer.modules():
             if hasattr(module, "keep_gate_up"):
                 module.keep_gate_up = True
+
+
+def _signature(layer) -> tuple:
+    """What the compiled code of a layer depends on: equal for layers that may share it.
+
+    The compiler would find this out with guards, which are switched off.
+    """
+    found = []
+    for name, module in layer.named_modules():
+        own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in _INDIVIDUAL and _is_plain(v)}
+        hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
+        tensors = [
+            (key, tuple(t.shape), t.dtype, t.requires_grad) for key, t in module._parameters.items() if t is not None
+        ]
+        found.append((name, type(module), repr(sorted(own.items())), hooks, tuple(tensors)))
+    return tuple(found)
+
+
+_INDIVIDUAL = ("layer_idx", "training", "packed_handle")
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    if isinstance(value, list | tuple | set):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
 def _contexts():
@@ -60,7 +88,7 @@ def _contexts():
 
 
 @functools.cache
-def _recomputing(kind: type) -> type:
+def _recomputing(kind: type, signature: tuple) -> type:
     """The layer class `kind` with a forward pass that is computed again in the backward pass, but for what `_Policy` stores."""
 
     def forward(self, *args, **kwargs):
@@ -73,25 +101,33 @@ def _recomputing(kind: type) -> type:
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
-    def __call__(self, *args, **kwargs):
-        with self.stored_in:
-            return kind.__call__(self, *args, **kwargs)
-
-    return type(f"Recomputing{kind.__name__}", (kind,), {"forward": forward, "__call__": __call__, "plain": kind})
+    return _compiled_kind("Recomputing", kind, signature, forward)
 
 
 @functools.cache
-def _keeping(kind: type) -> type:
+def _keeping(kind: type, signature: tuple) -> type:
     """The layer class `kind`; the compiler chooses what it stores."""
 
     def forward(self, *args, **kwargs):
         return kind.forward(self, *args, **kwargs)
 
+    return _compiled_kind("Keeping", kind, signature, forward)
+
+
+def _compiled_kind(prefix: str, kind: type, signature: tuple, forward) -> type:
     def __call__(self, *args, **kwargs):
         with self.stored_in:
             return kind.__call__(self, *args, **kwargs)
 
-    return type(f"Keeping{kind.__name__}", (kind,), {"forward": forward, "__call__": __call__})
+    made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind, "signature": signature})
+    # The compiler keeps its results with the code object of the outermost function. A code object of its own for every
+    # signature keeps layers of different make apart; transformers' wrapper for checkpointing would be one for all.
+    forward.__code__ = forward.__code__.replace(co_name=f"forward_of_kind_{next(_numbers)}")
+    made.forward = forward
+    return made
+
+
+_numbers = itertools.count()
 
 
 class _Policy:

@@ -91,6 +91,7 @@ class MetricsLog:
             ("eval_loss", "eval_loss"),
             ("lr", "learning_rate"),
             ("grad_norm", "grad_norm"),
+            ("aux_loss", "aux_loss"),
         ):
             if theirs in logs:
                 row[ours] = _finite(logs[theirs])
@@ -121,7 +122,13 @@ def _finite(value) -> float | None:
 
 def _line(row: dict) -> str:
     parts = [f"step {row['current_steps']}/{row['total_steps']}", f"epoch {row['epoch']:.2f}"]
-    for key, form in (("loss", "{:.4f}"), ("eval_loss", "{:.4f}"), ("lr", "{:.2e}"), ("grad_norm", "{:.3f}")):
+    for key, form in (
+        ("loss", "{:.4f}"),
+        ("eval_loss", "{:.4f}"),
+        ("lr", "{:.2e}"),
+        ("grad_norm", "{:.3f}"),
+        ("aux_loss", "{:.4f}"),
+    ):
         if key in row:
             parts.append(f"{key} " + (form.format(row[key]) if row[key] is not None else "nan"))
     if "throughput" in row:

@@ -12,6 +12,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from workbench.config import split_names
+from workbench.models.balance import Balance, balance_routers, has_own_balance_loss
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
 from workbench.options import RunConfig
@@ -35,8 +36,10 @@ class WorkbenchTrainer(SFTTrainer):
     With `speed`, a step may be replayed from a recording, and its batch is padded to a length that has one.
     """
 
-    def __init__(self, *args, loraplus_lr_ratio=None, speed: Speed | None = None, **kwargs):
-        self.loraplus_lr_ratio, self.speed = loraplus_lr_ratio, speed
+    def __init__(
+        self, *args, loraplus_lr_ratio=None, speed: Speed | None = None, balance: Balance | None = None, **kwargs
+    ):
+        self.loraplus_lr_ratio, self.speed, self.balance = loraplus_lr_ratio, speed, balance
         super().__init__(*args, **kwargs)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
@@ -69,11 +72,14 @@ class WorkbenchTrainer(SFTTrainer):
             scale = 1 / (count * self.current_gradient_accumulation_steps)
         else:
             scale = torch.full((), 1 / max(1, int(num_items_in_batch)), device=labels.device)
-        return self.speed.step(self, {
+        padded = {
             "input_ids": F.pad(inputs["input_ids"], (0, missing)),
             "labels": F.pad(labels, (0, missing), value=-100),
             "scale": scale,
-        })  # fmt: skip
+        }
+        if self.balance is not None:
+            padded["counted"] = F.pad(_counted(inputs), (0, missing))
+        return self.speed.step(self, padded)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # counted and kept on the CPU: moving a number to the GPU waits for all that the GPU still has to do
@@ -82,13 +88,27 @@ class WorkbenchTrainer(SFTTrainer):
     def loss_of(self, inputs: dict) -> torch.Tensor:
         """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance."""
         self.speed.begin()
+        if self.balance is not None:
+            self.balance.begin(inputs["counted"], self._balance_scale())
         return self._summed_loss(inputs["input_ids"], inputs["labels"]) * inputs["scale"]
+
+    def _balance_scale(self) -> torch.Tensor | float:
+        """What the balance loss of one micro-batch counts in the gradients of a step, a fp16 scaler's factor included."""
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+        scaler = self.accelerator.scaler
+        if scaler is None or not scaler.is_enabled():
+            return share
+        return scaler.scale(torch.full((), share, device=self.args.device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.speed is not None:
             self.speed.begin()
         if return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.balance is not None and self.model.training:
+            positions = inputs.get("position_ids")
+            starts = None if positions is None else positions == 0
+            self.balance.begin(_counted(inputs), self._balance_scale(), starts)
         labels = inputs["labels"]
         rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "labels")}
         loss = self._summed_loss(inputs["input_ids"], labels, **rest)
@@ -127,6 +147,8 @@ class WorkbenchTrainer(SFTTrainer):
         if not self.aux_loss_enabled:
             self._total_train_tokens = int(sum(int(n) for n in self._seen_tokens.values()))
             self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        if self.balance is not None and "loss" in logs and (balance := self.balance.take()) is not None:
+            logs["aux_loss"] = balance
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs) -> float:
@@ -135,6 +157,12 @@ class WorkbenchTrainer(SFTTrainer):
         if self._flos_per_token is None:
             self._flos_per_token = super().floating_point_ops(inputs) / max(1, tokens)
         return self._flos_per_token * tokens
+
+
+def _counted(inputs) -> torch.Tensor:
+    """[batch, length], 0 for padding."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
 
 class ReportCallback(TrainerCallback):
@@ -181,6 +209,11 @@ def build_trainer(
         "cosine_with_min_lr": {"min_lr_rate": 0.1},
         "warmup_stable_decay": {"num_decay_steps": max(1, total // 10)},
     }.get(config.lr_scheduler_type)
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own_balance = has_own_balance_loss(causal.config)
+    balance = (
+        balance_routers(causal, config.moe_aux_loss_coef) if config.moe_aux_loss_coef and not own_balance else None
+    )
     speed = Speed(config, model, train_rows, total) if cuda and config.device_map == "none" else None
     reporters = [name for name in split_names(config.report_to) if name != "none"]
     arguments = SFTConfig(
@@ -200,6 +233,7 @@ def build_trainer(
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
+        router_aux_loss_coef=(config.moe_aux_loss_coef or 0.0) if own_balance else None,
         neftune_noise_alpha=config.neftune_noise_alpha or None,
         seed=config.seed,
         data_seed=config.seed,
@@ -236,6 +270,7 @@ def build_trainer(
         callbacks=[ReportCallback(run, stop)],
         loraplus_lr_ratio=config.loraplus_lr_ratio,
         speed=speed,
+        balance=balance,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -33,6 +33,8 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@# for the tests of the Triton kernels; a torch for CUDA brings its own
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install -q triton==3.6.0
 	@touch $@
 
 # the browser tests drive a Chromium that the system brings

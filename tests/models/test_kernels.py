@@ -1,0 +1,77 @@
+"""The Triton kernels in Triton's interpreter, which needs no GPU, against plain torch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+
+# a process of its own: the interpreter is chosen when triton is imported
+PROGRAM = """
+import sys
+import bitsandbytes.functional as bnb
+import torch
+from torch.nn import functional as F
+from workbench.models import experts, kernels
+from workbench.models.head import cross_entropy_
+
+torch.manual_seed(0)
+
+def close(ours, theirs, tolerance=1e-6):
+    assert ours.dtype is theirs.dtype and ours.shape == theirs.shape, (ours.dtype, theirs.dtype)
+    error = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-9)
+    assert error <= tolerance, error
+
+def unpacking():
+    for nested in (True, False):
+        for shape in ((4, 48, 64), (3, 64), (1, 192)):
+            packed, state = bnb.quantize_4bit(torch.randn(shape) * 0.1, quant_type="nf4", compress_statistics=nested)
+            close(kernels.dequantise(packed, state, torch.float32), bnb.dequantize_4bit(packed, state))
+
+def routing():
+    for tokens, k, count in ((7, 3, 8), (100, 6, 64), (33, 2, 300), (1, 1, 5)):
+        index = torch.stack([torch.randperm(count)[:k] for _ in range(tokens)])
+        x = torch.randn(tokens, 48)
+        theirs, ours = experts.route(index, count), kernels.route(index.reshape(-1), count)
+        for a, b in zip(ours, theirs):
+            assert a.dtype is b.dtype and torch.equal(a, b)
+        source, back, ends = ours
+        rows = kernels.spread(x, back, k)
+        assert torch.equal(rows, x[source.long() // k])
+        close(kernels.combine(rows, back, k), experts.combine(rows, back, k))
+
+def gating():
+    for in_place in (True, False):
+        tokens, k, width = 7, 3, 20
+        source = torch.randperm(tokens * k).to(torch.int32)
+        gate_up, weight, grad = torch.randn(21, 2 * width), torch.rand(21), torch.randn(21, width)
+        close(kernels.gate(gate_up, weight, source), experts.gate(gate_up, weight, source))
+        theirs = experts.gate_backward(gate_up, weight, source, grad, False)
+        before = gate_up.clone()
+        ours = kernels.gate_backward(gate_up, weight, source, grad, in_place)
+        assert torch.equal(gate_up, before) is not in_place
+        for a, b in zip(ours, theirs):
+            close(a, b, 1e-5)
+
+def loss():
+    for cap in (0.0, 3.0):
+        for vocabulary in (300, 9000):
+            logits, targets = torch.randn(5, vocabulary) * 3, torch.tensor([3, -100, vocabulary - 1, 0, 7])
+            theirs, ours = logits.clone(), logits.clone()
+            close(kernels.cross_entropy_(ours, targets, 0.7, cap), cross_entropy_(theirs, targets, 0.7, cap), 1e-5)
+            close(ours, theirs, 1e-5)
+
+{"unpacking": unpacking, "routing": routing, "gating": gating, "loss": loss}[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize("what", ["unpacking", "routing", "gating", "loss"])
+def test_kernels_equal_plain_torch(what):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

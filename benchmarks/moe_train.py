@@ -3,6 +3,7 @@
     python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic data
     python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train`
     python benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in GiB
+    python benchmarks/moe_train.py load  FOLDER                   seconds and GiB to load the bf16 and then the saved 4-bit checkpoint
     python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own 4-bit load, SFTTrainer
 
 `ours` and `stock` print one line each: GiB at the peak while loading and while training, tokens/s (median of the steps
@@ -257,9 +258,39 @@ def stock(folder: Path, batch: int, length: int) -> dict:
     }
 
 
+def load(folder: Path) -> dict:
+    """Load the bf16 checkpoint in 4 bits, save it, load that; seconds and the GPU's peak in GiB of both loads."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from workbench.models import quant4
+
+    quant4.install()
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)  # fmt: skip
+    ids = torch.arange(100, 164, device="cuda")[None]
+    result, logits = {}, []
+    for name, place, options in (("bf16", "v2-lite", {"quantization_config": bits}), ("4bit", "v2-lite-4bit", {})):
+        torch.cuda.reset_peak_memory_stats()
+        began = time.monotonic()
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / place, dtype=torch.bfloat16, device_map={"": 0}, **options
+        )
+        torch.cuda.synchronize()
+        result[f"{name}_seconds"] = round(time.monotonic() - began, 1)
+        result[f"{name}_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        with torch.no_grad():
+            logits.append(model(ids).logits.cpu())
+        if name == "bf16":
+            model.save_pretrained(folder / "v2-lite-4bit")
+        del model
+        torch.cuda.empty_cache()
+    return result | {"same_logits": torch.equal(*logits)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "ours", "stock", "profile"])
+    parser.add_argument("what", choices=["make", "ours", "stock", "profile", "load"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=27)
     parser.add_argument("--set", action="append", default=[])
@@ -280,6 +311,8 @@ def main() -> None:
         profiled(options.folder, options.set)
     elif options.what == "ours":
         print("ours ", options.set, json.dumps(ours(options.folder, options.set)))
+    elif options.what == "load":
+        print("load ", json.dumps(load(options.folder)))
     else:
         print("stock", json.dumps(stock(options.folder, options.batch, options.length)))
 

@@ -263,12 +263,16 @@ def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tenso
     gate_up = _times(up_matrices, rows, ends, up) if recompute else kept
     if not up:
         rows = None
+    else:  # with LoRA more is alive from here on, so these weights are unpacked again when they are needed
+        up_matrices = None
     grad_out = spread(grad, back, k)
     gated = gate(gate_up, flat, source) if down else None
     grad_gated, of_down = _product_backward(weights(module, "down_proj"), grad_out, gated, ends, down)
     del grad_out, gated
     grad_gate_up, grad_weight = gate_backward(gate_up, flat, source, grad_gated, in_place=recompute)
     del gate_up, grad_gated
+    if up_matrices is None:
+        up_matrices = weights(module, "gate_up_proj")
     grad_rows, of_up = _product_backward(up_matrices, grad_gate_up, rows, ends, up)
     del grad_gate_up, up_matrices, rows
     return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view(weight.shape), *of_up, *of_down]

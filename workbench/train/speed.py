@@ -40,6 +40,8 @@ class Speed:
         self._causal = causal
         _, others = use_packed_linears(model)
         self.mixed = others > 0 or config.quantization_bit != 4
+        # Routers multiply in float32. TF32 holds their bfloat16 weights and inputs exactly and adds up in float32.
+        torch.set_float32_matmul_precision("high")
         self.compiled = config.torch_compile == "on" or (
             config.torch_compile == "auto" and total_steps >= COMPILE_FROM_STEPS
         )

@@ -1,6 +1,7 @@
 """Load a tokenizer and a model as the options say: quantisation, attention, RoPE scaling, device."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
@@ -107,11 +108,14 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from workbench.models import deepseek_moe
+    from workbench.models.checkpoint import check_loaded, check_shards
 
     deepseek_moe.install()
     source = _source(options, workspace, progress)
     common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
     attention = attention_implementation(options, log)
+    if Path(source).is_dir():
+        check_shards(Path(source))
     quantisation = None
     if options.quantization_bit == 4:
         from workbench.models import quant4
@@ -130,12 +134,17 @@ def load_model(
         if torch.cuda.is_available():
             device_map = "auto" if split else {"": 0}
         with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
-            model = AutoModelForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, quantization_config=quantisation, device_map=device_map,
-                attn_implementation=attention, **common)  # fmt: skip
+                attn_implementation=attention, output_loading_info=True, **common)  # fmt: skip
+        check_loaded(source, model, info)
     except torch.OutOfMemoryError:
+        raise UserError(_does_not_fit(source, options)) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
         raise UserError(
-            "The model does not fit into the GPU's memory. Set quantization_bit: 4, or use more GPUs with device_map: auto."
+            f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not belong together."
         ) from None
     except (OSError, ValueError, ImportError) as error:
         raise UserError(_load_failure(source, error)) from None
@@ -143,6 +152,25 @@ def load_model(
         now, peak = torch.cuda.memory_allocated() / 2**30, torch.cuda.max_memory_allocated() / 2**30
         log(f"Loaded the model: {now:.1f} GiB of GPU memory, {peak:.1f} GiB at the peak.")
     return model.eval()
+
+
+def _does_not_fit(source: str, options: ModelOptions) -> str:
+    """How much there is, how much the files say it takes, and what to set."""
+    import torch
+
+    free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
+    folder = Path(source)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**30 if folder.is_dir() else 0
+    about = ""
+    if size:
+        # of 16-bit files; a part (embeddings, output head) is not quantised
+        need = size * {4: 0.32, 8: 0.55}.get(options.quantization_bit, 1.0)
+        about = f" Its weights take about {need:.1f} GiB with these settings, and {max(0.0, need - free):.1f} GiB more is missing."
+    advice = {
+        4: "Close other programs on this GPU, or use more GPUs with device_map: auto.",
+        8: "Set quantization_bit: 4, or use more GPUs with device_map: auto.",
+    }.get(options.quantization_bit, "Set quantization_bit: 4 (or 8), or use more GPUs with device_map: auto.")
+    return f"The model does not fit into the GPU's memory ({free:.1f} of {total:.1f} GiB are free).{about} {advice}"
 
 
 def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:

@@ -110,6 +110,7 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
         for name, module in found:
             check_layout(name, module)
             module.packed_sizes = [module._parameters[n].shape[1] for n in ("gate_up_proj", "down_proj")]
+            module.packed_shapes = {n: tuple(module._parameters[n].shape) for n in expert_parameters(module)}
             for parameter in expert_parameters(module):
                 self._make_packed(module, parameter)
             module._register_state_dict_hook(_save_packed)

@@ -6,6 +6,7 @@ Reads top to bottom: data, model, adapter, trainer, train, save. It talks only t
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -71,8 +72,10 @@ def diagnosis(error: Exception) -> str:
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
+        wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+        more = f": {wanted[1]} more were needed at once" if wanted else ""
         return (
-            "Out of GPU memory. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), "
+            f"Out of GPU memory{more}. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), "
             "keep gradient checkpointing on, or set quantization_bit: 4."
         )
     if isinstance(error, MemoryError):

@@ -1,5 +1,6 @@
 """Fine-tuning speed and memory of a DeepSeek-V2-Lite-shaped model in 4 bits, on one NVIDIA GPU.
 
+    python benchmarks/moe_train.py table FOLDER                   everything below but the profile, as a table with the goals
     python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic data
     python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train`
     python benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in GiB
@@ -145,10 +146,13 @@ def ours(folder: Path, overrides: list[str]) -> dict:
     said = [
         line[20:]
         for line in log.splitlines()
-        if any(word in line for word in ("Loaded the model", "layers keep", "A step needs", "recorded and"))
+        if any(
+            word in line for word in ("Loaded the model", "layers keep", "A step needs", "recorded and", "time to hand")
+        )
     ]
     return {
-        "tokens_per_second": round(statistics.median(rates[len(rates) // 2 :])), "peak_gib": rows[-1]["peak_memory"], "said": said,
+        "tokens_per_second": round(statistics.median(rates[len(rates) // 2 :])), "peak_gib": rows[-1]["peak_memory"],
+        "loading_gib": next((float(line.split()[-5]) for line in said if "Loaded the model" in line), None), "said": said,
         "losses": [round(row["loss"], 4) for row in rows if "loss" in row], "seconds": round(seconds), "rates": rates,
     }  # fmt: skip
 
@@ -258,6 +262,45 @@ def stock(folder: Path, batch: int, length: int) -> dict:
     }
 
 
+GOALS = [  # what, batch and options, GiB at most, tokens/s at least
+    ("2 × 4096, least memory", [], 11.0, 27_000),
+    ("2 × 1024, least memory", ["cutoff_len=1024"], None, 15_000),
+    ("2 × 4096, the whole card", ["activation_memory=auto"], None, 33_000),
+    ("2 × 4096, at most 12 GiB", ["max_gpu_memory=12"], 12.0, None),
+    ("2 × 4096, LoRA on all experts", ["lora_target=all"], 14.0, 15_000),
+]
+
+
+def table(folder: Path, layers: int) -> None:
+    """Make the model, train it in every way that has a goal, the stock path among them, and load it; prints Markdown."""
+
+    def fresh(*arguments) -> dict:
+        """Run one part in a process of its own; its JSON."""
+        command = [sys.executable, __file__, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        found = [line for line in done.stdout.splitlines() if "{" in line]
+        return json.loads(found[-1][found[-1].index("{") :]) if found else {"error": done.stderr[-2000:]}
+
+    def number(value, form="{}") -> str:
+        return "–" if value is None else form.format(value)
+
+    began = time.monotonic()
+    make(folder, layers)
+    rows = [("stock, 2 × 4096", fresh("stock", str(folder)), None, None)]
+    for name, overrides, most, least in GOALS:
+        found = ours(folder, overrides)
+        print(f"{time.monotonic() - began:.0f} s", name, json.dumps(found), flush=True)
+        rows.append((name, found, most, least))
+    print("| what | peak GiB | goal | tokens/s | goal | GiB while loading |\n| --- | --- | --- | --- | --- | --- |")
+    for name, found, most, least in rows:
+        if "error" in found:
+            print(f"| {name} | failed: {found['error']} |")
+            continue
+        print(f"| {name} | {found['peak_gib']} | {number(most, '≤ {}')} | {found['tokens_per_second']:,} |"
+              f" {number(least, '≥ {:,}')} | {number(found['loading_gib'])} |")  # fmt: skip
+    print("loading", json.dumps(fresh("load", str(folder))), f"{time.monotonic() - began:.0f} s in all", flush=True)
+
+
 def load(folder: Path) -> dict:
     """Load the bf16 checkpoint in 4 bits, save it, load that; seconds and the GPU's peak in GiB of both loads."""
     import torch
@@ -290,7 +333,7 @@ def load(folder: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "ours", "stock", "profile", "load"])
+    parser.add_argument("what", choices=["table", "make", "ours", "stock", "profile", "load"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=27)
     parser.add_argument("--set", action="append", default=[])
@@ -302,6 +345,8 @@ def main() -> None:
         began = time.monotonic()
         make(options.folder, options.layers)
         print(f"made {options.layers} layers in {time.monotonic() - began:.0f} s")
+    elif options.what == "table":
+        table(options.folder, options.layers)
     elif options.what == "profile":
         if options.cap:
             import torch

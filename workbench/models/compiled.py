@@ -1,8 +1,9 @@
 """Regional torch.compile: every decoder layer is compiled as one region, which fuses the elementwise half of a step.
 
 A layer is either kept, and the compiler chooses what to store for the backward pass, or computed again there. The second
-kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products. The rest,
-the experts among it, comes from these again; operations whose result nobody needs any more are left out.
+kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products, and the
+experts' `gate_up` where that is asked for (`keep_gate_up`). The rest comes from these again; operations whose result
+nobody needs any more are left out.
 """
 
 import contextlib
@@ -24,10 +25,10 @@ def decoder_layers(model) -> list[torch.nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def compile_layers(model, offload=None) -> int:
+def compile_layers(model, stored_in=None) -> int:
     """Compile every decoder layer of `model` in place, to be computed again; returns their number.
 
-    Compilation happens with the first step. `offload` is a context in which each layer is run forward.
+    Compilation happens with the first step. `stored_in` is a context in which each layer is run forward.
     """
     if model.config.model_type == "deepseek_v2":
         from workbench.models import rotary
@@ -41,19 +42,43 @@ def compile_layers(model, offload=None) -> int:
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if fixed else None
     for layer in layers:
         layer.__class__ = _recomputing(type(layer), _signature(layer))
-        layer.stored_in = offload or contextlib.nullcontext()
+        layer.stored_in = stored_in or contextlib.nullcontext()
         layer.compile(options=options)
     return len(layers)
 
 
-def keep_layers(model, count: int) -> None:
-    """Let the last `count` layers keep what they compute for the backward pass, their experts' `gate_up` included."""
+def keep_layers(model, count: int, stored_in=None) -> None:
+    """Let the last `count` layers keep what they compute for the backward pass, their experts' `gate_up` included.
+
+    `stored_in` is the context in which they are run from now on, if another than before.
+    """
     for layer in decoder_layers(model)[::-1][:count]:
+        for module in _experts_of(layer):
+            module.keep_gate_up = True
         if hasattr(type(layer), "plain"):
-            layer.__class__ = _keeping(type(layer).plain, type(layer).signature)
-        for module in layer.modules():
-            if hasattr(module, "keep_gate_up"):
-                module.keep_gate_up = True
+            layer.__class__ = _keeping(type(layer).plain, _signature(layer))
+            layer.stored_in = stored_in or layer.stored_in
+
+
+def keep_gate_up(model, count: int) -> int:
+    """Let `count` of the layers that are computed again store their experts' `gate_up`; returns how many do.
+
+    They are spread evenly, so that there is time for each copy to the host.
+    """
+    layers = [
+        layer for layer in decoder_layers(model) if getattr(type(layer), "recomputes", False) and _experts_of(layer)
+    ]
+    count = min(count, len(layers))
+    for number in range(count):
+        layer = layers[(2 * number + 1) * len(layers) // (2 * count)]
+        for module in _experts_of(layer):
+            module.keep_gate_up = True
+        layer.__class__ = _recomputing(type(layer).plain, _signature(layer))
+    return count
+
+
+def _experts_of(layer) -> list[torch.nn.Module]:
+    return [module for module in layer.modules() if hasattr(module, "keep_gate_up")]
 
 
 def _signature(layer) -> tuple:
@@ -68,7 +93,8 @@ def _signature(layer) -> tuple:
         tensors = [
             (key, tuple(t.shape), t.dtype, t.requires_grad) for key, t in module._parameters.items() if t is not None
         ]
-        found.append((name, type(module), repr(sorted(own.items())), hooks, tuple(tensors)))
+        kind = getattr(type(module), "plain", type(module))
+        found.append((name, kind, repr(sorted(own.items())), hooks, tuple(tensors)))
     return tuple(found)
 
 
@@ -101,7 +127,7 @@ def _recomputing(kind: type, signature: tuple) -> type:
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
-    return _compiled_kind("Recomputing", kind, signature, forward)
+    return _compiled_kind(kind, forward, recomputes=True)
 
 
 @functools.cache
@@ -111,15 +137,16 @@ def _keeping(kind: type, signature: tuple) -> type:
     def forward(self, *args, **kwargs):
         return kind.forward(self, *args, **kwargs)
 
-    return _compiled_kind("Keeping", kind, signature, forward)
+    return _compiled_kind(kind, forward, recomputes=False)
 
 
-def _compiled_kind(prefix: str, kind: type, signature: tuple, forward) -> type:
+def _compiled_kind(kind: type, forward, *, recomputes: bool) -> type:
     def __call__(self, *args, **kwargs):
         with self.stored_in:
             return kind.__call__(self, *args, **kwargs)
 
-    made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind, "signature": signature})
+    prefix = "Recomputing" if recomputes else "Keeping"
+    made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind, "recomputes": recomputes})
     # The compiler keeps its results with the code object of the outermost function. A code object of its own for every
     # signature keeps layers of different make apart; transformers' wrapper for checkpointing would be one for all.
     forward.__code__ = forward.__code__.replace(co_name=f"forward_of_kind_{next(_numbers)}")
@@ -143,7 +170,7 @@ class _Policy:
     def __call__(self, ctx, op, *args, **kwargs) -> CheckpointPolicy:
         keep = op in _small_and_dear() or (op in _PRODUCTS and _is_thin(op, args))
         if op is torch.ops.workbench.lora_linear.default:
-            x, _, _, out_features, _ = args
+            x, _, _, _, out_features, _ = args
             if 2 * x.shape[-1] >= out_features and self._linears + out_features <= _LINEARS * self._width(x):
                 self._linears += out_features
                 keep = True
@@ -164,7 +191,7 @@ def _is_thin(op, args) -> bool:
 
 @functools.cache
 def _small_and_dear() -> frozenset:
-    """Attention, routing, and the choice of experts."""
+    """Attention, routing, the choice of experts, LoRA's low-rank rows, and `gate_up` where a layer hands it over."""
     aten = torch.ops.aten
     names = (
         "flash_attention",
@@ -174,7 +201,7 @@ def _small_and_dear() -> frozenset:
         "fused_attention_overrideable",
     )
     attention = [getattr(aten, f"_scaled_dot_product_{name}", None) for name in names]
+    own = torch.ops.workbench
     found = [packet.default for packet in attention if packet is not None]
-    if hasattr(torch.ops.workbench, "route"):
-        found.append(torch.ops.workbench.route.default)
+    found += [own.route.default, own.low_rank.default, own.experts_kept.default]
     return frozenset([*found, aten.topk.default, aten._softmax.default])

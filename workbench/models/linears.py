@@ -1,80 +1,92 @@
 """4-bit linear layers with their LoRA as one operator each way, for training on a GPU.
 
 bitsandbytes and PEFT run a layer as a dozen small operations: scales unpacked, weights unpacked, the product, a copy, two
-thin products, a scaled sum, casts. `workbench::lora_linear` unpacks in one pass and adds the low-rank update into the
-product's own output. Its input is all that it keeps, and only if there is LoRA; the way back unpacks the weights again.
+thin products, a scaled sum, casts. Here the low-rank update B (A x) is written first and the large product adds itself to
+it on its way out, which costs no pass of its own. A layer keeps its input for the backward pass, and A x, which is tiny;
+the way back unpacks the weights again.
 """
 
 import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
-from workbench.models.packed import is_packed, module_of, register, weights
+from workbench.models.packed import cast, is_packed, module_of, register, weights
+
+
+@torch.library.custom_op("workbench::low_rank", mutates_args=())
+def low_rank(x: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x Aᵀ` as rows [tokens, r] of the dtype. Its gradient is part of `lora_linear`'s."""
+    return x.reshape(-1, x.shape[-1]).to(dtype) @ cast(a, dtype).t()
+
+
+@low_rank.register_fake
+def _(x, a, dtype):
+    return x.new_empty(x.numel() // x.shape[-1], a.shape[0], dtype=dtype)
 
 
 @torch.library.custom_op("workbench::lora_linear", mutates_args=())
-def lora_linear(x: Tensor, lora: list[Tensor], handle: Tensor, out_features: int, scale: float) -> Tensor:
+def lora_linear(x: Tensor, low: Tensor, lora: list[Tensor], handle: Tensor, out_features: int, scale: float) -> Tensor:
     """`x Wᵀ + scale · (x Aᵀ) Bᵀ` with the packed weight W [out, in] of the module with this handle.
 
     Args:
         x: [..., in]. lora: nothing, or A [r, in] and B [out, r].
+        low: `low_rank(x, A)`, not differentiated; anything without LoRA.
     """
     weight = weights(module_of(handle), "weight")
     rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
-    out = rows @ weight.t()
     if lora:
-        a, b = (part.to(weight.dtype) for part in lora)
-        out.addmm_(rows @ a.t(), b.t(), alpha=scale)
+        out = low @ cast(lora[1], weight.dtype).t()
+        out.addmm_(rows, weight.t(), beta=scale)
+    else:
+        out = rows @ weight.t()
     return out.view(*x.shape[:-1], out_features).to(x.dtype)
 
 
 @lora_linear.register_fake
-def _(x, lora, handle, out_features, scale):
+def _(x, low, lora, handle, out_features, scale):
     return x.new_empty(*x.shape[:-1], out_features)
 
 
 @torch.library.custom_op("workbench::lora_linear_backward", mutates_args=())
 def lora_linear_backward(
-    grad: Tensor, x: Tensor, lora: list[Tensor], handle: Tensor, in_features: int, scale: float, input_too: bool
-) -> list[Tensor]:
+    grad: Tensor, x: Tensor, low: Tensor, lora: list[Tensor], handle: Tensor, in_features: int, scale: float, input_too: bool
+) -> list[Tensor]:  # fmt: skip
     """Gradients of x (empty unless `input_too`), and of A and B where there is LoRA."""
-    weight = weights(module_of(handle), "weight")
-    rows = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
-    low = []
+    weight = weights(module_of(handle), "weight") if input_too else None
+    dtype = low.dtype if lora else weight.dtype
+    rows = grad.reshape(-1, grad.shape[-1]).to(dtype)
+    of_lora = []
     if lora:
-        a, b = (part.to(weight.dtype) for part in lora)
-        inputs = x.reshape(-1, in_features).to(weight.dtype)
+        a, b = (cast(part, dtype) for part in lora)
         grad_low = (rows @ b).mul_(scale)
-        low = [
-            (grad_low.t() @ inputs).to(lora[0].dtype),
-            (rows.t() @ (inputs @ a.t()).mul_(scale)).to(lora[1].dtype),
+        of_lora = [
+            (grad_low.t() @ x.reshape(-1, in_features).to(dtype)).to(lora[0].dtype),
+            (rows.t() @ low).to(lora[1].dtype).mul_(scale),
         ]
     if not input_too:
-        return [grad.new_empty(0), *low]
-    out = rows @ weight
-    if lora:
-        out.addmm_(grad_low, a)
-    return [out.view(*grad.shape[:-1], in_features).to(grad.dtype), *low]
+        return [grad.new_empty(0), *of_lora]
+    out = (grad_low @ a).addmm_(rows, weight) if lora else rows @ weight
+    return [out.view(*grad.shape[:-1], in_features).to(grad.dtype), *of_lora]
 
 
 @lora_linear_backward.register_fake
-def _(grad, x, lora, handle, in_features, scale, input_too):
+def _(grad, x, low, lora, handle, in_features, scale, input_too):
     of_x = grad.new_empty(*grad.shape[:-1], in_features) if input_too else grad.new_empty(0)
     return [of_x, *[part.new_empty(part.shape) for part in lora]]
 
 
 def _setup(ctx, inputs, output):
-    x, lora, handle, _, ctx.scale = inputs
+    x, low, lora, handle, _, ctx.scale = inputs
     ctx.in_features = x.shape[-1]
-    ctx.save_for_backward(handle, *([x, *lora] if lora else []))
+    ctx.save_for_backward(handle, *([x, low, *lora] if lora else []))
 
 
 def _backward(ctx, grad):
     handle, *rest = ctx.saved_tensors
-    x, lora = (rest[0], rest[1:]) if rest else (grad, [])
+    x, low, *lora = rest or (grad, grad)
     input_too = ctx.needs_input_grad[0]
-    grads = lora_linear_backward(grad.contiguous(), x, lora, handle, ctx.in_features, ctx.scale, input_too)
-    return grads[0] if input_too else None, grads[1:], None, None, None
+    grads = lora_linear_backward(grad.contiguous(), x, low, lora, handle, ctx.in_features, ctx.scale, input_too)
+    return grads[0] if input_too else None, None, grads[1:], None, None, None
 
 
 lora_linear.register_autograd(_backward, setup_context=_setup)
@@ -84,11 +96,12 @@ class PackedLinear(bnb.nn.Linear4bit):
     """bitsandbytes' layer, computed with `lora_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._plus_bias(lora_linear(x, [], self.packed_handle, self.out_features, 1.0))
+        return self._plus_bias(lora_linear(x, x.detach(), [], self.packed_handle, self.out_features, 1.0))
 
     def with_lora(self, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """A [r, in] and B [out, r] added to the weight."""
-        return self._plus_bias(lora_linear(x, [a, b], self.packed_handle, self.out_features, scale))
+        low = low_rank(x.detach(), a.detach(), self.weight.quant_state.dtype)
+        return self._plus_bias(lora_linear(x, low, [a, b], self.packed_handle, self.out_features, scale))
 
     def _plus_bias(self, out: Tensor) -> Tensor:
         return out if self.bias is None else out + self.bias.to(out.dtype)

@@ -30,8 +30,8 @@ class Offload:
     in the contexts, moved or not; parameters do not count.
     """
 
-    def __init__(self, device: torch.device, parameters):
-        self.active = True
+    def __init__(self, device: torch.device, parameters, active: bool = True):
+        self.active = active
         self.stored_bytes = 0
         self._device = device
         self._stream = torch.cuda.Stream(device)
@@ -95,6 +95,19 @@ class Offload:
         with torch.cuda.stream(self._stream):
             stored.gpu.copy_(host, non_blocking=True)
             stored.copied = self._stream.record_event()
+
+    def bandwidth(self) -> float:
+        """Bytes a second to the host's memory, measured with one of the buffers in use; 0 before there is one."""
+        if not self._buffers:
+            return 0.0
+        host = max(self._buffers, key=Tensor.numel)
+        gpu = torch.empty_like(host, device=self._device)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        host.copy_(gpu, non_blocking=True)
+        end.record()
+        end.synchronize()
+        return host.numel() / (begin.elapsed_time(end) / 1e3)
 
     def _buffer(self, number: int, size: int) -> Tensor:
         if number < len(self._buffers) and self._buffers[number].numel() >= size:

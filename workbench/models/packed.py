@@ -62,6 +62,33 @@ def keep_unpacked(module: torch.nn.Module) -> int:
     return sum(kept.numel() * kept.element_size() for kept in module.kept_unpacked.values())
 
 
+class Casts:
+    """LoRA factors in the dtype that they are multiplied in, cast all at once instead of each where it is used.
+
+    `refresh` once before every forward pass; `cast` then finds them as long as this object lives.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], dtype: torch.dtype):
+        self._full = [p.detach() for p in parameters if p.dtype != dtype]
+        self._low = [torch.empty_like(p, dtype=dtype) for p in self._full]
+
+    def refresh(self) -> None:
+        if self._full:
+            torch._foreach_copy_(self._low, self._full)
+            _casts.update(zip((p.data_ptr() for p in self._full), self._low, strict=True))
+
+
+_casts: "weakref.WeakValueDictionary[int, torch.Tensor]" = weakref.WeakValueDictionary()
+
+
+def cast(factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`factor.to(dtype)`, from `Casts` where it is there."""
+    known = _casts.get(factor.data_ptr()) if factor.dtype != dtype else None
+    if known is not None and known.dtype == dtype and known.shape == factor.shape:
+        return known
+    return factor.to(dtype)
+
+
 def on_gpu(tensor: torch.Tensor) -> bool:
     """Whether to use the Triton kernels on this tensor; a compiler fuses plain torch itself."""
     return not torch.compiler.is_compiling() and tensor.device.type == "cuda" and triton_is_here()

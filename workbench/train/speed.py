@@ -2,26 +2,31 @@
 
 What is stored and what is computed again is chosen from what the first steps were seen to need:
 
-1. Every decoder layer is computed again in the backward pass, and what it stores goes to the host's memory.
-2. If there is room, it stays on the GPU.
-3. If there is more, one layer keeps all that it computed; from what that takes follows how many layers can.
+1. Every decoder layer is computed again in the backward pass, but for the last one, whose turn comes at once. What
+   they store goes to the host's memory, and so do outputs of the experts' first product, as many as there is time to copy.
+2. If there is room, all this stays on the GPU.
+3. If there is more, other layers keep all that they computed, too.
 4. The rest of the memory holds unpacked experts.
 
 `activation_memory: least` stops at 1.
 """
 
+import time
+
 import torch
 from torch import nn
 
-from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
+from workbench.models.compiled import compile_layers, decoder_layers, keep_gate_up, keep_layers
 from workbench.models.linears import use_packed_linears
 from workbench.models.offload import Offload
-from workbench.models.packed import keep_unpacked
+from workbench.models.packed import Casts, keep_unpacked
 from workbench.options import RunConfig
 from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
+_FORWARD = 0.3  # the share of a step in which copies to the host run beside the forward pass
+_PATIENCE = 50  # steps after which nothing is planned any more
 _GIB = 2**30
 
 
@@ -50,15 +55,17 @@ class Speed:
         longest = max(len(row) for row in rows["input_ids"])
         longest = padded_length(longest) if self.pads else longest
         self._most_tokens = longest * config.per_device_train_batch_size
-        self._offload = None
+        self._offload = self._casts = None
+        self._stage = "done"
         if self.compiled:
-            self._offload = Offload(torch.device("cuda", torch.cuda.current_device()), model.parameters())
-            keep = config.disable_gradient_checkpointing
+            device = torch.device("cuda", torch.cuda.current_device())
+            self._offload = Offload(device, model.parameters())
+            self._kept = Offload(device, model.parameters(), active=False)
             count = compile_layers(causal, self._offload)
-            if keep:
-                keep_layers(causal, count)
+            keep = config.disable_gradient_checkpointing
+            keep_layers(causal, count if keep else 1, self._kept)
+            self._stage = "done" if keep else "memory"
             log(f"{count} layers will be compiled in the first step (about a minute; later runs reuse the result).")
-        self._stage = "measure" if self.compiled and not config.disable_gradient_checkpointing else "done"
         self._steps = 0
         self._trainer = None
         self._graphs = None
@@ -66,10 +73,7 @@ class Speed:
     def step(self, trainer, inputs: dict) -> torch.Tensor:
         """One forward and backward pass; the detached loss."""
         if self._graphs is None:
-            self._trainer = trainer
-            trainable = [p for p in trainer.model.parameters() if p.requires_grad]
-            self._graphs = StepGraphs(trainable, self._forward_and_backward)
-            self._graphs.enabled = self.pads and self._stage == "done"
+            self._start(trainer)
         self._steps += 1
         if self._stage == "done":
             loss = self._graphs.run(inputs)
@@ -78,52 +82,77 @@ class Speed:
                 self._graphs.problem = ""
             return loss
         note_peak()
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before, began = torch.cuda.memory_allocated(), time.monotonic()
         loss = self._graphs.run(inputs)
-        peak = torch.cuda.max_memory_allocated()
-        # the first step of a kind compiles, and its memory is not that of a later one
-        if self._steps % 2 == 0:
-            self._plan(before, peak, inputs["input_ids"].numel())
+        torch.cuda.synchronize()
+        peak, seconds = torch.cuda.max_memory_allocated(), time.monotonic() - began
+        tokens = inputs["input_ids"].numel()
+        if self._stage == "memory" and self._steps >= 2:  # the first step compiles; its memory is not a later one's
+            self._plan_memory(before, peak, tokens)
             self._graphs.forget()
-            self._graphs.enabled = self.pads and self._stage == "done"
+            self._graphs.enabled = self.pads
+        elif self._stage == "copies" and (self._graphs.replayed or not self.pads or self._steps > _PATIENCE):
+            self._stage = "done"
+            if self._steps <= _PATIENCE:
+                self._plan_copies(seconds, tokens)
         return loss
+
+    def _start(self, trainer) -> None:
+        self._trainer = trainer
+        trainable = [p for p in trainer.model.parameters() if p.requires_grad]
+        if not self.mixed:
+            self._casts = Casts(trainable, self._causal.get_input_embeddings().weight.dtype)
+        self._graphs = StepGraphs(trainable, self._forward_and_backward)
+        self._graphs.enabled = self.pads and self._stage == "done"
 
     def begin(self) -> None:
         """Before every forward pass."""
         if self._offload is not None:
             self._offload.begin()
+            self._kept.begin()
+        if self._casts is not None:
+            self._casts.refresh()
 
     def _forward_and_backward(self, inputs: dict) -> torch.Tensor:
         loss = self._trainer.loss_of(inputs)
         self._trainer.accelerator.backward(loss)
         return loss.detach()
 
-    def _plan(self, before: int, peak: int, tokens: int) -> None:
+    def _plan_memory(self, before: int, peak: int, tokens: int) -> None:
+        """Choose what is kept, from what a step of this many tokens needed: bytes before it and at the peak."""
         scale = max(1.0, self._most_tokens / tokens)
-        offload, layers = self._offload, decoder_layers(self._causal)
+        layers = len(decoder_layers(self._causal))
         spare = memory_limit(self._config) - before - (peak - before) * scale - self._optimiser_to_come()
-        stored = offload.stored_bytes * scale
-        if self._stage == "measure":
-            self._stored = stored / len(layers)
-            self._stage = "done"
-            log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
-            if self._config.activation_memory == "least" or spare < stored:
-                return
-            offload.active = False
-            if spare - stored > 12 * self._stored:
-                keep_layers(self._causal, 1)
-                self._stage = "keep"
+        stored, kept = self._offload.stored_bytes * scale, self._kept.stored_bytes * scale
+        log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
+        if self._config.activation_memory == "least" or spare < stored:
+            self._spare, self._stage = spare, "copies"
             return
-        kept = stored - self._stored * (len(layers) - 1)
-        more = int(max(0, spare) / max(1.0, kept - self._stored))
-        count = min(len(layers), 1 + more)
-        keep_layers(self._causal, count)
-        spare -= (count - 1) * (kept - self._stored)
-        unpacked = self._keep_unpacked(spare) if count == len(layers) else 0
-        self._stage = "done"
-        log(f"{count} of {len(layers)} layers keep what they compute for the backward pass"
+        self._offload.active, self._stage = False, "done"
+        spare -= stored
+        more = kept - stored / max(1, layers - 1)  # what another layer takes if it is kept
+        count = min(layers, 1 + int(max(0.0, spare) / max(1.0, more)))
+        keep_layers(self._causal, count, self._kept)
+        spare -= (count - 1) * more
+        unpacked = self._keep_unpacked(spare) if count == layers else 0
+        log(f"{count} of {layers} layers keep what they compute for the backward pass"
             + (f"; {unpacked} keep their experts unpacked." if unpacked else "."))  # fmt: skip
+
+    def _plan_copies(self, seconds: float, tokens: int) -> None:
+        """Let as many layers' `gate_up` go to the host as there is time for in a step that takes `seconds`."""
+        choices = tokens * getattr(self._causal.config, "num_experts_per_tok", 0)
+        sizes = [2 * choices * m.packed_sizes[0] for m in self._causal.modules() if hasattr(m, "keep_gate_up")]
+        # one is on its way while another is used
+        if not sizes or self._spare < 2 * max(sizes) * max(1.0, self._most_tokens / tokens):
+            return
+        idle = seconds * _FORWARD * self._offload.bandwidth() - self._offload.stored_bytes
+        if count := keep_gate_up(self._causal, int(idle / max(sizes))):
+            self._graphs.forget()
+            log(
+                f"There is time to hand {count} layers' first products over to the host's memory; they are compiled again."
+            )
 
     def _keep_unpacked(self, spare: float) -> int:
         from workbench.models.quant4 import is_fused_experts

@@ -220,12 +220,12 @@ def _(hidden, weight, source, back, ends, up, down, handle, double):
 
 
 def _product(module, name: str, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
-    return _times(weights(module, name), rows, ends, lora)
-
-
-def _times(matrices: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
     """Each row times its expert's matrix [out, in] and the low-rank update of it: [S, in] -> [S, out]."""
-    out = grouped(rows, matrices.transpose(1, 2), ends)
+    return _with_lora(grouped(rows, weights(module, name).transpose(1, 2), ends), rows, ends, lora)
+
+
+def _with_lora(out: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
+    """Adds the low-rank update in place. The unpacked matrices should be gone by now: this takes memory, too."""
     if lora:
         a, b = _ready(lora, out.dtype)
         out += grouped(grouped(rows, a.transpose(1, 2), ends), b.transpose(1, 2), ends)
@@ -237,16 +237,15 @@ def _ready(lora: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [part.to(dtype, memory_format=torch.contiguous_format) for part in lora]
 
 
-def _product_backward(matrices: Tensor, grad: Tensor, rows: Tensor | None, ends: Tensor, lora: list[Tensor]):
-    """The way back through `_times`: gradient of the rows, and of A and B (which alone need `rows`)."""
-    grad_rows = grouped(grad, matrices, ends)
+def _lora_backward(grad_rows: Tensor, grad: Tensor, rows: Tensor | None, ends: Tensor, lora: list[Tensor]):
+    """The way back through `_with_lora`: adds to the gradient of the rows in place; gradients of A and B."""
     if not lora:
-        return grad_rows, []
+        return []
     a, b = _ready(lora, grad_rows.dtype)
     low = grouped(rows, a.transpose(1, 2), ends)
     grad_low = grouped(grad, b, ends)
     grad_rows += grouped(grad_low, a, ends)
-    return grad_rows, [
+    return [
         grouped_outer(grad_low, rows, ends).to(lora[0].dtype),
         grouped_outer(grad, low, ends).to(lora[1].dtype),
     ]
@@ -258,24 +257,37 @@ def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tenso
     """Gradients of `hidden`, `weight`, and each tensor of `up` and `down`. `kept` is `gate_up` or empty."""
     module, k = module_of(handle), weight.shape[-1]
     recompute, flat = not kept.numel(), weight.reshape(-1)
-    up_matrices = weights(module, "gate_up_proj")
     rows = spread(hidden, back, k) if up or recompute else None
-    gate_up = _times(up_matrices, rows, ends, up) if recompute else kept
+    up_matrices = None
+    if not down:  # then this can come before `gate_up` is there
+        grad_gated, of_down = _down_backward(module, spread(grad, back, k), None, ends, down)
+    if recompute:
+        up_matrices = weights(module, "gate_up_proj")
+        gate_up = grouped(rows, up_matrices.transpose(1, 2), ends)
+        if up or down:  # with LoRA more is alive from here on, so these weights are unpacked again when they are needed
+            up_matrices = None
+        gate_up = _with_lora(gate_up, rows, ends, up)
+    else:
+        gate_up = kept
     if not up:
         rows = None
-    else:  # with LoRA more is alive from here on, so these weights are unpacked again when they are needed
-        up_matrices = None
-    grad_out = spread(grad, back, k)
-    gated = gate(gate_up, flat, source) if down else None
-    grad_gated, of_down = _product_backward(weights(module, "down_proj"), grad_out, gated, ends, down)
-    del grad_out, gated
+    if down:
+        grad_gated, of_down = _down_backward(module, spread(grad, back, k), gate(gate_up, flat, source), ends, down)
     grad_gate_up, grad_weight = gate_backward(gate_up, flat, source, grad_gated, in_place=recompute)
     del gate_up, grad_gated
     if up_matrices is None:
         up_matrices = weights(module, "gate_up_proj")
-    grad_rows, of_up = _product_backward(up_matrices, grad_gate_up, rows, ends, up)
-    del grad_gate_up, up_matrices, rows
+    grad_rows = grouped(grad_gate_up, up_matrices, ends)
+    del up_matrices
+    of_up = _lora_backward(grad_rows, grad_gate_up, rows, ends, up)
+    del grad_gate_up, rows
     return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view(weight.shape), *of_up, *of_down]
+
+
+def _down_backward(module, grad: Tensor, gated: Tensor | None, ends: Tensor, lora: list[Tensor]):
+    """`(gradient of the gated rows, gradients of down_proj's A and B)`."""
+    grad_gated = grouped(grad, weights(module, "down_proj"), ends)
+    return grad_gated, _lora_backward(grad_gated, grad, gated, ends, lora)
 
 
 @experts_backward.register_fake
@@ -323,9 +335,9 @@ def _(rows, ends, lora, handle, name, out_features):
 def product_backward(
     grad: Tensor, rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name: str
 ) -> list[Tensor]:
-    """`_product_backward` as an operator."""
-    grad_rows, of_lora = _product_backward(weights(module_of(handle), name), grad, rows, ends, lora)
-    return [grad_rows, *of_lora]
+    """The way back through `product`: gradients of the rows, and of A and B where there is LoRA."""
+    grad_rows = grouped(grad, weights(module_of(handle), name), ends)
+    return [grad_rows, *_lora_backward(grad_rows, grad, rows, ends, lora)]
 
 
 @product_backward.register_fake

@@ -58,15 +58,23 @@ def lora_linear_backward(
     of_lora = []
     if lora:
         a, b = (cast(part, dtype) for part in lora)
-        grad_low = (rows @ b).mul_(scale)
+        grad_low = rows @ b
         of_lora = [
-            (grad_low.t() @ x.reshape(-1, in_features).to(dtype)).to(lora[0].dtype),
-            (rows.t() @ low).to(lora[1].dtype).mul_(scale),
+            _scaled_product(grad_low.t(), x.reshape(-1, in_features).to(dtype), scale, lora[0].dtype),
+            _scaled_product(rows.t(), low, scale, lora[1].dtype),
         ]
     if not input_too:
         return [grad.new_empty(0), *of_lora]
-    out = (grad_low @ a).addmm_(rows, weight) if lora else rows @ weight
+    out = (grad_low @ a).addmm_(rows, weight, beta=scale) if lora else rows @ weight
     return [out.view(*grad.shape[:-1], in_features).to(grad.dtype), *of_lora]
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """`scale · left right` in `dtype`, on a GPU without a pass of its own for factor and cast."""
+    if left.device.type == "cuda" and dtype is torch.float32 and left.dtype is not dtype:
+        nothing = left.new_empty((), dtype=dtype)
+        return torch.addmm(nothing, left, right, out_dtype=dtype, beta=0, alpha=scale)
+    return (left @ right).to(dtype).mul_(scale)
 
 
 @lora_linear_backward.register_fake
@@ -142,6 +150,15 @@ def use_packed_linears(model) -> tuple[int, int]:
         for m in model.modules()
     )
     return count, others
+
+
+def lora_of_linears(model) -> list[nn.Parameter]:
+    """LoRA factors that are matrices of a linear layer; those of packed experts are not among them."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not _on_packed_experts(m)]
+    factors = [p for layer in layers for part in (layer.lora_A, layer.lora_B) for p in part.parameters()]
+    return list(dict.fromkeys(p for p in factors if p.requires_grad))
 
 
 def _on_packed_experts(module) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from workbench.models.compiled import compile_layers, decoder_layers, keep_gate_up, keep_layers
-from workbench.models.linears import use_packed_linears
+from workbench.models.linears import lora_of_linears, use_packed_linears
 from workbench.models.offload import Offload
 from workbench.models.packed import Casts, keep_unpacked
 from workbench.options import RunConfig
@@ -25,7 +25,7 @@ from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
-_FORWARD = 0.3  # the share of a step in which copies to the host run beside the forward pass
+_FORWARD = 0.27  # the largest share of a step's time that is counted on for copies to the host
 _PATIENCE = 50  # steps after which nothing is planned any more
 _GIB = 2**30
 
@@ -103,7 +103,8 @@ class Speed:
         self._trainer = trainer
         trainable = [p for p in trainer.model.parameters() if p.requires_grad]
         if not self.mixed:
-            self._casts = Casts(trainable, self._causal.get_input_embeddings().weight.dtype)
+            dtype = self._causal.get_input_embeddings().weight.dtype
+            self._casts = Casts(lora_of_linears(trainer.model), dtype)
         self._graphs = StepGraphs(trainable, self._forward_and_backward)
         self._graphs.enabled = self.pads and self._stage == "done"
 
@@ -116,8 +117,18 @@ class Speed:
             self._casts.refresh()
 
     def _forward_and_backward(self, inputs: dict) -> torch.Tensor:
+        measured = self._stage == "memory"
+        began, middle, ended = (torch.cuda.Event(enable_timing=True) for _ in range(3)) if measured else [None] * 3
+        if measured:
+            began.record()
         loss = self._trainer.loss_of(inputs)
+        if measured:
+            middle.record()
         self._trainer.accelerator.backward(loss)
+        if measured:
+            ended.record()
+            ended.synchronize()
+            self._forward_share = began.elapsed_time(middle) / began.elapsed_time(ended)
         return loss.detach()
 
     def _plan_memory(self, before: int, peak: int, tokens: int) -> None:
@@ -147,7 +158,9 @@ class Speed:
         # one is on its way while another is used
         if not sizes or self._spare < 2 * max(sizes) * max(1.0, self._most_tokens / tokens):
             return
-        idle = seconds * _FORWARD * self._offload.bandwidth() - self._offload.stored_bytes
+        idle = (
+            seconds * min(_FORWARD, 0.9 * self._forward_share) * self._offload.bandwidth() - self._offload.stored_bytes
+        )
         if count := keep_gate_up(self._causal, int(idle / max(sizes))):
             self._graphs.forget()
             log(

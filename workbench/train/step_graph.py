@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 LIMIT = 24  # recorded shapes
+_AT_ONCE = 256 << 20  # bytes of gradients up to which they are added to their buffers all at once
 _AFTER = 3  # times a shape is run before it is recorded
 
 
@@ -43,6 +44,7 @@ class StepGraphs:
         self.replayed = False
         self._step = step
         self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
+        self._at_once = sum(p.numel() * p.element_size() for p in parameters) <= _AT_ONCE
         self._seen: Counter = Counter()
         self._recordings: dict[tuple, _Recording] = {}
         self._pool = None
@@ -62,10 +64,10 @@ class StepGraphs:
         if recording is None:
             self._seen[key] += 1
             if not self.enabled or self._seen[key] <= _AFTER or len(self._recordings) >= LIMIT:
-                return self._step(inputs)
+                return self._run(inputs)
             recording = self._record(key, inputs)
             if recording is None:
-                return self._step(inputs)
+                return self._run(inputs)
         else:
             self.replayed = True
         for name, value in inputs.items():
@@ -80,6 +82,20 @@ class StepGraphs:
             for parameter, buffer in self._gradients:
                 parameter.grad = buffer
 
+    def _run(self, inputs: dict[str, Tensor]) -> Tensor:
+        """One step from Python. Hundreds of small gradients are added to their buffers in a few kernels, not one by one."""
+        if not self._at_once:
+            return self._step(inputs)
+        for parameter, _ in self._gradients:
+            parameter.grad = None
+        loss = self._step(inputs)
+        pairs = [(buffer, parameter.grad) for parameter, buffer in self._gradients if parameter.grad is not None]
+        if pairs:
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+        for parameter, buffer in self._gradients:
+            parameter.grad = buffer
+        return loss
+
     def _record(self, key: tuple, inputs: dict[str, Tensor]) -> _Recording | None:
         own = {name: value.clone() for name, value in inputs.items()}
         graph = torch.cuda.CUDAGraph()
@@ -90,7 +106,7 @@ class StepGraphs:
             self._pool = torch.cuda.graph_pool_handle()
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                loss = self._step(own)
+                loss = self._run(own)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             self.enabled = False
             self.problem = " ".join(str(error).split())[:300]

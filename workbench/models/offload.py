@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 SMALLEST = 4 << 20  # bytes; smaller tensors stay on the GPU
-_IN_FLIGHT = 8  # tensors that may wait for their copy before the computation waits for them
-_AHEAD = 4  # tensors fetched before they are asked for
+_IN_FLIGHT = 3  # layers that may wait for their copies before the computation waits for them
+_AHEAD = 1  # layers whose tensors are fetched before they are asked for
 
 
 @dataclass
 class _Stored:
     number: int
+    layer: int
     host: Tensor
     gpu: Tensor | None  # until the copy is done, and again when it has been fetched
     copied: torch.cuda.Event
@@ -39,13 +40,16 @@ class Offload:
         self._buffers: list[Tensor] = []
         self._replaced: list[Tensor] = []  # captured graphs may still copy to these
         self._stored: list[_Stored] = []
+        self._layer = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def begin(self) -> None:
         self._stored = []
+        self._layer = 0
         self.stored_bytes = 0
 
     def __enter__(self):
+        self._layer += 1
         self._hooks.__enter__()
 
     def __exit__(self, *error):
@@ -58,19 +62,21 @@ class Offload:
         self.stored_bytes += size
         if not self.active or not _dense(tensor):
             return tensor
-        self._drop(_IN_FLIGHT)
+        self._drop(self._layer - _IN_FLIGHT)
         number = len(self._stored)
         host = self._buffer(number, size).view(tensor.dtype).as_strided(tensor.size(), tensor.stride())
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             host.copy_(tensor, non_blocking=True)
             copied = self._stream.record_event()
-        self._stored.append(_Stored(number, host, tensor, copied))
+        self._stored.append(_Stored(number, self._layer, host, tensor, copied))
         return self._stored[-1]
 
-    def _drop(self, keep: int) -> None:
-        """Let go of tensors on the GPU whose copy is done, all but the last `keep`."""
-        for stored in self._stored[: max(0, len(self._stored) - keep)]:
+    def _drop(self, layer: int) -> None:
+        """Let go of tensors on the GPU whose copy is done: all of the layers up to this one."""
+        for stored in self._stored:
+            if stored.layer > layer:
+                return
             if stored.gpu is not None:
                 torch.cuda.current_stream(self._device).wait_event(stored.copied)
                 stored.gpu = None
@@ -78,8 +84,10 @@ class Offload:
     def _unpack(self, stored):
         if isinstance(stored, Tensor):
             return stored
-        for number in range(stored.number, max(-1, stored.number - 1 - _AHEAD), -1):
-            self._fetch(self._stored[number])
+        for other in reversed(self._stored[: stored.number + 1]):
+            if other.layer < stored.layer - _AHEAD:
+                break
+            self._fetch(other)
         torch.cuda.current_stream(self._device).wait_event(stored.copied)
         tensor, stored.gpu = stored.gpu, None
         stored.host = None  # fetched once

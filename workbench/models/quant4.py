@@ -86,6 +86,11 @@ class _Deserialize(Bnb4bitDeserialize):
         module._is_hf_initialized = True
         return {leaf: bnb.nn.Params4bit.from_prequantized(data, stats, requires_grad=False, device=data.device)}
 
+    def __deepcopy__(self, memo):
+        # transformers copies a converter for every tensor of the checkpoint, and with it the quantizer and its config:
+        # a fifth of the time that loading a 4-bit checkpoint takes
+        return self
+
 
 def _serialized_names() -> dict[str, list[str]]:
     """What each parameter becomes in a 4-bit checkpoint: bitsandbytes' names for `weight`, and the same for experts."""

@@ -228,7 +228,8 @@ def build_trainer(
         lr_scheduler_type=config.lr_scheduler_type,
         lr_scheduler_kwargs=scheduler,
         warmup_steps=config.warmup_steps or config.warmup_ratio,
-        optim=config.optim,
+        # the same arithmetic in one kernel
+        optim="adamw_torch_fused" if cuda and config.optim == "adamw_torch" else config.optim,
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,

@@ -4,6 +4,7 @@ What is stored and what is computed again is chosen from what the first steps we
 
 1. Every decoder layer is computed again in the backward pass, but for the last one, whose turn comes at once. What
    they store goes to the host's memory, and so do outputs of the experts' first product, as many as there is time to copy.
+   (With LoRA on the experts, whose way back needs the most memory, `least` makes neither of these exceptions.)
 2. If there is room, all this stays on the GPU.
 3. If there is more, other layers keep all that they computed, too.
 4. The rest of the memory holds unpacked experts.
@@ -25,7 +26,7 @@ from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
-_FORWARD = 0.27  # the largest share of a step's time that is counted on for copies to the host
+_FORWARD = 0.3  # the largest share of a step's time that is counted on for copies to the host
 _PATIENCE = 50  # steps after which nothing is planned any more
 _GIB = 2**30
 
@@ -63,7 +64,9 @@ class Speed:
             self._kept = Offload(device, model.parameters(), active=False)
             count = compile_layers(causal, self._offload)
             keep = config.disable_gradient_checkpointing
-            keep_layers(causal, count if keep else 1, self._kept)
+            self._lora_on_experts = any(getattr(m, "packed_lora", None) for m in causal.modules())
+            alone = self._lora_on_experts and config.activation_memory == "least"
+            keep_layers(causal, count if keep else int(not alone), self._kept)
             self._stage = "done" if keep else "memory"
             log(f"{count} layers will be compiled in the first step (about a minute; later runs reuse the result).")
         self._steps = 0
@@ -139,7 +142,7 @@ class Speed:
         stored, kept = self._offload.stored_bytes * scale, self._kept.stored_bytes * scale
         log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
         if self._config.activation_memory == "least" or spare < stored:
-            self._spare, self._stage = spare, "copies"
+            self._spare, self._stage = spare, "done" if self._lora_on_experts else "copies"
             return
         self._offload.active, self._stage = False, "done"
         spare -= stored
@@ -159,7 +162,7 @@ class Speed:
         if not sizes or self._spare < 2 * max(sizes) * max(1.0, self._most_tokens / tokens):
             return
         idle = (
-            seconds * min(_FORWARD, 0.9 * self._forward_share) * self._offload.bandwidth() - self._offload.stored_bytes
+            seconds * min(_FORWARD, 0.95 * self._forward_share) * self._offload.bandwidth() - self._offload.stored_bytes
         )
         if count := keep_gate_up(self._causal, int(idle / max(sizes))):
             self._graphs.forget()

@@ -1,9 +1,8 @@
 """Regional torch.compile: every decoder layer is compiled as one region, which fuses the elementwise half of a step.
 
 A layer is either kept, and the compiler chooses what to store for the backward pass, or computed again there. The second
-kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products, and the
-experts' `gate_up` where that is asked for (`keep_gate_up`). The rest comes from these again; operations whose result
-nobody needs any more are left out.
+kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products. The rest,
+the experts among it, comes from these again; operations whose result nobody needs any more are left out.
 """
 
 import contextlib
@@ -53,32 +52,12 @@ def keep_layers(model, count: int, stored_in=None) -> None:
     `stored_in` is the context in which they are run from now on, if another than before.
     """
     for layer in decoder_layers(model)[::-1][:count]:
-        for module in _experts_of(layer):
-            module.keep_gate_up = True
+        for module in layer.modules():
+            if hasattr(module, "keep_gate_up"):
+                module.keep_gate_up = True
         if hasattr(type(layer), "plain"):
             layer.__class__ = _keeping(type(layer).plain, _signature(layer))
             layer.stored_in = stored_in or layer.stored_in
-
-
-def keep_gate_up(model, count: int) -> int:
-    """Let `count` of the layers that are computed again store their experts' `gate_up`; returns how many do.
-
-    They are spread evenly, so that there is time for each copy to the host.
-    """
-    layers = [
-        layer for layer in decoder_layers(model) if getattr(type(layer), "recomputes", False) and _experts_of(layer)
-    ]
-    count = min(count, len(layers))
-    for number in range(count):
-        layer = layers[(2 * number + 1) * len(layers) // (2 * count)]
-        for module in _experts_of(layer):
-            module.keep_gate_up = True
-        layer.__class__ = _recomputing(type(layer).plain, _signature(layer))
-    return count
-
-
-def _experts_of(layer) -> list[torch.nn.Module]:
-    return [module for module in layer.modules() if hasattr(module, "keep_gate_up")]
 
 
 def _signature(layer) -> tuple:
@@ -127,7 +106,7 @@ def _recomputing(kind: type, signature: tuple) -> type:
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
-    return _compiled_kind(kind, forward, recomputes=True)
+    return _compiled_kind("Recomputing", kind, forward)
 
 
 @functools.cache
@@ -137,16 +116,15 @@ def _keeping(kind: type, signature: tuple) -> type:
     def forward(self, *args, **kwargs):
         return kind.forward(self, *args, **kwargs)
 
-    return _compiled_kind(kind, forward, recomputes=False)
+    return _compiled_kind("Keeping", kind, forward)
 
 
-def _compiled_kind(kind: type, forward, *, recomputes: bool) -> type:
+def _compiled_kind(prefix: str, kind: type, forward) -> type:
     def __call__(self, *args, **kwargs):
         with self.stored_in:
             return kind.__call__(self, *args, **kwargs)
 
-    prefix = "Recomputing" if recomputes else "Keeping"
-    made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind, "recomputes": recomputes})
+    made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind})
     # The compiler keeps its results with the code object of the outermost function. A code object of its own for every
     # signature keeps layers of different make apart; transformers' wrapper for checkpointing would be one for all.
     forward.__code__ = forward.__code__.replace(co_name=f"forward_of_kind_{next(_numbers)}")
@@ -191,7 +169,7 @@ def _is_thin(op, args) -> bool:
 
 @functools.cache
 def _small_and_dear() -> frozenset:
-    """Attention, routing, the choice of experts, LoRA's low-rank rows, and `gate_up` where a layer hands it over."""
+    """Attention, routing, the choice of experts, and LoRA's low-rank rows."""
     aten = torch.ops.aten
     names = (
         "flash_attention",
@@ -203,5 +181,5 @@ def _small_and_dear() -> frozenset:
     attention = [getattr(aten, f"_scaled_dot_product_{name}", None) for name in names]
     own = torch.ops.workbench
     found = [packet.default for packet in attention if packet is not None]
-    found += [own.route.default, own.low_rank.default, own.experts_kept.default]
+    found += [own.route.default, own.low_rank.default]
     return frozenset([*found, aten.topk.default, aten._softmax.default])

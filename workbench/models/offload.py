@@ -104,19 +104,6 @@ class Offload:
             stored.gpu.copy_(host, non_blocking=True)
             stored.copied = self._stream.record_event()
 
-    def bandwidth(self) -> float:
-        """Bytes a second to the host's memory, measured with one of the buffers in use; 0 before there is one."""
-        if not self._buffers:
-            return 0.0
-        host = max(self._buffers, key=Tensor.numel)
-        gpu = torch.empty_like(host, device=self._device)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        host.copy_(gpu, non_blocking=True)
-        end.record()
-        end.synchronize()
-        return host.numel() / (begin.elapsed_time(end) / 1e3)
-
     def _buffer(self, number: int, size: int) -> Tensor:
         if number < len(self._buffers) and self._buffers[number].numel() >= size:
             return self._buffers[number][:size]

@@ -3,8 +3,8 @@
 What is stored and what is computed again is chosen from what the first steps were seen to need:
 
 1. Every decoder layer is computed again in the backward pass, but for the last one, whose turn comes at once. What
-   they store goes to the host's memory, and so do outputs of the experts' first product, as many as there is time to copy.
-   (With LoRA on the experts, whose way back needs the most memory, `least` makes neither of these exceptions.)
+   they store goes to the host's memory. (With LoRA on the experts, whose way back needs the most memory, `least`
+   makes no exception of the last layer.)
 2. If there is room, all this stays on the GPU.
 3. If there is more, other layers keep all that they computed, too.
 4. The rest of the memory holds unpacked experts.
@@ -12,12 +12,10 @@ What is stored and what is computed again is chosen from what the first steps we
 `activation_memory: least` stops at 1.
 """
 
-import time
-
 import torch
 from torch import nn
 
-from workbench.models.compiled import compile_layers, decoder_layers, keep_gate_up, keep_layers
+from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
 from workbench.models.linears import lora_of_linears, use_packed_linears
 from workbench.models.offload import Offload
 from workbench.models.packed import Casts, keep_unpacked
@@ -26,8 +24,6 @@ from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
-_FORWARD = 0.3  # the largest share of a step's time that is counted on for copies to the host
-_PATIENCE = 50  # steps after which nothing is planned any more
 _GIB = 2**30
 
 
@@ -57,17 +53,16 @@ class Speed:
         longest = padded_length(longest) if self.pads else longest
         self._most_tokens = longest * config.per_device_train_batch_size
         self._offload = self._casts = None
-        self._stage = "done"
+        self._planned = True
         if self.compiled:
             device = torch.device("cuda", torch.cuda.current_device())
             self._offload = Offload(device, model.parameters())
             self._kept = Offload(device, model.parameters(), active=False)
             count = compile_layers(causal, self._offload)
-            keep = config.disable_gradient_checkpointing
-            self._lora_on_experts = any(getattr(m, "packed_lora", None) for m in causal.modules())
-            alone = self._lora_on_experts and config.activation_memory == "least"
-            keep_layers(causal, count if keep else int(not alone), self._kept)
-            self._stage = "done" if keep else "memory"
+            self._planned = config.disable_gradient_checkpointing
+            on_experts = any(getattr(module, "packed_lora", None) for module in causal.modules())
+            alone = on_experts and config.activation_memory == "least"
+            keep_layers(causal, count if self._planned else int(not alone), self._kept)
             log(f"{count} layers will be compiled in the first step (about a minute; later runs reuse the result).")
         self._steps = 0
         self._trainer = None
@@ -78,28 +73,21 @@ class Speed:
         if self._graphs is None:
             self._start(trainer)
         self._steps += 1
-        if self._stage == "done":
+        if self._planned:
             loss = self._graphs.run(inputs)
             if self._graphs.problem:
                 log(f"Steps cannot be recorded and run from Python instead: {self._graphs.problem}")
                 self._graphs.problem = ""
             return loss
         note_peak()
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before, began = torch.cuda.memory_allocated(), time.monotonic()
+        before = torch.cuda.memory_allocated()
         loss = self._graphs.run(inputs)
-        torch.cuda.synchronize()
-        peak, seconds = torch.cuda.max_memory_allocated(), time.monotonic() - began
-        tokens = inputs["input_ids"].numel()
-        if self._stage == "memory" and self._steps >= 2:  # the first step compiles; its memory is not a later one's
-            self._plan_memory(before, peak, tokens)
+        if self._steps == 2:  # the first step compiles, and its memory is not that of a later one
+            self._plan(before, torch.cuda.max_memory_allocated(), inputs["input_ids"].numel())
+            self._planned = True
             self._graphs.forget()
             self._graphs.enabled = self.pads
-        elif self._stage == "copies" and (self._graphs.replayed or not self.pads or self._steps > _PATIENCE):
-            self._stage = "done"
-            if self._steps <= _PATIENCE:
-                self._plan_copies(seconds, tokens)
         return loss
 
     def _start(self, trainer) -> None:
@@ -109,7 +97,7 @@ class Speed:
             dtype = self._causal.get_input_embeddings().weight.dtype
             self._casts = Casts(lora_of_linears(trainer.model), dtype)
         self._graphs = StepGraphs(trainable, self._forward_and_backward)
-        self._graphs.enabled = self.pads and self._stage == "done"
+        self._graphs.enabled = self.pads and self._planned
 
     def begin(self) -> None:
         """Before every forward pass."""
@@ -120,21 +108,11 @@ class Speed:
             self._casts.refresh()
 
     def _forward_and_backward(self, inputs: dict) -> torch.Tensor:
-        measured = self._stage == "memory"
-        began, middle, ended = (torch.cuda.Event(enable_timing=True) for _ in range(3)) if measured else [None] * 3
-        if measured:
-            began.record()
         loss = self._trainer.loss_of(inputs)
-        if measured:
-            middle.record()
         self._trainer.accelerator.backward(loss)
-        if measured:
-            ended.record()
-            ended.synchronize()
-            self._forward_share = began.elapsed_time(middle) / began.elapsed_time(ended)
         return loss.detach()
 
-    def _plan_memory(self, before: int, peak: int, tokens: int) -> None:
+    def _plan(self, before: int, peak: int, tokens: int) -> None:
         """Choose what is kept, from what a step of this many tokens needed: bytes before it and at the peak."""
         scale = max(1.0, self._most_tokens / tokens)
         layers = len(decoder_layers(self._causal))
@@ -142,9 +120,8 @@ class Speed:
         stored, kept = self._offload.stored_bytes * scale, self._kept.stored_bytes * scale
         log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
         if self._config.activation_memory == "least" or spare < stored:
-            self._spare, self._stage = spare, "done" if self._lora_on_experts else "copies"
             return
-        self._offload.active, self._stage = False, "done"
+        self._offload.active = False
         spare -= stored
         more = kept - stored / max(1, layers - 1)  # what another layer takes if it is kept
         count = min(layers, 1 + int(max(0.0, spare) / max(1.0, more)))
@@ -153,22 +130,6 @@ class Speed:
         unpacked = self._keep_unpacked(spare) if count == layers else 0
         log(f"{count} of {layers} layers keep what they compute for the backward pass"
             + (f"; {unpacked} keep their experts unpacked." if unpacked else "."))  # fmt: skip
-
-    def _plan_copies(self, seconds: float, tokens: int) -> None:
-        """Let as many layers' `gate_up` go to the host as there is time for in a step that takes `seconds`."""
-        choices = tokens * getattr(self._causal.config, "num_experts_per_tok", 0)
-        sizes = [2 * choices * m.packed_sizes[0] for m in self._causal.modules() if hasattr(m, "keep_gate_up")]
-        # one is on its way while another is used
-        if not sizes or self._spare < 2 * max(sizes) * max(1.0, self._most_tokens / tokens):
-            return
-        idle = (
-            seconds * min(_FORWARD, 0.95 * self._forward_share) * self._offload.bandwidth() - self._offload.stored_bytes
-        )
-        if count := keep_gate_up(self._causal, int(idle / max(sizes))):
-            self._graphs.forget()
-            log(
-                f"There is time to hand {count} layers' first products over to the host's memory; they are compiled again."
-            )
 
     def _keep_unpacked(self, spare: float) -> int:
         from workbench.models.quant4 import is_fused_experts

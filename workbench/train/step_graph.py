@@ -35,13 +35,12 @@ class StepGraphs:
     """Runs `step(inputs) -> loss`, which goes forward and backward, and replays it where it can.
 
     The gradients of `parameters` live in buffers that stay. A shape that cannot be recorded is run as it is, and
-    `problem` then says why. `replayed` says whether the last step came from an earlier recording.
+    `problem` then says why.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], step: Callable[[dict[str, Tensor]], Tensor]):
         self.enabled = True
         self.problem = ""
-        self.replayed = False
         self._step = step
         self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
         self._at_once = sum(p.numel() * p.element_size() for p in parameters) <= _AT_ONCE
@@ -58,7 +57,6 @@ class StepGraphs:
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """The loss of one step, detached; gradients are added to `.grad`."""
         self._attach_gradients()
-        self.replayed = False
         key = tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
         recording = self._recordings.get(key)
         if recording is None:
@@ -68,8 +66,6 @@ class StepGraphs:
             recording = self._record(key, inputs)
             if recording is None:
                 return self._run(inputs)
-        else:
-            self.replayed = True
         for name, value in inputs.items():
             recording.inputs[name].copy_(value, non_blocking=True)
         recording.graph.replay()

@@ -36,6 +36,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
+    from workbench import launcher
     from workbench.config import load_run_config
     from workbench.runs import Run, create_run
     from workbench.train.supervise import preflight, supervise
@@ -45,7 +46,7 @@ def train(
         if set_:
             raise UserError("--set does not change a run that exists. Copy its run.yaml and train that.")
         run = Run(config.absolute())
-        if run.stored_state().pid and run.state().active:
+        if run.state().active and run.stored_state().pid:
             raise UserError(f"The run {run.id} is still going.")
         parsed = load_run_config(config / "run.yaml")
         preflight(parsed, place)
@@ -57,6 +58,7 @@ def train(
     if not quiet:
         print(f"Run directory: {run.path}")
     code = supervise(run, parsed, place, echo=not quiet)
+    launcher.start_queued(place)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
         print(f"{state.state}: {state.reason}", file=sys.stderr if code else sys.stdout)
@@ -97,12 +99,106 @@ def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
 
 
 @app.command()
+def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+    """Everything about one run: state, last figures, checkpoints, options."""
+    from workbench.logs import MetricsReader
+    from workbench.runs import find_run, folder_bytes
+
+    run = find_run(Workspace(workspace), run_id)
+    reader = MetricsReader(run.metrics)
+    reader.update()
+    found = {
+        "id": run.id, "path": str(run.path), **vars(run.state()), "notes": run.notes(), "last": reader.last, "bytes": folder_bytes(run.path),
+        "checkpoints": [p.name for p in run.checkpoints()], "config": run.config_values(),
+    }  # fmt: skip
+    if json_:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(
+        f"{found['id']}  {found['state']}  step {found['step']}/{found['total_steps']}  {found['reason'] or found['warning']}"
+    )
+    last = {
+        k: v
+        for k, v in reader.last.items()
+        if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
+    }
+    print("  ".join(f"{key} {value}" for key, value in (last | found["notes"]).items()))
+    print(f"{found['bytes'] / 2**20:.1f} MiB in {run.path}; checkpoints: {', '.join(found['checkpoints']) or 'none'}")
+    for key, value in found["config"].items():
+        print(f"  {key}: {value}")
+
+
+@app.command()
 def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
-    """Let a run save a checkpoint and stop."""
+    """Let a run save a checkpoint and stop; a second time: kill it. A queued one leaves the queue."""
     from workbench import launcher
     from workbench.runs import find_run
 
-    print(launcher.stop(find_run(Workspace(workspace), run_id)))
+    print(launcher.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
+
+
+@app.command()
+def resume(
+    run_id: str,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", help="A step, or checkpoint-STEP (default: the last).")
+    ] = "",
+    set_: SetOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Let a run that has ended go on in the background, from its last whole checkpoint or another one.
+
+    More epochs for a finished run: --set num_train_epochs=5.
+    """
+    from workbench import launcher
+    from workbench.config import parse_overrides
+    from workbench.runs import find_run
+
+    place = Workspace(workspace)
+    print(launcher.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
+
+
+queue_app = typer.Typer(no_args_is_help=True, help="Runs that wait for a free device: add, list, move.")
+app.add_typer(queue_app, name="queue")
+
+
+@queue_app.command("add")
+def queue_add(
+    config: Annotated[Path, typer.Argument(help="A YAML file or a preset's name.")],
+    set_: SetOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Start a run in the background, or queue it while its devices are busy. Prints its id."""
+    from workbench import launcher
+    from workbench.config import load_run_config
+    from workbench.runs import create_run
+    from workbench.train.supervise import preflight
+
+    place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
+    parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+    preflight(parsed, place)
+    run = create_run(place, parsed)
+    launcher.start_queued(place)
+    print(run.id)
+
+
+@queue_app.command("list")
+def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+    """The queued runs in the order in which they will start."""
+    from workbench import launcher
+
+    found = [run.id for run in launcher.queue(Workspace(workspace))]
+    print(json.dumps(found) if json_ else "\n".join(found) or "The queue is empty.")
+
+
+@queue_app.command("move")
+def queue_move(run_id: str, places: int, workspace: WorkspaceOption = _WORKSPACE):
+    """Move a queued run: `move ID -- -1` one place towards the front, `move ID 1` one towards the end."""
+    from workbench import launcher
+    from workbench.runs import find_run
+
+    place = Workspace(workspace)
+    print(launcher.move(find_run(place, run_id), place, places))
 
 
 @app.command("import")

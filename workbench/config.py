@@ -5,6 +5,7 @@ what is wrong, what exists, what to do.
 """
 
 import difflib
+import itertools
 import os
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def conflicts(config: RunConfig) -> list[str]:
         c.eval_strategy != "no" and not c.val_size and not c.eval_dataset,
         f"eval_strategy is {c.eval_strategy}, but there is nothing to evaluate on. Set val_size or eval_dataset.",
     )
+    check(
+        c.early_stopping_steps is not None and c.eval_strategy == "no",
+        "early_stopping_steps needs evaluations. Set eval_strategy and val_size, or remove it.",
+    )
     check(c.warmup_steps > 0 and c.warmup_ratio > 0, "warmup_steps and warmup_ratio are both set. Keep one.")
     check(
         c.use_dora and c.loraplus_lr_ratio is not None,
@@ -192,9 +197,12 @@ def to_yaml(values: dict) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
+_numbers = itertools.count()
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write so that a reader, or a power cut, sees the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")  # a signal handler may write, too
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)

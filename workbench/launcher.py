@@ -1,17 +1,59 @@
-"""Start and stop runs as processes that outlive the page."""
+"""The queue and the life of runs: start, stop, resume, reorder. Runs are processes that outlive the page.
+
+A device is a slot: each GPU is one, and without GPUs the CPU is. Queued runs are started by whoever looks next: the page,
+the command line, or the supervisor of a run that has just ended. A lock on the workspace lets one look at a time, and
+a run's own lock makes a second process of the same run impossible.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from workbench.config import to_yaml, validated, write_atomically
 from workbench.errors import UserError
+from workbench.locks import locked
 from workbench.options import RunConfig
-from workbench.runs import Run, create_run, list_runs
+from workbench.runs import Run, create_run, list_runs, step_of
 from workbench.state import process_alive
 from workbench.train.supervise import preflight
 from workbench.workspace import PROJECT, Workspace
+
+
+def slots() -> list[str]:
+    """Names of the devices of this machine: the GPUs that may be used, else `cpu`."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        found = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
+    else:
+        found = [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    return found or ["cpu"]
+
+
+def wanted_slots(config: dict, there: list[str]) -> tuple[list[str], int]:
+    """`(slots that a run may take, how many of them it needs)`, from its options."""
+    devices = str(config.get("devices") or "auto")
+    if devices == "cpu" or there == ["cpu"]:
+        return ["cpu"], 1
+    if devices == "auto":
+        return there, len(there) if config.get("device_map") == "auto" else 1
+    named = [part.strip() for part in devices.split(",") if part.strip()]
+    return named, len(named)
+
+
+def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:
+    """For each queued run the slots that it gets now, in the order of the queue; an empty list: it waits.
+
+    A run that waits for several slots keeps those behind it from taking them one by one.
+    """
+    taken, result = set(busy), []
+    for may, needs in queued:
+        free = [slot for slot in may if slot not in taken]
+        result.append(free[:needs] if len(free) >= needs else [])
+        taken.update(result[-1] or may)
+    return result
 
 
 def active_runs(workspace: Workspace) -> list[Run]:
@@ -19,66 +61,143 @@ def active_runs(workspace: Workspace) -> list[Run]:
     return [run for run in list_runs(workspace) if run.state().active]
 
 
-def launch(config: RunConfig, workspace: Workspace) -> Run:
-    """Check a config, make its run directory, and start it detached.
+def queue(workspace: Workspace) -> list[Run]:
+    """The queued runs in the order in which they will start."""
+    waiting = [(run.state(), run) for run in list_runs(workspace)]
+    waiting = [(state.position, run.id, run) for state, run in waiting if state.state == "queued" and not state.pid]
+    return [run for _, _, run in sorted(waiting, key=lambda item: item[:2])]
+
+
+def _queue_lock(workspace: Workspace):
+    return locked(workspace.create().root / ".queue.lock")
+
+
+def launch(config: RunConfig, workspace: Workspace, parent: str = "") -> Run:
+    """Check a config, make its run directory, and start it, or queue it while its devices are busy.
 
     Raises:
-        UserError: the config cannot work here, or another run is still going.
+        UserError: the config cannot work here.
     """
-    if active := active_runs(workspace):
-        raise UserError(f"The run {active[0].id} is still going. Stop it first, or wait until it ends.")
     workspace.confine(config)
     preflight(config, workspace)
     run = create_run(workspace, config, confined=True)
-    spawn(run, workspace)
+    if parent:
+        run.set_notes(parent=parent)
+    start_queued(workspace)
     return run
 
 
-def spawn(run: Run, workspace: Workspace) -> None:
+def start_queued(workspace: Workspace) -> list[Run]:
+    """Start the queued runs whose devices are free; returns them."""
+    if not queue(workspace):
+        return []
+    started = []
+    with _queue_lock(workspace):
+        waiting, there = queue(workspace), slots()
+        wishes = [wanted_slots(run.config_values(), there) for run in waiting]
+        for run, given in zip(waiting, assign(wishes, busy_slots(workspace)), strict=True):
+            if given:
+                run.update(devices=",".join(given))
+                _spawn(run, workspace)
+                started.append(run)
+    return started
+
+
+def busy_slots(workspace: Workspace) -> set[str]:
+    """Slots of the runs that are going."""
+    states = [run.state() for run in list_runs(workspace)]
+    return {slot for s in states if s.active and s.pid for slot in (s.devices or ",".join(slots())).split(",")}
+
+
+def _spawn(run: Run, workspace: Workspace) -> None:
     """Start the trainer of a run in a session of its own; returns once it has taken the run over, or died."""
-    command = [
-        sys.executable,
-        "-m",
-        "workbench",
-        "train",
-        str(run.path),
-        "--workspace",
-        str(workspace.root),
-        "--quiet",
-    ]
+    command = [sys.executable, "-m", "workbench", "train", str(run.path), "--workspace", str(workspace.root), "--quiet"]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     }
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(run.log, "ab"), env=environment,  # noqa: SIM115
-        start_new_session=True, cwd=PROJECT)  # fmt: skip
+    with open(run.log, "ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment,
+            start_new_session=True, cwd=PROJECT)  # fmt: skip
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if run.stored_state().pid:
             return
         if process.poll() is not None:
-            run.update(
-                state="failed",
-                reason="The trainer could not be started; the log says more.",
-                ended=time.time(),
-            )
+            run.update(state="failed", reason="The trainer could not be started; the log says more.", ended=time.time())
             return
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-def stop(run: Run) -> str:
-    """Ask a run to save a checkpoint and end. Returns a sentence saying what happens now.
+def stop(run: Run, workspace: Workspace) -> str:
+    """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
-    Only a process that is certainly the run's own is signalled (same pid and start time).
+    Only a process that is certainly the run's own is signalled (same pid and start).
     """
     state = run.state()
     if not state.active:
         return f"{run.id} has ended already ({state.state})."
     if not state.pid:
-        run.update(state="stopped", reason="Stopped before it started.", ended=time.time())
-        return f"{run.id} had not started; it is stopped."
-    if process_alive(state.pid, state.pid_started):
+        with _queue_lock(workspace):
+            state = run.state()
+            if not state.pid:
+                if state.active:
+                    run.update(state="stopped", reason="Taken out of the queue.", ended=time.time())
+                return f"{run.id} had not started; it is taken out of the queue."
+    again = (run.path / ".stopping").exists()
+    if process_alive(state.pid, state.pid_started, state.boot):
+        (run.path / ".stopping").touch()
         os.kill(state.pid, signal.SIGTERM)
+        if again:
+            return f"{run.id} is killed; what it learned since its last checkpoint is lost."
         if state.state == "running":
-            return f"{run.id} saves a checkpoint and stops."
+            return f"{run.id} saves a checkpoint and stops. Stop it again to kill it."
     return f"{run.id} stops."
+
+
+def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> str:
+    """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a sentence.
+
+    Args:
+        checkpoint: `checkpoint-N`, or N.
+        overrides: options to change, such as more epochs; the old file stays beside the new one.
+
+    Raises:
+        UserError: the run is going, has no such checkpoint, or does not go with the options.
+    """
+    with _queue_lock(workspace):
+        lock = run.lock()
+        if lock is None or run.state().active:
+            raise UserError(f"The run {run.id} is still going. Stop it first.")
+        os.close(lock)
+        there = run.checkpoints()
+        name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
+        if name and name not in [p.name for p in there]:
+            names = ", ".join(p.name for p in there) or "none"
+            raise UserError(f"{run.id} has no whole checkpoint '{checkpoint}'. It has: {names}.")
+        if overrides:
+            text = to_yaml(validated(run.config_values() | overrides).model_dump(exclude_unset=True))
+            os.replace(run.path / "run.yaml", run.path / f"run-until-{step_of(there[-1]) if there else 0}.yaml")
+            write_atomically(run.path / "run.yaml", text)
+        name = name or (there[-1].name if there else "")
+        run.update(state="queued", pid=None, pid_started=None, boot="", ended=None, exit_code=None, reason="", phase="", progress=0.0,
+                   resume=name, position=time.time(), devices="")  # fmt: skip
+    start_queued(workspace)
+    state = run.state()
+    verb = "waits in the queue to go on" if state.state == "queued" and not state.pid else "goes on"
+    return f"{run.id} {verb} from {name or 'the beginning (it has no whole checkpoint)'}."
+
+
+def move(run: Run, workspace: Workspace, places: int) -> str:
+    """Move a queued run towards the front (negative) or the end of the queue."""
+    with _queue_lock(workspace):
+        order = queue(workspace)
+        if run not in order:
+            raise UserError(f"{run.id} is not in the queue ({run.state().state}).")
+        old = order.index(run)
+        new = min(max(0, old + places), len(order) - 1)
+        order.insert(new, order.pop(old))
+        positions = sorted(other.stored_state().position for other in order)
+        for number, other in enumerate(order):
+            other.update(position=positions[number] + number * 1e-6)
+    return f"{run.id} is number {new + 1} of {len(order)} in the queue."

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import orjson
 
-METRICS = ("loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory")
+METRICS = (
+    "loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory", "vram_reserved", "gpu_utilization", "aux_loss",
+    "epoch", "total_tokens", "elapsed_seconds",
+)  # fmt: skip
 _POINTS = 600  # a series is thinned to between this many and half as many points
 _WHOLE = 4 << 20  # a file up to this size is read whole at the first look, a larger one is sampled
 _SAMPLES = 1200

@@ -61,7 +61,8 @@ class _Options(BaseModel):
             value = next((word for word in (("on",) if value else ("no", "off")) if word in choices), value)
         if field.annotation in (str, str | None):
             if isinstance(value, list | tuple):
-                return ",".join(str(item).strip() for item in value)
+                separator = "\n" if info.field_name == "sample_prompts" else ","
+                return separator.join(str(item).strip() for item in value)
             if isinstance(value, bool | int | float):
                 return str(value).lower() if isinstance(value, bool) else str(value)
         return value
@@ -455,6 +456,34 @@ class RunConfig(ModelOptions):
         le=4096,
     )
 
+    early_stopping_steps: int | None = opt(
+        None,
+        "eval",
+        ("Early stopping", "提前停止"),
+        (
+            "Stop after this many evaluations without a lower loss; empty: never.",
+            "连续多少次评估损失不再降低即停止；留空为不启用。",
+        ),
+        ge=1,
+    )
+    sample_prompts: str | None = opt(
+        None,
+        "eval",
+        ("Sample prompts", "示例问题"),
+        (
+            "One a line; the model answers them at each evaluation, or at each checkpoint without evaluations.",
+            "每行一个；模型在每次评估时作答，不评估则在每个检查点作答。",
+        ),
+    )
+    sample_max_new_tokens: int = opt(
+        64,
+        "eval",
+        ("Sample length", "示例长度"),
+        ("Tokens of a sample answer at most.", "示例回答的最大 token 数。"),
+        ge=1,
+        le=4096,
+    )
+
     # output
     output_dir: str | None = opt(
         None,
@@ -493,6 +522,16 @@ class RunConfig(ModelOptions):
     report_to: str = opt(
         "none", "output", ("Report to", "上报到"), ("none, tensorboard, wandb, trackio, swanlab; comma-separated.",
                                                "none、tensorboard、wandb、trackio、swanlab，逗号分隔。"))  # fmt: skip
+    webhook_url: str | None = opt(
+        None,
+        "output",
+        ("Webhook", "Webhook"),
+        (
+            "Gets a JSON message (id, state, reason, step) when the run ends.",
+            "运行结束时接收 JSON 消息（id、state、reason、step）。",
+        ),
+        pattern=r"https?://\S+",
+    )
     resume_from_checkpoint: str | None = opt(
         None,
         "output",

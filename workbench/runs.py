@@ -3,7 +3,10 @@
 The trainer writes, everybody else reads.
 """
 
+import json
+import os
 import shutil
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +15,7 @@ import yaml
 
 from workbench.config import to_yaml, write_atomically
 from workbench.errors import UserError
+from workbench.locks import try_lock
 from workbench.options import RunConfig
 from workbench.state import StateDirectory
 from workbench.workspace import Workspace, slug
@@ -38,10 +42,79 @@ class Run(StateDirectory):
         return values if isinstance(values, dict) else {}
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first. `trainer_state.json` is written last, so its presence means whole."""
-        found = [p for p in self.path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
-        whole = [p for p in found if (p / "trainer_state.json").is_file() and any(p.glob("*.safetensors"))]
-        return sorted(whole, key=lambda p: int(p.name.split("-")[-1]))
+        """Whole checkpoints, oldest first (see `is_whole`)."""
+        found = [p for p in self.path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit() and is_whole(p)]
+        return sorted(found, key=step_of)
+
+    def notes(self) -> dict[str, str]:
+        """What people say of the run: `title`, `note`, and `parent`, the run that its config was cloned from."""
+        try:
+            stored = json.loads((self.path / "meta.json").read_text(encoding="utf-8"))
+            return {k: str(v) for k, v in stored.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def set_notes(self, **changes: str) -> None:
+        """Change `title`, `note` or `parent`."""
+        write_atomically(self.path / "meta.json", json.dumps(self.notes() | changes, ensure_ascii=False, indent=1))
+
+    def lock(self) -> int | None:
+        """The lock that the run's processes hold while one of them lives (a descriptor), or None if it is held."""
+        return try_lock(self.path / ".lock")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.split("-")[-1])
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """`files.json`: all files of a finished checkpoint and their sizes, on the disk before the checkpoint gets its name."""
+    sizes = {}
+    for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+        sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+    write_atomically(checkpoint / "files.json", json.dumps(sizes, indent=1))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be resumed from: every file of its `files.json` is there in its size.
+
+    One without that list (of another program) needs a state, written last, and weights.
+    """
+    try:
+        sizes = json.loads((checkpoint / "files.json").read_text(encoding="utf-8"))
+        return bool(sizes) and all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except FileNotFoundError:
+        if (checkpoint / "files.json").exists():
+            return False  # a file of the list is missing
+        return (checkpoint / "trainer_state.json").is_file() and any(checkpoint.glob("*.safetensors"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder, links not followed."""
+    return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+
+
+def delete_run(run: Run) -> None:
+    """Delete a run with all its files.
+
+    Raises:
+        UserError: it has not ended.
+    """
+    lock = run.lock() if run.path.is_dir() else None
+    if lock is None or run.state().active:
+        raise UserError(f"The run {run.id} has not ended. Stop it first.")
+    os.close(lock)
+    target = run.path.resolve()
+    if run.path.is_symlink():
+        run.path.unlink()
+    gone = target.with_name(f".deleted-{target.name}-{time.time_ns()}")  # half a run is never seen
+    os.rename(target, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = False) -> Run:
@@ -67,6 +140,7 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         # what the user set, defaults included, so that the file says what was launched and reruns elsewhere
         write_atomically(path / "run.yaml", to_yaml(config.model_dump(exclude_unset=True)))
         run.begin()
+        run.update(position=time.time())
     except OSError as error:
         raise UserError(
             f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace."
@@ -118,7 +192,7 @@ def _prepare_output(target: Path, overwrite: bool) -> None:
 def list_runs(workspace: Workspace) -> list[Run]:
     """All runs, newest first."""
     try:
-        entries = [p for p in workspace.runs.iterdir() if p.is_dir()]
+        entries = [p for p in workspace.runs.iterdir() if not p.name.startswith(".") and p.is_dir()]
     except FileNotFoundError:
         return []
     return [Run(p) for p in sorted(entries, key=lambda p: p.name, reverse=True)]

@@ -1,12 +1,15 @@
 """`state.json`: what a process (a trainer or an engine) says of itself, and how others read it.
 
-The owner writes, everybody else reads. The file is replaced atomically. A pid in it counts only together with the
-process's start time, because pids are reused.
+The owner writes, everybody else reads. The file is replaced atomically; a small reserve on the disk makes sure that it can
+be even when the disk is full. A pid in it counts only together with the process's start, because pids are reused; the
+start is counted from the machine's boot, because clocks are set.
 """
 
+import errno
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,11 +20,16 @@ from workbench.config import write_atomically
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 FINAL = ("stopped", "finished", "failed", "lost")
+_RESERVE = 64 << 10  # bytes
 
 
 @dataclass
 class ProcessState:
-    """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`."""
+    """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`.
+
+    `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
+    `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from.
+    """
 
     state: str = "queued"
     reason: str = ""
@@ -31,6 +39,7 @@ class ProcessState:
     total_steps: int = 0
     pid: int | None = None
     pid_started: float | None = None
+    boot: str = ""
     host: str = field(default_factory=socket.gethostname)
     device: str = ""
     created: float = field(default_factory=time.time)
@@ -39,6 +48,10 @@ class ProcessState:
     heartbeat: float | None = None
     exit_code: int | None = None
     port: int | None = None
+    devices: str = ""
+    position: float = 0.0
+    resume: str = ""
+    warning: str = ""
 
     @property
     def active(self) -> bool:
@@ -62,6 +75,9 @@ def _fits(values: dict) -> bool:
     return all(isinstance(v, _TYPES[k]) for k, v in values.items()) and (values.get("pid") or 1) > 0
 
 
+_seen: dict[str, tuple] = {}  # files as they were last read: thousands of runs are listed at each look
+
+
 @dataclass(frozen=True)
 class StateDirectory:
     """A directory with a `state.json` and a `running_log.txt`."""
@@ -78,19 +94,25 @@ class StateDirectory:
 
     def stored_state(self) -> ProcessState:
         """`state.json` as it stands. A missing or corrupt file reads as `lost`, never as an exception."""
+        file = self.path / "state.json"
         try:
-            stored = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
-            known = {k: v for k, v in stored.items() if k in _TYPES}
-            if known.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(known):
+            stat = os.stat(file)
+            token = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            known = _seen.get(str(file))
+            if known is None or known[0] != token:
+                known = token, json.loads(file.read_text(encoding="utf-8"))
+                _seen[str(file)] = known
+            values = {k: v for k, v in known[1].items() if k in _TYPES}
+            if values.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(values):
                 raise ValueError
-            return ProcessState(**known)
+            return ProcessState(**values)
         except (OSError, ValueError, AttributeError, TypeError):
-            return ProcessState(state="lost", reason="state.json is missing or unreadable.")
+            return ProcessState(state="lost", reason="state.json is missing or unreadable.", created=0.0)
 
     def state(self) -> ProcessState:
         """The run's true state: an active one whose process is gone reads as `lost`."""
         state = self.stored_state()
-        if state.active and state.pid and not process_alive(state.pid, state.pid_started):
+        if state.active and state.pid and not process_alive(state.pid, state.pid_started, state.boot):
             state = self.stored_state()  # it may have ended between the two looks
             if state.active:
                 state.state = "lost"
@@ -99,28 +121,56 @@ class StateDirectory:
 
     def begin(self) -> None:
         """Write the first state, `queued`."""
-        write_atomically(self.path / "state.json", json.dumps(asdict(ProcessState()), indent=1))
+        (self.path / ".reserve").write_bytes(bytes(_RESERVE))
+        self._write(ProcessState())
+
+    def _write(self, state: ProcessState) -> None:
+        text = json.dumps(asdict(state), indent=1)
+        try:
+            write_atomically(self.path / "state.json", text)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            (self.path / ".reserve").unlink(missing_ok=True)
+            write_atomically(self.path / "state.json", text)
 
     def update(self, **changes) -> ProcessState:
         """Change `state.json`. Only the process that owns the directory calls this."""
         state = self.stored_state()
         for name, value in changes.items():
             setattr(state, name, value)
-        write_atomically(self.path / "state.json", json.dumps(asdict(state), indent=1))
+        self._write(state)
         return state
 
 
-def process_alive(pid: int, started: float | None) -> bool:
+def process_alive(pid: int, started: float | None, boot: str = "") -> bool:
     """Whether the process `pid` that started at `started` still runs (not merely some process with that pid)."""
+    if boot and boot != _boot():
+        return False
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return False
-        return started is None or abs(process.create_time() - started) < 1.0
-    except psutil.Error:
+        return started is None or abs(_started(pid) - started) < 0.05
+    except (psutil.Error, OSError):
         return False
 
 
 def own_process() -> dict:
-    """`pid` and `pid_started` of the calling process, for `StateDirectory.update`."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    """`pid`, `pid_started` and `boot` of the calling process, for `StateDirectory.update`."""
+    return {"pid": os.getpid(), "pid_started": _started(os.getpid()), "boot": _boot()}
+
+
+def _started(pid: int) -> float:
+    """Seconds from boot to the start of a process; where the system does not tell, since the epoch."""
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    stat = Path(f"/proc/{pid}/stat").read_bytes()  # proc(5): the name in parentheses may hold anything
+    return int(stat[stat.rindex(b")") + 2 :].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _boot() -> str:
+    """What names this boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -2,7 +2,6 @@ import json
 import os
 import threading
 
-import psutil
 import pytest
 
 from workbench.config import validated
@@ -80,7 +79,7 @@ def test_a_run_whose_process_is_gone_is_lost(workspace):
     run = create_run(workspace, validated(CONFIG))
     run.update(state="running", **own_process())
     assert run.state().state == "running"
-    run.update(pid_started=psutil.Process().create_time() - 100)  # the pid belongs to another process now
+    run.update(pid_started=own_process()["pid_started"] - 100)  # the pid belongs to another process now
     assert run.state().state == "lost"
     assert not process_alive(os.getpid(), 1.0)
 

@@ -26,11 +26,16 @@ def serve(
     Raises:
         UserError: the port is in use, or the model or an adapter cannot be loaded.
     """
-    from workbench.train.supervise import ALLOCATOR, visible_devices
+    from workbench.train.supervise import ALLOCATOR
 
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
-    os.environ.update(visible_devices(config.devices, "," in config.devices))
+    if config.devices == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif config.devices != "auto":
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.devices
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)
     if exit_with_stdin:

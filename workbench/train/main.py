@@ -4,9 +4,11 @@ Reads top to bottom: data, model, adapter, trainer, train, save. It talks only t
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -14,8 +16,9 @@ import traceback
 import warnings
 from pathlib import Path
 
+from workbench.config import write_atomically
 from workbench.errors import UserError
-from workbench.runs import Run
+from workbench.runs import Run, is_whole, step_of
 from workbench.state import own_process
 from workbench.workspace import Workspace
 
@@ -35,6 +38,7 @@ class Stop:
 
     def _ask(self, signum, frame):
         self.requested = True
+        (self._run.path / ".answered").touch()
         if os.getppid() != self._supervisor:
             self._take_over()
         if not self.training:
@@ -62,28 +66,38 @@ def main(arguments: list[str]) -> int:
         return 2
     except Exception as error:
         traceback.print_exc()
-        run.update(state="failed", reason=diagnosis(error))
+        run.update(state="failed", reason=diagnosis(error, run.path))
         return 1
     return 0
 
 
-def diagnosis(error: Exception) -> str:
-    """One sentence for the user: what went wrong and what to change."""
+def diagnosis(error: Exception, folder: Path) -> str:
+    """One sentence for the user: what went wrong and what to change. `folder` is where the run writes."""
     import torch
 
+    text = " ".join(str(error).split())
+    full = any(words in text for words in ("No space left", "Disk quota exceeded", "os error 28"))
+    if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(folder, text):
+        return ("The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, "
+                "then resume from the last checkpoint.")  # fmt: skip
     if isinstance(error, torch.OutOfMemoryError):
-        wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+        wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
         more = f": {wanted[1]} more were needed at once" if wanted else ""
         return (
             f"Out of GPU memory{more}. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), "
             "keep gradient checkpointing on, or set quantization_bit: 4."
         )
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in text:
         return "Out of memory. Lower cutoff_len or per_device_train_batch_size."
-    if isinstance(error, OSError) and error.errno == 28:
-        return "The disk is full. Free some space, or set save_total_limit; then start again."
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"The file {error.filename} is missing. Was it moved or deleted while the run was going?"
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first[:300]}. The traceback is in the log."
+
+
+def _is_full(folder: Path, text: str) -> bool:
+    """Whether writing failed for want of space: torch and safetensors do not always say so."""
+    return ("unexpected pos" in text or "write" in text.lower()) and shutil.disk_usage(folder).free < 1 << 20
 
 
 def _die_with_parent() -> None:
@@ -139,13 +153,15 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         trainable, total = model.get_nb_trainable_parameters()
         log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
 
+    checkpoint = _checkpoint(run, config)
+    rewind(run, checkpoint)
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
     stop.training = True
     if stop.requested:
         raise Stopped
     progress("", 0.0)
     run.update(state="running")
-    result = trainer.train(resume_from_checkpoint=_checkpoint(run, config))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
 
     progress("Saving", 0.0)
     trainer.save_model(str(run.path))
@@ -175,15 +191,50 @@ def _checkpoint(run: Run, config) -> str | None:
     """The checkpoint to resume from: as configured, or the run's own last one when it was started again."""
     wanted = (config.resume_from_checkpoint or "").strip()
     own = run.checkpoints()
+    chosen = run.path / (run.stored_state().resume or "-")
+    if chosen in own:
+        return str(chosen)
     if wanted.lower() in ("", "false"):
         return str(own[-1]) if own else None
     if wanted.lower() == "true":
         if not own:
             raise UserError("resume_from_checkpoint is true, but this run has no whole checkpoint yet.")
         return str(own[-1])
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise UserError(f"resume_from_checkpoint: {wanted} is no whole checkpoint (it has no trainer_state.json).")
+    if not is_whole(Path(wanted)):
+        raise UserError(f"resume_from_checkpoint: {wanted} is no whole checkpoint (a file is missing or cut off).")
     return wanted
+
+
+def rewind(run: Run, checkpoint: str | None) -> None:
+    """Take the run's files back to a checkpoint: no steps after it in the log, no later checkpoints beside the new ones.
+
+    What is taken away goes into `superseded/`, and unfinished saves are deleted.
+    """
+    step = step_of(Path(checkpoint)) if checkpoint and Path(checkpoint).parent == run.path else 0
+    shutil.rmtree(run.path / ".saving", ignore_errors=True)
+    aside = run.path / "superseded" / time.strftime("%Y%m%d-%H%M%S")
+    for later in run.path.glob("checkpoint-*"):
+        if later.name.split("-")[-1].isdigit() and step_of(later) > step:
+            aside.mkdir(parents=True, exist_ok=True)
+            os.replace(later, aside / later.name)
+    for file in (run.metrics, run.path / "samples.jsonl"):
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        kept = [line for line in lines if (row := _row(line)) is not None and row.get("current_steps", 0) <= step]
+        if len(kept) < len(lines):
+            aside.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, aside / file.name)
+            write_atomically(file, "".join(f"{line}\n" for line in kept))
+
+
+def _row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row, dict) and isinstance(row.get("current_steps", 0), int) else None
+    except ValueError:
+        return None
 
 
 if __name__ == "__main__":

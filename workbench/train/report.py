@@ -6,6 +6,7 @@ import resource
 import time
 from datetime import timedelta
 
+from workbench.logs import tail
 from workbench.models.demo import Progress
 from workbench.runs import Run
 
@@ -55,6 +56,24 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def _gpu_now() -> dict:
+    """Memory of the GPUs in GiB, and how busy the first one is in percent where nvidia-ml-py can tell."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    everywhere = range(torch.cuda.device_count())
+    now = {
+        "vram_allocated": round(sum(torch.cuda.memory_allocated(i) for i in everywhere) / 2**30, 3),
+        "vram_reserved": round(sum(torch.cuda.memory_reserved(i) for i in everywhere) / 2**30, 3),
+    }
+    try:
+        now["gpu_utilization"] = torch.cuda.utilization()
+    except (ModuleNotFoundError, RuntimeError):
+        pass
+    return now
+
+
 class MetricsLog:
     """Appends to `trainer_log.jsonl` with LLaMA-Factory's names, and prints the same for people.
 
@@ -66,6 +85,9 @@ class MetricsLog:
         self.run = run
         self.began = time.monotonic()
         self.first_step = 0
+        before = last_row(run)  # of a run that goes on
+        self._seconds_before = before.get("elapsed_seconds", 0.0)
+        self._tokens_before = before.get("total_tokens", 0)
         self._busy = 0.0  # seconds of training since the last line
         self._mark: float | None = None
         self._tokens = 0
@@ -95,24 +117,38 @@ class MetricsLog:
         ):
             if theirs in logs:
                 row[ours] = _finite(logs[theirs])
+        whole = elapsed + self._seconds_before
         row |= {
             "epoch": round(epoch, 4),
             "percentage": round(100 * step / total, 2) if total else 0.0,
-            "elapsed_time": str(timedelta(seconds=int(elapsed))),
+            "elapsed_time": str(timedelta(seconds=int(whole))),
             "remaining_time": str(timedelta(seconds=int(remaining))),
-            "elapsed_seconds": round(elapsed, 2),
+            "elapsed_seconds": round(whole, 2),
         }
         if "loss" in logs:
             tokens = int(logs.get("num_tokens", 0))
             if self._busy > 0 and tokens > self._tokens:
                 row["throughput"] = round((tokens - self._tokens) / self._busy, 2)
-            row["total_tokens"] = tokens
+            row["total_tokens"] = tokens + self._tokens_before
             self._tokens, self._busy = tokens, 0.0
         row["peak_memory"] = round(peak_memory_gib(), 3)
+        row |= _gpu_now()
         with open(self.run.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         log(_line(row))
         return row
+
+
+def last_row(run: Run) -> dict:
+    """The last whole line of `trainer_log.jsonl` that counts tokens; empty if there is none."""
+    for line in reversed(tail(run.metrics, lines=200, limit=200_000).splitlines()):
+        try:
+            row = json.loads(line)
+            if "total_tokens" in row:
+                return row
+        except (ValueError, TypeError):
+            continue
+    return {}
 
 
 def _finite(value) -> float | None:

@@ -1,14 +1,18 @@
 """TRL's SFTTrainer, set up from a RunConfig, with what a small machine needs on top."""
 
 import math
+import os
+import shutil
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from accelerate.utils import AutocastKwargs
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from workbench.config import split_names
@@ -16,10 +20,11 @@ from workbench.models.balance import Balance, balance_routers, has_own_balance_l
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
 from workbench.options import RunConfig
-from workbench.runs import Run
+from workbench.runs import Run, write_manifest
 from workbench.train.report import MetricsLog
 from workbench.train.speed import Speed
 from workbench.train.step_graph import padded_length
+from workbench.train.watch import LossWatch, Samples, check_space
 
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
@@ -40,12 +45,39 @@ class WorkbenchTrainer(SFTTrainer):
         self, *args, loraplus_lr_ratio=None, speed: Speed | None = None, balance: Balance | None = None, **kwargs
     ):
         self.loraplus_lr_ratio, self.speed, self.balance = loraplus_lr_ratio, speed, balance
+        self._saving_in: Path | None = None
         super().__init__(*args, **kwargs)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
                 parameter.data = parameter.data.to(torch.float32)
         self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
         self._flos_per_token = None
+
+    def _get_output_dir(self, trial):
+        return str(self._saving_in or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model, trial):
+        """A checkpoint gets its name when all its files are on the disk: a kill while saving leaves none that looks whole."""
+        folder = Path(self.args.output_dir)
+        self._saving_in = folder / ".saving"
+        name = f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(self._saving_in, ignore_errors=True)
+        try:
+            super()._save_checkpoint(model, trial)
+            fresh = self._saving_in / name
+            best = self.state.best_model_checkpoint
+            if best and Path(best).parent == self._saving_in:
+                self.state.best_model_checkpoint = str(folder / Path(best).name)
+                self.state.save_to_json(str(fresh / "trainer_state.json"))
+            write_manifest(fresh)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.rename(fresh, folder / name)
+        finally:
+            shutil.rmtree(self._saving_in, ignore_errors=True)
+            self._saving_in = None
+        rotate_checkpoints(
+            output_dir=str(folder), save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=False)  # fmt: skip
 
     def create_optimizer(self, *args, **kwargs):
         if self.loraplus_lr_ratio and self.optimizer is None:
@@ -215,6 +247,12 @@ def build_trainer(
         balance_routers(causal, config.moe_aux_loss_coef) if config.moe_aux_loss_coef and not own_balance else None
     )
     speed = Speed(config, model, train_rows, total) if cuda and config.device_map == "none" else None
+    check_space(run, config, model, total)
+    callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
+    if config.early_stopping_steps:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps))
+    if config.sample_prompts:
+        callbacks.append(Samples(run, config, tokenizer))
     reporters = [name for name in split_names(config.report_to) if name != "none"]
     arguments = SFTConfig(
         output_dir=str(run.path),
@@ -254,6 +292,8 @@ def build_trainer(
         save_strategy=config.save_strategy,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
+        metric_for_best_model="eval_loss" if config.eval_strategy != "no" else None,
+        greater_is_better=False if config.eval_strategy != "no" else None,
         report_to=reporters or "none",
         accelerator_config={
             "non_blocking": True
@@ -268,7 +308,7 @@ def build_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=[ReportCallback(run, stop)],
+        callbacks=callbacks,
         loraplus_lr_ratio=config.loraplus_lr_ratio,
         speed=speed,
         balance=balance,

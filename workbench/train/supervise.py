@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,26 +21,59 @@ from workbench.workspace import PROJECT, Workspace
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
 _MAX_LINE = 100_000  # bytes of one printed line that are kept in the log
+STOP_GRACE = float(os.environ.get("WORKBENCH_STOP_GRACE", 30))  # seconds in which a trainer must answer to Stop
 
 
-def visible_devices(devices: str, split: bool) -> dict[str, str]:
-    """Environment that shows the trainer its GPUs: one, unless several are named or the model is split."""
-    if devices == "cpu":
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    if devices != "auto":
-        return {"CUDA_VISIBLE_DEVICES": devices}
-    if split or "CUDA_VISIBLE_DEVICES" in os.environ:
-        return {}
-    return {"CUDA_VISIBLE_DEVICES": "0"}
+class _Trainer:
+    """The trainer's process, and how it is stopped: asked first, killed when asked again or when it does not answer."""
+
+    def __init__(self, run: Run, process: subprocess.Popen):
+        self._run, self.process = run, process
+        self._asked = 0
+        self.killed_because = ""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, signum, frame):
+        if self.process.poll() is not None:
+            return
+        self._asked += 1
+        if self._asked > 1:
+            self._kill("Stop was pressed twice")
+            return
+        self.process.terminate()
+        timer = threading.Timer(STOP_GRACE, self._unless_answered)
+        timer.daemon = True
+        timer.start()
+
+    def _unless_answered(self):
+        if not (self._run.path / ".answered").exists():
+            self._kill(f"it did not answer to Stop within {STOP_GRACE:g} s")
+
+    def _kill(self, because: str):
+        if self.process.poll() is None:
+            self.killed_because = because
+            self.process.kill()
 
 
 def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) -> int:
     """Train `run` in a child process and return its exit code: 0 done or stopped, 2 bad input, 1 failure.
 
-    SIGTERM and SIGINT are passed on once as SIGTERM: the trainer saves a checkpoint and ends as `stopped`.
+    SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one kills it.
+
+    Raises:
+        UserError: another process is at this run.
     """
-    run.update(state="starting", started=time.time(), ended=None, exit_code=None, reason="", **own_process())
-    environment = ALLOCATOR | os.environ | visible_devices(config.devices, config.device_map == "auto")
+    lock = run.lock()
+    if lock is None:
+        raise UserError(f"The run {run.id} is still going.")
+    for name in (".stopping", ".answered"):
+        (run.path / name).unlink(missing_ok=True)
+    devices = run.stored_state().devices or _free_devices(config, workspace)
+    run.update(
+        state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
+    )
+    environment = ALLOCATOR | os.environ | {"CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices}
     environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": _python_path()}
     command = [
         sys.executable,
@@ -49,20 +83,59 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) 
         "--workspace",
         str(workspace.root),
     ]
-    # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop
-    trainer = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0
+    kills = _out_of_memory_kills()
+    # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
+    # it shares the lock, so that the run stays locked until both are gone
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0, pass_fds=(lock,)
     )
+    trainer = _Trainer(run, process)
+    _copy_output(process.stdout, run.log, echo)
+    code = process.wait()
+    exit_code = _close(run, code, trainer.killed_because, _out_of_memory_kills() > kills)
+    os.close(lock)
+    _tell(run, config)
+    return exit_code
 
-    def pass_on(signum, frame):
-        if trainer.poll() is None:
-            trainer.terminate()
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
-    _copy_output(trainer.stdout, run.log, echo)
-    code = trainer.wait()
-    return _close(run, code)
+def _free_devices(config: RunConfig, workspace: Workspace) -> str:
+    """The devices of a run that was started past the queue: free ones if there are any."""
+    from workbench import launcher
+
+    there = launcher.slots()
+    may, needs = launcher.wanted_slots(config.model_dump(), there)
+    busy = launcher.busy_slots(workspace)
+    return ",".join(sorted(may, key=lambda slot: slot in busy)[:needs])
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes of this control group the kernel has killed because its memory was used up."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
+        return int(dict(line.split() for line in lines).get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def _tell(run: Run, config: RunConfig) -> None:
+    """Post the end of the run to `webhook_url`."""
+    if not config.webhook_url:
+        return
+    import httpx
+
+    state = run.stored_state()
+    body = {
+        "id": run.id,
+        "state": state.state,
+        "reason": state.reason,
+        "step": state.step,
+        "total_steps": state.total_steps,
+    }
+    try:
+        httpx.post(config.webhook_url, json=body, timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        with open(run.log, "a", encoding="utf-8") as log:
+            log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + f"The webhook was not reached: {error}\n")
 
 
 def _python_path() -> str:
@@ -85,24 +158,34 @@ def _copy_output(stream, log: Path, echo: bool) -> None:
                 sys.stdout.flush()
 
 
-def _close(run: Run, code: int) -> int:
+def _close(run: Run, code: int, killed_because: str, out_of_memory: bool) -> int:
     """Write the end of the run into its state and return this process's exit code."""
     state = run.stored_state()
     exit_code = code if code >= 0 else 1
     changes = {"ended": time.time(), "exit_code": code, "phase": ""}
-    if state.state not in FINAL:
+    if killed_because and code == -signal.SIGKILL:
+        last = run.checkpoints()
+        rest = f"its last checkpoint is {last[-1].name}" if last else "it has no checkpoint"
+        changes |= {"state": "stopped", "reason": f"The trainer was killed: {killed_because}; {rest}."}
+        exit_code = 0
+    elif state.state not in FINAL:
         changes["state"] = "failed"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-            changes["reason"] = f"The trainer was killed ({name})." + (
-                " If nobody did that, the machine ran out of memory: lower cutoff_len or the batch size."
-                if code == -signal.SIGKILL
-                else ""
-            )
-        else:
-            changes["reason"] = f"The trainer ended early (exit code {code}); the log says more."
+        changes["reason"] = _why(code, out_of_memory)
     run.update(**changes)
     return exit_code
+
+
+def _why(code: int, out_of_memory: bool) -> str:
+    """What an exit code says, in a sentence with what to do."""
+    if code >= 0:
+        return f"The trainer ended early (exit code {code}); the log says more."
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    if code != -signal.SIGKILL:
+        return f"The trainer was killed ({name}); the log says more. Resume goes on from the last checkpoint."
+    if out_of_memory:
+        return "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch size."
+    return ("The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: "
+            "lower cutoff_len or the batch size.")  # fmt: skip
 
 
 def preflight(config: RunConfig, workspace: Workspace) -> None:

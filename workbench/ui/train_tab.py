@@ -144,7 +144,7 @@ def build(workspace: Workspace) -> dict:
         if not run_id:
             return gr.skip()
         try:
-            return note(launcher.stop(find_run(workspace, run_id)), "warn")
+            return note(launcher.stop(find_run(workspace, run_id), workspace), "warn")
         except UserError as error:
             return note(str(error), "bad")
 

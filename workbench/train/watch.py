@@ -1,0 +1,120 @@
+"""What a run keeps an eye on while it trains: a loss that goes wrong, answers to sample prompts, room on the disk."""
+
+import json
+import math
+import shutil
+import statistics
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from workbench.errors import UserError
+from workbench.options import RunConfig
+from workbench.runs import Run
+from workbench.train.report import log
+
+_GIB = 2**30
+_LOOK_BACK = 5  # logged losses whose mean is compared
+_DIVERGED = 3.0  # times the lowest such mean, and one more
+
+
+class LossWatch(TrainerCallback):
+    """Ends a run whose loss is not a number, twice in a row, or has grown far above what it was (`UserError`)."""
+
+    def __init__(self, learning_rate: float):
+        self._rate, self._losses, self._bad = learning_rate, [], 0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        advice = f"Lower learning_rate (now {self._rate:g}), add warmup_steps, or look at the data; then resume from a checkpoint or start again."
+        self._bad = 0 if math.isfinite(loss) else self._bad + 1
+        if self._bad >= 2:
+            raise UserError(f"The loss is not a number since step {state.global_step - args.logging_steps}. {advice}")
+        if self._bad:
+            return
+        self._losses.append(loss)
+        if len(self._losses) < 2 * _LOOK_BACK:
+            return
+        means = [statistics.fmean(self._losses[i : i + _LOOK_BACK]) for i in range(len(self._losses) - _LOOK_BACK + 1)]
+        lowest = min(means)
+        self._losses = self._losses[-200:]
+        if means[-1] > _DIVERGED * lowest + 1:
+            raise UserError(
+                f"The loss diverges: {means[-1]:.2f} at step {state.global_step}, after {lowest:.2f}. {advice}"
+            )
+
+
+class Samples(TrainerCallback):
+    """At each evaluation (or, without any, each checkpoint) the model answers the run's sample prompts, greedily.
+
+    One line for each answer goes to `samples.jsonl`: `current_steps`, `prompt`, `answer`.
+    """
+
+    def __init__(self, run: Run, config: RunConfig, tokenizer):
+        self._file = run.path / "samples.jsonl"
+        self._prompts = [line.strip() for line in (config.sample_prompts or "").splitlines() if line.strip()]
+        self._length, self._tokenizer = config.sample_max_new_tokens, tokenizer
+        self._evaluates = config.eval_strategy != "no"
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self._answer(model, 0)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        self._answer(model, state.global_step)
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        if not self._evaluates:
+            self._answer(model, state.global_step)
+
+    def _answer(self, model, step: int) -> None:
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                for prompt in self._prompts:
+                    ids = self._tokenizer.apply_chat_template(
+                        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+                    ).to(model.device)  # fmt: skip
+                    out = model.generate(
+                        **ids, max_new_tokens=self._length, do_sample=False, pad_token_id=self._tokenizer.pad_token_id
+                    )
+                    answer = self._tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+                    with open(self._file, "a", encoding="utf-8") as file:
+                        row = {"current_steps": step, "prompt": prompt, "answer": answer}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        finally:
+            model.train(training)
+        log(f"Answered {len(self._prompts)} sample prompts at step {step}.")
+
+
+def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
+    """Say so if the checkpoints of a run will not fit on the disk.
+
+    A checkpoint holds the trained weights and, for AdamW, two moments of each (half a byte to four bytes a value).
+
+    Raises:
+        UserError: not even two fit, one being saved while the last is still there.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    moments = sum(p.numel() for p in model.parameters() if p.requires_grad) * (2 if "8bit" in config.optim else 8)
+    one = weights + (moments if "adam" in config.optim else 0) + (8 << 20)
+    count = 1
+    if config.save_strategy == "steps":
+        count = math.ceil(total_steps / config.save_steps)
+    elif config.save_strategy == "epoch":
+        count = math.ceil(config.num_train_epochs)
+    count = min(count, (config.save_total_limit or count) + 1)
+    free = shutil.disk_usage(Path(run.path)).free
+    words = f"{count} checkpoints of {one / _GIB:.2f} GiB each"
+    if free < 2 * one:
+        raise UserError(
+            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({words}). Free some space, or use another --workspace."
+        )
+    if free < count * one + weights:
+        warning = f"The disk has {free / _GIB:.2f} GiB free, but this run will save {words}. Set save_total_limit, or free some space."
+        log(f"Warning: {warning}")
+        run.update(warning=warning)

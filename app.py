@@ -1,4 +1,4 @@
-"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --share]`.
+"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --read-only]`.
 
 It binds 127.0.0.1 unless told otherwise, and then wants --auth (or --no-auth). It never imports torch.
 """
@@ -7,6 +7,7 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -30,6 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--api-key", default=os.environ.get("WORKBENCH_API_KEY", ""), help="key that clients of /v1 must send"
     )
     parser.add_argument("--lang", choices=["en", "zh"], help="language of the page (default: the browser's)")
+    parser.add_argument("--read-only", action="store_true", help="only look at runs, beside another page")
     parser.add_argument("--root-path", default="", help="path prefix behind a reverse proxy")
     return parser.parse_args(arguments)
 
@@ -49,6 +51,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def claim(folder: Path, url: str) -> None:
+    """Lock the workspace for this page, as long as this process lives.
+
+    Raises:
+        UserError: another page has it.
+    """
+    from workbench.config import write_atomically
+    from workbench.errors import UserError
+    from workbench.locks import try_lock
+
+    holder = folder / ".page"
+    if try_lock(folder / ".page.lock") is None:
+        other = holder.read_text() if holder.is_file() else "elsewhere"
+        raise UserError(f"Another page works on this workspace: {other}. Use that one, or look on with --read-only.")
+    write_atomically(holder, f"{url} (pid {os.getpid()})")
+
+
 def main(arguments: list[str] | None = None) -> int:
     from workbench.errors import UserError
 
@@ -64,7 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         listener = listen(options.host, options.port)
         from workbench.workspace import Workspace
 
-        workspace = Workspace(options.workspace, options.allow).create()
+        workspace = Workspace(options.workspace, options.allow, options.read_only).create()
+        shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        if not options.read_only:
+            claim(workspace.root, url)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -76,11 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     auth = [tuple(options.auth.split(":", 1))] if options.auth else None
     app, engine = build_server(
         workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, root_path=options.root_path)  # fmt: skip
-    shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
-    print(
-        f"QLoRA Workbench: http://{shown}:{listener.getsockname()[1]}  (workspace {workspace.root})",
-        flush=True,
-    )
+    print(f"QLoRA Workbench: {url}  (workspace {workspace.root})", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     try:
         server.run(sockets=[listener])

@@ -1,11 +1,11 @@
 """Fixtures for all tests: isolated workspaces, a tiny random model, the demo model converted once."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.tiny import make_tiny_data, make_tiny_model
 from workbench.workspace import DEMO_MODEL, Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -37,29 +37,7 @@ def demo_workspace(tmp_path, demo_model) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random Llama of a few thousand parameters with a byte-level tokenizer and a ChatML template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from workbench.corpus import templates
-
-    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "<|im_end|>", "<|im_start|>", *letters])}
-    raw = Tokenizer(models.BPE(vocabulary, []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"])  # fmt: skip
-    tokenizer.chat_template = templates.read("chatml")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=2, bos_token_id=1, pad_token_id=0)  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +63,4 @@ def tiny_moe(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_data(tmp_path) -> Path:
     """A dataset folder with one small dataset named `small`."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [{"instruction": f"Question {i}?", "output": f"Answer {i} is {i * i}."} for i in range(24)]
-    (folder / "small.json").write_text(json.dumps(rows))
-    (folder / "dataset_info.json").write_text(json.dumps({"small": {"file_name": "small.json"}}))
-    return folder
+    return make_tiny_data(tmp_path / "data")

@@ -16,7 +16,7 @@ from workbench.config import to_yaml, validated, write_atomically
 from workbench.errors import UserError
 from workbench.locks import locked
 from workbench.options import RunConfig
-from workbench.runs import Run, create_run, list_runs, step_of
+from workbench.runs import Run, create_run, delete_run, list_runs, step_of
 from workbench.state import process_alive
 from workbench.train.supervise import preflight
 from workbench.workspace import PROJECT, Workspace
@@ -78,6 +78,7 @@ def launch(config: RunConfig, workspace: Workspace, parent: str = "") -> Run:
     Raises:
         UserError: the config cannot work here.
     """
+    workspace.check_writable()
     workspace.confine(config)
     preflight(config, workspace)
     run = create_run(workspace, config, confined=True)
@@ -104,9 +105,12 @@ def start_queued(workspace: Workspace) -> list[Run]:
 
 
 def busy_slots(workspace: Workspace) -> set[str]:
-    """Slots of the runs that are going."""
+    """Slots of the runs that are going, also of one that has said its last word but whose process is still there."""
     states = [run.state() for run in list_runs(workspace)]
-    return {slot for s in states if s.active and s.pid for slot in (s.devices or ",".join(slots())).split(",")}
+    going = [
+        s for s in states if s.pid and (s.active or (s.ended is None and process_alive(s.pid, s.pid_started, s.boot)))
+    ]
+    return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
 
 
 def _spawn(run: Run, workspace: Workspace) -> None:
@@ -134,6 +138,7 @@ def stop(run: Run, workspace: Workspace) -> str:
 
     Only a process that is certainly the run's own is signalled (same pid and start).
     """
+    workspace.check_writable()
     state = run.state()
     if not state.active:
         return f"{run.id} has ended already ({state.state})."
@@ -165,6 +170,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
     Raises:
         UserError: the run is going, has no such checkpoint, or does not go with the options.
     """
+    workspace.check_writable()
     with _queue_lock(workspace):
         lock = run.lock()
         if lock is None or run.state().active:
@@ -188,8 +194,16 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
     return f"{run.id} {verb} from {name or 'the beginning (it has no whole checkpoint)'}."
 
 
+def delete(run: Run, workspace: Workspace) -> str:
+    """Delete a run with all its files. Raises UserError while it has not ended."""
+    workspace.check_writable()
+    delete_run(run)
+    return f"{run.id} is deleted."
+
+
 def move(run: Run, workspace: Workspace, places: int) -> str:
     """Move a queued run towards the front (negative) or the end of the queue."""
+    workspace.check_writable()
     with _queue_lock(workspace):
         order = queue(workspace)
         if run not in order:

@@ -15,9 +15,9 @@ import yaml
 
 from workbench.config import to_yaml, write_atomically
 from workbench.errors import UserError
-from workbench.locks import try_lock
+from workbench.locks import is_held, try_lock
 from workbench.options import RunConfig
-from workbench.state import StateDirectory
+from workbench.state import ProcessState, StateDirectory
 from workbench.workspace import Workspace, slug
 
 
@@ -32,6 +32,13 @@ class Run(StateDirectory):
     @property
     def has_adapter(self) -> bool:
         return (self.path / "adapter_model.safetensors").is_file()
+
+    def state(self) -> ProcessState:
+        """As for other processes; while the trainer saves after its supervisor's death, the run is `stopping`, not `lost`."""
+        state = super().state()
+        if state.state == "lost" and state.pid and is_held(self.path / ".lock"):
+            state.state, state.reason = "stopping", ""
+        return state
 
     def config_values(self) -> dict:
         """The run's options as launched; empty if `run.yaml` is missing or broken."""

@@ -19,7 +19,8 @@ DEMO_MODEL = "SmolLM2-135M-Instruct"
 class Workspace:
     """The workspace folder and the other folders that the page may read."""
 
-    def __init__(self, root: Path | str = "workspace", allowed: list[Path | str] = ()):
+    def __init__(self, root: Path | str = "workspace", allowed: list[Path | str] = (), read_only: bool = False):
+        self.read_only = read_only
         self.root = Path(root).expanduser().resolve()
         self.runs = self.root / "runs"
         self.models = self.root / "models"
@@ -37,6 +38,11 @@ class Workspace:
                 f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace."
             ) from None
         return self
+
+    def check_writable(self) -> None:
+        """Raise UserError where runs may only be looked at."""
+        if self.read_only:
+            raise UserError("This page is read-only: another one works on this workspace. Use that one.")
 
     def inside(self, path: Path | str, *, what: str = "path") -> Path:
         """`path` resolved (relative ones lie in the workspace), if it is inside an allowed folder.

@@ -29,7 +29,7 @@ class _Trainer:
 
     def __init__(self, run: Run, process: subprocess.Popen):
         self._run, self.process = run, process
-        self._asked = 0
+        self.asked = 0
         self.killed_because = ""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -37,8 +37,8 @@ class _Trainer:
     def _stop(self, signum, frame):
         if self.process.poll() is not None:
             return
-        self._asked += 1
-        if self._asked > 1:
+        self.asked += 1
+        if self.asked > 1:
             self._kill("Stop was pressed twice")
             return
         self.process.terminate()
@@ -92,7 +92,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) 
     trainer = _Trainer(run, process)
     _copy_output(process.stdout, run.log, echo)
     code = process.wait()
-    exit_code = _close(run, code, trainer.killed_because, _out_of_memory_kills() > kills)
+    exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
     os.close(lock)
     _tell(run, config)
     return exit_code
@@ -158,15 +158,18 @@ def _copy_output(stream, log: Path, echo: bool) -> None:
                 sys.stdout.flush()
 
 
-def _close(run: Run, code: int, killed_because: str, out_of_memory: bool) -> int:
+def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool) -> int:
     """Write the end of the run into its state and return this process's exit code."""
     state = run.stored_state()
     exit_code = code if code >= 0 else 1
     changes = {"ended": time.time(), "exit_code": code, "phase": ""}
-    if killed_because and code == -signal.SIGKILL:
+    if trainer.killed_because and code == -signal.SIGKILL:
         last = run.checkpoints()
         rest = f"its last checkpoint is {last[-1].name}" if last else "it has no checkpoint"
-        changes |= {"state": "stopped", "reason": f"The trainer was killed: {killed_because}; {rest}."}
+        changes |= {"state": "stopped", "reason": f"The trainer was killed: {trainer.killed_because}; {rest}."}
+        exit_code = 0
+    elif trainer.asked and code == -signal.SIGTERM:  # it was still starting and had not learned to answer
+        changes |= {"state": "stopped", "reason": "Stopped before training began."}
         exit_code = 0
     elif state.state not in FINAL:
         changes["state"] = "failed"

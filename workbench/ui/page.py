@@ -1,8 +1,13 @@
 """The whole page: header, tabs, and the server that carries it together with `/v1`."""
 
+import threading
+import time
+import traceback
+
 import gradio as gr
 from fastapi import FastAPI
 
+from workbench import launcher
 from workbench.engines import Engine
 from workbench.ui import chat_tab, train_tab
 from workbench.ui.api import add_api
@@ -37,6 +42,8 @@ def build_server(
 ) -> tuple[FastAPI, Engine]:  # fmt: skip
     """The FastAPI app with the page at `/` and the API at `/v1`. `local`: bound to loopback only."""
     engine = Engine(workspace)
+    if not workspace.read_only:
+        threading.Thread(target=_start_queued, args=(workspace,), daemon=True).start()
     app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
     add_api(app, engine, api_key, needs_key=not local or bool(auth))
     gr.set_static_paths([PLOTLY])
@@ -46,6 +53,16 @@ def build_server(
         favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
     app.add_middleware(ScriptFirst, script=first_script(lang))
     return app, engine
+
+
+def _start_queued(workspace: Workspace) -> None:
+    """Start queued runs as devices become free; for good."""
+    while True:
+        try:
+            launcher.start_queued(workspace)
+        except Exception:  # a full disk, say: the next look may succeed
+            traceback.print_exc()
+        time.sleep(1.5)
 
 
 class ScriptFirst:

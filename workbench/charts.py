@@ -39,12 +39,11 @@ def loss_chart(
                 line={"color": EVAL, "width": 1.5, "dash": "dot"},
             )
         )
-    grid = {"gridcolor": "rgba(128,128,128,.18)", "zeroline": False}
     layout = {
         "uirevision": f"{run_id}-{log_scale}",
         "margin": {"l": 52, "r": 12, "t": 8, "b": 40},
-        "xaxis": {"title": {"text": step}, **grid},
-        "yaxis": {"type": "log" if log_scale else "linear", **grid},
+        "xaxis": {"title": {"text": step}, **_GRID},
+        "yaxis": {"type": "log" if log_scale else "linear", **_GRID},
         "legend": {"orientation": "h", "y": 1.08, "x": 0},
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
@@ -53,4 +52,101 @@ def loss_chart(
         hidden = {"visible": False}
         words = {"text": empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
         data, layout = [], layout | {"xaxis": hidden, "yaxis": hidden, "annotations": [words]}
+    return orjson.dumps({"data": data, "layout": layout}).decode()
+
+
+COLOURS = ("#0f766e", "#c2410c", "#4f46e5", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#7c3aed")
+DASHES = ("solid", "dash", "dot", "dashdot")  # runs beyond the number of colours stay told apart
+AXES = {"steps": None, "epochs": "epoch", "tokens": "total_tokens", "seconds": "elapsed_seconds"}
+_GRID = {"gridcolor": "rgba(128,128,128,.18)", "zeroline": False}
+
+
+def along(series: dict[str, Series], steps: list[float], axis: str) -> list[float]:
+    """Steps as places on another axis (`AXES`), interpolated between the logged ones."""
+    other = series[AXES[axis]] if AXES[axis] else None
+    if other is None or not other.x:
+        return steps
+    result, at = [], 0
+    for step in steps:
+        while at < len(other.x) - 1 and other.x[at + 1] < step:
+            at += 1
+        if step <= other.x[0] or len(other.x) == 1:
+            result.append(other.y[0] * (step / other.x[0] if other.x[0] else 1))
+            continue
+        nxt = min(at + 1, len(other.x) - 1)
+        span = other.x[nxt] - other.x[at]
+        share = (step - other.x[at]) / span if span else 0.0
+        result.append(other.y[at] + (other.y[nxt] - other.y[at]) * share)
+    return result
+
+
+def compare_chart(
+    runs: list[tuple[str, dict[str, Series]]],
+    *,
+    axis: str,
+    axis_name: str,
+    smooth: float,
+    log_scale: bool,
+    eval_name: str,
+) -> str:
+    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as dots in the run's colour.
+
+    `smooth` is the weight of the moving average, 0 for none.
+    """
+    data = []
+    for number, (name, series) in enumerate(runs):
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+        for metric, style in (
+            ("loss", {"mode": "lines", "line": {"color": colour, "width": 2, "dash": dash}, "name": name}),
+            ("eval_loss", {"mode": "markers", "marker": {"color": colour, "size": 8, "symbol": "diamond"}, "name": f"{name} · {eval_name}",
+                           "showlegend": False}),
+        ):  # fmt: skip
+            points = series[metric]
+            y = smoothed(points.y, smooth) if smooth and metric == "loss" else points.y
+            if points.x:
+                x = [float(f"{v:.6g}") for v in along(series, points.x, axis)]
+                data.append({"type": "scatter", "x": x, "y": [float(f"{v:.5g}") for v in y], **style})
+    layout = {
+        "uirevision": f"{axis}-{log_scale}", "margin": {"l": 52, "r": 12, "t": 8, "b": 40}, "xaxis": {"title": {"text": axis_name}, **_GRID},
+        "yaxis": {"type": "log" if log_scale else "linear", **_GRID}, "legend": {"orientation": "h", "y": 1.1, "x": 0},
+        "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
+    }  # fmt: skip
+    return orjson.dumps({"data": data, "layout": layout}).decode()
+
+
+def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ...]]], *, run_id: str) -> str:
+    """Small charts in a grid, three in a row: `(title, metrics)` each; panels without points are left out."""
+    there = [(title, [m for m in metrics if series[m].x]) for title, metrics in panels]
+    there = [(title, metrics) for title, metrics in there if metrics]
+    rows = max(1, -(-len(there) // 3))
+    data, layout = (
+        [],
+        {"uirevision": run_id, "margin": {"l": 48, "r": 10, "t": 26, "b": 34}, "showlegend": False, "annotations": []},
+    )
+    for number, (title, metrics) in enumerate(there):
+        suffix = "" if number == 0 else str(number + 1)
+        left, bottom = number % 3 / 3, 1 - (number // 3 + 1) / rows
+        across, up = [left + 0.02, left + 0.31], [bottom + 0.14 / rows, bottom + 0.9 / rows]
+        layout[f"xaxis{suffix}"] = {"domain": across, "anchor": f"y{suffix}", **_GRID}
+        layout[f"yaxis{suffix}"] = {"domain": up, "anchor": f"x{suffix}", **_GRID}
+        layout["annotations"].append(
+            {"text": title, "showarrow": False, "xref": "paper", "yref": "paper", "x": across[0], "y": up[1], "xanchor": "left", "yanchor": "bottom",
+             "font": {"size": 13}})  # fmt: skip
+        for metric, colour in zip(metrics, COLOURS, strict=False):
+            points = series[metric]
+            mode = "lines+markers" if len(points.x) < 40 else "lines"
+            data.append(
+                _trace(
+                    points,
+                    points.y,
+                    metric,
+                    mode=mode,
+                    line={"color": colour, "width": 1.8},
+                    xaxis=f"x{suffix}",
+                    yaxis=f"y{suffix}",
+                )
+            )
+    if not there:
+        hidden = {"visible": False}
+        layout |= {"xaxis": hidden, "yaxis": hidden}
     return orjson.dumps({"data": data, "layout": layout}).decode()

@@ -75,6 +75,13 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     return path.resolve()
 
 
-def adapter_choices(runs: list[Run]) -> list[str]:
-    """Ids of the runs whose adapter can be chatted with."""
-    return [run.id for run in runs if run.has_adapter]
+def adapter_choices(runs: list[Run], with_checkpoints: int = 20) -> list[str]:
+    """What can be chatted with: runs that have an adapter, and the checkpoints of the newest ones (`id/checkpoint-100`)."""
+    found = []
+    for number, run in enumerate(runs):
+        if run.has_adapter:
+            found.append(run.id)
+        if number < with_checkpoints:
+            whole = [p for p in run.checkpoints() if (p / "adapter_model.safetensors").is_file()]
+            found += [f"{run.id}/{p.name}" for p in reversed(whole)]
+    return found

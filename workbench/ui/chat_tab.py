@@ -20,8 +20,8 @@ from workbench.options import EngineConfig
 from workbench.runs import list_runs
 from workbench.ui.conversation import Sampling, Session, bubbles
 from workbench.ui.form import model_choices
+from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
-from workbench.ui.train_tab import QUIET, note
 from workbench.workspace import DEMO_MODEL
 
 _MORE = (
@@ -337,7 +337,7 @@ def build(engine: Engine) -> dict:
 
     def quantisation_of(chosen):
         """A run's adapter brings the base model and the settings it was trained with."""
-        run = next((run for run in list_runs(workspace) if run.id == chosen), None)
+        run = next((run for run in list_runs(workspace) if run.id == str(chosen).split("/")[0]), None)
         values = run.config_values() if run else {}
         if not values:
             return [gr.skip()] * (2 + len(_MORE))
@@ -367,4 +367,9 @@ def build(engine: Engine) -> dict:
     left.edit(edit, talk, shown_in, **QUIET).then(respond, inputs, shown_in, **stream)
     halt.click(hold, talk, shown_in, **QUIET)
     gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET)
-    return {"arrive": (refresh, [adapter, model]), "refresh": (refresh, [adapter, model])}
+    return {
+        "arrive": (refresh, [adapter, model]),
+        "refresh": (refresh, [adapter, model]),
+        "adapter": adapter,
+        "take_adapter": (quantisation_of, adapter, [model, quantisation, *more.values()]),
+    }

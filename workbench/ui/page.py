@@ -1,5 +1,6 @@
 """The whole page: header, tabs, and the server that carries it together with `/v1`."""
 
+import json
 import threading
 import time
 import traceback
@@ -9,10 +10,12 @@ from fastapi import FastAPI
 
 from workbench import launcher
 from workbench.engines import Engine
-from workbench.ui import chat_tab, train_tab
+from workbench.runs import Run, list_runs
+from workbench.ui import chat_tab, runs_tab, train_tab
 from workbench.ui.api import add_api
-from workbench.ui.strings import i18n, t
-from workbench.ui.theme import CSS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import i18n, language, say, t
+from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 from workbench.workspace import Workspace
 
 
@@ -23,17 +26,60 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
             gr.HTML("<h1>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train"):
                 train = train_tab.build(workspace)
+            with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
+                runs = runs_tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
                 chat = chat_tab.build(engine)
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
-        blocks.load(train["arrive"][0], None, train["arrive"][1], **train_tab.QUIET)
-        blocks.load(*train["preview"], **train_tab.QUIET)
-        blocks.load(chat["arrive"][0], None, chat["arrive"][1], **train_tab.QUIET)
-        chat_page.select(chat["refresh"][0], None, chat["refresh"][1], **train_tab.QUIET)
+        news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
+        known = gr.State(None)
+
+        def clone(run_id, request: gr.Request):
+            """A run's options in the form, and the Train tab in front."""
+            run = Run(workspace.runs / str(run_id or "-"))
+            if not run_id or not run.config_values():
+                return [
+                    note(say("choose_run", language(request)), "bad"),
+                    *[gr.skip()] * (2 + len(train["form"].names)),
+                ]
+            filled = train["form"].fill(run.config_values())
+            return [note(say("cloned", language(request), id=run.id)), gr.Tabs(selected="train"), run.id, *filled]
+
+        def chat_with(run_id, checkpoint):
+            name = f"{run_id}/{checkpoint}" if run_id and checkpoint else run_id
+            return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
+
+        def tell(states, request: gr.Request):
+            """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
+            lang, now = language(request), {run.id: run.state() for run in list_runs(workspace)[:200]}
+            active = {name: state.state for name, state in now.items() if state.active}
+            ended = [(name, now[name]) for name in states or {} if name in now and not now[name].active]
+            words = [
+                say("run_ended", lang, id=name, state=say("state_" + s.state, lang), reason=s.reason).strip()
+                for name, s in ended
+            ]
+            for line in words:
+                gr.Info(line)
+            if states == active:
+                return gr.skip(), gr.skip()
+            return (json.dumps(words) if words else gr.skip()), active
+
+        runs["clone"].click(
+            clone, runs["chosen"], [runs["message"], tabs, train["parent"], *train["form"].components], **QUIET
+        )
+        runs["chat"].click(chat_with, [runs["chosen"], runs["checkpoint"]], [tabs, chat["adapter"]], **QUIET).then(
+            chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET)  # fmt: skip
+        gr.Timer(2).tick(tell, known, [news, known], **QUIET)
+        blocks.load(runs["arrive"][0], None, runs["arrive"][1], **QUIET)
+        runs_page.select(runs["list"][0], runs["list"][1], runs["list"][2], **QUIET)
+        blocks.load(train["arrive"][0], None, train["arrive"][1], **QUIET)
+        blocks.load(*train["preview"], **QUIET)
+        blocks.load(chat["arrive"][0], None, chat["arrive"][1], **QUIET)
+        chat_page.select(chat["refresh"][0], None, chat["refresh"][1], **QUIET)
     return blocks
 
 

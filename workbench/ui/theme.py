@@ -93,6 +93,14 @@ const draw = () => {
 draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
 """
 
+# what a run's end says, as a notification of the system's when the page is not in front
+NEWS_JS = """
+watch('value', () => {
+  if (!props.value || !window.Notification || Notification.permission !== 'granted' || document.hasFocus()) return;
+  for (const line of JSON.parse(props.value)) new Notification('QLoRA Workbench', {body: line});
+});
+"""
+
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
 footer { display: none !important; }
@@ -123,6 +131,11 @@ footer { display: none !important; }
 .wb-log { font-family: var(--font-mono); font-size: .78rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; height: 330px; overflow-y: auto; margin: 0; display: flex; flex-direction: column-reverse; padding: 10px 12px;
   border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
 .live-chart { height: 330px; width: 100%; }
+#runs-charts .live-chart { height: 620px; }
+#compare-chart .live-chart { height: 420px; }
+.wb-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+.wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.wb-wide { overflow-x: auto; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }
 """

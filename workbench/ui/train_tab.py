@@ -15,16 +15,11 @@ from workbench.presets import DEFAULT, Preset, list_presets
 from workbench.runs import Run, find_run, list_runs
 from workbench.ui import monitor
 from workbench.ui.form import Form, dataset_choices
+from workbench.ui.notes import QUIET, note
+from workbench.ui.runs_view import differences
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
 from workbench.workspace import Workspace
-
-QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-
-
-def note(text: str, kind: str = "ok") -> str:
-    """A box with one message; the text is escaped. Kinds: ok, warn, bad."""
-    return f"<div class='wb-note {kind}'>{escape(text)}</div>" if text else ""
 
 
 def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple[str, str]]:
@@ -100,9 +95,9 @@ def build(workspace: Workspace) -> dict:
             chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="loss-chart")
         with gr.Column(min_width=420):
             log = gr.HTML(elem_id="log-box")
-    seen = gr.State(None)
+    seen, parent = gr.State(None), gr.State("")  # `parent`: the run whose options were cloned into the form
 
-    def preview(request: gr.Request, preset_name, *contents):
+    def preview(request: gr.Request, preset_name, parent_id, *contents):
         lang = language(request)
         try:
             config = form.config(list(contents))
@@ -112,6 +107,10 @@ def build(workspace: Workspace) -> dict:
                 words = note(say("trust_warning", lang), "warn")
         except UserError as error:
             text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
+        if parent_id and (original := Run(workspace.runs / parent_id)).path.is_dir():
+            pair = [(parent_id, form.read(form.fill(original.config_values()))), ("", form.read(list(contents)))]
+            changed = "".join(f"\n• {name}: {old} → {new}" for name, (old, new) in differences(pair))
+            words += note(say("clone_differs", lang, id=parent_id) + (changed or " " + say("no_differences", lang)))
         return text, command_line(presets[preset_name], form.read(list(contents))), words
 
     def use_preset(name, request: gr.Request):
@@ -132,13 +131,16 @@ def build(workspace: Workspace) -> dict:
             )
         return [note(words, "warn" if found.left_out else "ok"), *form.fill(found.values)]
 
-    def begin(request: gr.Request, *contents):
+    def begin(request: gr.Request, parent_id, *contents):
         lang = language(request)
         try:
-            run = launcher.launch(form.config(list(contents)), workspace)
+            run = launcher.launch(form.config(list(contents)), workspace, parent_id)
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
-        return note(say("started", lang, id=run.id)), gr.Dropdown(choices=run_choices(workspace, lang), value=run.id)
+        words, waiting = say("started", lang, id=run.id), launcher.queue(workspace)
+        if run in waiting:
+            words = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
+        return note(words), gr.Dropdown(choices=run_choices(workspace, lang), value=run.id)
 
     def end(run_id):
         if not run_id:
@@ -182,16 +184,23 @@ def build(workspace: Workspace) -> dict:
         return listed, words, None, about_html(presets[DEFAULT], lang)
 
     view = [status, chart, log, stop, seen, run_list]
-    gr.on([widget.change for widget in form.components], preview, [preset, *form.components], [yaml_box, command, message],
-          trigger_mode="always_last", **QUIET)  # fmt: skip
+    gr.on([parent.change, *(widget.change for widget in form.components)], preview, [preset, parent, *form.components],
+          [yaml_box, command, message], trigger_mode="always_last", **QUIET)  # fmt: skip
+    gr.on([preset.input, take.click], lambda: "", None, parent, **QUIET)
     preset.input(use_preset, preset, [about, *form.components], **QUIET)
     take.click(use_import, pasted, [report, *form.components], **QUIET)
-    begun = start.click(begin, form.components, [message, run_list], show_progress="minimal", api_visibility="private")
+    start.click(None, js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
+                api_visibility="private")  # fmt: skip
+    begun = start.click(
+        begin, [parent, *form.components], [message, run_list], show_progress="minimal", api_visibility="private"
+    )
     begun.success(None, js="() => document.getElementById('run-status-box')?.scrollIntoView({behavior: 'smooth'})")
     stop.click(end, run_list, message, **QUIET)
     gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
     gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)
     return {
         "arrive": (arrive, [run_list, unreadable, seen, about]),
-        "preview": (preview, [preset, *form.components], [yaml_box, command, message]),
+        "preview": (preview, [preset, parent, *form.components], [yaml_box, command, message]),
+        "form": form,
+        "parent": parent,
     }

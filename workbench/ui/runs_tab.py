@@ -1,0 +1,300 @@
+"""The Runs tab: all runs in a table, one run's page, and several runs side by side."""
+
+import tempfile
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from workbench import launcher
+from workbench.charts import AXES, compare_chart, panel_chart
+from workbench.config import to_yaml
+from workbench.errors import UserError
+from workbench.logs import file_token
+from workbench.runs import Run, list_runs
+from workbench.state import ACTIVE, FINAL
+from workbench.ui import monitor, runs_view
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.ui.theme import CHART_JS
+from workbench.workspace import Workspace
+
+_CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
+_CONFIRM = "(id) => [confirm(document.querySelector('#delete-words').textContent) ? id : '']"
+
+
+def build(workspace: Workspace) -> dict:
+    """Lay the tab out and wire it; returns what the page needs to join it with the other tabs."""
+    with gr.Row():
+        search = gr.Textbox(label=t("search"), info=t("search_info"), elem_id="runs-search", scale=3, max_lines=1)
+        states = gr.Dropdown(
+            [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)], value=[], multiselect=True, label=t("states"), elem_id="runs-states", scale=3)  # fmt: skip
+        sort = gr.Dropdown(
+            [(t(f"sort_{s}"), s) for s in runs_view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
+        page = gr.Number(1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90)
+    table = gr.Dataframe(
+        headers=[c.replace("_", " ") for c in runs_view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
+        column_count=(len(runs_view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
+    count = gr.HTML(elem_id="runs-count")
+    with gr.Row(equal_height=True):
+        chosen = gr.Dropdown(
+            [], label=t("selected_run"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
+        checkpoint = gr.Dropdown(
+            [], label=t("checkpoint"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
+        resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
+        chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
+        clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
+    with gr.Row():
+        stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", size="sm", min_width=100)
+        earlier = gr.Button(t("earlier"), elem_id="runs-earlier", size="sm", min_width=100)
+        later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
+        as_zip = gr.DownloadButton(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
+        delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
+    gr.HTML(
+        f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} · {escape(say('delete_sure', 'zh'))}</span>"
+    )
+    message = gr.HTML(elem_id="runs-message")
+    status = gr.HTML(elem_id="runs-status")
+    with gr.Tabs(elem_id="run-parts"):
+        with gr.Tab(t("charts"), id="charts"):
+            charts = gr.HTML(**_CHART, elem_id="runs-charts")
+        with gr.Tab(t("compare_runs"), id="compare", elem_id="part-compare") as compare_part:
+            with gr.Row():
+                several = gr.Dropdown(
+                    [], multiselect=True, label=t("compare_which"), elem_id="compare-runs", allow_custom_value=True, interactive=True, scale=5)  # fmt: skip
+                add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
+            with gr.Row():
+                axis = gr.Radio(
+                    [(t(f"axis_{a}"), a) for a in AXES], value="steps", label=t("axis"), elem_id="compare-axis"
+                )
+                smooth = gr.Slider(0, 0.98, 0.6, step=0.02, label=t("smoothing"), elem_id="compare-smooth")
+                log_scale = gr.Checkbox(False, label=t("log_scale"), elem_id="compare-log")
+            compared = gr.HTML(**_CHART, elem_id="compare-chart")
+            differing = gr.HTML(elem_id="compare-table")
+        with gr.Tab(t("log"), id="log", elem_id="part-log") as log_part:
+            with gr.Row(equal_height=True):
+                words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
+                as_log = gr.DownloadButton(t("download_log"), elem_id="runs-log", scale=1, min_width=150)
+            full_log = gr.HTML(elem_id="full-log-box")
+        with gr.Tab(t("checkpoints"), id="checkpoints", elem_id="part-checkpoints"):
+            saved = gr.HTML(elem_id="runs-checkpoints")
+        with gr.Tab(t("config"), id="config", elem_id="part-config"):
+            changed = gr.HTML(elem_id="runs-parent")
+            config = gr.Code(language="yaml", interactive=False, elem_id="runs-config", wrap_lines=True)
+        with gr.Tab(t("samples"), id="samples", elem_id="part-samples"):
+            samples = gr.HTML(elem_id="runs-samples")
+        with gr.Tab(t("note"), id="note", elem_id="part-note"):
+            title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
+            remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
+            keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
+    seen_table, seen_run = gr.State(None), gr.State(None)
+
+    def run_of(run_id) -> Run | None:
+        run = Run(workspace.runs / Path(str(run_id or "-")).name)
+        return run if run_id and run.path.is_dir() else None
+
+    def the_run(run_id, lang: str) -> Run:
+        run = run_of(run_id)
+        if run is None:
+            raise UserError(say("choose_run", lang))
+        return run
+
+    def list_them(words_, states_, sort_, page_, token, request: gr.Request):
+        """The table, sent again only when a run or the question has changed."""
+        lang = language(request)
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(runs_view.runs_token(workspace)))
+        if fresh == token:
+            return [gr.skip()] * 5
+        rows = runs_view.summaries(workspace, words_ or "", states_ or [], sort_)
+        first = (max(1, int(page_ or 1)) - 1) * runs_view.PAGE
+        part = rows[first : first + runs_view.PAGE]
+        headers = [say(f"column_{c}", lang) for c in runs_view.COLUMNS]
+        ids = [
+            (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
+        ]
+        shown = say("shown_runs", lang, shown=len(part), count=len(rows))
+        if workspace.read_only:
+            shown += " · " + say("read_only", lang)
+        value = {"headers": headers, "data": [row.cells(lang) for row in part]}
+        return (
+            value,
+            f"<div class='wb-sub'>{escape(shown)}</div>",
+            fresh,
+            gr.Dropdown(choices=ids),
+            gr.Dropdown(choices=ids),
+        )
+
+    def look(run_id, token, request: gr.Request):
+        """One run's page; what has not changed is not sent again."""
+        lang, run = language(request), run_of(run_id)
+        if run is None:
+            return [gr.skip()] * 8 if token == lang else ["", "", "", "", "", "", gr.skip(), lang]
+        files = file_token(run.metrics, run.path, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
+        fresh = monitor.change_token(run, lang, False), files
+        if fresh == token:
+            return [gr.skip()] * 8
+        status_ = monitor.status_html(run, lang)
+        if isinstance(token, tuple) and token[0][0] == run.id and token[1] == files:
+            return status_, *[gr.skip()] * 6, fresh
+        return status_, *parts(run, lang), fresh
+
+    def parts(run: Run, lang: str) -> tuple:
+        """What depends on the run's files beside its status."""
+        panels = [
+            (say("loss", lang), ("loss",)), (say("legend_eval", lang), ("eval_loss",)), (say("learning_rate", lang), ("lr",)),
+            (say("chart_grad_norm", lang), ("grad_norm",)), (say("throughput", lang), ("throughput",)),
+            (say("chart_memory", lang), ("peak_memory", "vram_reserved")), (say("chart_utilisation", lang), ("gpu_utilization",)),
+        ]  # fmt: skip
+        figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
+        values, parent = run.config_values(), run.notes().get("parent", "")
+        against = ""
+        if parent:
+            other = run_of(parent)
+            table_ = (
+                runs_view.differences_html([(parent, other.config_values()), (run.id, values)], lang) if other else ""
+            )
+            against = f"<div class='wb-sub'>{escape(say('parent', lang, id=parent))}</div>{table_}"
+        names = [p.name for p in run.checkpoints()][::-1]
+        return (figure, runs_view.checkpoints_html(run, lang), against, to_yaml(values), runs_view.samples_html(run, lang),
+                gr.Dropdown(choices=names))  # fmt: skip
+
+    def choose(run_id, request: gr.Request):
+        """Another run was chosen: its checkpoint, name and note."""
+        run = run_of(run_id)
+        if run is None:
+            return None, "", "", "", None
+        names = [p.name for p in run.checkpoints()][::-1]
+        notes = run.notes()
+        return (
+            gr.Dropdown(choices=names, value=names[0] if names else None),
+            notes.get("title", ""),
+            notes.get("note", ""),
+            "",
+            None,
+        )
+
+    def pick(event: gr.SelectData):
+        return event.row_value[-1]
+
+    def command(action):
+        """A handler that does something with the chosen run and says what."""
+
+        def handler(run_id, *rest, request: gr.Request):
+            try:
+                return note(action(the_run(run_id, language(request)), *rest))
+            except UserError as error:
+                return note(str(error), "bad")
+
+        return handler
+
+    def resumed(run_id, checkpoint_, request: gr.Request):
+        return command(lambda run: launcher.resume(run, workspace, checkpoint=checkpoint_ or ""))(
+            run_id, request=request
+        )
+
+    def stopped(run_id, request: gr.Request):
+        return command(lambda run: launcher.stop(run, workspace))(run_id, request=request)
+
+    def moved(places):
+        def handler(run_id, request: gr.Request):
+            return command(lambda run: launcher.move(run, workspace, places))(run_id, request=request)
+
+        return handler
+
+    def deleted(run_id, request: gr.Request):
+        if not run_id:
+            return gr.skip(), gr.skip()
+        words_ = command(lambda run: launcher.delete(run, workspace))(run_id, request=request)
+        return words_, None if run_of(run_id) is None else run_id
+
+    def noted(run_id, title_, remark_, request: gr.Request):
+        def save(run: Run) -> str:
+            workspace.check_writable()
+            run.set_notes(title=title_.strip()[:80], note=remark_.strip())
+            return say("saved", language(request))
+
+        return command(save)(run_id, request=request)
+
+    def compare(ids, axis_, smooth_, log_axis, request: gr.Request):
+        lang = language(request)
+        runs = [run for run in map(run_of, (ids or [])[:24]) if run]
+        if not runs:
+            return "", note(say("choose_run", lang))
+        named = [(run.notes().get("title") or run.id, run) for run in runs]
+        figure = compare_chart(
+            [(name, monitor.reader_of(run).series) for name, run in named], axis=axis_, axis_name=say(f"axis_{axis_}", lang), smooth=smooth_,
+            log_scale=log_axis, eval_name=say("legend_eval", lang))  # fmt: skip
+        return figure, runs_view.differences_html([(name, run.config_values()) for name, run in named], lang)
+
+    def find(run_id, words_):
+        run = run_of(run_id)
+        return runs_view.log_lines_html(run, words_ or "") if run else ""
+
+    def zipped(run_id):
+        run = run_of(run_id)
+        return str(runs_view.make_zip(run, Path(tempfile.mkdtemp(prefix="workbench-")))) if run else None
+
+    def logged(run_id):
+        run = run_of(run_id)
+        if run is None or not run.log.is_file():
+            return None
+        target = Path(tempfile.mkdtemp(prefix="workbench-")) / f"{run.id}.log"
+        target.write_bytes(run.log.read_bytes())
+        return str(target)
+
+    listing = [search, states, sort, page, seen_table]
+    listed = [table, count, seen_table, chosen, several]
+    seeing, shown = [chosen, seen_run], [status, charts, saved, changed, config, samples, checkpoint, seen_run]
+    gr.on(
+        [search.change, states.change, sort.change, page.change],
+        list_them,
+        listing,
+        listed,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    gr.Timer(2).tick(list_them, listing, listed, **QUIET)
+    gr.Timer(1).tick(look, seeing, shown, **QUIET)
+    table.select(pick, None, chosen, **QUIET)
+    chosen.change(choose, chosen, [checkpoint, title, remark, full_log, seen_run], **QUIET).then(
+        look, seeing, shown, **QUIET
+    )
+    resume.click(resumed, [chosen, checkpoint], message, **QUIET)
+    stop.click(stopped, chosen, message, **QUIET)
+    earlier.click(moved(-1), chosen, message, **QUIET)
+    later.click(moved(1), chosen, message, **QUIET)
+    delete.click(deleted, chosen, [message, chosen], js=_CONFIRM, **QUIET)
+    keep.click(noted, [chosen, title, remark], message, **QUIET)
+    comparing = ([several, axis, smooth, log_scale], [compared, differing])
+    gr.on(
+        [several.change, axis.change, smooth.release, log_scale.change, compare_part.select],
+        compare,
+        *comparing,
+        **QUIET,
+    )
+    add.click(
+        lambda ids, run_id: [*dict.fromkeys([*(ids or []), *([run_id] if run_id else [])])],
+        [several, chosen],
+        several,
+        **QUIET,
+    )
+    gr.on(
+        [words.submit, words.change, log_part.select],
+        find,
+        [chosen, words],
+        full_log,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    as_zip.click(zipped, chosen, as_zip, show_progress="hidden", api_visibility="private")
+    as_log.click(logged, chosen, as_log, show_progress="hidden", api_visibility="private")
+
+    def arrive(request: gr.Request):
+        """A new page shows the newest run."""
+        found = list_runs(workspace)
+        return found[0].id if found else None
+
+    return {
+        "arrive": (arrive, [chosen]), "chosen": chosen, "checkpoint": checkpoint, "clone": clone, "chat": chat, "message": message,
+        "list": (list_them, listing, listed),
+    }  # fmt: skip

@@ -1,0 +1,191 @@
+"""What the Runs tab shows, as plain values and HTML: no gradio here, so it is tested without a page.
+
+Everything comes from files. What was read of a run is kept until its files change, so that thousands of runs can be
+listed again and again.
+"""
+
+import html
+import json
+import zipfile
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from workbench.logs import MetricsReader, file_token
+from workbench.runs import Run, folder_bytes, list_runs, step_of
+from workbench.state import ProcessState
+from workbench.ui.strings import say
+from workbench.workspace import Workspace
+
+COLUMNS = (
+    "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory", "id",
+)  # fmt: skip
+SORTS = ("by_newest", "by_oldest", "by_loss", "by_eval_loss", "by_longest", "by_throughput")
+PAGE = 100  # rows that are sent at once
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of the table."""
+
+    run: Run
+    state: ProcessState
+    title: str
+    model: str
+    dataset: str
+    last: dict
+    best_loss: float | None
+    best_eval: float | None
+
+    @property
+    def seconds(self) -> float:
+        return self.last.get("elapsed_seconds") or 0.0
+
+    def cells(self, lang: str) -> list:
+        steps = f"{self.state.step}/{self.state.total_steps}" if self.state.total_steps else ""
+        return [
+            say("state_" + self.state.state, lang), self.title, self.model, self.dataset, steps, _short(self.last.get("loss")),
+            _short(self.best_loss), _short(self.best_eval), str(self.last.get("elapsed_time") or ""),
+            _short(self.last.get("throughput"), "{:,.0f}"), _short(self.last.get("peak_memory"), "{:.1f}"), self.run.id,
+        ]  # fmt: skip
+
+
+_known: dict[str, tuple[tuple, tuple]] = {}
+
+
+def _read(run: Run) -> tuple:
+    """Title, model, dataset, last figures, lowest losses: read again only when the files have changed."""
+    token = file_token(run.metrics, run.path / "run.yaml", run.path / "meta.json")
+    found = _known.get(str(run.path))
+    if found is None or found[0] != token:
+        reader = MetricsReader(run.metrics)
+        reader.update()
+        values = run.config_values()
+        best = [min(reader.series[name].y, default=None) for name in ("loss", "eval_loss")]
+        model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
+        found = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), reader.last, *best)
+        _known[str(run.path)] = found
+    return found[1]
+
+
+def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
+    """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none: all)."""
+    words, found = search.lower().split(), []
+    for run in list_runs(workspace):
+        state = run.state()
+        if states and state.state not in states:
+            continue
+        row = Summary(run, state, *_read(run))
+        text = f"{run.id} {row.title} {row.model} {row.dataset}".lower()
+        if all(word in text for word in words):
+            found.append(row)
+    worst = float("inf")
+    keys = {
+        "by_oldest": lambda r: r.run.id,
+        "by_loss": lambda r: worst if r.best_loss is None else r.best_loss,
+        "by_eval_loss": lambda r: worst if r.best_eval is None else r.best_eval,
+        "by_longest": lambda r: -r.seconds,
+        "by_throughput": lambda r: -(r.last.get("throughput") or 0),
+    }
+    return sorted(found, key=keys[sort]) if sort in keys else found
+
+
+def runs_token(workspace: Workspace) -> tuple:
+    """Something that changes when the table does; a few microseconds for each run."""
+    return tuple((run.id, *file_token(run.path / "state.json", run.metrics, run.path / "meta.json"), run.state().state)
+                 for run in list_runs(workspace))  # fmt: skip
+
+
+def checkpoints_html(run: Run, lang: str) -> str:
+    """The whole checkpoints with their size and evaluation loss, the best one marked."""
+    reader = MetricsReader(run.metrics)
+    reader.update()
+    evaluated = dict(zip(reader.series["eval_loss"].x, reader.series["eval_loss"].y, strict=True))
+    there = run.checkpoints()
+    losses = {p: evaluated.get(step_of(p)) for p in there}
+    known = [loss for loss in losses.values() if loss is not None]
+    rows = []
+    for p in there:
+        best = " ★ " + say("best", lang) if known and losses[p] == min(known) else ""
+        size = f"{folder_bytes(p) / 2**20:,.1f} MiB"
+        rows.append(f"<tr><td>{escape(p.name)}{escape(best)}</td><td>{_short(losses[p])}</td><td>{size}</td></tr>")
+    head = f"<tr><th>{say('checkpoint', lang)}</th><th>{say('legend_eval', lang)}</th><th>{say('size', lang)}</th></tr>"
+    whole = say("disk_use", lang, size=f"{folder_bytes(run.path) / 2**20:,.1f} MiB")
+    return f"<table class='wb-table'>{head}{''.join(rows)}</table><div class='wb-sub'>{escape(whole)}</div>"
+
+
+def differences(configs: list[tuple[str, dict]]) -> list[tuple[str, list[str]]]:
+    """`(option, its value in each config)` for the options in which configs differ."""
+    names = list(dict.fromkeys(name for _, values in configs for name in values))
+    rows = [(name, [_value(values.get(name)) for _, values in configs]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _value(value) -> str:
+    return "–" if value is None else str(value)
+
+
+def differences_html(configs: list[tuple[str, dict]], lang: str) -> str:
+    """`differences` as a table."""
+    rows = differences(configs)
+    if not rows:
+        return f"<div class='wb-sub'>{escape(say('no_differences', lang))}</div>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("", *(name for name, _ in configs)))
+    body = "".join(
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(v)}</td>' for v in values)}</tr>" for name, values in rows)  # fmt: skip
+    return f"<table class='wb-table'><tr>{head}</tr>{body}</table>"
+
+
+def samples_html(run: Run, lang: str, last: int = 8) -> str:
+    """The answers to the sample prompts side by side: a row for each prompt, a column for each of the last steps."""
+    answers: dict[str, dict[int, str]] = {}
+    try:
+        with open(run.path / "samples.jsonl", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    answers.setdefault(str(row["prompt"]), {})[int(row["current_steps"])] = str(row["answer"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except OSError:
+        pass
+    if not answers:
+        return f"<div class='wb-sub'>{escape(say('no_samples', lang))}</div>"
+    every = sorted({step for of_prompt in answers.values() for step in of_prompt})
+    steps = every if len(every) <= last else [every[0], *every[1 - last :]]
+    head = "".join(f"<th>{say('step', lang)} {step}</th>" for step in steps)
+    rows = "".join(
+        f"<tr><td><b>{escape(prompt)}</b></td>{''.join(f'<td>{escape(said.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
+        for prompt, said in answers.items())  # fmt: skip
+    return f"<div class='wb-wide'><table class='wb-table'><tr><th></th>{head}</tr>{rows}</table></div>"
+
+
+def found_in_log(path: Path, words: str, most: int = 400, limit: int = 64 << 20) -> list[str]:
+    """The last lines of a log that hold `words`, whatever their case; of a very long log only the end is searched."""
+    wanted, found = words.lower().encode(), []
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            found = [line for line in file if wanted in line.lower()][-most:]
+    except OSError:
+        return []
+    return [line.decode("utf-8", "replace").rstrip("\n") for line in found]
+
+
+def log_lines_html(run: Run, words: str) -> str:
+    lines = "\n".join(found_in_log(run.log, words))
+    return f"<div class='wb-log' id='full-log'><div>{html.escape(lines)}</div></div>"
+
+
+def make_zip(run: Run, target: Path) -> Path:
+    """The run's own files, without checkpoints, as `target/<id>.zip`."""
+    file = target / f"{run.id}.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(run.path.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                archive.write(path, f"{run.id}/{path.name}")
+    return file
+
+
+def _short(value, form: str = "{:.4f}") -> str:
+    return form.format(value) if isinstance(value, int | float) else ""

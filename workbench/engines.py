@@ -16,7 +16,9 @@ from pathlib import Path
 
 from workbench.config import changed_values
 from workbench.errors import UserError
+from workbench.launcher import active_runs
 from workbench.models.locate import locate_adapter, locate_model
+from workbench.models.sizes import free_gib, loaded_gib
 from workbench.options import EngineConfig
 from workbench.state import ProcessState, StateDirectory
 from workbench.workspace import PROJECT, Workspace, slug
@@ -69,11 +71,12 @@ class Engine:
         """Start a process that loads `config`; an engine that runs is ended first. Returns at once.
 
         Raises:
-            UserError: the model or the adapter does not exist.
+            UserError: the model or the adapter does not exist, or there is no room beside a run that is going.
         """
         locate_model(config.model_name_or_path, self.workspace)
         if adapter:
             locate_adapter(adapter, self.workspace)
+        self._check_room(config)
         with self._lock:
             self._end()
             folder = (
@@ -103,6 +106,21 @@ class Engine:
             # an engine that dies before its first word would otherwise look as if it were still starting
             directory.update(pid=self._process.pid)
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
+
+    def _check_room(self, config: EngineConfig) -> None:
+        """Loading beside a run must not end the run: say before it is tried that it will not fit."""
+        going = active_runs(self.workspace)
+        if not going:
+            return
+        free, on_gpu = free_gib(config.devices)
+        need = loaded_gib(
+            Path(locate_model(config.model_name_or_path, self.workspace)), config.quantization_bit, on_gpu
+        )
+        if need > free:
+            raise UserError(
+                f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free while {going[0].id} trains. "
+                "Wait until it ends, stop it, choose 4 bit, or load on another device."
+            )
 
     def knows(self, adapter: str) -> bool:
         """Whether the engine has this adapter loaded."""

@@ -173,9 +173,10 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
     workspace.check_writable()
     with _queue_lock(workspace):
         lock = run.lock()
+        if lock is not None:
+            os.close(lock)
         if lock is None or run.state().active:
             raise UserError(f"The run {run.id} is still going. Stop it first.")
-        os.close(lock)
         there = run.checkpoints()
         name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
         if name and name not in [p.name for p in there]:

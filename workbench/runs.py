@@ -112,10 +112,11 @@ def delete_run(run: Run) -> None:
     Raises:
         UserError: it has not ended.
     """
-    lock = run.lock() if run.path.is_dir() else None
+    lock = run.lock()
+    if lock is not None:
+        os.close(lock)
     if lock is None or run.state().active:
         raise UserError(f"The run {run.id} has not ended. Stop it first.")
-    os.close(lock)
     target = run.path.resolve()
     if run.path.is_symlink():
         run.path.unlink()

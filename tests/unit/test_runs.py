@@ -6,7 +6,7 @@ import pytest
 
 from workbench.config import validated
 from workbench.errors import UserError
-from workbench.runs import Run, create_run, find_run, list_runs
+from workbench.runs import Run, create_run, delete_run, find_run, list_runs, write_manifest
 from workbench.state import own_process, process_alive
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
@@ -102,6 +102,62 @@ def test_only_whole_checkpoints_count(tmp_path):
         for file in files:
             (tmp_path / name / file).touch()
     assert [p.name for p in Run(tmp_path).checkpoints()] == ["checkpoint-9", "checkpoint-10"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "list"])
+def test_a_checkpoint_with_a_file_missing_or_cut_is_not_whole(tmp_path, damage):
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    for name in ("adapter_model.safetensors", "optimizer.pt", "trainer_state.json"):
+        (folder / name).write_bytes(b"x" * 100)
+    write_manifest(folder)
+    assert Run(tmp_path).checkpoints() == [folder]
+    if damage == "missing":
+        (folder / "optimizer.pt").unlink()
+    elif damage == "cut":
+        (folder / "optimizer.pt").write_bytes(b"x" * 60)
+    else:
+        (folder / "files.json").write_text("{")
+    assert Run(tmp_path).checkpoints() == []
+
+
+def test_delete_refuses_a_run_that_has_not_ended_and_takes_linked_folders_along(workspace):
+    run = create_run(workspace, validated(CONFIG | {"output_dir": "saves/x"}))
+    with pytest.raises(UserError, match="has not ended"):
+        delete_run(run)
+    run.update(state="finished")
+    lock = run.lock()
+    with pytest.raises(UserError, match="has not ended"):  # a trainer is still there
+        delete_run(run)
+    os.close(lock)
+    delete_run(run)
+    assert list_runs(workspace) == [] and not (workspace.root / "saves" / "x").exists()
+
+
+def test_notes(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    assert run.notes() == {}
+    run.set_notes(title="名称 <b>", parent="p")
+    run.set_notes(note="n")
+    assert run.notes() == {"title": "名称 <b>", "parent": "p", "note": "n"}
+    (run.path / "meta.json").write_text("[1]")
+    assert run.notes() == {}
+
+
+def test_a_full_disk_leaves_room_for_the_last_word(workspace, monkeypatch):
+    from workbench import state as module
+
+    run = create_run(workspace, validated(CONFIG))
+    real = module.write_atomically
+
+    def full(path, text):
+        if (run.path / ".reserve").exists():
+            raise OSError(28, "No space left on device")
+        real(path, text)
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    run.update(state="failed", reason="The disk is full.")
+    assert run.state().reason == "The disk is full."
 
 
 def test_find_run_says_what_exists(workspace):

@@ -7,6 +7,7 @@ from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import is_demo, locate_model
 from workbench.models.rope import set_rope_scaling
+from workbench.models.sizes import loaded_gib
 from workbench.options import ModelOptions
 from workbench.workspace import Workspace
 
@@ -159,12 +160,8 @@ def _does_not_fit(source: str, options: ModelOptions) -> str:
     import torch
 
     free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
-    folder = Path(source)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**30 if folder.is_dir() else 0
-    about = ""
-    if size:
-        # of 16-bit files; a part (embeddings, output head) is not quantised
-        need = size * {4: 0.32, 8: 0.55}.get(options.quantization_bit, 1.0)
+    need, about = loaded_gib(Path(source), options.quantization_bit, on_gpu=True), ""
+    if need:
         about = f" Its weights take about {need:.1f} GiB with these settings, and {max(0.0, need - free):.1f} GiB more is missing."
     advice = {
         4: "Close other programs on this GPU, or use more GPUs with device_map: auto.",

@@ -77,6 +77,8 @@ class Form:
         elif option.kind == "choice":
             empty = [("–", "")] if option.optional else []
             widget = gr.Dropdown(empty + [(str(c), c) for c in option.choices], **common)
+        elif option.name == "sample_prompts":
+            widget = gr.Textbox(lines=2, max_lines=6, **common)
         else:  # numbers too: a text field shows 1e-4 as it was written and may be empty
             widget = gr.Textbox(max_lines=1, **common)
         self.widgets[option.name] = widget

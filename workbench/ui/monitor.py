@@ -50,6 +50,8 @@ def status_html(run: Run, lang: str) -> str:
     if state.reason:
         kind = "bad" if state.state in ("failed", "lost") else "warn"
         parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(state.reason)}</div>")
+    if state.warning and state.active:
+        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(state.warning)}</div>")
     tiles = [
         ("loss", _number(last.get("loss"), "{:.4f}")),
         ("learning_rate", _number(last.get("lr"), "{:.2e}")),

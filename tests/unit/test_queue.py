@@ -1,0 +1,116 @@
+"""The queue: which device goes to whom, order, what a stopped or corrupt run does to it."""
+
+import os
+import time
+
+import psutil
+import pytest
+
+from workbench import launcher
+from workbench.config import validated
+from workbench.errors import UserError
+from workbench.launcher import assign, wanted_slots
+from workbench.runs import create_run
+from workbench.state import own_process, process_alive
+from workbench.workspace import Workspace
+
+CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Runs that the queue would have started; they count as running in this process."""
+    found = []
+
+    def spawn(run, workspace):
+        run.update(state="running", **own_process())
+        found.append(run.id)
+
+    monkeypatch.setattr(launcher, "_spawn", spawn)
+    return found
+
+
+def test_slots_that_a_run_takes():
+    assert wanted_slots({}, ["cpu"]) == (["cpu"], 1)
+    assert wanted_slots({"devices": "0,1"}, ["cpu"]) == (["cpu"], 1)
+    assert wanted_slots({}, ["0", "1"]) == (["0", "1"], 1)
+    assert wanted_slots({"devices": "1"}, ["0", "1"]) == (["1"], 1)
+    assert wanted_slots({"devices": "cpu"}, ["0", "1"]) == (["cpu"], 1)
+    assert wanted_slots({"device_map": "auto"}, ["0", "1"]) == (["0", "1"], 2)
+
+
+def test_assign_in_order_and_nobody_overtakes_a_run_that_waits_for_several():
+    one, both = (["0", "1"], 1), (["0", "1"], 2)
+    assert assign([one, one, one], set()) == [["0"], ["1"], []]
+    assert assign([one], {"0"}) == [["1"]]
+    assert assign([both, one], {"0"}) == [[], []]
+    assert assign([both, one], set()) == [["0", "1"], []]
+    assert assign([(["1"], 1), (["0"], 1)], {"1"}) == [[], ["0"]]
+    assert assign([both, (["cpu"], 1)], {"1"}) == [[], ["cpu"]]
+
+
+def test_gpus_are_slots(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    assert launcher.slots() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert launcher.slots() == ["cpu"]
+
+
+def test_queue_order_moves_and_cancels(workspace, started):
+    first, second, third = (create_run(workspace, validated(CONFIG | {"run_name": n})) for n in "abc")
+    assert launcher.queue(workspace) == [first, second, third]
+    assert "number 1 of 3" in launcher.move(third, workspace, -2)
+    assert launcher.queue(workspace) == [third, first, second]
+    launcher.move(third, workspace, 1)
+    assert launcher.queue(workspace) == [first, third, second]
+    assert "taken out" in launcher.stop(third, workspace) and third.state().state == "stopped"
+    assert launcher.start_queued(workspace) == [first] and started == [first.id]
+    assert launcher.start_queued(workspace) == []  # its device is busy
+    with pytest.raises(UserError, match="not in the queue"):
+        launcher.move(first, workspace, 1)
+    first.update(state="finished")
+    assert launcher.start_queued(workspace) == []  # it has not left yet
+    first.update(ended=time.time())
+    assert launcher.start_queued(workspace) == [second]
+
+
+def test_a_corrupt_state_does_not_stop_the_queue(workspace, started):
+    bad, good = create_run(workspace, validated(CONFIG)), create_run(workspace, validated(CONFIG))
+    (bad.path / "state.json").write_text("{")
+    assert launcher.start_queued(workspace) == [good]
+
+
+def test_a_read_only_page_changes_nothing(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    other = Workspace(workspace.root, read_only=True)
+    for action in (launcher.stop, launcher.resume, launcher.delete, lambda r, w: launcher.move(r, w, 1)):
+        with pytest.raises(UserError, match="read-only"):
+            action(run, other)
+    assert run.state().state == "queued"
+
+
+def test_a_process_is_the_same_one_whatever_the_clock_says(monkeypatch):
+    """Times of start are counted from boot: a clock set back by an hour loses no run."""
+    mine = own_process()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: now() - 3600)
+    assert process_alive(mine["pid"], mine["pid_started"], mine["boot"])
+    assert not process_alive(mine["pid"], mine["pid_started"] + 1, mine["boot"])
+    assert not process_alive(mine["pid"], mine["pid_started"], "another boot")
+
+
+def test_resume_wants_a_whole_checkpoint_and_an_ended_run(workspace, started):
+    run = create_run(workspace, validated(CONFIG))
+    with pytest.raises(UserError, match="still going"):
+        launcher.resume(run, workspace)
+    run.update(state="failed", ended=time.time())
+    with pytest.raises(UserError, match=r"no whole checkpoint '7'\. It has: none"):
+        launcher.resume(run, workspace, checkpoint="7")
+    with pytest.raises(UserError, match="Unknown option 'lora_rnk'"):
+        launcher.resume(run, workspace, overrides={"lora_rnk": 1})
+    lock = run.lock()
+    with pytest.raises(UserError, match="still going"):
+        launcher.resume(run, workspace)
+    os.close(lock)
+    assert "from the beginning" in launcher.resume(run, workspace) and started == [run.id]

@@ -61,21 +61,26 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         expect(tab.locator("#run-status")).to_contain_text(first)
         expect(tab.locator("#loss-chart .trace").first).to_be_attached(timeout=30_000)
 
-        # a second start while one is going is refused with a sentence
+        # a second start while one is going waits in the queue
         tab.click("#start")
-        expect(tab.locator("#train-message")).to_contain_text("still going")
+        expect(tab.locator("#train-message")).to_contain_text("waits in the queue, as number 1")
+        second = run_ids(workspace)[1]
+        expect(tab.locator("#run-status .wb-badge")).to_have_text("queued")
 
         # stop saves a checkpoint
+        tab.click("#run-list input")
+        tab.get_by_role("option", name=re.compile(first)).first.click()
+        expect(tab.locator("#run-status b").first).to_have_text(first)
         tab.click("#stop")
         wait_for_state(tab, "stopped", 60_000)
         stopped = state_of(workspace, first)
         assert stopped["state"] == "stopped"
         assert (workspace / "runs" / first / f"checkpoint-{stopped['step']}" / "adapter_model.safetensors").is_file()
 
-        # the page's server dies and comes back while the next run goes on
-        tab.click("#start")
+        # the queued run starts by itself; the page's server dies and comes back while it goes on
+        tab.goto(page.url)
+        expect(tab.locator("#run-status b").first).to_have_text(second, timeout=60_000)
         expect(tab.locator("#run-status")).to_contain_text(re.compile(r"Step [1-9]\d* / "), timeout=120_000)
-        second = run_ids(workspace)[1]
         assert state_of(workspace, second)["state"] in ("starting", "running")
         page.process.kill()
         page.process.wait()

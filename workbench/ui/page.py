@@ -62,8 +62,6 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
                 say("run_ended", lang, id=name, state=say("state_" + s.state, lang), reason=s.reason).strip()
                 for name, s in ended
             ]
-            for line in words:
-                gr.Info(line)
             if states == active:
                 return gr.skip(), gr.skip()
             return (json.dumps(words) if words else gr.skip()), active

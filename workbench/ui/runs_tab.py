@@ -20,6 +20,7 @@ from workbench.ui.theme import CHART_JS
 from workbench.workspace import Workspace
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
+_DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
 _CONFIRM = "(id) => [confirm(document.querySelector('#delete-words').textContent) ? id : '']"
 
 
@@ -48,11 +49,14 @@ def build(workspace: Workspace) -> dict:
         stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", size="sm", min_width=100)
         earlier = gr.Button(t("earlier"), elem_id="runs-earlier", size="sm", min_width=100)
         later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
-        as_zip = gr.DownloadButton(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
+        as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
         delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
     gr.HTML(
         f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} · {escape(say('delete_sure', 'zh'))}</span>"
     )
+    file = gr.DownloadButton(
+        visible="hidden", elem_id="runs-file"
+    )  # made when it is asked for, then clicked by a script
     message = gr.HTML(elem_id="runs-message")
     status = gr.HTML(elem_id="runs-status")
     with gr.Tabs(elem_id="run-parts"):
@@ -74,7 +78,7 @@ def build(workspace: Workspace) -> dict:
         with gr.Tab(t("log"), id="log", elem_id="part-log") as log_part:
             with gr.Row(equal_height=True):
                 words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
-                as_log = gr.DownloadButton(t("download_log"), elem_id="runs-log", scale=1, min_width=150)
+                as_log = gr.Button(t("download_log"), elem_id="runs-log", scale=1, min_width=150)
             full_log = gr.HTML(elem_id="full-log-box")
         with gr.Tab(t("checkpoints"), id="checkpoints", elem_id="part-checkpoints"):
             saved = gr.HTML(elem_id="runs-checkpoints")
@@ -286,8 +290,8 @@ def build(workspace: Workspace) -> dict:
         trigger_mode="always_last",
         **QUIET,
     )
-    as_zip.click(zipped, chosen, as_zip, show_progress="hidden", api_visibility="private")
-    as_log.click(logged, chosen, as_log, show_progress="hidden", api_visibility="private")
+    for button, make in ((as_zip, zipped), (as_log, logged)):
+        button.click(make, chosen, file, show_progress="minimal", api_visibility="private").success(None, js=_DOWNLOAD)
 
     def arrive(request: gr.Request):
         """A new page shows the newest run."""

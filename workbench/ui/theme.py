@@ -93,11 +93,21 @@ const draw = () => {
 draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
 """
 
-# what a run's end says, as a notification of the system's when the page is not in front
+# What a run's end says: a line on the page for a while, and a notification of the system's when the page is not in front.
+# gradio's own toasts come only from events that go through its queue.
 NEWS_JS = """
 watch('value', () => {
-  if (!props.value || !window.Notification || Notification.permission !== 'granted' || document.hasFocus()) return;
-  for (const line of JSON.parse(props.value)) new Notification('QLoRA Workbench', {body: line});
+  if (!props.value) return;
+  for (const line of JSON.parse(props.value)) {
+    const box = document.createElement('div');
+    box.className = 'wb-toast';
+    box.textContent = line;
+    document.body.appendChild(box);
+    setTimeout(() => box.remove(), 15000);
+    box.onclick = () => box.remove();
+    if (window.Notification && Notification.permission === 'granted' && !document.hasFocus())
+      new Notification('QLoRA Workbench', {body: line});
+  }
 });
 """
 
@@ -135,6 +145,8 @@ footer { display: none !important; }
 #compare-chart .live-chart { height: 420px; }
 .wb-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.wb-toast { position: fixed; right: 16px; bottom: 16px; max-width: 420px; z-index: 999; padding: 10px 14px; border-radius: 10px; cursor: pointer;
+  border: 1px solid var(--primary-500); background: var(--block-background-fill); color: var(--body-text-color); box-shadow: 0 4px 16px #0004; }
 .wb-wide { overflow-x: auto; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }

@@ -108,7 +108,8 @@ def build(workspace: Workspace) -> dict:
         except UserError as error:
             text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
         if parent_id and (original := Run(workspace.runs / parent_id)).path.is_dir():
-            pair = [(parent_id, form.read(form.fill(original.config_values()))), ("", form.read(list(contents)))]
+            fills = form.fill(original.config_values()), contents
+            pair = [("", dict(zip(form.names, filled, strict=True))) for filled in fills]
             changed = "".join(f"\n• {name}: {old} → {new}" for name, (old, new) in differences(pair))
             words += note(say("clone_differs", lang, id=parent_id) + (changed or " " + say("no_differences", lang)))
         return text, command_line(presets[preset_name], form.read(list(contents))), words

@@ -158,6 +158,40 @@ def resume(
     print(launcher.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
 
 
+@app.command("note")
+def note_(
+    run_id: str,
+    title: Annotated[str | None, typer.Option("--title", help="A name to show instead of the id.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="A note.")] = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Name a run or write something about it; without options: print what is written."""
+    from workbench.runs import find_run
+
+    run = find_run(Workspace(workspace), run_id)
+    changes = {key: value for key, value in (("title", title), ("note", text)) if value is not None}
+    if changes:
+        run.set_notes(**changes)
+    print(json.dumps(run.notes(), ensure_ascii=False))
+
+
+@app.command()
+def delete(
+    run_id: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Delete a run that has ended, with all its files."""
+    from workbench import launcher
+    from workbench.runs import find_run
+
+    place = Workspace(workspace)
+    run = find_run(place, run_id)
+    if not yes:
+        typer.confirm(f"Delete {run.id} and all its files?", abort=True)
+    print(launcher.delete(run, place))
+
+
 queue_app = typer.Typer(no_args_is_help=True, help="Runs that wait for a free device: add, list, move.")
 app.add_typer(queue_app, name="queue")
 

@@ -16,7 +16,7 @@ from workbench.config import to_yaml, validated, write_atomically
 from workbench.errors import UserError
 from workbench.locks import locked
 from workbench.options import RunConfig
-from workbench.runs import Run, create_run, delete_run, list_runs, step_of
+from workbench.runs import Run, create_run, delete_run, list_states, step_of
 from workbench.state import process_alive
 from workbench.train.supervise import preflight
 from workbench.workspace import PROJECT, Workspace
@@ -58,14 +58,13 @@ def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str
 
 def active_runs(workspace: Workspace) -> list[Run]:
     """Runs that have not ended, newest first."""
-    return [run for run in list_runs(workspace) if run.state().active]
+    return [item.run for item in list_states(workspace) if item.state.active]
 
 
 def queue(workspace: Workspace) -> list[Run]:
     """The queued runs in the order in which they will start."""
-    waiting = [(run.state(), run) for run in list_runs(workspace)]
-    waiting = [(state.position, run.id, run) for state, run in waiting if state.state == "queued" and not state.pid]
-    return [run for _, _, run in sorted(waiting, key=lambda item: item[:2])]
+    waiting = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
+    return [item.run for item in sorted(waiting, key=lambda item: (item.state.position, item.run.id))]
 
 
 def _queue_lock(workspace: Workspace):
@@ -106,10 +105,8 @@ def start_queued(workspace: Workspace) -> list[Run]:
 
 def busy_slots(workspace: Workspace) -> set[str]:
     """Slots of the runs that are going, also of one that has said its last word but whose process is still there."""
-    states = [run.state() for run in list_runs(workspace)]
-    going = [
-        s for s in states if s.pid and (s.active or (s.ended is None and process_alive(s.pid, s.pid_started, s.boot)))
-    ]
+    states = [item.state for item in list_states(workspace) if item.state.pid and not item.settled]
+    going = [s for s in states if s.active or process_alive(s.pid, s.pid_started, s.boot)]
     return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
 
 

@@ -126,6 +126,31 @@ class MetricsReader:
             return
 
 
+def summary(path: Path) -> tuple[dict, float | None, float | None]:
+    """`(last values, lowest loss, lowest eval_loss)` of a `trainer_log.jsonl`; of a very long one, of the lines that are sampled."""
+    try:
+        small = path.stat().st_size <= _WHOLE
+        data = path.read_bytes() if small else b""
+    except OSError:
+        return {}, None, None
+    if not small:
+        reader = MetricsReader(path)
+        reader.update()
+        return reader.last, *(min(reader.series[name].y, default=None) for name in ("loss", "eval_loss"))
+    last, lowest = {}, {"loss": None, "eval_loss": None}
+    for line in data.splitlines():
+        try:
+            row = orjson.loads(line)
+            for name, low in lowest.items():
+                value = row.get(name)
+                if isinstance(value, int | float) and (low is None or value < low):
+                    lowest[name] = value
+            last.update(row)
+        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            continue
+    return last, lowest["loss"], lowest["eval_loss"]
+
+
 def smoothed(values: list[float], weight: float | None = None) -> list[float]:
     """Exponential moving average, corrected for its start (as TensorBoard does). `weight` None: by length."""
     if weight is None:

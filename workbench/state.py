@@ -75,9 +75,6 @@ def _fits(values: dict) -> bool:
     return all(isinstance(v, _TYPES[k]) for k, v in values.items()) and (values.get("pid") or 1) > 0
 
 
-_seen: dict[str, tuple] = {}  # files as they were last read: thousands of runs are listed at each look
-
-
 @dataclass(frozen=True)
 class StateDirectory:
     """A directory with a `state.json` and a `running_log.txt`."""
@@ -94,15 +91,9 @@ class StateDirectory:
 
     def stored_state(self) -> ProcessState:
         """`state.json` as it stands. A missing or corrupt file reads as `lost`, never as an exception."""
-        file = self.path / "state.json"
         try:
-            stat = os.stat(file)
-            token = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            known = _seen.get(str(file))
-            if known is None or known[0] != token:
-                known = token, json.loads(file.read_text(encoding="utf-8"))
-                _seen[str(file)] = known
-            values = {k: v for k, v in known[1].items() if k in _TYPES}
+            stored = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+            values = {k: v for k, v in stored.items() if k in _TYPES}
             if values.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(values):
                 raise ValueError
             return ProcessState(**values)

@@ -27,10 +27,17 @@ def train_tab(tab, name: str) -> None:
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
-def chat_tab(tab, run_id: str, name: str) -> None:
+def runs_tab(tab, name: str) -> None:
     tab.get_by_role("tab").nth(1).click()
+    tab.wait_for_selector("#runs-charts .trace", timeout=60_000)
+    tab.wait_for_timeout(1500)
+    tab.screenshot(path=HERE / f"{name}.png", full_page=True)
+
+
+def chat_tab(tab, run_id: str, name: str) -> None:
+    tab.get_by_role("tab").nth(2).click()
     tab.click("#chat-adapter input")
-    tab.get_by_role("option", name=run_id).click()
+    tab.get_by_role("option", name=run_id, exact=True).click()
     if "is ready" not in tab.locator("#engine-status").inner_text():
         tab.click("#load")
     expect(tab.locator("#engine-status .ok")).to_be_visible(timeout=90_000)
@@ -63,6 +70,7 @@ def main() -> None:
             if dark:
                 tab.click("#theme")
             train_tab(tab, f"train-{words}")
+            runs_tab(tab, f"runs-{words}")
             chat_tab(tab, run_id, f"chat-{words}")
             context.close()
         browser.close()

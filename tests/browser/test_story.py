@@ -97,7 +97,7 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         # chat: base and adapter side by side, same prompt, greedy
         tab.get_by_role("tab", name="Chat").click()
         tab.click("#chat-adapter input")
-        tab.get_by_role("option", name=second).click()
+        tab.get_by_role("option", name=second, exact=True).click()
         tab.click("#load")
         expect(tab.locator("#engine-status")).to_contain_text("is ready", timeout=90_000)
         tab.check("#compare input")

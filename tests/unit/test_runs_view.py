@@ -9,6 +9,7 @@ from workbench.charts import along, compare_chart, panel_chart
 from workbench.config import validated
 from workbench.logs import MetricsReader
 from workbench.runs import create_run, write_manifest
+from workbench.state import own_process
 from workbench.ui import runs_view
 from workbench.ui.strings import TEXT
 
@@ -41,12 +42,17 @@ def test_table_filters_sorts_and_knows_the_best(workspace):
 
 
 def test_the_table_changes_only_when_a_run_does(workspace):
-    run = make(workspace, "a", [1.0])
+    run, other = make(workspace, "a", [1.0], state="running"), make(workspace, "b", [1.0])
+    run.update(**own_process())
     before = runs_view.runs_token(workspace)
     assert runs_view.runs_token(workspace) == before
-    with open(run.metrics, "a") as log:
+    with open(run.metrics, "a") as log:  # of a run that is going
         log.write("\n")
-    assert runs_view.runs_token(workspace) != before
+    after = runs_view.runs_token(workspace)
+    assert after != before
+    other.set_notes(title="t")  # of one that has ended
+    assert runs_view.runs_token(workspace) != after
+    assert runs_view.summaries(workspace)[0].title == "t"
 
 
 def test_differences():

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from workbench import launcher
 from workbench.engines import Engine
-from workbench.runs import Run, list_runs
-from workbench.ui import chat_tab, runs_tab, train_tab
+from workbench.runs import Run, list_states
+from workbench.ui import chat_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import i18n, language, say, t
@@ -55,7 +55,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
 
         def tell(states, request: gr.Request):
             """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
-            lang, now = language(request), {run.id: run.state() for run in list_runs(workspace)[:200]}
+            lang, now = language(request), {item.run.id: item.state for item in list_states(workspace)}
             active = {name: state.state for name, state in now.items() if state.active}
             ended = [(name, now[name]) for name in states or {} if name in now and not now[name].active]
             words = [
@@ -100,7 +100,8 @@ def build_server(
 
 
 def _start_queued(workspace: Workspace) -> None:
-    """Start queued runs as devices become free; for good."""
+    """Start queued runs as devices become free; for good. What the Runs tab shows of thousands of runs is read beforehand."""
+    runs_view.summaries(workspace)
     while True:
         try:
             launcher.start_queued(workspace)

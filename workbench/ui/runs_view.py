@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from workbench.logs import MetricsReader, file_token
-from workbench.runs import Run, folder_bytes, list_runs, step_of
+from workbench.logs import MetricsReader, file_token, summary
+from workbench.runs import Listed, Run, folder_bytes, list_states, step_of
 from workbench.state import ProcessState
 from workbench.ui.strings import say
 from workbench.workspace import Workspace
@@ -53,30 +53,35 @@ class Summary:
 _known: dict[str, tuple[tuple, tuple]] = {}
 
 
-def _read(run: Run) -> tuple:
+def _read(item: Listed) -> tuple:
     """Title, model, dataset, last figures, lowest losses: read again only when the files have changed."""
-    token = file_token(run.metrics, run.path / "run.yaml", run.path / "meta.json")
+    run, token = item.run, _token(item)
     found = _known.get(str(run.path))
     if found is None or found[0] != token:
-        reader = MetricsReader(run.metrics)
-        reader.update()
-        values = run.config_values()
-        best = [min(reader.series[name].y, default=None) for name in ("loss", "eval_loss")]
+        values, (last, *best) = run.config_values(), summary(run.metrics)
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
-        found = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), reader.last, *best)
+        found = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), last, *best)
         _known[str(run.path)] = found
     return found[1]
+
+
+def _token(item: Listed) -> tuple:
+    """Something that changes when the run does."""
+    return (
+        item.changed,
+        item.state.state,
+        *(() if item.settled else file_token(item.run.metrics, item.run.path / "state.json")),
+    )
 
 
 def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
     """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none: all)."""
     words, found = search.lower().split(), []
-    for run in list_runs(workspace):
-        state = run.state()
-        if states and state.state not in states:
+    for item in list_states(workspace):
+        if states and item.state.state not in states:
             continue
-        row = Summary(run, state, *_read(run))
-        text = f"{run.id} {row.title} {row.model} {row.dataset}".lower()
+        row = Summary(item.run, item.state, *_read(item))
+        text = f"{row.run.id} {row.title} {row.model} {row.dataset}".lower()
         if all(word in text for word in words):
             found.append(row)
     worst = float("inf")
@@ -92,8 +97,7 @@ def summaries(workspace: Workspace, search: str = "", states: list[str] = (), so
 
 def runs_token(workspace: Workspace) -> tuple:
     """Something that changes when the table does; a few microseconds for each run."""
-    return tuple((run.id, *file_token(run.path / "state.json", run.metrics, run.path / "meta.json"), run.state().state)
-                 for run in list_runs(workspace))  # fmt: skip
+    return tuple((item.run.id, *_token(item)) for item in list_states(workspace))
 
 
 def checkpoints_html(run: Run, lang: str) -> str:

@@ -12,7 +12,7 @@ from workbench.config import coerced, to_yaml
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.presets import DEFAULT, Preset, list_presets
-from workbench.runs import Run, find_run, list_runs
+from workbench.runs import Run, find_run, list_states
 from workbench.ui import monitor
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note
@@ -24,7 +24,8 @@ from workbench.workspace import Workspace
 
 def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple[str, str]]:
     """Runs for a list, newest first."""
-    return [(f"{run.id} · {say('state_' + run.state().state, lang)}", run.id) for run in list_runs(workspace)[:limit]]
+    found = list_states(workspace)[:limit]
+    return [(f"{item.run.id} · {say('state_' + item.state.state, lang)}", item.run.id) for item in found]
 
 
 def command_line(preset: Preset, values: dict) -> str:
@@ -173,8 +174,10 @@ def build(workspace: Workspace) -> dict:
     def arrive(request: gr.Request):
         """A new or reloaded page: show the run that is going, or the newest."""
         lang = language(request)
-        runs = list_runs(workspace)
-        current = next((run for run in runs if run.state().active), runs[0] if runs else None)
+        runs = list_states(workspace)
+        current = next(
+            (item.run for item in runs if item.state.active and item.state.pid), runs[0].run if runs else None
+        )
         problems = dataset_choices(workspace)[1]
         words = ""
         if problems:

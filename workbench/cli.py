@@ -34,11 +34,13 @@ def train(
     set_: SetOption = None,
     workspace: WorkspaceOption = _WORKSPACE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
+    from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
     from workbench import launcher
     from workbench.config import load_run_config
     from workbench.runs import Run, create_run
+    from workbench.state import own_process
     from workbench.train.supervise import preflight, supervise
 
     place = Workspace(workspace).create()
@@ -54,10 +56,11 @@ def train(
         preset = PRESETS / f"{config}.yaml"
         parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
         preflight(parsed, place)
-        run = create_run(place, parsed)
+        launcher.check_devices(parsed)
+        run = create_run(place, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if not quiet:
         print(f"Run directory: {run.path}")
-    code = supervise(run, parsed, place, echo=not quiet)
+    code = supervise(run, parsed, place, echo=not quiet, from_queue=from_queue)
     launcher.start_queued(place)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
@@ -210,6 +213,7 @@ def queue_add(
 
     place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
     parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+    launcher.check_devices(parsed)
     preflight(parsed, place)
     run = create_run(place, parsed)
     launcher.start_queued(place)

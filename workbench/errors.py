@@ -1,4 +1,8 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and one that says a run is done."""
+
+
+class NothingLeft(Exception):
+    """The checkpoint that a run should go on from is at its last step already."""
 
 
 class UserError(Exception):

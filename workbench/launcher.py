@@ -6,6 +6,7 @@ a run's own lock makes a second process of the same run impossible.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from workbench.config import to_yaml, validated, write_atomically
 from workbench.errors import UserError
-from workbench.locks import locked
+from workbench.locks import is_held, locked
 from workbench.options import RunConfig
 from workbench.runs import Run, create_run, delete_run, list_states, step_of
 from workbench.state import process_alive
@@ -28,7 +29,9 @@ def slots() -> list[str]:
     if visible is not None:
         found = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
     else:
-        found = [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+        # the second where the first is not there: WSL, some containers
+        there = list(Path("/proc/driver/nvidia/gpus").glob("*")) or list(Path("/dev").glob("nvidia[0-9]*"))
+        found = [str(number) for number in range(len(there))]
     return found or ["cpu"]
 
 
@@ -41,6 +44,14 @@ def wanted_slots(config: dict, there: list[str]) -> tuple[list[str], int]:
         return there, len(there) if config.get("device_map") == "auto" else 1
     named = [part.strip() for part in devices.split(",") if part.strip()]
     return named, len(named)
+
+
+def check_devices(config: RunConfig) -> None:
+    """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
+    there = slots()
+    unknown = [slot for slot in wanted_slots(config.model_dump(), there)[0] if slot not in (*there, "cpu")]
+    if unknown:
+        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(there)}.")
 
 
 def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:
@@ -67,7 +78,8 @@ def queue(workspace: Workspace) -> list[Run]:
     return [item.run for item in sorted(waiting, key=lambda item: (item.state.position, item.run.id))]
 
 
-def _queue_lock(workspace: Workspace):
+def queue_lock(workspace: Workspace):
+    """Held by whoever starts, moves or takes out queued runs."""
     return locked(workspace.create().root / ".queue.lock")
 
 
@@ -79,6 +91,7 @@ def launch(config: RunConfig, workspace: Workspace, parent: str = "") -> Run:
     """
     workspace.check_writable()
     workspace.confine(config)
+    check_devices(config)
     preflight(config, workspace)
     run = create_run(workspace, config, confined=True)
     if parent:
@@ -92,13 +105,12 @@ def start_queued(workspace: Workspace) -> list[Run]:
     if not queue(workspace):
         return []
     started = []
-    with _queue_lock(workspace):
+    with queue_lock(workspace):
         waiting, there = queue(workspace), slots()
         wishes = [wanted_slots(run.config_values(), there) for run in waiting]
         for run, given in zip(waiting, assign(wishes, busy_slots(workspace)), strict=True):
-            if given:
-                run.update(devices=",".join(given))
-                _spawn(run, workspace)
+            if given and not is_held(run.path / ".lock"):  # somebody may be starting it by hand
+                _spawn(run, workspace, ",".join(given))
                 started.append(run)
     return started
 
@@ -110,9 +122,20 @@ def busy_slots(workspace: Workspace) -> set[str]:
     return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
 
 
-def _spawn(run: Run, workspace: Workspace) -> None:
+def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
     """Start the trainer of a run in a session of its own; returns once it has taken the run over, or died."""
-    command = [sys.executable, "-m", "workbench", "train", str(run.path), "--workspace", str(workspace.root), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "train",
+        str(run.path),
+        "--workspace",
+        str(workspace.root),
+        "--quiet",
+        "--from-queue",
+        devices,
+    ]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     }
@@ -124,7 +147,7 @@ def _spawn(run: Run, workspace: Workspace) -> None:
     while time.monotonic() < deadline:
         if run.stored_state().pid:
             return
-        if process.poll() is not None:
+        if process.poll() is not None and run.stored_state().state == "queued" and not is_held(run.path / ".lock"):
             run.update(state="failed", reason="The trainer could not be started; the log says more.", ended=time.time())
             return
         time.sleep(0.02)
@@ -140,14 +163,23 @@ def stop(run: Run, workspace: Workspace) -> str:
     if not state.active:
         return f"{run.id} has ended already ({state.state})."
     if not state.pid:
-        with _queue_lock(workspace):
+        with queue_lock(workspace):
             state = run.state()
             if not state.pid:
                 if state.active:
                     run.update(state="stopped", reason="Taken out of the queue.", ended=time.time())
                 return f"{run.id} had not started; it is taken out of the queue."
     again = (run.path / ".stopping").exists()
-    if process_alive(state.pid, state.pid_started, state.boot):
+    trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
+    if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone
+        (run.path / ".stopping").touch()
+        os.kill(state.trainer_pid, signal.SIGKILL if again else signal.SIGTERM)
+        if again:
+            _wait_until(lambda: not _alive(state.trainer_pid, state.trainer_started, state.boot))
+            run.update(state="stopped", reason="The trainer was killed: Stop was pressed twice.", ended=time.time())
+            return f"{run.id} is killed; what it learned since its last checkpoint is lost."
+        return f"{run.id} saves a checkpoint and stops. Stop it again to kill it."
+    if _alive(state.pid, state.pid_started, state.boot):
         (run.path / ".stopping").touch()
         os.kill(state.pid, signal.SIGTERM)
         if again:
@@ -155,6 +187,16 @@ def stop(run: Run, workspace: Workspace) -> str:
         if state.state == "running":
             return f"{run.id} saves a checkpoint and stops. Stop it again to kill it."
     return f"{run.id} stops."
+
+
+def _alive(pid: int | None, started: float | None, boot: str) -> bool:
+    return bool(pid) and started is not None and process_alive(pid, started, boot)
+
+
+def _wait_until(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> str:
@@ -168,7 +210,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         UserError: the run is going, has no such checkpoint, or does not go with the options.
     """
     workspace.check_writable()
-    with _queue_lock(workspace):
+    with queue_lock(workspace):
         lock = run.lock()
         if lock is not None:
             os.close(lock)
@@ -181,11 +223,11 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             raise UserError(f"{run.id} has no whole checkpoint '{checkpoint}'. It has: {names}.")
         if overrides:
             text = to_yaml(validated(run.config_values() | overrides).model_dump(exclude_unset=True))
-            os.replace(run.path / "run.yaml", run.path / f"run-until-{step_of(there[-1]) if there else 0}.yaml")
+            shutil.copyfile(run.path / "run.yaml", run.path / f"run-until-{step_of(there[-1]) if there else 0}.yaml")
             write_atomically(run.path / "run.yaml", text)
         name = name or (there[-1].name if there else "")
         run.update(state="queued", pid=None, pid_started=None, boot="", ended=None, exit_code=None, reason="", phase="", progress=0.0,
-                   resume=name, position=time.time(), devices="")  # fmt: skip
+                   resume=name, position=time.time(), devices="", trainer_pid=None, trainer_started=None)  # fmt: skip
     start_queued(workspace)
     state = run.state()
     verb = "waits in the queue to go on" if state.state == "queued" and not state.pid else "goes on"
@@ -202,7 +244,7 @@ def delete(run: Run, workspace: Workspace) -> str:
 def move(run: Run, workspace: Workspace, places: int) -> str:
     """Move a queued run towards the front (negative) or the end of the queue."""
     workspace.check_writable()
-    with _queue_lock(workspace):
+    with queue_lock(workspace):
         order = queue(workspace)
         if run not in order:
             raise UserError(f"{run.id} is not in the queue ({run.state().state}).")

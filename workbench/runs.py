@@ -3,6 +3,7 @@
 The trainer writes, everybody else reads.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -108,12 +109,30 @@ def folder_bytes(folder: Path) -> int:
     return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
+_FILES = (  # what the workbench writes into a run's folder
+    "run*.yaml", "state.json", "meta.json", "*.log", "running_log.txt", "trainer_log.jsonl", "samples.jsonl", "training_loss.png",
+    "all_results.json", "trainer_state.json", "training_args.bin", "adapter_*", "model*.safetensors*", "config.json", "generation_config.json",
+    "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "README.md", "checkpoint-*", "superseded", ".*",
+)  # fmt: skip
+
+
+def run_named(workspace: Workspace, name) -> Run | None:
+    """The run with exactly this id, which may come from a browser: nothing but the name of a folder in `runs/`."""
+    text = str(name or "")
+    if not text or text.startswith(".") or "/" in text or os.sep in text or "\0" in text:
+        return None
+    run = Run(workspace.runs / text)
+    return run if run.path.is_dir() else None
+
+
 def delete_run(run: Run) -> None:
-    """Delete a run with all its files.
+    """Delete a run with all its files; of an `output_dir`, only what the workbench wrote.
 
     Raises:
-        UserError: it has not ended.
+        UserError: it has not ended, or is no run.
     """
+    if not ((run.path / "run.yaml").exists() or (run.path / "state.json").exists()):
+        raise UserError(f"{run.path} holds no run.")
     lock = run.lock()
     if lock is not None:
         os.close(lock)
@@ -122,13 +141,27 @@ def delete_run(run: Run) -> None:
     target = run.path.resolve()
     if run.path.is_symlink():
         run.path.unlink()
+        _remove_files(target)
+        return
     gone = target.with_name(f".deleted-{target.name}-{time.time_ns()}")  # half a run is never seen
     os.rename(target, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = False) -> Run:
-    """Make a run directory with `run.yaml` and `state.json` (`queued`).
+def _remove_files(folder: Path) -> None:
+    """Take the workbench's files out of a folder, and the folder if nothing else is in it."""
+    for pattern in _FILES:
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = False, **state) -> Run:
+    """Make a run directory with `run.yaml` and `state.json` (`queued`, or as `state` says).
 
     `confined` holds `output_dir` inside the allowed folders, for configs that come from the page. A given
     `output_dir` becomes the run directory itself, with a link to it in `runs/`.
@@ -143,14 +176,18 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         path = _claim(workspace.runs, f"{stamp}-{name}") if not config.output_dir else None
         if path is None:
             target = workspace.output(config.output_dir) if confined else (workspace.root / config.output_dir).resolve()
+            _check_neighbours(workspace, target)
             _prepare_output(target, config.overwrite_output_dir)
+            for old in workspace.runs.iterdir():  # one folder is one run
+                if old.is_symlink() and old.resolve() == target:
+                    old.unlink()
             link = _claim(workspace.runs, f"{stamp}-{name}", target)
             path = link
         run = Run(path)
         # what the user set, defaults included, so that the file says what was launched and reruns elsewhere
         write_atomically(path / "run.yaml", to_yaml(config.model_dump(exclude_unset=True)))
         run.begin()
-        run.update(position=time.time())
+        run.update(**{"position": time.time()} | state)
     except OSError as error:
         raise UserError(
             f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace."
@@ -171,6 +208,16 @@ def _claim(folder: Path, name: str, link_to: Path | None = None) -> Path:
         except FileExistsError:
             continue
     raise UserError(f"There are too many runs named {name}. Choose another run_name.")
+
+
+def _check_neighbours(workspace: Workspace, target: Path) -> None:
+    """Raise UserError if an output folder lies inside another run's, or around it: deleting one would delete the other."""
+    for item in list_states(workspace):
+        there = item.run.path.resolve()
+        if there != target and (there.is_relative_to(target) or target.is_relative_to(there)):
+            raise UserError(
+                f"output_dir {target} and the run {item.run.id} in {there} would share files. Choose another."
+            )
 
 
 def _prepare_output(target: Path, overwrite: bool) -> None:
@@ -231,7 +278,10 @@ def list_states(workspace: Workspace) -> list[Listed]:
                 known = _listed.get(entry.path)
                 if known is None or known.changed != changed or not known.settled:
                     run = Run(workspace.runs / entry.name)
-                    known = _listed[entry.path] = Listed(run, run.state(), changed)
+                    known = Listed(run, run.state(), changed)
+                    # what has just been written may be written again in the same tick of the file system's clock
+                    if known.state.created and time.time_ns() - changed > 2e9:
+                        _listed[entry.path] = known
                 found.append(known)
     except FileNotFoundError:
         return []

@@ -28,7 +28,8 @@ class ProcessState:
     """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`.
 
     `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
-    `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from.
+    `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from. `trainer_pid` is the process that
+    trains, under the one that `pid` names.
     """
 
     state: str = "queued"
@@ -51,6 +52,8 @@ class ProcessState:
     devices: str = ""
     position: float = 0.0
     resume: str = ""
+    trainer_pid: int | None = None
+    trainer_started: float | None = None
     warning: str = ""
 
     @property
@@ -112,8 +115,15 @@ class StateDirectory:
 
     def begin(self) -> None:
         """Write the first state, `queued`."""
-        (self.path / ".reserve").write_bytes(bytes(_RESERVE))
+        self.make_reserve()
         self._write(ProcessState())
+
+    def make_reserve(self) -> None:
+        """Put aside what the last word needs on a full disk."""
+        try:
+            (self.path / ".reserve").write_bytes(bytes(_RESERVE))
+        except OSError:
+            (self.path / ".reserve").unlink(missing_ok=True)
 
     def _write(self, state: ProcessState) -> None:
         text = json.dumps(asdict(state), indent=1)
@@ -122,6 +132,8 @@ class StateDirectory:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            if state.state not in FINAL:
+                return  # a heartbeat may be missed; the reserve is for the last word
             (self.path / ".reserve").unlink(missing_ok=True)
             write_atomically(self.path / "state.json", text)
 
@@ -149,6 +161,14 @@ def process_alive(pid: int, started: float | None, boot: str = "") -> bool:
 def own_process() -> dict:
     """`pid`, `pid_started` and `boot` of the calling process, for `StateDirectory.update`."""
     return {"pid": os.getpid(), "pid_started": _started(os.getpid()), "boot": _boot()}
+
+
+def process_of(pid: int) -> float | None:
+    """The start of a living process, as `process_alive` wants it; None if there is none."""
+    try:
+        return _started(pid)
+    except (psutil.Error, OSError):
+        return None
 
 
 def _started(pid: int) -> float:

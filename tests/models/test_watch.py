@@ -19,7 +19,12 @@ CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 def feed(losses):
     watching = LossWatch(1e-3)
     for step, loss in enumerate(losses, 1):
-        watching.on_log(SimpleNamespace(logging_steps=1), SimpleNamespace(global_step=step), None, logs={"loss": loss})
+        control = SimpleNamespace(should_save=True)
+        watching.on_log(
+            SimpleNamespace(logging_steps=1), SimpleNamespace(global_step=step), control, logs={"loss": loss}
+        )
+        assert control.should_save == (loss == loss)  # no checkpoint of weights that may be broken
+    watching.on_train_end(None, None, None)
 
 
 def test_a_loss_that_is_no_number_or_diverges_ends_the_run():
@@ -27,6 +32,8 @@ def test_a_loss_that_is_no_number_or_diverges_ends_the_run():
     feed([2.0, nan, 2.0, nan, 2.0])  # once is a skipped step of a fp16 scaler
     with pytest.raises(UserError, match=r"not a number since step 3. Lower learning_rate \(now 0.001\)"):
         feed([2.0, 2.0, nan, float("inf")])
+    with pytest.raises(UserError, match="not a number at the end"):
+        feed([2.0, nan])
     with pytest.raises(UserError, match=r"The loss diverges: 7.60 at step 14, after 2.00"):
         feed([2.0] * 10 + [9.0] * 5)
     feed([4.0, 3.0, 2.0, 1.0, 0.5] * 4)

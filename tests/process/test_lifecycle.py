@@ -170,6 +170,43 @@ def test_a_trainer_that_hangs_is_killed(workspace, config, tmp_path, how):
     )
 
 
+def test_a_trainer_without_its_supervisor_can_be_killed(workspace, config, tmp_path):
+    process = begin(workspace, write(tmp_path, config | {"max_steps": 5000, "save_steps": 4}))
+    read_until(process, "step 6/")
+    path, trainer = only_run(workspace), trainer_of(process)
+    trainer.suspend()  # it hangs, and its supervisor dies
+    process.kill()
+    process.wait(10)
+    listed = json.loads(workbench(workspace, "runs", "--json").stdout)[0]
+    assert listed["state"] == "stopping"
+    assert "Stop it again to kill it" in workbench(workspace, "stop", path.name).stdout
+    assert "is killed" in workbench(workspace, "stop", path.name).stdout
+    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
+    assert ended(path, "stopped") and "pressed twice" in state_of(path)["reason"]
+
+
+def test_stop_keeps_its_checkpoint_beside_the_best_one_and_nothing_is_trained_beyond_the_end(
+    workspace, config, tmp_path
+):
+    values = config | {
+        "max_steps": 3000, "val_size": 4, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_total_limit": 1,
+        "num_train_epochs": 1.0,
+    }  # fmt: skip
+    process = begin(workspace, write(tmp_path, values))
+    read_until(process, "step 5/")
+    path = only_run(workspace)
+    workbench(workspace, "stop", path.name)
+    process.stdout.read()
+    assert process.wait(60) == 0
+    last = state_of(path)["step"]
+    assert state_of(path)["state"] == "stopped" and step_of(Run(path).checkpoints()[-1]) == last
+    workbench(workspace, "resume", path.name, "--set", f"max_steps={last + 1}")
+    wait_for(lambda: ended(path))
+    workbench(workspace, "resume", path.name)  # at its last step already
+    wait_for(lambda: ended(path) and "Nothing is left to train" in state_of(path)["reason"])
+    assert steps_of(path) == list(range(1, last + 2))
+
+
 def test_a_second_process_of_a_run_is_refused(workspace, config, tmp_path):
     process = begin(workspace, write(tmp_path, config | {"max_steps": 5000}))
     read_until(process, "step 2/")

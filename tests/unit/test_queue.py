@@ -22,8 +22,8 @@ def started(monkeypatch):
     """Runs that the queue would have started; they count as running in this process."""
     found = []
 
-    def spawn(run, workspace):
-        run.update(state="running", **own_process())
+    def spawn(run, workspace, devices):
+        run.update(state="running", devices=devices, **own_process())
         found.append(run.id)
 
     monkeypatch.setattr(launcher, "_spawn", spawn)
@@ -72,6 +72,22 @@ def test_queue_order_moves_and_cancels(workspace, started):
     assert launcher.start_queued(workspace) == []  # it has not left yet
     first.update(ended=time.time())
     assert launcher.start_queued(workspace) == [second]
+
+
+def test_a_run_that_somebody_starts_by_hand_is_left_to_them(workspace, started):
+    run = create_run(workspace, validated(CONFIG))
+    lock = run.lock()
+    assert launcher.start_queued(workspace) == []
+    os.close(lock)
+    assert launcher.start_queued(workspace) == [run]
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    launcher.check_devices(validated(CONFIG | {"devices": "1"}))
+    launcher.check_devices(validated(CONFIG | {"devices": "cpu"}))
+    with pytest.raises(UserError, match=r"devices: 3 is not there\. This machine has: 0, 1"):
+        launcher.check_devices(validated(CONFIG | {"devices": "0,3"}))
 
 
 def test_a_corrupt_state_does_not_stop_the_queue(workspace, started):

@@ -6,7 +6,8 @@ import pytest
 
 from workbench.config import validated
 from workbench.errors import UserError
-from workbench.runs import Run, create_run, delete_run, find_run, list_runs, write_manifest
+from workbench.models.locate import locate_adapter
+from workbench.runs import Run, create_run, delete_run, find_run, list_runs, run_named, write_manifest
 from workbench.state import own_process, process_alive
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
@@ -132,6 +133,45 @@ def test_delete_refuses_a_run_that_has_not_ended_and_takes_linked_folders_along(
     os.close(lock)
     delete_run(run)
     assert list_runs(workspace) == [] and not (workspace.root / "saves" / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/", "", None, "../runs", "a/b", ".hidden", "/etc", "\0"])
+def test_a_run_from_the_browser_is_a_name_and_nothing_else(workspace, name):
+    (workspace.runs / ".hidden").mkdir()
+    (workspace.runs / "a" / "b").mkdir(parents=True)
+    assert run_named(workspace, name) is None
+    with pytest.raises(UserError, match="holds no run"):
+        delete_run(Run(workspace.runs / ".."))
+    assert run_named(workspace, "a") == Run(workspace.runs / "a")
+
+
+def test_an_adapter_named_by_a_run_is_the_runs_own(workspace, tmp_path):
+    run = create_run(workspace, validated(CONFIG))
+    outside = tmp_path / "outside"
+    for folder in (outside, run.path / "checkpoint-3"):
+        folder.mkdir()
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / file).touch()
+    assert locate_adapter(f"{run.id}/checkpoint-3", workspace) == run.path / "checkpoint-3"
+    for name in (f"{run.id}/{outside}", f"{run.id}/../../../outside", f"{run.id}//{outside}"):
+        with pytest.raises(UserError, match="holds no adapter"):
+            locate_adapter(name, workspace)
+
+
+def test_output_folders_do_not_share_files(workspace):
+    inner = create_run(workspace, validated(CONFIG | {"output_dir": "saves/a"}))
+    (workspace.root / "saves" / "mine.txt").write_text("keep")
+    for other in ("saves", "saves/a/b"):
+        with pytest.raises(UserError, match="would share files"):
+            create_run(workspace, validated(CONFIG | {"output_dir": other, "overwrite_output_dir": True}))
+    inner.update(state="finished", ended=1.0)
+    (inner.path / "own.txt").write_text("keep")
+    again = create_run(workspace, validated(CONFIG | {"output_dir": "saves/a", "overwrite_output_dir": True}))
+    assert [run.id for run in list_runs(workspace)] == [again.id]  # one folder is one run
+    again.update(state="finished", ended=1.0)
+    delete_run(again)
+    assert (workspace.root / "saves" / "a" / "own.txt").exists() and list_runs(workspace) == []
+    assert not (workspace.root / "saves" / "a" / "state.json").exists()
 
 
 def test_notes(workspace):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from workbench.errors import UserError
-from workbench.runs import Run, find_run
+from workbench.runs import Run, run_named
 from workbench.workspace import DEMO_MODEL, Workspace
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -68,7 +68,9 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     path = Path(name).expanduser()
     if not path.is_absolute() and not (path / "adapter_config.json").is_file():
         run_id, _, checkpoint = name.partition("/")
-        path = find_run(workspace, run_id).path / checkpoint if (workspace.runs / run_id).exists() else path
+        run = run_named(workspace, run_id)
+        if run is not None and (not checkpoint or re.fullmatch(r"checkpoint-\d+", checkpoint)):
+            path = run.path / checkpoint
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (path / n).is_file()]
     if missing:
         raise UserError(f"{name} holds no adapter: {' and '.join(missing)} missing in {path}. Choose a finished run.")

@@ -17,14 +17,14 @@ import warnings
 from pathlib import Path
 
 from workbench.config import write_atomically
-from workbench.errors import UserError
+from workbench.errors import NothingLeft, UserError
 from workbench.runs import Run, is_whole, step_of
 from workbench.state import own_process
 from workbench.workspace import Workspace
 
 
-class Stopped(Exception):
-    """SIGTERM arrived before training began."""
+class Stopped(BaseException):
+    """SIGTERM arrived before training began. No library's `except Exception` may take it for an error of its own."""
 
 
 class Stop:
@@ -33,10 +33,12 @@ class Stop:
     def __init__(self, run: Run):
         self.requested = False
         self.training = False
-        self._run, self._supervisor = run, os.getppid()
+        self._run, self._supervisor, self._pid = run, os.getppid(), os.getpid()
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, signum, frame):
+        if os.getpid() != self._pid:  # a forked worker, which has inherited this handler
+            os._exit(128 + signum)
         self.requested = True
         (self._run.path / ".answered").touch()
         if os.getppid() != self._supervisor:
@@ -60,11 +62,18 @@ def main(arguments: list[str]) -> int:
         train(run, workspace, stop)
     except Stopped:
         run.update(state="stopped", reason="Stopped before training began.")
+    except NothingLeft:
+        words = "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps."
+        print(words, flush=True)
+        run.update(state="finished", reason=words)
     except UserError as error:
         print(f"Error: {error}", flush=True)
         run.update(state="failed", reason=str(error))
         return 2
     except Exception as error:
+        if stop.requested and not stop.training:  # what stopping broke off, as a library sees it
+            run.update(state="stopped", reason="Stopped before training began.")
+            return 0
         traceback.print_exc()
         run.update(state="failed", reason=diagnosis(error, run.path))
         return 1
@@ -155,6 +164,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
     checkpoint = _checkpoint(run, config)
     rewind(run, checkpoint)
+    run.update(resume="")
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
     stop.training = True
     if stop.requested:
@@ -179,7 +189,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
         plot_loss(run)
     last = trainer.state.global_step
-    if stop.requested:
+    if stop.requested and last < trainer.state.max_steps:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
         run.update(state="stopped", step=last, reason=f"Stopped at step {last}.", heartbeat=time.time())
     else:
@@ -219,11 +229,11 @@ def rewind(run: Run, checkpoint: str | None) -> None:
             os.replace(later, aside / later.name)
     for file in (run.metrics, run.path / "samples.jsonl"):
         try:
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             continue
         kept = [line for line in lines if (row := _row(line)) is not None and row.get("current_steps", 0) <= step]
-        if len(kept) < len(lines):
+        if len(kept) < len([line for line in lines if line]):
             aside.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, aside / file.name)
             write_atomically(file, "".join(f"{line}\n" for line in kept))

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import AutocastKwargs
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from workbench.config import split_names
+from workbench.errors import NothingLeft
 from workbench.models.balance import Balance, balance_routers, has_own_balance_loss
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
@@ -24,7 +25,7 @@ from workbench.runs import Run, write_manifest
 from workbench.train.report import MetricsLog
 from workbench.train.speed import Speed
 from workbench.train.step_graph import padded_length
-from workbench.train.watch import LossWatch, Samples, check_space
+from workbench.train.watch import EarlyStopping, LossWatch, Samples, check_space
 
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
@@ -70,7 +71,8 @@ class WorkbenchTrainer(SFTTrainer):
                 self.state.best_model_checkpoint = str(folder / Path(best).name)
                 self.state.save_to_json(str(fresh / "trainer_state.json"))
             write_manifest(fresh)
-            shutil.rmtree(folder / name, ignore_errors=True)
+            if (folder / name).exists():  # at no moment is there none
+                os.rename(folder / name, self._saving_in / "old")
             os.rename(fresh, folder / name)
         finally:
             shutil.rmtree(self._saving_in, ignore_errors=True)
@@ -78,6 +80,14 @@ class WorkbenchTrainer(SFTTrainer):
         rotate_checkpoints(
             output_dir=str(folder), save_total_limit=self.args.save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=False)  # fmt: skip
+
+    def _finalize_training(self, *args, **kwargs):
+        # with a limit of 1 transformers would now delete all but the best checkpoint, the one that Stop has just saved too
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def create_optimizer(self, *args, **kwargs):
         if self.loraplus_lr_ratio and self.optimizer is None:
@@ -181,6 +191,8 @@ class WorkbenchTrainer(SFTTrainer):
             self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         if self.balance is not None and "loss" in logs and (balance := self.balance.take()) is not None:
             logs["aux_loss"] = balance
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._tr_loss.zero_()  # transformers takes the sum away from itself, which leaves NaN in all that follow
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs) -> float:
@@ -209,6 +221,8 @@ class ReportCallback(TrainerCallback):
         self.metrics = MetricsLog(self.run)
         self.metrics.first_step = state.global_step
         self.run.update(step=state.global_step, total_steps=state.max_steps, heartbeat=time.time())
+        if 0 < state.max_steps <= state.global_step:
+            raise NothingLeft
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.metrics.step_began()
@@ -224,6 +238,13 @@ class ReportCallback(TrainerCallback):
         elif time.monotonic() - self._written > 1.0:
             self._written = time.monotonic()
             self.run.update(step=state.global_step, heartbeat=time.time())
+
+        if control.should_save:  # the sum since the last line is not part of a checkpoint
+            control.should_log = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stop.requested:  # the checkpoint is saved already
+            control.should_save = control.should_evaluate = control.should_log = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
@@ -250,7 +271,7 @@ def build_trainer(
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps))
+        callbacks.append(EarlyStopping(early_stopping_patience=config.early_stopping_steps))
     if config.sample_prompts:
         callbacks.append(Samples(run, config, tokenizer))
     reporters = [name for name in split_names(config.report_to) if name != "none"]

@@ -4,6 +4,7 @@ It stays small (no torch), so that it outlives what kills the trainer: an out-of
 still ends with a true state and a reason. It is what `python -m workbench train` is, in the foreground or detached.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.runs import Run
-from workbench.state import FINAL, own_process
+from workbench.state import FINAL, own_process, process_of
 from workbench.workspace import PROJECT, Workspace
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
@@ -27,17 +28,29 @@ STOP_GRACE = float(os.environ.get("WORKBENCH_STOP_GRACE", 30))  # seconds in whi
 class _Trainer:
     """The trainer's process, and how it is stopped: asked first, killed when asked again or when it does not answer."""
 
-    def __init__(self, run: Run, process: subprocess.Popen):
-        self._run, self.process = run, process
+    def __init__(self, run: Run):
+        self._run = run
+        self.process: subprocess.Popen | None = None
         self.asked = 0
         self.killed_because = ""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
+    def started(self, process: subprocess.Popen) -> None:
+        self.process = process
+        self._run.update(trainer_pid=process.pid, trainer_started=process_of(process.pid))
+        if self.asked:
+            process.terminate()
+
+    def end(self) -> None:
+        """Kill what is left of the trainer's process group: workers that outlive it would hold its files and its lock."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def _stop(self, signum, frame):
-        if self.process.poll() is not None:
-            return
         self.asked += 1
+        if self.process is None or self.process.poll() is not None:
+            return
         if self.asked > 1:
             self._kill("Stop was pressed twice")
             return
@@ -53,13 +66,16 @@ class _Trainer:
     def _kill(self, because: str):
         if self.process.poll() is None:
             self.killed_because = because
-            self.process.kill()
+            self.end()
 
 
-def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) -> int:
+def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, from_queue: str = "") -> int:
     """Train `run` in a child process and return its exit code: 0 done or stopped, 2 bad input, 1 failure.
 
     SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one kills it.
+
+    Args:
+        from_queue: the devices that the queue gave; then a run that has left the queue meanwhile is not started.
 
     Raises:
         UserError: another process is at this run.
@@ -67,9 +83,14 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) 
     lock = run.lock()
     if lock is None:
         raise UserError(f"The run {run.id} is still going.")
+    if from_queue and run.stored_state().state != "queued":
+        os.close(lock)
+        return 0
+    trainer = _Trainer(run)  # before others know this process and may signal it
     for name in (".stopping", ".answered"):
         (run.path / name).unlink(missing_ok=True)
-    devices = run.stored_state().devices or _free_devices(config, workspace)
+    run.make_reserve()
+    devices = from_queue or _free_devices(config, workspace)
     run.update(
         state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
     )
@@ -89,9 +110,13 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool) 
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0, pass_fds=(lock,)
     )
-    trainer = _Trainer(run, process)
-    _copy_output(process.stdout, run.log, echo)
+    trainer.started(process)
+    reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
+    reader.start()
     code = process.wait()
+    reader.join(5)
+    trainer.end()
+    reader.join(5)
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
     os.close(lock)
     _tell(run, config)

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workbench.errors import UserError
 from workbench.options import RunConfig
@@ -17,6 +17,16 @@ from workbench.train.report import log
 _GIB = 2**30
 _LOOK_BACK = 5  # logged losses whose mean is compared
 _DIVERGED = 3.0  # times the lowest such mean, and one more
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers', which forgets over a resume how many evaluations were without progress."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(stored, dict):
+            self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
 
 
 class LossWatch(TrainerCallback):
@@ -34,6 +44,7 @@ class LossWatch(TrainerCallback):
         if self._bad >= 2:
             raise UserError(f"The loss is not a number since step {state.global_step - args.logging_steps}. {advice}")
         if self._bad:
+            control.should_save = False  # no checkpoint of weights that may be broken
             return
         self._losses.append(loss)
         if len(self._losses) < 2 * _LOOK_BACK:
@@ -44,6 +55,12 @@ class LossWatch(TrainerCallback):
         if means[-1] > _DIVERGED * lowest + 1:
             raise UserError(
                 f"The loss diverges: {means[-1]:.2f} at step {state.global_step}, after {lowest:.2f}. {advice}"
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._bad:
+            raise UserError(
+                "The loss is not a number at the end of training. Lower learning_rate, or look at the data."
             )
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from workbench import launcher
 from workbench.engines import Engine
-from workbench.runs import Run, list_states
+from workbench.runs import list_states, run_named
 from workbench.ui import chat_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.notes import QUIET, note
@@ -40,8 +40,8 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
 
         def clone(run_id, request: gr.Request):
             """A run's options in the form, and the Train tab in front."""
-            run = Run(workspace.runs / str(run_id or "-"))
-            if not run_id or not run.config_values():
+            run = run_named(workspace, run_id)
+            if run is None:
                 return [
                     note(say("choose_run", language(request)), "bad"),
                     *[gr.skip()] * (2 + len(train["form"].names)),
@@ -50,7 +50,10 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
             return [note(say("cloned", language(request), id=run.id)), gr.Tabs(selected="train"), run.id, *filled]
 
         def chat_with(run_id, checkpoint):
-            name = f"{run_id}/{checkpoint}" if run_id and checkpoint else run_id
+            run = run_named(workspace, run_id)
+            if run is not None and not checkpoint and not run.has_adapter and (there := run.checkpoints()):
+                checkpoint = there[-1].name
+            name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
             return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
 
         def tell(states, request: gr.Request):
@@ -101,10 +104,13 @@ def build_server(
 
 def _start_queued(workspace: Workspace) -> None:
     """Start queued runs as devices become free; for good. What the Runs tab shows of thousands of runs is read beforehand."""
-    runs_view.summaries(workspace)
+    warm = False
     while True:
         try:
             launcher.start_queued(workspace)
+            if not warm:
+                warm = True
+                runs_view.summaries(workspace)
         except Exception:  # a full disk, say: the next look may succeed
             traceback.print_exc()
         time.sleep(1.5)

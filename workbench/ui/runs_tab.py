@@ -11,7 +11,7 @@ from workbench.charts import AXES, compare_chart, panel_chart
 from workbench.config import to_yaml
 from workbench.errors import UserError
 from workbench.logs import file_token
-from workbench.runs import Run, list_runs
+from workbench.runs import Run, list_runs, run_named
 from workbench.state import ACTIVE, FINAL
 from workbench.ui import monitor, runs_view
 from workbench.ui.notes import QUIET, note
@@ -39,9 +39,9 @@ def build(workspace: Workspace) -> dict:
     count = gr.HTML(elem_id="runs-count")
     with gr.Row(equal_height=True):
         chosen = gr.Dropdown(
-            [], label=t("selected_run"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
+            [], label=t("selected_run"), info=t("resume_info"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
         checkpoint = gr.Dropdown(
-            [], label=t("checkpoint"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
+            [], label=t("checkpoint"), info=t("checkpoint_info"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
         resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
         chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
         clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
@@ -94,8 +94,7 @@ def build(workspace: Workspace) -> dict:
     seen_table, seen_run = gr.State(None), gr.State(None)
 
     def run_of(run_id) -> Run | None:
-        run = Run(workspace.runs / Path(str(run_id or "-")).name)
-        return run if run_id and run.path.is_dir() else None
+        return run_named(workspace, run_id)
 
     def the_run(run_id, lang: str) -> Run:
         run = run_of(run_id)
@@ -133,7 +132,8 @@ def build(workspace: Workspace) -> dict:
         lang, run = language(request), run_of(run_id)
         if run is None:
             return [gr.skip()] * 8 if token == lang else ["", "", "", "", "", "", gr.skip(), lang]
-        files = file_token(run.metrics, run.path, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
+        names = sorted(p.name for p in run.path.glob("checkpoint-*"))
+        files = *names, *file_token(run.metrics, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
         fresh = monitor.change_token(run, lang, False), files
         if fresh == token:
             return [gr.skip()] * 8
@@ -170,7 +170,7 @@ def build(workspace: Workspace) -> dict:
         names = [p.name for p in run.checkpoints()][::-1]
         notes = run.notes()
         return (
-            gr.Dropdown(choices=names, value=names[0] if names else None),
+            gr.Dropdown(choices=names, value=None),
             notes.get("title", ""),
             notes.get("note", ""),
             "",

@@ -137,7 +137,8 @@ TEXT = {
     "column_id": ("id", "编号"),
     "selected_run": ("Selected run", "所选运行"),
     "resume": ("Resume", "继续"),
-    "resume_info": ("Goes on in the same run.", "在同一运行中继续。"),
+    "resume_info": ("Resume goes on in the same run.", "“继续”在同一运行中进行。"),
+    "checkpoint_info": ("Empty: the last one.", "留空为最后一个。"),
     "clone": ("Clone into the form", "克隆到表单"),
     "cloned": (
         "The form holds the options of {id}. Change some and press Start.",

@@ -2,7 +2,6 @@
 
 import shlex
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -12,7 +11,7 @@ from workbench.config import coerced, to_yaml
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.presets import DEFAULT, Preset, list_presets
-from workbench.runs import Run, find_run, list_states
+from workbench.runs import find_run, list_states, run_named
 from workbench.ui import monitor
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note
@@ -108,7 +107,7 @@ def build(workspace: Workspace) -> dict:
                 words = note(say("trust_warning", lang), "warn")
         except UserError as error:
             text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
-        if parent_id and (original := Run(workspace.runs / parent_id)).path.is_dir():
+        if original := run_named(workspace, parent_id):
             fills = form.fill(original.config_values()), contents
             pair = [("", dict(zip(form.names, filled, strict=True))) for filled in fills]
             changed = "".join(f"\n• {name}: {old} → {new}" for name, (old, new) in differences(pair))
@@ -155,8 +154,8 @@ def build(workspace: Workspace) -> dict:
     def look(run_id, log_axis, token, request: gr.Request):
         """One tick: nothing is sent unless a file of the run has changed."""
         lang = language(request)
-        run = Run(workspace.runs / Path(str(run_id or "-")).name)
-        if not run_id or not run.path.is_dir():
+        run = run_named(workspace, run_id)
+        if run is None:
             empty = ("", lang)
             if token == empty:
                 return [gr.skip()] * 6

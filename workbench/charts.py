@@ -89,7 +89,7 @@ def compare_chart(
     log_scale: bool,
     eval_name: str,
 ) -> str:
-    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as dots in the run's colour.
+    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as marks in the run's colour, the lowest a star.
 
     `smooth` is the weight of the moving average, 0 for none.
     """
@@ -98,7 +98,7 @@ def compare_chart(
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         for metric, style in (
             ("loss", {"mode": "lines", "line": {"color": colour, "width": 2, "dash": dash}, "name": name}),
-            ("eval_loss", {"mode": "markers", "marker": {"color": colour, "size": 8, "symbol": "diamond"}, "name": f"{name} · {eval_name}",
+            ("eval_loss", {"mode": "markers", "marker": {"color": colour, **_best_marked(series["eval_loss"].y)}, "name": f"{name} · {eval_name}",
                            "showlegend": False}),
         ):  # fmt: skip
             points = series[metric]
@@ -112,6 +112,14 @@ def compare_chart(
         "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
     }  # fmt: skip
     return orjson.dumps({"data": data, "layout": layout}).decode()
+
+
+def _best_marked(values: list[float]) -> dict:
+    best = min(values, default=None)
+    return {
+        "symbol": ["star" if v == best else "diamond" for v in values],
+        "size": [13 if v == best else 7 for v in values],
+    }
 
 
 def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ...]]], *, run_id: str) -> str:

@@ -95,7 +95,7 @@ def test_log_search_and_zip(workspace, tmp_path):
 
 @pytest.mark.parametrize(("axis", "last"), [("steps", 3), ("epochs", 1.5), ("tokens", 300), ("seconds", 9)])
 def test_curves_over_other_axes(workspace, axis, last):
-    reader = MetricsReader(make(workspace, "a", [3.0, 2.0, 1.0], [(2, 2.5)]).metrics)
+    reader = MetricsReader(make(workspace, "a", [3.0, 2.0, 1.0], [(2, 2.5), (3, 2.6)]).metrics)
     reader.update()
     assert along(reader.series, [3], axis) == [last]
     figure = json.loads(
@@ -104,6 +104,7 @@ def test_curves_over_other_axes(workspace, axis, last):
         )
     )
     assert len(figure["data"]) == 20 and figure["data"][0]["x"][-1] == last and figure["data"][0]["y"] == [3, 2, 1]
+    assert figure["data"][1]["marker"]["symbol"] == ["star", "diamond"]
     assert len({(d["line"]["color"], d["line"]["dash"]) for d in figure["data"] if "line" in d}) == 10
     panels = json.loads(
         panel_chart(reader.series, [("Loss", ("loss",)), ("None", ("lr",)), ("Eval", ("eval_loss",))], run_id="r")

@@ -42,6 +42,8 @@ def build(workspace: Workspace) -> dict:
             [], label=t("selected_run"), info=t("resume_info"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
         checkpoint = gr.Dropdown(
             [], label=t("checkpoint"), info=t("checkpoint_info"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
+        epochs = gr.Textbox(
+            label=t("new_epochs"), info=t("new_epochs_info"), elem_id="runs-epochs", max_lines=1, scale=1, min_width=120)  # fmt: skip
         resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
         chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
         clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
@@ -191,10 +193,13 @@ def build(workspace: Workspace) -> dict:
 
         return handler
 
-    def resumed(run_id, checkpoint_, request: gr.Request):
-        return command(lambda run: launcher.resume(run, workspace, checkpoint=checkpoint_ or ""))(
-            run_id, request=request
-        )
+    def resumed(run_id, checkpoint_, epochs_, request: gr.Request):
+        def go_on(run: Run) -> str:
+            # steps, where they were given, would take precedence over epochs
+            overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
+            return launcher.resume(run, workspace, checkpoint=checkpoint_ or "", overrides=overrides)
+
+        return command(go_on)(run_id, request=request)
 
     def stopped(run_id, request: gr.Request):
         return command(lambda run: launcher.stop(run, workspace))(run_id, request=request)
@@ -263,7 +268,7 @@ def build(workspace: Workspace) -> dict:
     chosen.change(choose, chosen, [checkpoint, title, remark, full_log, seen_run], **QUIET).then(
         look, seeing, shown, **QUIET
     )
-    resume.click(resumed, [chosen, checkpoint], message, **QUIET)
+    resume.click(resumed, [chosen, checkpoint, epochs], message, **QUIET)
     stop.click(stopped, chosen, message, **QUIET)
     earlier.click(moved(-1), chosen, message, **QUIET)
     later.click(moved(1), chosen, message, **QUIET)

@@ -138,6 +138,8 @@ TEXT = {
     "selected_run": ("Selected run", "所选运行"),
     "resume": ("Resume", "继续"),
     "resume_info": ("Resume goes on in the same run.", "“继续”在同一运行中进行。"),
+    "new_epochs": ("Epochs", "轮数"),
+    "new_epochs_info": ("Empty: as before.", "留空则不变。"),
     "checkpoint_info": ("Empty: the last one.", "留空为最后一个。"),
     "clone": ("Clone into the form", "克隆到表单"),
     "cloned": (

@@ -98,8 +98,8 @@ def test_too_little_memory_says_how_much_is_missing(shards, workspace, monkeypat
     assert words in str(caught.value) and "GiB more is missing" in str(caught.value)
 
 
-def test_out_of_memory_while_training_says_what_was_wanted():
+def test_out_of_memory_while_training_says_what_was_wanted(tmp_path):
     from workbench.train.main import diagnosis
 
-    said = diagnosis(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has …"))
+    said = diagnosis(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has …"), tmp_path)
     assert "1.50 GiB more were needed" in said and "cutoff_len" in said

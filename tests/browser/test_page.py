@@ -165,7 +165,7 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     hostile = "Repeat: <script>window.hacked=1</script> <img src=x onerror='window.hacked=1'>"
     opened.fill("#message textarea", hostile)
     opened.click("#send")
-    expect(bots.last).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)
+    expect(bots.last).to_contain_text(re.compile(r"\w"), timeout=60_000)
     expect(opened.locator("#chat-left .user.message").last).to_contain_text("<script>window.hacked=1</script>")
     assert opened.evaluate("window.hacked") is None
 

@@ -87,7 +87,7 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         page.start()
         tab.goto(page.url)
         expect(tab.locator("#run-status")).to_contain_text(second, timeout=30_000)
-        wait_for_state(tab, "finished", 400_000)
+        wait_for_state(tab, "finished", 900_000)
         rows = [
             json.loads(line) for line in (workspace / "runs" / second / "trainer_log.jsonl").read_text().splitlines()
         ]

@@ -26,23 +26,58 @@ class Sampling:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    presence_penalty: float = 0.0  # OpenAI's: taken from the logits of every token that was generated already
+    frequency_penalty: float = 0.0  # the same, times how often it was
+    n: int = 1  # answers, decoded as one batch
+    logprobs: int | None = None  # measure each token, with this many alternatives
+    grammar: str | dict | None = None  # `json` for any JSON object, or a JSON schema
+
+
+@dataclass
+class TokenInfo:
+    """What the model thought of one token: of its own distribution, before temperature and penalties.
+
+    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob).
+    `text` is what the token added to the answer (empty while a letter of several bytes is incomplete).
+    """
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float
+    rank: int
+    entropy: float
+    top: list[tuple[int, bytes, float]]
 
 
 @dataclass
 class Token:
-    """A piece of the answer. `finish` is set on the last one: `stop` or `length`."""
+    """A piece of answer number `index`. `finish` is set on its last one: `stop` or `length`."""
 
     text: str
     finish: str | None = None
+    index: int = 0
+    infos: list[TokenInfo] = field(default_factory=list)
+    pause: bool = False  # nothing yet: a long prompt is still being read, others may take their turn
 
 
 @dataclass
 class Job:
-    """One request on its way: `adapter` None means the base model. Results come through `events`."""
+    """One request on its way: `adapter` None means the base model. Results come through `events`.
+
+    What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
+    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in `prompt_text`.
+    """
 
     adapter: str | None
     messages: list[dict]
     sampling: Sampling
+    prompt: str | list[int] | None = None
+    tools: list[dict] | None = None
+    continue_final: bool = False
+    template_values: dict = field(default_factory=dict)  # for the chat template, such as `enable_thinking`
+    prompt_text: str = ""
+    response_template: dict | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
@@ -126,9 +161,9 @@ class Scheduler:
                 token = next(tokens, None)
                 if token is None:
                     break
+                if token.pause:
+                    return True
                 job.events.put(token)
-                if token.finish:
-                    break
             else:
                 return True
         except Exception as error:

@@ -7,16 +7,12 @@ from pathlib import Path
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from workbench.corpus.encode import set_template
-from workbench.engine.decoding import Job, Sampling, Token
+from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
+from workbench.engine.replies import response_template
+from workbench.engine.sampling import Sampler, measure
+from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
@@ -33,6 +29,8 @@ _END_OF_TURN = (
     "<|observation|>",
     "<|endoftext|>",
 )
+_SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
+_PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before others take their turn
 
 
 class TransformersDecoder:
@@ -47,6 +45,8 @@ class TransformersDecoder:
         self.base = load_model(config, workspace, dtype=dtype, split=split, progress=progress, log=log)
         self.model = self.base
         self.adapters: list[str] = []
+        # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do
+        self._inner: dict[str, str] = {}
         self._selected: str | None = None
         self.context = getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 2**20
         rope = getattr(self.base.config.get_text_config(), "rope_parameters", None) or {}
@@ -54,6 +54,10 @@ class TransformersDecoder:
             original = rope.get("original_max_position_embeddings") or self.context
             self.context = max(self.context, int(original * rope.get("factor", 1.0)))
         self._ends = self._end_tokens()
+        self._device = self.base.get_input_embeddings().weight.device
+        # with dynamic scaling the keys depend on the length that is read at once
+        self._chunk = self.context if rope.get("rope_type") == "dynamic" else _PREFILL.get(self._device.type, 512)
+        self.vocabulary = Vocabulary(self.tokenizer)
 
     def add_adapter(self, name: str, path: str) -> None:
         """Load an adapter under `name`; known names stay as they are.
@@ -66,11 +70,12 @@ class TransformersDecoder:
         if name in self.adapters:
             return
         folder: Path = locate_adapter(path, self.workspace)
+        inner = self._inner[name] = f"adapter_{len(self._inner)}"
         try:
             if self.adapters:
-                self.model.load_adapter(str(folder), adapter_name=name)
+                self.model.load_adapter(str(folder), adapter_name=inner)
             else:
-                self.model = PeftModel.from_pretrained(self.base, str(folder), adapter_name=name)
+                self.model = PeftModel.from_pretrained(self.base, str(folder), adapter_name=inner)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
                 f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}"
@@ -79,6 +84,27 @@ class TransformersDecoder:
         self.adapters.append(name)
         self._selected = ""  # neither an adapter nor the base: forces the next select
 
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        """A new adapter that adds up others that are loaded, each with its weight. Exact: the factors are put side by
+        side (PEFT's `cat`), so the rank is the sum of the ranks.
+
+        Raises:
+            UserError: an unknown adapter, a name that is taken, or adapters that cannot be added up.
+        """
+        if name in self.adapters:
+            raise UserError(f"There is an adapter named {name} already. Choose another name.")
+        if unknown := [other for other in weights if other not in self.adapters]:
+            raise UserError(f"Not loaded: {', '.join(unknown)}. Load these adapters first.")
+        inner = self._inner[name] = f"adapter_{len(self._inner)}"
+        try:
+            self.model.add_weighted_adapter(
+                [self._inner[other] for other in weights], list(weights.values()), inner, combination_type="cat")  # fmt: skip
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(f"These adapters cannot be merged: {' '.join(str(error).split())[:300]}") from None
+        self.model.eval()
+        self.adapters.append(name)
+        self._selected = ""
+
     def select(self, adapter: str | None) -> None:
         if adapter == self._selected or not self.adapters:
             return
@@ -86,59 +112,128 @@ class TransformersDecoder:
             self.model.base_model.disable_adapter_layers()
         else:
             self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(adapter)
+            self.model.set_adapter(self._inner[adapter])
         self._selected = adapter
 
     def open(self, job: Job) -> Iterator[Token]:
-        prompt = self._prompt(job.messages)
         sampling = job.sampling
+        prompt = self._prompt(job)
         job.prompt_tokens = len(prompt)
         room = self.context - len(prompt)
         if room < 1:
             raise UserError(
                 f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or start a new one."
             )
+        if not prompt:
+            raise UserError("The prompt is empty. Give at least one token.")
         limit = min(sampling.max_tokens, room)
-        device = self.base.get_input_embeddings().weight.device
-        generator = torch.Generator(device=device)
-        if sampling.seed is not None:
-            generator.manual_seed(sampling.seed % 2**63)
-        else:
-            generator.seed()
-        processors = _processors(sampling)
-        ids = torch.tensor([prompt], device=device)
+        ids = torch.tensor([prompt], device=self._device)
         cache = DynamicCache(config=self.base.config.get_text_config())
-        step, detokenizer, text = ids, DecodeStream(skip_special_tokens=True), StopText(sampling.stop)
+        for piece in ids[:, :-1].split(self._chunk, dim=1):
+            if piece.shape[1] < self._chunk:
+                break
+            self._forward(piece, cache, keep=1)
+            yield Token("", pause=True)
+        read = cache.get_seq_length()
+        logits = self._forward(ids[:, read:], cache, keep=1)[:, -1]
+        sampler = Sampler(sampling, ids, self.tokenizer, logits.shape[-1])
+        plain = job.response_template is None
+        rows = [_Row(index, self.tokenizer, sampling.stop, plain) for index in range(sampling.n)]
+        if sampling.n > 1:
+            cache.batch_repeat_interleave(sampling.n)
+            logits = logits.expand(sampling.n, -1)
+        length = 0
         while True:
+            figures = alternatives = None
             # entered anew at each token: other requests run between two of them
             with torch.inference_mode():
-                logits = (
-                    self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                    .logits[:, -1]
-                    .float()
-                )
-                step = _choose(processors(ids, logits), sampling.temperature, generator)
-                ids = torch.cat([ids, step], dim=-1)
-            token = int(step)
-            job.completion_tokens += 1
-            if token in self._ends:
-                yield Token(text.rest(), "stop")
+                step = sampler.choose(logits)
+                if sampling.logprobs is not None:
+                    figures, alternatives = measure(logits, step, sampling.logprobs)
+            length += 1
+            going = []
+            for place, (row, token) in enumerate(zip(rows, step[:, 0].tolist(), strict=True)):
+                job.completion_tokens += 1
+                info = figures and self._info(token, figures[place], alternatives[place], sampling.logprobs)
+                ended = token in self._ends or sampler.grammars[place].stopped
+                sent = row.add(token, info, end=token in self._ends, ended=ended, full=length >= limit)
+                if not sent.finish:
+                    going.append(place)
+                yield sent
+            if not going:
                 return
-            piece, stopped = text.add(detokenizer.step(self.tokenizer._tokenizer, token) or "")
-            if stopped:
-                yield Token(piece, "stop")
-                return
-            if job.completion_tokens >= limit:
-                yield Token(piece + text.rest(), "length")
-                return
-            yield Token(piece)
+            if len(going) < len(rows):
+                rows = [rows[place] for place in going]
+                sampler.keep(going)
+                kept = torch.tensor(going, device=self._device)
+                step = step[kept]
+                with torch.inference_mode():
+                    cache.batch_select_indices(kept)
+            logits = self._forward(step, cache, keep=1)[:, -1]
 
-    def _prompt(self, messages: list[dict]) -> list[int]:
+    def score(self, adapter: str | None, messages: list[dict], answer: str | list[int], top: int) -> list[TokenInfo]:
+        """What the model with this adapter thinks of each token of an answer that is given; one forward pass.
+
+        `answer` is text, or the ids of its tokens as they were generated. Call it on the scheduler's thread.
+
+        Raises:
+            UserError: the conversation and the answer are longer than the context.
+        """
+        job = Job(adapter, messages, Sampling())
+        prompt = self._prompt(job)
+        given = self.tokenizer(answer, add_special_tokens=False)["input_ids"] if isinstance(answer, str) else answer
+        if any(not 0 <= token < len(self.tokenizer) for token in given):
+            raise UserError("The answer holds token ids that this model does not have.")
+        if len(prompt) + len(given) > self.context:
+            raise UserError(
+                f"Conversation and answer have {len(prompt) + len(given):,} tokens; the context holds {self.context:,}."
+            )
+        if not prompt or not given:
+            return []
+        self.select(adapter)
+        cache = DynamicCache(config=self.base.config.get_text_config())
+        ids = torch.tensor([prompt + given], device=self._device)
+        logits = self._forward(ids[:, : len(prompt)], cache, keep=1)[0]
+        stream, infos = DecodeStream(skip_special_tokens=False), []
+        for piece in ids[0, len(prompt) :].split(_SCORED_AT_ONCE):
+            after = self._forward(piece[None], cache, keep=len(piece))[0]
+            with torch.inference_mode():
+                rows = torch.cat([logits[-1:], after[:-1]])
+                figures, alternatives = measure(rows, piece[:, None], top)
+            logits = after
+            for token, numbers, others in zip(piece.tolist(), figures, alternatives, strict=True):
+                info = self._info(token, numbers, others, top)
+                info.text = stream.step(self.tokenizer._tokenizer, token) or ""
+                infos.append(info)
+        return infos
+
+    def _forward(self, ids: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
+        """Logits [rows, keep, vocabulary] in float32 of the last tokens; the cache grows."""
+        with torch.inference_mode():
+            return self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits.float()
+
+    def _info(self, token: int, figures: list[float], others: list[int], top: int) -> TokenInfo:
+        read = self.vocabulary.bytes
+        best = [(other, read(other), logprob) for other, logprob in zip(others[:top], figures[3:], strict=False)]
+        return TokenInfo(token, "", read(token), figures[0], int(figures[1]), figures[2], best)
+
+    def _prompt(self, job: Job) -> list[int]:
+        """The tokens to go on from; leaves their text and the model's way of writing thoughts and calls on the job."""
+        if job.prompt is not None:
+            if isinstance(job.prompt, str):
+                job.prompt_text = job.prompt
+                return self.tokenizer(job.prompt)["input_ids"]
+            if any(not 0 <= token < len(self.tokenizer) for token in job.prompt):
+                raise UserError("The prompt holds token ids that this model does not have.")
+            return job.prompt
         try:
-            rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            job.prompt_text = self.tokenizer.apply_chat_template(
+                job.messages, tools=job.tools, tokenize=False, add_generation_prompt=not job.continue_final,
+                continue_final_message=job.continue_final, **job.template_values)  # fmt: skip
         except Exception as error:  # Jinja raises many kinds
             raise UserError(f"The chat template cannot render this conversation: {error}.") from None
-        return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        job.response_template = response_template(self.tokenizer, bool(job.tools))
+        return self.tokenizer(job.prompt_text, add_special_tokens=False)["input_ids"]
 
     def _end_tokens(self) -> set[int]:
         own = self.base.generation_config.eos_token_id
@@ -152,28 +247,36 @@ class TransformersDecoder:
         return ends - {None}
 
 
-_GREEDY_BELOW = 0.01  # a lower temperature picks the best token anyway, and would overflow
+class _Row:
+    """One answer on its way: its text, and what was measured of the tokens whose text is not out yet."""
 
+    def __init__(self, index: int, tokenizer, stops: tuple[str, ...], plain: bool):
+        self.index, self._tokenizer = index, tokenizer._tokenizer
+        self._detokenizer = DecodeStream(skip_special_tokens=plain)
+        self._text, self._sent = StopText(stops), 0
+        self._length = 0  # characters so far, held back or not
+        self._held: list[tuple[int, TokenInfo]] = []  # with the place where the token's text begins
 
-def _processors(sampling: Sampling) -> LogitsProcessorList:
-    chosen = LogitsProcessorList()
-    if sampling.repetition_penalty != 1.0:
-        chosen.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature >= _GREEDY_BELOW:
-        if sampling.temperature != 1.0:
-            chosen.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k:
-            chosen.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            chosen.append(TopPLogitsWarper(sampling.top_p))
-    return chosen
+    def add(self, token: int, info: TokenInfo | None, *, end: bool, ended: bool, full: bool) -> Token:
+        """Take one token. `end`: it is an end token, which is not part of the text; `ended`: nothing may follow;
+        `full`: no more are wanted."""
+        piece = "" if end else self._detokenizer.step(self._tokenizer, token) or ""
+        if info and not end:
+            info.text = piece
+            self._held.append((self._length, info))
+        self._length += len(piece)
+        text, stopped = self._text.add(piece)
+        finish = "stop" if stopped or ended else "length" if full else None
+        if finish and not stopped:
+            text += self._text.rest()
+        self._sent += len(text)
+        return Token(text, finish, self.index, self._measured(all_=bool(finish) and not stopped))
 
-
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """The next token, [1, 1], from logits [1, vocabulary]."""
-    if temperature < _GREEDY_BELOW:
-        return logits.argmax(dim=-1, keepdim=True)
-    return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator)
+    def _measured(self, all_: bool) -> list[TokenInfo]:
+        """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody."""
+        out = [info for start, info in self._held if all_ or start + len(info.text) <= self._sent or start < self._sent]
+        self._held = self._held[len(out) :]
+        return out
 
 
 class StopText:

@@ -1,25 +1,32 @@
 """The engine's HTTP side: OpenAI's `/v1` over the scheduler. `python -m workbench serve` ends here."""
 
 import asyncio
-import json
 import secrets
 import time
 import uuid
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from workbench.engine.answers import Chat, Plain, event, logprob_entry, usage, whole
 from workbench.engine.decoding import Job, Sampling, Scheduler
 from workbench.engine.protocol import (
+    DEFAULT_COMPLETION_TOKENS,
     DEFAULT_NEW_TOKENS,
     MAX_MESSAGE_CHARACTERS,
-    MAX_STOPS,
     AdapterRequest,
     ChatRequest,
+    CompletionRequest,
+    Generation,
+    ScoreRequest,
 )
 from workbench.errors import UserError
+
+MAX_BODY = 8 << 20  # bytes of a request
+DISCONNECT_CHECK = 16  # tokens between two looks whether the client of a whole answer is still there
 
 
 class ApiError(Exception):
@@ -38,9 +45,15 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAPI:
-    """The API over a scheduler. `base_name` is the base model's name in `/v1/models`; adapters come beside it."""
+def build_app(scheduler: Scheduler, base_name: str, api_key: str = "", cors: list[str] | None = None) -> FastAPI:
+    """The API over a scheduler. `base_name` is the base model's name in `/v1/models`; adapters come beside it.
+
+    `cors`: origins whose pages may call it from a browser; none unless asked.
+    """
     app = FastAPI(title="QLoRA Workbench engine", docs_url=None, redoc_url=None)
+    if cors:
+        app.add_middleware(CORSMiddleware, allow_origins=cors, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(_BodyLimit)
     decoder = scheduler.decoder
 
     def authorise(request: Request) -> None:
@@ -58,17 +71,23 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
     async def api_error(request, error: ApiError):
         return JSONResponse(error.body, error.status)
 
+    @app.exception_handler(Exception)
+    async def unexpected(request, error: Exception):
+        return JSONResponse(ApiError(500, f"{type(error).__name__}: {error}", kind="server_error").body, 500)
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(request, error: RequestValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body" and not isinstance(part, int)) or "body"
-        return JSONResponse(ApiError(400, f"{where}: {first['msg']}.", param=where).body, 400)
+        message = first["msg"].removeprefix("Value error, ").encode(errors="replace").decode()
+        return JSONResponse(ApiError(400, f"{where}: {message}.", param=where).body, 400)
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error: HTTPException):
         return JSONResponse(
             ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").body,
             error.status_code,
+            error.headers,
         )
 
     @app.get("/health")
@@ -83,38 +102,130 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "") -> FastAP
             "data": [{"id": n, "object": "model", "created": 0, "owned_by": "workbench"} for n in names],
         }
 
+    def known(model: str) -> str | None:
+        """The adapter that a model name means. Raises ApiError."""
+        if model != base_name and model not in decoder.adapters:
+            raise ApiError(
+                404, f"There is no model '{model}'. Loaded: {', '.join([base_name, *decoder.adapters])}.",
+                code="model_not_found", param="model")  # fmt: skip
+        return None if model == base_name else model
+
+    def plain_messages(messages: list) -> list[dict]:
+        plain = [message.plain() for message in messages]
+        if sum(len(message["content"]) for message in plain) > MAX_MESSAGE_CHARACTERS:
+            raise ApiError(400, f"messages: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param="messages")
+        return plain
+
     @app.post("/adapters", dependencies=guarded)
     async def add_adapter(body: AdapterRequest):
+        def add():
+            if body.merge:
+                decoder.merge_adapters(body.name, body.merge)
+            else:
+                decoder.add_adapter(body.name, body.path)
+
         try:
-            await asyncio.to_thread(scheduler.call, lambda: decoder.add_adapter(body.name, body.path))
+            if body.name == base_name:
+                raise UserError(f"An adapter cannot have the base model's name, {base_name}.")
+            await asyncio.to_thread(scheduler.call, add)
         except UserError as error:
             raise ApiError(400, str(error), param="path") from None
         return {"adapters": decoder.adapters}
 
+    @app.post("/v1/score", dependencies=guarded)
+    async def score(body: ScoreRequest):
+        """The log-probability of each token of a given answer, in one forward pass."""
+        adapter, messages = known(body.model), plain_messages(body.messages)
+        answer = body.token_ids if body.token_ids is not None else body.answer
+        try:
+            infos = await asyncio.to_thread(
+                scheduler.call, lambda: decoder.score(adapter, messages, answer, body.top_logprobs))  # fmt: skip
+        except UserError as error:
+            raise ApiError(400, str(error)) from None
+        return {"object": "score", "model": body.model, "content": [logprob_entry(info) for info in infos]}
+
     @app.post("/v1/chat/completions", dependencies=guarded)
     async def chat(body: ChatRequest, request: Request):
-        if body.model != base_name and body.model not in decoder.adapters:
-            raise ApiError(
-                404, f"There is no model '{body.model}'. Loaded: {', '.join([base_name, *decoder.adapters])}.",
-                code="model_not_found", param="model")  # fmt: skip
-        stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-        if len(stops) > MAX_STOPS:
-            raise ApiError(400, f"stop: at most {MAX_STOPS} texts.", param="stop")
-        messages = [m.plain() for m in body.messages]
-        if sum(len(m["content"]) for m in messages) > MAX_MESSAGE_CHARACTERS:
-            raise ApiError(400, f"messages: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param="messages")
-        sampling = Sampling(
-            max_tokens=body.max_completion_tokens or body.max_tokens or DEFAULT_NEW_TOKENS, temperature=body.temperature,
-            top_p=body.top_p, top_k=body.top_k, repetition_penalty=body.repetition_penalty, stop=stops, seed=body.seed)  # fmt: skip
-        job = scheduler.submit(Job(None if body.model == base_name else body.model, messages, sampling))
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
-        if body.stream:
-            usage = bool(body.stream_options and body.stream_options.include_usage)
-            first = await _next(job)  # errors of the prompt still get their own status code
-            return StreamingResponse(_stream(job, head, first, usage), media_type="text/event-stream")
-        return await _whole(job, head, request)
+        sampling = _sampling(body, body.max_completion_tokens or body.max_tokens or DEFAULT_NEW_TOKENS)
+        sampling.logprobs = body.top_logprobs if body.logprobs else None
+        sampling.grammar = body.response_format.grammar() if body.response_format else None
+        job = Job(
+            known(body.model), plain_messages(body.messages), sampling, tools=body.definitions(),
+            continue_final=body.continue_final_message, template_values=body.chat_template_kwargs)  # fmt: skip
+        return await _answer(scheduler, job, body, Chat(job, _head(Chat, body)), request)
+
+    @app.post("/v1/completions", dependencies=guarded)
+    async def complete(body: CompletionRequest, request: Request):
+        if len(body.prompt) > MAX_MESSAGE_CHARACTERS:
+            raise ApiError(400, f"prompt: at most {MAX_MESSAGE_CHARACTERS:,} characters.", param="prompt")
+        sampling = _sampling(body, body.max_tokens or DEFAULT_COMPLETION_TOKENS)
+        sampling.logprobs = body.logprobs
+        job = Job(known(body.model), [], sampling, prompt=body.prompt)
+        return await _answer(scheduler, job, body, Plain(job, _head(Plain, body), body.echo), request)
 
     return app
+
+
+class _BodyLimit:
+    """Refuses requests that are too large."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        messages, read = [], 0
+        while True:  # the whole body first: what comes after it is only the client's going away
+            message = await receive()
+            messages.append(message)
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                refused = ApiError(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
+                await JSONResponse(refused.body, refused.status)(scope, receive, send)
+                return
+            if message["type"] != "http.request" or not message.get("more_body"):
+                break
+        messages.reverse()
+
+        async def replay():
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replay, send)
+
+
+def _head(kind: type[Chat] | type[Plain], body: Generation) -> dict:
+    return {"id": f"{kind.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+
+
+def _sampling(body: Generation, max_tokens: int) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k,
+        repetition_penalty=body.repetition_penalty, stop=body.stops, seed=body.seed, n=body.n,
+        presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty)  # fmt: skip
+
+
+async def _answer(scheduler: Scheduler, job: Job, body: Generation, answer: Chat | Plain, request: Request):
+    scheduler.submit(job)
+    try:
+        first = await _next(job)  # errors of the prompt still get their own status code
+    except BaseException:
+        job.cancel()
+        raise
+    if body.stream:
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return StreamingResponse(_stream(job, answer, first, with_usage), media_type="text/event-stream")
+    tokens, token = [], first
+    try:
+        while token is not None:
+            tokens.append(token)
+            if len(tokens) % DISCONNECT_CHECK == 0 and await request.is_disconnected():
+                break
+            token = await _next(job)
+    finally:
+        job.cancel()
+    return JSONResponse(whole(answer, tokens))
 
 
 async def _next(job: Job):
@@ -127,52 +238,17 @@ async def _next(job: Job):
     return event
 
 
-def _usage(job: Job) -> dict:
-    return {
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": job.completion_tokens,
-        "total_tokens": job.prompt_tokens + job.completion_tokens,
-    }
-
-
-async def _whole(job: Job, head: dict, request: Request) -> JSONResponse:
-    text, finish = [], "stop"
+async def _stream(job: Job, answer: Chat | Plain, token, with_usage: bool):
     try:
-        while (token := await _next(job)) is not None:
-            text.append(token.text)
-            finish = token.finish or finish
-            if await request.is_disconnected():
-                break
-    finally:
-        job.cancel()
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "".join(text)},
-        "finish_reason": finish,
-        "logprobs": None,
-    }
-    return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(job)})
-
-
-async def _stream(job: Job, head: dict, token, with_usage: bool):
-    head = {**head, "object": "chat.completion.chunk"}
-
-    def event(delta: dict, finish: str | None = None, **extra) -> str:
-        choices = [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]
-        return f"data: {json.dumps({**head, 'choices': choices, **extra}, ensure_ascii=False)}\n\n"
-
-    try:
-        yield event({"role": "assistant", "content": ""})
         while token is not None:
-            if token.text:
-                yield event({"content": token.text})
-            if token.finish:
-                yield event({}, token.finish)
+            for chunk in answer.chunks(token):
+                yield event(chunk)
             token = await _next(job)
         if with_usage:
-            yield f"data: {json.dumps({**head, 'choices': [], 'usage': _usage(job)})}\n\n"
+            kind = "chat.completion.chunk" if isinstance(answer, Chat) else answer.kind
+            yield event({**answer.head, "object": kind, "choices": [], "usage": usage(job)})
         yield "data: [DONE]\n\n"
     except ApiError as error:
-        yield f"data: {json.dumps(error.body)}\n\n"
+        yield event(error.body)
     finally:
         job.cancel()

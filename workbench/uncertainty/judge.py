@@ -1,0 +1,91 @@
+"""Does an answer pass a probe? By an expected text, a pattern, or a rule. Plain text in, a verdict out."""
+
+import json
+import re
+import unicodedata
+
+from workbench.errors import UserError
+
+MAX_JUDGED = 4000  # characters of an answer that patterns are tried on
+_DENIES = re.compile(
+    r"\b(no|not|cannot|can't|can’t|don't|don’t|doesn't|doesn’t|unable|never|none|isn't|isn’t|won't|won’t|neither|without)\b"
+    r"|不|没|無|无法|未",
+    re.IGNORECASE,
+)
+
+
+def plain(text: str) -> str:
+    """`text` in lower case, without accents, punctuation and double spaces; Chinese stays as it is."""
+    letters = unicodedata.normalize("NFKD", text.lower())
+    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(re.sub(r"[^\w%]+", " ", letters).split())
+
+
+def mentions(answer: str, wanted: str) -> bool:
+    """Whether `wanted` occurs in `answer` as whole words (in Chinese: anywhere)."""
+    answer, wanted = plain(answer), plain(wanted)
+    if not wanted:
+        return False
+    if re.search(r"[\u4e00-\u9fff]", wanted):
+        return wanted in answer
+    return f" {wanted} " in f" {answer} "
+
+
+def denies(answer: str) -> bool:
+    """Whether the first sentence of an answer says no."""
+    first = re.split(r"(?<=[.!?。！？])", answer.strip(), maxsplit=1)[0]
+    return bool(_DENIES.search(first))
+
+
+def _is_json(answer: str) -> bool:
+    try:
+        json.loads(answer)
+    except ValueError:
+        return False
+    return True
+
+
+RULES = {
+    "says_no": denies,
+    "says_yes": lambda answer: bool(answer.strip()) and not denies(answer),
+    "is_json": _is_json,
+    "is_short": lambda answer: 0 < len(answer.strip()) <= 200,
+    "not_empty": lambda answer: bool(answer.strip()),
+}
+
+
+def passes(answer: str, probe: dict) -> bool:
+    """Whether `answer` satisfies the probe's `expect` (one of several texts), `pattern`, or `judge` (a rule's name).
+
+    A probe with several of them wants all.
+    """
+    verdicts = []
+    if expect := probe.get("expect"):
+        verdicts.append(any(mentions(answer, wanted) for wanted in ([expect] if isinstance(expect, str) else expect)))
+    if pattern := probe.get("pattern"):
+        verdicts.append(bool(re.search(pattern, answer[:MAX_JUDGED], re.IGNORECASE if probe.get("ignore_case") else 0)))
+    if judge := probe.get("judge"):
+        verdicts.append(RULES[judge](answer))
+    return all(verdicts)
+
+
+def check_probe(probe: dict, place: str) -> None:
+    """Raise UserError, naming the place, when a probe cannot be asked or judged."""
+    if not isinstance(probe, dict):
+        raise UserError(f"{place}: a probe should be an object, not {type(probe).__name__}.")
+    if not isinstance(probe.get("prompt"), str) or not probe["prompt"].strip():
+        raise UserError(f"{place}: the field 'prompt' is missing or empty.")
+    expect = probe.get("expect")
+    if expect is not None and not (
+        isinstance(expect, str) or (isinstance(expect, list) and expect and all(isinstance(e, str) for e in expect))
+    ):
+        raise UserError(f"{place}: 'expect' should be a text or a list of texts.")
+    if probe.get("judge") is not None and probe["judge"] not in RULES:
+        raise UserError(f"{place}: there is no rule '{probe['judge']}'. It can be {', '.join(RULES)}.")
+    if (pattern := probe.get("pattern")) is not None:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise UserError(f"{place}: 'pattern' is no regular expression: {error}.") from None
+    if not any(probe.get(key) for key in ("expect", "pattern", "judge")):
+        raise UserError(f"{place}: it needs one of 'expect', 'pattern' and 'judge'.")

@@ -280,10 +280,11 @@ def options():
 @app.command()
 def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """List the datasets of a folder; those that cannot be read with the reason."""
-    from workbench.corpus.registry import read_registry
+    from workbench.corpus.registry import registries
     from workbench.workspace import dataset_folder
 
-    found = read_registry(dataset_folder(dataset_dir, Workspace(workspace))).values()
+    place = Workspace(workspace)
+    found = registries(dataset_folder(dataset_dir, place), place).values()
     if json_:
         print(json.dumps([{"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem} for d in found]))
     else:
@@ -306,6 +307,9 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Allow other addresses than loopback without a key.")
     ] = False,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="A web origin whose pages may call the API, or *. Repeatable.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     exit_with_stdin: Annotated[bool, typer.Option(hidden=True)] = False,
     workspace: WorkspaceOption = _WORKSPACE,
@@ -324,7 +328,7 @@ def serve(
     try:
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
         pairs = (item.split("=", 1) if "=" in item else (item, item) for item in adapter or [])
-        run_engine(config, Workspace(workspace).create(), host=host, port=port, api_key=api_key, adapters=dict(pairs),
+        run_engine(config, Workspace(workspace).create(), host=host, port=port, api_key=api_key, adapters=dict(pairs), cors=cors,
                    state=state, exit_with_stdin=exit_with_stdin)  # fmt: skip
     except UserError as error:
         if state:
@@ -339,6 +343,125 @@ def serve(
                 ended=time.time(),
             )
         raise
+
+
+@app.command()
+def probe(
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="A bundled set (abilities, facts) or a JSONL file.")],
+    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id; with --base-url its name there.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="A run id or a folder, compared with the base. Repeatable.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", help="More samples a probe; they find inconsistent answers.")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Only the first probes.")] = 0,
+    base_url: Annotated[str, typer.Option("--base-url", help="Ask a running OpenAI-compatible server.")] = "",
+    api_key: Annotated[str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY")] = "",
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each run."""
+    from workbench.uncertainty import probes
+
+    place = Workspace(workspace).create()
+    questions = probes.read_set(set_name, place)[: limit or None]
+    names = [Path(model).name if not base_url else model, *(adapter or [])]
+    ask = _ask_server(base_url, api_key) if base_url else _ask_here(model, adapter or [], set_ or [], place)
+    reports = []
+    for name in names:
+        report = probes.Report(Path(set_name).stem, name)
+        for number, question in enumerate(questions, 1):
+            report.results.append(probes.run_probe(ask, name, question, samples))
+            if sys.stderr.isatty():
+                print(f"\r{name}: {number}/{len(questions)}", end="", file=sys.stderr)
+        reports.append(report)
+        probes.keep(report, place)
+    rows = probes.before_after(reports)
+    if json_:
+        counts = [{v: r.count(v) for v in ("pass", "fail", "inconsistent")} | {"model": r.model} for r in reports]
+        print(json.dumps({"set": set_name, "counts": counts, "rows": rows}, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"{' / '.join(row['verdicts']):24} {row['change']:7} {row['prompt']}")
+    for report in reports:
+        print(
+            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')} inconsistent"
+        )
+
+
+def _ask_here(model: str, adapters: list[str], overrides: list[str], place: Workspace):
+    """Answers from a model loaded in this process."""
+    from workbench.config import parse_overrides, validated
+    from workbench.engine.decoding import Job, Sampling
+    from workbench.models.locate import locate_model
+    from workbench.options import EngineConfig
+
+    config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
+    locate_model(model, place)
+    from workbench.engine.model import TransformersDecoder
+    from workbench.uncertainty.probes import MAX_TOKENS
+
+    decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
+    for name in adapters:
+        decoder.add_adapter(name, name)
+
+    def ask(name: str, messages: list[dict], n: int, temperature: float, seed: int) -> list[str]:
+        chosen = name if name in adapters else None
+        decoder.select(chosen)
+        answers = [""] * n
+        for token in decoder.open(Job(chosen, messages, Sampling(MAX_TOKENS, temperature, seed=seed, n=n))):
+            answers[token.index] += token.text
+        return answers
+
+    return ask
+
+
+def _ask_server(base_url: str, api_key: str):
+    """Answers from a running server."""
+    import asyncio
+
+    from workbench.client import Backend, complete
+    from workbench.uncertainty.probes import MAX_TOKENS
+
+    backend = Backend(base_url.rstrip("/"), api_key, own=False)
+
+    def ask(name: str, messages: list[dict], n: int, temperature: float, seed: int) -> list[str]:
+        return asyncio.run(
+            complete(backend, name, messages, n=n, temperature=temperature, seed=seed, max_tokens=MAX_TOKENS)
+        )
+
+    return ask
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="The base model.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the new model in the workspace.")],
+    adapter: Annotated[
+        list[str], typer.Option("--adapter", help="A run id or folder, or RUN=WEIGHT. Repeatable: they are added up.")
+    ],
+    set_: SetOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Merge adapters into their base model and write it into the workspace as a model of its own."""
+    from workbench.config import parse_overrides, validated
+    from workbench.options import EngineConfig
+
+    place = Workspace(workspace).create()
+    weights = {}
+    for item in adapter:
+        one, equals, weight = item.rpartition("=")
+        try:
+            weights[one if equals else item] = float(weight) if equals else 1.0
+        except ValueError:
+            raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
+    config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
+    from workbench.models.export import export as write
+
+    target = write(config, weights, name, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
+    print(f"The merged model is {target.name} in {target.parent}.")
 
 
 @app.command()

@@ -26,18 +26,29 @@ class Workspace:
         self.models = self.root / "models"
         self.uploads = self.root / "uploads"
         self.engines = self.root / "engines"
+        self.corrections = self.root / "corrections"
+        self.conversations = self.root / "conversations"
         self.allowed = [self.root, PROJECT / "data", *(Path(p).expanduser().resolve() for p in allowed)]
 
     def create(self) -> "Workspace":
         """Make the folders. Raises UserError where the place is not writable."""
         try:
-            for folder in (self.runs, self.models, self.uploads, self.engines):
+            for folder in self.own_folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace."
             ) from None
         return self
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        return self.runs, self.models, self.uploads, self.engines, self.corrections, self.conversations
+
+    @property
+    def dataset_folders(self) -> tuple[Path, ...]:
+        """Folders of the workspace whose datasets every run can use, beside those of its `dataset_dir`."""
+        return self.corrections, self.uploads
 
     def check_writable(self) -> None:
         """Raise UserError where runs may only be looked at."""
@@ -65,12 +76,11 @@ class Workspace:
             UserError: elsewhere, also by way of `..` or a link.
         """
         resolved = (self.root / Path(path).expanduser()).resolve()
-        own = (self.runs, self.models, self.uploads, self.engines)
         if not resolved.is_relative_to(self.root):
             raise UserError(
                 f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as saves/{resolved.name}."
             )
-        if resolved == self.root or any(resolved.is_relative_to(folder) for folder in own):
+        if resolved == self.root or any(resolved.is_relative_to(folder) for folder in self.own_folders):
             raise UserError(
                 f"The output_dir {path} belongs to the workspace itself. Give another, such as saves/{resolved.name}."
             )

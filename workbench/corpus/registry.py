@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.config import nearest, split_names
 from workbench.errors import UserError
+from workbench.workspace import Workspace
 
 ALPACA = {
     "prompt": "instruction",
@@ -107,9 +108,25 @@ def _entry(name: str, entry, folder: Path) -> DatasetInfo:
     )  # fmt: skip
 
 
-def select(names: str, folder: Path) -> list[DatasetInfo]:
+def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetInfo]:
+    """The datasets of a folder, and behind them those of the workspace (corrections, uploads) whose names are not taken.
+
+    Raises:
+        UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left out.
+    """
+    found = read_registry(folder)
+    for other in workspace.dataset_folders if workspace else ():
+        if (other / "dataset_info.json").is_file():
+            try:
+                found = read_registry(other) | found
+            except UserError as error:
+                found.setdefault(other.name, DatasetInfo(other.name, None, problem=str(error)))
+    return found
+
+
+def select(names: str, folder: Path, workspace: Workspace | None = None) -> list[DatasetInfo]:
     """The named datasets (comma-separated), each known and readable. Raises UserError."""
-    registry = read_registry(folder)
+    registry = registries(folder, workspace)
     chosen = []
     for name in split_names(names):
         if name not in registry:

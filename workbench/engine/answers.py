@@ -13,7 +13,7 @@ def logprob_entry(info: TokenInfo) -> dict:
     return {
         "token": info.bytes.decode(errors="replace"), "logprob": info.logprob, "bytes": list(info.bytes),
         "top_logprobs": [
-            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)} for _, raw, logprob in info.top
+            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "token_id": id_} for id_, raw, logprob in info.top
         ],
         "text": info.text, "token_id": info.id, "rank": info.rank, "entropy": info.entropy,
     }  # fmt: skip

@@ -15,7 +15,7 @@ from workbench.workspace import Workspace
 
 
 def serve(
-    config: EngineConfig, workspace: Workspace, *, host: str, port: int, api_key: str, adapters: dict[str, str],
+    config: EngineConfig, workspace: Workspace, *, host: str, port: int, api_key: str, adapters: dict[str, str], cors: list[str] | None = None,
     state: StateDirectory | None = None, exit_with_stdin: bool = False,
 ) -> None:  # fmt: skip
     """Load, then serve until SIGTERM. `adapters` maps names to run ids or folders. Port 0 takes a free one.
@@ -56,7 +56,13 @@ def serve(
     transformers.utils.logging.disable_progress_bar()
     progress = progress_writer(state) if state else (lambda phase, share: None)
     progress("Starting", 0.0)
-    decoder = TransformersDecoder(config, workspace, progress, log)
+
+    def tell(line: str) -> None:
+        log(line)
+        if state and "RoPE scaling" in line:
+            state.update(warning=line)  # the page says what the context becomes
+
+    decoder = TransformersDecoder(config, workspace, progress, tell)
     for name, path in adapters.items():
         progress(f"Loading adapter {name}", 0.0)
         decoder.add_adapter(name, path)
@@ -66,7 +72,7 @@ def serve(
     if state:
         state.update(state="running", phase="", progress=1.0, device=device)
     log(f"{name} is ready on {device}: http://{host}:{listener.getsockname()[1]}/v1")
-    app = build_app(scheduler, name, api_key)
+    app = build_app(scheduler, name, api_key, cors)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     server.run(sockets=[listener])
     if state:

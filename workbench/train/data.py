@@ -19,11 +19,11 @@ def load_data(config: RunConfig, workspace: Workspace, tokenizer, progress: Prog
     encoder = Encoder(tokenizer, config.template, config.cutoff_len, config.train_on_prompt, config.mask_history)
     folder = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenising", 0.0)
-    rows = _encoded(config.dataset, folder, config, encoder)
+    rows = _encoded(config.dataset, folder, workspace, config, encoder)
     if not rows:
         raise UserError("No row of the dataset has anything to train on. Check the template, or raise cutoff_len.")
     if config.eval_dataset:
-        held_out = _encoded(config.eval_dataset, folder, config, encoder)
+        held_out = _encoded(config.eval_dataset, folder, workspace, config, encoder)
     elif config.val_size:
         rows, held_out = _split(rows, config)
     else:
@@ -34,9 +34,9 @@ def load_data(config: RunConfig, workspace: Workspace, tokenizer, progress: Prog
     return Dataset.from_list(rows), Dataset.from_list(held_out) if held_out else None
 
 
-def _encoded(names: str, folder, config: RunConfig, encoder: Encoder) -> list[dict]:
+def _encoded(names: str, folder, workspace: Workspace, config: RunConfig, encoder: Encoder) -> list[dict]:
     rows, tokens, trained, shortened, skipped = [], 0, 0, 0, 0
-    for info in select(names, folder):
+    for info in select(names, folder, workspace):
         for place, messages in conversations(info, config.max_samples):
             try:
                 encoded = encoder.encode(messages)

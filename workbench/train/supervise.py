@@ -237,7 +237,7 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     templates.read(config.template)
     folder = dataset_folder(config.dataset_dir, workspace)
     for names in (config.dataset, config.eval_dataset):
-        for info in select(names or "", folder):
+        for info in select(names or "", folder, workspace):
             if info.path:
                 next(iter(conversations(info, 1)), None)
     for name in split_names(config.report_to):

@@ -1,87 +1,39 @@
-"""The Chat tab: load a model with an adapter, talk to it, compare base and adapter side by side.
+"""The Chat tab: talk to a model, beside up to three adapters; look closer at an answer; correct it.
 
-It is a client of the engine's OpenAI protocol and nothing more. The conversation is kept in `gr.State` as plain
-messages; what the Chatbot shows is made from it, with HTML in the model's answer escaped.
+It is a client of the OpenAI protocol and nothing more. The conversation is kept in `gr.State` as plain messages; what the
+Chatbots show is made from it, with HTML in the model's answer escaped.
 """
 
 import asyncio
 import contextlib
+import json
 import traceback
-from html import escape
 
 import gradio as gr
 
-from workbench.config import validated
+from workbench import conversations, corrections
+from workbench.client import stream
 from workbench.engines import Engine
 from workbench.errors import UserError
-from workbench.fields import options
-from workbench.models.locate import adapter_choices, locate_adapter
-from workbench.options import EngineConfig
-from workbench.runs import list_runs
-from workbench.ui.conversation import Sampling, Session, bubbles
-from workbench.ui.form import model_choices
+from workbench.ui.conversation import MAX_COLUMNS, Sampling, Session, from_bubble, sent
+from workbench.ui.engine_panel import EnginePanel
+from workbench.ui.examine import Examine
+from workbench.ui.history import History
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
-from workbench.workspace import DEMO_MODEL
 
-_MORE = (
-    "template",
-    "flash_attn",
-    "attn_fallback",
-    "rope_scaling",
-    "rope_factor",
-    "devices",
-    "trust_remote_code",
-)
+COLUMN_IDS = ("chat-left", "chat-right", "chat-third", "chat-fourth")
 
 
 def build(engine: Engine) -> dict:
     """Lay the tab out and wire it; returns the handlers for the page's arrival."""
     workspace = engine.workspace
-    defaults = {option.name: option for option in options(EngineConfig)}
+    panel, history = EnginePanel(engine), History(workspace)
+    examine = Examine(panel)
 
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            model = gr.Dropdown(
-                model_choices(workspace),
-                value=DEMO_MODEL,
-                label=t("opt_model_name_or_path"),
-                allow_custom_value=True,
-                elem_id="chat-model",
-            )
-            adapter = gr.Dropdown(
-                [],
-                value=None,
-                label=t("adapter"),
-                info=t("adapter_info"),
-                allow_custom_value=True,
-                elem_id="chat-adapter",
-            )
-            quantisation = gr.Radio(
-                [(t("none"), 0), ("8", 8), ("4", 4)],
-                value=0,
-                label=t("quantisation"),
-                elem_id="chat-quantisation",
-            )
-            with gr.Accordion(t("loading_options"), open=False, elem_id="chat-loading-options"):
-                more = {}
-                for name in _MORE:
-                    o, common = (
-                        defaults[name],
-                        {"label": t(f"opt_{name}"), "info": t(f"help_{name}"), "elem_id": f"chat-{name}"},
-                    )
-                    if o.kind == "bool":
-                        more[name] = gr.Checkbox(value=o.default, **common)
-                    elif o.kind == "choice":
-                        more[name] = gr.Dropdown(list(o.choices), value=o.default, **common)
-                    elif o.kind == "float":
-                        more[name] = gr.Number(value=o.default, **common)
-                    else:
-                        more[name] = gr.Textbox(value=o.default, max_lines=1, **common)
-            with gr.Row():
-                load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
-                unload = gr.Button(t("unload"), elem_id="unload", min_width=100)
-            status = gr.HTML(elem_id="engine-status")
+            panel.build()
             with gr.Accordion(t("generation"), open=False, elem_id="generation"):
                 system = gr.Textbox(value="", label=t("system_prompt"), lines=2, elem_id="system-prompt")
                 max_tokens = gr.Slider(1, 4096, 256, step=1, label=t("max_tokens"), elem_id="max-tokens")
@@ -90,179 +42,120 @@ def build(engine: Engine) -> dict:
                 top_k = gr.Slider(0, 200, 0, step=1, label=t("top_k"), elem_id="top-k")
                 penalty = gr.Slider(1, 2, 1.0, step=0.05, label=t("repetition_penalty"), elem_id="repetition-penalty")
                 seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
+                tools = gr.Textbox(value="", label=t("tools"), info=t("tools_info"), lines=3, elem_id="tools")
+                with gr.Row():
+                    price_in = gr.Number(0, label=t("price_in"), minimum=0, elem_id="price-in", min_width=100)
+                    price_out = gr.Number(0, label=t("price_out"), minimum=0, elem_id="price-out", min_width=100)
+            history.build()
         with gr.Column(scale=8, min_width=480):
-            compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare")
             with gr.Row():
-                left = gr.Chatbot(
-                    label=t("answer_column"),
-                    height=520,
-                    buttons=["copy"],
-                    elem_id="chat-left",
-                    editable="user",
-                    sanitize_html=True,
-                )
-                right = gr.Chatbot(
-                    label=t("adapter_column"),
-                    height=520,
-                    buttons=["copy"],
-                    visible=False,
-                    elem_id="chat-right",
-                    sanitize_html=True,
-                )
+                compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare", scale=2)
+                others = gr.Dropdown(
+                    [], value=[], multiselect=True, max_choices=2, label=t("compare_more"), visible=False, allow_custom_value=True,
+                    elem_id="compare-more", scale=5)  # fmt: skip
+            with gr.Row():
+                boxes = [
+                    gr.Chatbot(
+                        label=t("answer_column") if number == 0 else t("adapter_column"),
+                        height=460,
+                        buttons=["copy"],
+                        visible=number == 0,
+                        elem_id=id_,
+                        sanitize_html=True,
+                        min_width=200,
+                        **({"editable": "user"} if number == 0 else {}),
+                    )
+                    for number, id_ in enumerate(COLUMN_IDS)
+                ]
             problem = gr.HTML(elem_id="chat-problem")
             with gr.Row(equal_height=True):
                 box = gr.Textbox(
-                    show_label=False,
-                    placeholder=t("message_placeholder"),
-                    lines=2,
-                    max_lines=6,
-                    scale=8,
-                    elem_id="message",
-                    submit_btn=False,
-                )
+                    show_label=False, placeholder=t("message_placeholder"), lines=2, max_lines=6, scale=8, elem_id="message",
+                    submit_btn=False)  # fmt: skip
                 send = gr.Button(t("send"), variant="primary", scale=1, min_width=90, elem_id="send")
                 halt = gr.Button(t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt")
             with gr.Row():
                 again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate")
                 clear = gr.Button(t("clear"), size="sm", elem_id="clear")
+                best = gr.Radio([], label=t("best_answer"), visible=False, elem_id="best", scale=3)
+                vote = gr.Button(t("vote"), size="sm", visible=False, elem_id="vote")
+            used = gr.HTML(elem_id="chat-used")
+            examine.build()
     talk = gr.State(Session())
-    seen = gr.State(None)
+    last = gr.BrowserState("", storage_key="workbench_conversation", secret="workbench")  # nothing secret: an id
     sampling = [system, max_tokens, temperature, top_p, top_k, penalty, seed]
+    left = boxes[0]
+    shown_in = [*boxes, problem]
 
-    def config_of(model_name, bits, *rest) -> EngineConfig:
-        values = dict(zip(_MORE, rest, strict=True)) | {
-            "model_name_or_path": model_name,
-            "quantization_bit": bits or None,
-        }
-        return validated(values, EngineConfig)
-
-    def start_loading(request: gr.Request, model_name, chosen, bits, *rest):
-        lang = language(request)
+    def request_tools(text: str, lang: str) -> dict:
+        """Tool definitions for the API: a JSON list as OpenAI writes it, or empty."""
+        if not (text or "").strip():
+            return {}
         try:
-            config = config_of(model_name, bits, *rest)
-            workspace.confine(config)
-            if chosen:
-                workspace.inside(locate_adapter(chosen, workspace), what="adapter")
-            engine.load(config, chosen or "")
-        except UserError as error:
-            return note(str(error), "bad"), "failed"
-        return note(say("engine_loading", lang, model=engine.model, phase="…"), "warn"), None
+            found = json.loads(text)
+            if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+                raise ValueError("not a list of objects")
+        except ValueError as error:
+            raise UserError(say("tools_wrong", lang, error=error)) from None
+        return {"tools": found}
 
-    def look(token, chosen, request: gr.Request):
-        """Engine status; sent only when it changed."""
-        lang = language(request)
-        state = engine.state()
-        fresh = (
-            lang,
-            engine.model,
-            state and (state.state, state.phase, state.progress, state.reason),
-            tuple(sorted(engine._adapters)),
-        )
-        if token in (fresh, "failed"):
-            return gr.skip(), gr.skip()
-        return status_html(lang), fresh
+    async def fill(backend, model: str, column: list[dict], settings: dict, prefix: list[dict], changed, talk) -> None:
+        """Grow the last message of `column` as tokens arrive."""
+        answer = column[-1]
+        answer |= {"model": model, "tokens": answer.get("tokens") or [], "system": prefix}
+        if not backend.own:
+            answer["external"] = True
+        messages = prefix + sent(column if answer["content"] else column[:-1])
+        going_on = {"continue_final_message": True, "add_generation_prompt": False} if answer["content"] else {}
+        if going_on:
+            settings = settings | {"extra_body": settings.get("extra_body", {}) | going_on}
+        async for delta in stream(backend, model, messages, settings):
+            answer["content"] += delta.content
+            answer["tokens"] = answer["tokens"] + delta.entries if delta.entries else answer["tokens"]
+            if delta.reasoning:
+                answer["reasoning"] = answer.get("reasoning", "") + delta.reasoning
+            if delta.calls:
+                answer["calls"] = answer.get("calls", []) + delta.calls
+            if delta.usage:
+                talk.prompt_tokens += delta.usage["prompt_tokens"]
+                talk.completion_tokens += delta.usage["completion_tokens"]
+            changed.set()
 
-    def status_html(lang: str) -> str:
-        warning = note(say("trust_warning", lang), "warn") if engine.config and engine.config.trust_remote_code else ""
-        return warning + engine_html(lang)
-
-    def engine_html(lang: str) -> str:
-        state = engine.state()
-        if state is None:
-            return note(say("engine_none", lang), "warn")
-        if state.state == "running":
-            names = ", ".join([engine.model, *sorted(engine._adapters)])
-            return note(
-                say("engine_ready", lang, model=engine.model, device=state.device)
-                + "\n"
-                + say("api_hint", lang, url="/v1", names=names)
-            )
-        if state.state in ("failed", "lost") and state.port is None and not state.reason:
-            return note(say("engine_gone", lang, model=engine.model), "bad")
-        if state.state == "failed":
-            return note(say("engine_failed", lang, model=engine.model, reason=state.reason), "bad")
-        if not state.active:
-            return note(say("engine_gone", lang, model=engine.model), "bad")
-        bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
-        words = escape(say("engine_loading", lang, model=engine.model, phase=state.phase or "…"))
-        return f"<div class='wb-note warn'>{words} {state.progress:.0%}{bar}</div>"
-
-    async def adapter_name(chosen: str) -> str:
-        """The model name to ask for; loads the adapter into the engine if it is not there yet."""
-        import httpx
-
-        if not engine.knows(chosen):
-            workspace.inside(locate_adapter(chosen, workspace), what="adapter")
-            try:
-                async with httpx.AsyncClient(timeout=120) as client:
-                    answer = await client.post(
-                        f"{engine.url}/adapters",
-                        json={"name": chosen, "path": chosen},
-                        headers={"Authorization": f"Bearer {engine.key}"},
-                    )
-                    body = answer.json()
-            except (httpx.HTTPError, ValueError) as error:
-                raise UserError(
-                    f"The engine could not load the adapter ({type(error).__name__}). Load the model again."
-                ) from None
-            if answer.status_code != 200:
-                raise UserError(body["error"]["message"])
-            engine.remember(chosen)
-        return chosen
-
-    async def answer(model_name: str, conversation: list[dict], settings: Sampling, seed_used: int):
-        """Grow the last message of `conversation` as tokens arrive."""
-        from openai import APIError, APIStatusError, AsyncOpenAI
-
-        messages = (
-            [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
-        ) + conversation[:-1]
-        client = AsyncOpenAI(base_url=f"{engine.url}/v1", api_key=engine.key, max_retries=0, timeout=3600)
-        try:
-            stream = await client.chat.completions.create(
-                model=model_name, messages=messages, stream=True, **settings.request(seed_used)
-            )
-            try:
-                async for chunk in stream:
-                    if chunk.choices and chunk.choices[0].delta.content:
-                        conversation[-1]["content"] += chunk.choices[0].delta.content
-                        yield
-            finally:
-                await stream.close()
-        except APIStatusError as error:
-            raise UserError(
-                error.body.get("message", str(error)) if isinstance(error.body, dict) else str(error)
-            ) from None
-        except APIError as error:
-            raise UserError(f"The engine did not answer ({str(error).rstrip('.')}). Load the model again.") from None
-        finally:
-            await client.close()
-
-    async def respond(request: gr.Request, talk, chosen, comparing, *settings):
-        """Stream the next assistant turn; with `comparing` both columns at once, same prompt, same seed."""
+    async def respond(request: gr.Request, talk, chosen, comparing, more, tools_text, *rest):
+        """Stream the next assistant turn; when comparing all columns at once, same prompt, same seed."""
+        where, settings = rest[:4], Sampling(*rest[4:])
         lang, turn = language(request), talk.turn
         running: list[asyncio.Task] = []
         try:
-            if not engine.ready:
-                raise UserError(say("load_first", lang))
-            if not talk.left or talk.left[-1]["role"] != "user":
+            backend, base = panel.backend(*where, lang)
+            going_on = talk.left and talk.left[-1].get("unfinished")
+            if not talk.left or (talk.left[-1]["role"] != "user" and not going_on):
                 return
-            settings = Sampling(*settings)
             seed_used = settings.chosen_seed()
             if comparing and not chosen:
                 raise UserError(say("choose_adapter", lang))
-            tuned = await adapter_name(chosen) if chosen else engine.model
-            models = [engine.model, tuned] if comparing else [tuned]
+            adapters = (
+                []
+                if not backend.own
+                else [await panel.adapter_name(name) for name in [chosen, *(more if comparing else [])] if name]
+            )
+            models = [base, *adapters][:MAX_COLUMNS] if comparing else [adapters[0] if adapters else base]
+            if going_on:
+                models, talk.left[-1]["unfinished"] = [talk.left[-1].get("model") or models[0]], False
+            talk.models, talk.width = models, len(models)
             columns = list(talk.columns[: len(models)])
-            for column in columns:
-                column.append({"role": "assistant", "content": ""})
+            for number, column in enumerate(columns):
+                if not column:  # a column that has just come: it begins with the first one's conversation
+                    column += [dict(m) for m in columns[0] if number]
+                if not going_on:
+                    column.append({"role": "assistant", "content": ""})
             changed = asyncio.Event()
-
-            async def fill(model_name, column):
-                async for _ in answer(model_name, column, settings, seed_used):
-                    changed.set()
-
-            running = [asyncio.create_task(fill(m, c)) for m, c in zip(models, columns, strict=True)]
+            asked = settings.request(seed_used, backend.own) | request_tools(tools_text, lang)
+            prefix = [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
+            running = [
+                asyncio.create_task(fill(backend, m, c, asked, prefix, changed, talk))
+                for m, c in zip(models, columns, strict=True)
+            ]
             while talk.turn == turn:
                 done, pending = await asyncio.wait(running, timeout=0.08)
                 if (changed.is_set() or not pending) and talk.turn == turn:
@@ -279,7 +172,12 @@ def build(engine: Engine) -> dict:
             if not isinstance(error, UserError):
                 traceback.print_exc()  # for whoever runs the server; the user gets a sentence
             for column in talk.columns:
-                if column and column[-1]["role"] == "assistant" and not column[-1]["content"]:
+                if (
+                    column
+                    and column[-1]["role"] == "assistant"
+                    and not column[-1]["content"]
+                    and not column[-1].get("calls")
+                ):
                     column.pop()
             words = str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
             yield talk.shown(note(words, "bad"))
@@ -289,87 +187,229 @@ def build(engine: Engine) -> dict:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*running, return_exceptions=True)
 
+    def after(talk, price_in, price_out, request: gr.Request):
+        """An answer is there: keep the conversation, say what it took, show the closer look."""
+        lang, wrong = language(request), history.keep(talk)
+        words = say("tokens_used", lang, prompt=f"{talk.prompt_tokens:,}", completion=f"{talk.completion_tokens:,}")
+        cost = (talk.prompt_tokens * float(price_in or 0) + talk.completion_tokens * float(price_out or 0)) / 1e6
+        words += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
+        line = f"<div class='wb-sub'>{words}</div>" if talk.completion_tokens else ""
+        several = [
+            name
+            for name, column in zip(talk.models, talk.columns, strict=False)
+            if column and column[-1]["role"] == "assistant"
+        ]
+        voting = len(several) > 1 and talk.width > 1
+        return (
+            note(wrong, "bad") or line, talk.id if any(talk.columns) else "", gr.Radio(choices=several, value=None, visible=voting),
+            gr.Button(visible=voting), *examine.look(talk, request))  # fmt: skip
+
     def ask(text, talk):
         text = text.strip()
         if not text:
             return gr.skip(), *talk.shown()
-        talk.next_turn(*([*column, {"role": "user", "content": text}] for column in talk.columns))
+        talk.next_turn(
+            [
+                [*column, {"role": "user", "content": text}] if column or not n else column
+                for n, column in enumerate(talk.columns)
+            ]
+        )
         return "", *talk.shown()
 
     def drop_answer(talk):
         def without(column):
             return column[: max((i + 1 for i, m in enumerate(column) if m["role"] == "user"), default=0)]
 
-        talk.next_turn(*map(without, talk.columns))
+        talk.next_turn([*map(without, talk.columns)])
         return talk.shown()
 
     def edit(talk, event: gr.EditData):
         """A changed question: everything after it is asked anew."""
         index = event.index if isinstance(event.index, int) else event.index[0]
+        index = from_bubble(talk.left, index) or 0
         text = event.value if isinstance(event.value, str) else str(event.value.get("text", ""))
-        talk.next_turn(*([*column[:index], {"role": "user", "content": text}] for column in talk.columns))
+        talk.next_turn(
+            [[*column[:index], {"role": "user", "content": text}] if column else [] for column in talk.columns]
+        )
         return talk.shown()
 
     def hold(talk):
         """Stop: the answer stays as far as it was written."""
-        talk.next_turn(list(talk.left), list(talk.right))
+        talk.next_turn([list(column) for column in talk.columns])
         return talk.shown()
 
     def wipe(talk):
-        talk.next_turn([], [])
+        """A new conversation; the old one stays in the list."""
+        talk.next_turn([[]])
+        talk.id, talk.title, talk.prompt_tokens, talk.completion_tokens = conversations.new_id(), "", 0, 0
         return talk.shown()
 
-    def set_compare(comparing, talk):
-        """Entering comparison, the right column starts from the left one's conversation."""
-        talk.next_turn(list(talk.left), [dict(m) for m in talk.left] if comparing else list(talk.right))
-        return (
-            gr.Chatbot(label=t("base_column") if comparing else t("answer_column"), value=bubbles(talk.left)),
-            gr.Chatbot(visible=comparing, value=bubbles(talk.right)),
-        )
+    def labels(width: int, models: list[str], lang: str) -> list[str]:
+        """What stands above each column."""
+        if width == 1:
+            return [say("answer_column", lang)] * MAX_COLUMNS
+        names = [*models, *[""] * MAX_COLUMNS]
+        return [say("base_column", lang), *(name or say("adapter_column", lang) for name in names[1:MAX_COLUMNS])]
+
+    def in_boxes(session: Session, titles: list[str]) -> list:
+        """A session's columns in the Chatbots."""
+        return [
+            gr.Chatbot(value=value, visible=number < session.width, label=title)
+            for number, (value, title) in enumerate(zip(session.shown(), titles, strict=False))
+        ]
+
+    def set_compare(comparing, chosen, more, talk, request: gr.Request):
+        """Entering comparison, every new column starts from the first one's conversation."""
+        width = min(2 + len(more or []), MAX_COLUMNS) if comparing else 1
+        columns = [list(talk.left) if n == 0 or n >= talk.width else list(talk.columns[n]) for n in range(width)]
+        columns = [columns[0], *([dict(m) for m in column] for column in columns[1:])]
+        talk.next_turn(columns)
+        talk.width = width
+        titles = labels(width, ["", chosen or "", *(more or [])], language(request))
+        return (*in_boxes(talk, titles), gr.Dropdown(visible=bool(comparing)))
 
     def refresh(request: gr.Request):
-        lang = language(request)
-        choices = [
-            (say("adapter_none", lang), ""),
-            *[(name, name) for name in adapter_choices(list_runs(workspace))],
+        adapters, models = panel.refresh(request)
+        return adapters, models, gr.Dropdown(choices=panel.adapters()), gr.Dropdown(choices=history.choices())
+
+    def opened(session: Session, lang: str) -> list:
+        """A session in the Chatbots."""
+        return [*in_boxes(session, labels(session.width, session.models, lang)), "", session.width > 1]
+
+    def comeback(id_, request: gr.Request):
+        """A reloaded page: the conversation that was open."""
+        try:
+            session = Session.opened(conversations.load(workspace, id_)) if id_ else Session()
+        except UserError:
+            session = Session()
+        return [session, *opened(session, language(request))]
+
+    def choose(number: int):
+        def chosen(talk, request: gr.Request, event: gr.SelectData):
+            index = event.index if isinstance(event.index, int) else event.index[0]
+            place = from_bubble(talk.columns[number], index)
+            if place is None:
+                return [gr.skip()] * len(examine.view)
+            while place < len(talk.columns[number]) - 1 and talk.columns[number][place]["role"] == "user":
+                place += 1  # a click on a question means its answer
+            talk.focus = (number, place)
+            return examine.look(talk, request)
+
+        return chosen
+
+    def branch_off(talk, request: gr.Request, event: gr.EventData):
+        """Another token in the place of one: the answer goes on from there; the old one is kept beside it."""
+        lang, found = language(request), talk.focus_place()
+        try:
+            if found is None:
+                raise UserError(say("no_answer_yet", lang))
+            column, place = found
+            message = talk.columns[column][place]
+            number, alternative = int(event._data["place"]), int(event._data["alternative"])
+            entries = message.get("tokens") or []
+            other = entries[number]["top_logprobs"][alternative]
+            text = "".join(entry.get("text", entry["token"]) for entry in entries[:number]) + bytes(
+                other["bytes"]
+            ).decode(errors="replace")
+            if "\ufffd" in text or message.get("external"):
+                raise UserError(say("branch_impossible", lang))
+        except (KeyError, IndexError, TypeError, ValueError):
+            return (*talk.shown(), gr.skip())
+        except UserError as error:
+            return (*talk.shown(note(str(error), "bad")), gr.skip())
+        kept = message.get("branches") or [
+            {k: message.get(k) for k in ("content", "tokens", "samples")} | {"after": talk.columns[column][place + 1 :]}
         ]
-        return gr.Dropdown(choices=choices), gr.Dropdown(choices=model_choices(workspace))
+        new = {key: message[key] for key in ("role", "model", "system") if key in message}
+        entry = {"token": other["token"], "text": bytes(other["bytes"]).decode(errors="replace"), "logprob": other["logprob"],
+                 "bytes": other["bytes"], "top_logprobs": entries[number]["top_logprobs"], "rank": alternative + 1,
+                 "entropy": entries[number].get("entropy"), "token_id": other.get("token_id")}  # fmt: skip
+        new |= {"content": text, "tokens": [*entries[:number], entry], "unfinished": True,
+                "branches": [*kept, {"content": text, "tokens": [], "after": []}], "branch": len(kept)}  # fmt: skip
+        before = [*talk.columns[column][:place], new]
+        # the branch goes on in the first column
+        talk.next_turn([before, *([list(c) for c in talk.columns[1:]] if column == 0 else [])])
+        talk.models = [message.get("model", "")]
+        return (*talk.shown(), gr.skip())
 
-    def quantisation_of(chosen):
-        """A run's adapter brings the base model and the settings it was trained with."""
-        run = next((run for run in list_runs(workspace) if run.id == str(chosen).split("/")[0]), None)
-        values = run.config_values() if run else {}
-        if not values:
-            return [gr.skip()] * (2 + len(_MORE))
-        return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0,
-                *[values.get(name, defaults[name].default) if name != "devices" else gr.skip() for name in _MORE]]  # fmt: skip
+    def settle_branch(talk):
+        """What a branch became, beside the others."""
+        for column in talk.columns:
+            for message in column:
+                if message.get("branches") and message.get("branch") is not None:
+                    message["branches"][message["branch"]] |= {
+                        k: message.get(k) for k in ("content", "tokens", "samples")
+                    }
 
-    load.click(start_loading, [model, adapter, quantisation, *more.values()], [status, seen], **QUIET)
-    unload.click(lambda: engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
-        lambda: None, None, seen, **QUIET)  # fmt: skip
-    adapter.input(quantisation_of, adapter, [model, quantisation, *more.values()], **QUIET)
-    compare.change(set_compare, [compare, talk], [left, right], **QUIET)
-    gr.Timer(1).tick(look, [seen, adapter], [status, seen], **QUIET)
+    def switch_branch(number, talk, request: gr.Request):
+        found = talk.focus_place()
+        if found is None or number is None:
+            return (*talk.shown(), *[gr.skip()] * len(examine.view))
+        column, place = found
+        message = talk.columns[column][place]
+        branches = message.get("branches") or []
+        if not 0 <= int(number) < len(branches) or int(number) == message.get("branch", 0):
+            return [gr.skip()] * (len(shown_in) + len(examine.view))
+        settle_branch(talk)
+        branches[message.get("branch", 0)]["after"] = talk.columns[column][place + 1 :]
+        chosen = branches[int(number)]
+        message.pop("difference", None)
+        message |= {k: chosen.get(k) for k in ("content", "tokens", "samples")} | {"branch": int(number)}
+        talk.columns[column] = [*talk.columns[column][: place + 1], *chosen.get("after", [])]
+        talk.turn += 1
+        talk.focus = (column, place)
+        history.keep(talk)
+        return (*talk.shown(), *examine.look(talk, request))
 
-    shown_in = [left, right, problem]
-    inputs = [talk, adapter, compare, *sampling]
+    def cast(best, talk, request: gr.Request):
+        """Keep which column's answer was best."""
+        lang = language(request)
+        try:
+            if not best:
+                raise UserError(say("vote_which", lang))
+            answers = {
+                name: column[-1]["content"] for name, column in zip(talk.models, talk.columns, strict=False) if column
+            }
+            count = corrections.vote(workspace, sent(talk.left[:-1]), answers, best)
+        except UserError as error:
+            return note(str(error), "bad")
+        return note(say("voted", lang, count=count, dataset=corrections.PAIRS))
+
+    compare_in = [compare, panel.adapter, others, talk]
+    gr.on([compare.change, others.change], set_compare, compare_in, [*boxes, others], **QUIET)
+    inputs = [talk, panel.adapter, compare, others, tools, *panel.where, *sampling]
     # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
-    stream = {
+    streaming = {
         "show_progress": "hidden",
         "api_visibility": "private",
         "concurrency_limit": 16,
         "trigger_mode": "multiple",
     }
-    gr.on([box.submit, send.click], ask, [box, talk], [box, *shown_in], **QUIET).then(
-        respond, inputs, shown_in, **stream
-    )
-    gr.on([again.click, left.retry], drop_answer, talk, shown_in, **QUIET).then(respond, inputs, shown_in, **stream)
-    left.edit(edit, talk, shown_in, **QUIET).then(respond, inputs, shown_in, **stream)
+
+    def then_answer(event) -> None:
+        """After what the user did: the answer, then what follows from it."""
+        answered = event.then(respond, inputs, shown_in, **streaming)
+        settled = answered.then(settle_branch, talk, None, **QUIET)
+        seen = settled.then(after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)
+        seen.then(examine.run_every, [examine.every, talk, *panel.where, examine.samples, *sampling], examine.view,
+                  show_progress="hidden", api_visibility="private")  # fmt: skip
+
+    then_answer(gr.on([box.submit, send.click], ask, [box, talk], [box, *shown_in], **QUIET))
+    then_answer(gr.on([again.click, left.retry], drop_answer, talk, shown_in, **QUIET))
+    then_answer(left.edit(edit, talk, shown_in, **QUIET))
+    then_answer(examine.confidence.click(branch_off, talk, [*shown_in, examine.about], **QUIET))
+    examine.branch.input(switch_branch, [examine.branch, talk], [*shown_in, *examine.view], **QUIET)
     halt.click(hold, talk, shown_in, **QUIET)
-    gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET)
+    gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET).then(
+        after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)  # fmt: skip
+    vote.click(cast, [best, talk], problem, **QUIET)
+    for number, chatbot in enumerate(boxes):
+        chatbot.select(choose(number), talk, examine.view, **QUIET)
+    examine.wire(talk, sampling, panel.adapter)
+    history.wire(talk, opened, [*shown_in, compare])
     return {
-        "arrive": (refresh, [adapter, model]),
-        "refresh": (refresh, [adapter, model]),
-        "adapter": adapter,
-        "take_adapter": (quantisation_of, adapter, [model, quantisation, *more.values()]),
+        "arrive": (refresh, None, [panel.adapter, panel.model, others, history.list]),
+        "comeback": (comeback, last, [talk, *shown_in, compare]),
+        "adapter": panel.adapter,
+        "take_adapter": panel.take_adapter,
     }

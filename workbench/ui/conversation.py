@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, field
 from html import escape
 
+from workbench.conversations import Conversation, new_id
 from workbench.errors import UserError
 
+MAX_COLUMNS = 4  # the base model and three adapters
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 
 
@@ -16,34 +18,107 @@ def shown(text: str) -> str:
     return "".join(part if index % 2 else escape(part, quote=False) for index, part in enumerate(parts))
 
 
-def bubbles(conversation: list[dict]) -> list[dict]:
-    """A conversation as the Chatbot shows it."""
-    return [{"role": m["role"], "content": shown(m["content"]) or "…"} for m in conversation]
+def bubbles(conversation: list[dict], thoughts: str = "Thoughts", calls: str = "Tool call") -> list[dict]:
+    """A conversation as the Chatbot shows it: thoughts folded, tool calls as code."""
+    found = []
+    for message in conversation:
+        if message.get("reasoning"):
+            about = {"title": thoughts, "status": "done" if message["content"] else "pending"}
+            found.append({"role": "assistant", "content": shown(message["reasoning"]), "metadata": about})
+        for call in message.get("calls") or []:
+            code = f"```json\n{call.get('name', '')}({call.get('arguments', '')})\n```"
+            found.append(
+                {"role": "assistant", "content": code, "metadata": {"title": f"{calls}: {call.get('name', '')}"}}
+            )
+        if message["content"] or not (message.get("reasoning") or message.get("calls")):
+            found.append({"role": message["role"], "content": shown(message["content"]) or "…"})
+    return found
+
+
+def sent(conversation: list[dict]) -> list[dict]:
+    """What goes to the model: roles and texts, with the calls that were made."""
+    messages = []
+    for message in conversation:
+        plain = {"role": message["role"], "content": message["content"]}
+        if message.get("calls"):
+            plain["tool_calls"] = [
+                {"id": f"call_{i}", "type": "function", "function": call} for i, call in enumerate(message["calls"])
+            ]
+        messages.append(plain)
+    return messages
+
+
+def from_bubble(conversation: list[dict], index: int) -> int | None:
+    """The place in `conversation` of what the Chatbot shows at `index`."""
+    place = -1
+    for number, message in enumerate(conversation):
+        place += len(bubbles([message]))
+        if index <= place:
+            return number
+    return None
 
 
 @dataclass
 class Session:
-    """One tab's conversations: `left`, and `right` when comparing, as plain messages.
+    """One tab's conversations: a column of plain messages for each model that is asked.
 
     `turn` counts what the user did; an answer that is being written ends when it is no longer the turn's own.
+    An assistant's message also carries what is known of it: `tokens` (entries of its log-probabilities), `model`, `branches`.
     """
 
-    left: list[dict] = field(default_factory=list)
-    right: list[dict] = field(default_factory=list)
+    columns: list[list[dict]] = field(default_factory=lambda: [[] for _ in range(MAX_COLUMNS)])
+    models: list[str] = field(default_factory=list)
+    width: int = 1  # columns that are shown
     turn: int = 0
+    id: str = field(default_factory=new_id)
+    title: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    focus: tuple[int, int] | None = (
+        None  # column and place of the answer that is looked at; None: the last of the first
+    )
 
     @property
-    def columns(self) -> tuple[list[dict], list[dict]]:
-        return self.left, self.right
+    def left(self) -> list[dict]:
+        return self.columns[0]
 
-    def next_turn(self, left: list[dict], right: list[dict]) -> None:
+    def next_turn(self, columns: list[list[dict]]) -> None:
         """The user acted: what was being written stays as it is, the conversations go on as given."""
         self.turn += 1
-        self.left, self.right = left, right
+        self.columns = [*columns, *([] for _ in range(MAX_COLUMNS - len(columns)))]
+        self.focus = None
 
     def shown(self, problem: str = "") -> tuple:
-        """Values for both Chatbots and the line under them."""
-        return bubbles(self.left), bubbles(self.right), problem
+        """Values for the Chatbots and the line under them."""
+        return *map(bubbles, self.columns), problem
+
+    def answer(self) -> tuple[list[dict], dict] | None:
+        """The conversation before the answer that is looked at, and that answer."""
+        column, place = self.focus or (0, len(self.left) - 1)
+        messages = self.columns[column]
+        while place >= 0 and (place >= len(messages) or messages[place]["role"] != "assistant"):
+            place -= 1
+        return (messages[:place], messages[place]) if place >= 0 else None
+
+    def focus_place(self) -> tuple[int, int] | None:
+        """Column and place of the answer that is looked at."""
+        found = self.answer()
+        return None if found is None else ((self.focus or (0, 0))[0], len(found[0]))
+
+    def saved(self) -> Conversation:
+        """For the disk."""
+        return Conversation(self.id, self.title, list(self.columns[: self.width]), self.models)
+
+    @staticmethod
+    def opened(conversation: Conversation) -> "Session":
+        columns = [*conversation.columns, *([] for _ in range(MAX_COLUMNS))][:MAX_COLUMNS]
+        return Session(
+            columns,
+            conversation.models,
+            max(len(conversation.columns), 1),
+            id=conversation.id,
+            title=conversation.title,
+        )
 
 
 @dataclass
@@ -58,14 +133,11 @@ class Sampling:
     repetition_penalty: float
     seed: str
 
-    def request(self, seed: int) -> dict:
-        return {
-            "max_tokens": int(self.max_tokens),
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": seed,
-            "extra_body": {"top_k": int(self.top_k), "repetition_penalty": self.repetition_penalty},
-        }
+    def request(self, seed: int, own: bool = True) -> dict:
+        """For the API; `own`: with what only our engine and vLLM know."""
+        plain = {"max_tokens": int(self.max_tokens), "temperature": self.temperature, "top_p": self.top_p, "seed": seed}
+        extra = {"top_k": int(self.top_k), "repetition_penalty": self.repetition_penalty}
+        return plain | {"extra_body": extra} if own else plain
 
     def chosen_seed(self) -> int:
         text = str(self.seed or "").strip()

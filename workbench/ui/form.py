@@ -3,7 +3,7 @@
 import gradio as gr
 
 from workbench.config import split_names, validated
-from workbench.corpus.registry import read_registry
+from workbench.corpus.registry import registries
 from workbench.errors import UserError
 from workbench.fields import Option, options
 from workbench.models.locate import CATALOGUE, adapter_choices
@@ -21,9 +21,9 @@ def model_choices(workspace: Workspace) -> list[str]:
 
 
 def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:
-    """`(readable names, 'name: why not' of the others)` in a dataset folder."""
+    """`(readable names, 'name: why not' of the others)` in a dataset folder and in the workspace."""
     try:
-        found = read_registry(dataset_folder(folder, workspace)).values()
+        found = registries(dataset_folder(folder, workspace), workspace).values()
     except UserError as error:
         return [], [str(error)]
     return [d.name for d in found if not d.problem], [f"{d.name}: {d.problem}" for d in found if d.problem]

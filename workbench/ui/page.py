@@ -27,7 +27,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab(t("tab_train"), id="train", elem_id="tab-train"):
+            with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
                 train = train_tab.build(workspace)
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
                 runs = runs_tab.build(workspace)
@@ -79,8 +79,10 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         runs_page.select(runs["list"][0], runs["list"][1], runs["list"][2], **QUIET)
         blocks.load(train["arrive"][0], None, train["arrive"][1], **QUIET)
         blocks.load(*train["preview"], **QUIET)
-        blocks.load(chat["arrive"][0], None, chat["arrive"][1], **QUIET)
-        chat_page.select(chat["refresh"][0], None, chat["refresh"][1], **QUIET)
+        train_page.select(*train["datasets"], **QUIET)
+        blocks.load(*chat["arrive"], **QUIET)
+        blocks.load(*chat["comeback"], **QUIET)
+        chat_page.select(*chat["arrive"], **QUIET)
     return blocks
 
 

@@ -147,6 +147,33 @@ footer { display: none !important; }
 .wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 .wb-toast { position: fixed; right: 16px; bottom: 16px; max-width: 420px; z-index: 999; padding: 10px 14px; border-radius: 10px; cursor: pointer;
   border: 1px solid var(--primary-500); background: var(--block-background-fill); color: var(--body-text-color); box-shadow: 0 4px 16px #0004; }
+.wb-look { position: relative; }
+.wb-tokens { line-height: 1.9; overflow-wrap: anywhere; padding: 8px 2px; }
+.tk { border-radius: 3px; padding: 1px 0; cursor: default; white-space: pre-wrap; border-bottom: 2px solid transparent; }
+.tk[data-t] { cursor: pointer; }
+.tk i { opacity: .5; font-style: normal; }
+.tk.b0 { background: #d55e0066; border-bottom-color: #d55e00; }
+.tk.b1 { background: #e69f0059; border-bottom-color: #e69f00; }
+.tk.b2 { background: #f0e44240; border-bottom-color: #b5a900; }
+.tk.b3 { background: #f0e4421c; }
+.tk.p1 { background: #0072b22b; } .tk.p2 { background: #0072b255; border-bottom-color: #0072b2; } .tk.p3 { background: #0072b288; border-bottom-color: #56b4e9; }
+.tk.m1 { background: #d55e002b; } .tk.m2 { background: #d55e0055; border-bottom-color: #d55e00; } .tk.m3 { background: #d55e0088; border-bottom-color: #d55e00; }
+.tk:focus { outline: 2px solid var(--primary-500); }
+.wb-legend { font-size: .78rem; display: flex; gap: 8px; flex-wrap: wrap; align-items: center; margin-top: 4px; }
+.wb-legend .tk { padding: 0 6px; }
+.wb-pop { position: absolute; z-index: 50; min-width: 220px; max-width: 340px; padding: 6px; border-radius: 8px; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-primary); color: var(--body-text-color); box-shadow: 0 4px 16px #0005; font-size: .8rem; }
+.wb-pop-head { margin: 0 2px 4px; opacity: .85; }
+.wb-pop button { position: relative; display: flex; justify-content: space-between; gap: 12px; width: 100%; padding: 2px 6px; border-radius: 4px; text-align: left; overflow: hidden; }
+.wb-pop button:not([disabled]):hover { outline: 1px solid var(--primary-500); }
+.wb-pop button i { position: absolute; left: 0; top: 0; bottom: 0; background: var(--primary-500); opacity: .22; }
+.wb-pop button span { font-family: var(--font-mono); white-space: pre; overflow: hidden; text-overflow: ellipsis; }
+.wb-pair { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; }
+.wb-score { font-size: .72rem; opacity: .8; }
+.wb-samples { margin: 8px 0 0; padding-left: 20px; font-size: .85rem; }
+.wb-samples li { margin-bottom: 6px; overflow-wrap: anywhere; }
+.wb-samples .differs b { color: #c2410c; } .dark .wb-samples .differs b { color: #fb923c; }
+tr.contradicts td { background: #d55e0022; }
 .wb-wide { overflow-x: auto; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }

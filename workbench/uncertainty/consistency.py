@@ -184,7 +184,7 @@ def check(answer: str, question: str, samples: list[str]) -> Check:
         scored.append((sentence, support(sentence, question, samples) if facts(sentence, question) else None))
     said = [set(words(sample)) for sample in samples]
     details = [(f, sum(f in s for s in said) / max(len(said), 1)) for f in facts(answer, question)]
-    disagreeing = [i for i, sample in enumerate(samples) if not same(answer, sample, question)]
+    disagreeing = [i for i, sample in enumerate(samples) if support(answer, question, [sample]) < 0.5]
     return Check(
         scored, support(answer, question, samples), samples, disagreeing, len(clusters(samples, question)), details
     )

@@ -1,0 +1,160 @@
+"""The chat tab's and the probes' side of OpenAI's protocol: any compatible server, ours or another."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from workbench.errors import UserError
+
+TOP_LOGPROBS = 5
+_PATIENCE = 3600  # seconds; a long answer on a CPU takes its time
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A server: base URL with `/v1`, its key, and whether it is our own engine (which can score and go on writing)."""
+
+    url: str
+    key: str
+    own: bool = True
+
+    def client(self):
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(base_url=self.url, api_key=self.key or "none", max_retries=0, timeout=_PATIENCE)
+
+
+@dataclass
+class Delta:
+    """What a chunk of a stream brings."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[dict] = field(default_factory=list)
+    entries: list[dict] = field(default_factory=list)  # of `logprobs.content`
+    finish: str | None = None
+    usage: dict | None = None
+
+
+def _said(error) -> UserError:
+    """One sentence for what openai's client raises."""
+    from openai import APIStatusError
+
+    if isinstance(error, APIStatusError):
+        body = error.body.get("message", "") if isinstance(error.body, dict) else ""
+        return UserError(str(body or error)[:600])
+    return UserError(
+        f"The server did not answer ({str(error).rstrip('.')}). Load the model again, or check its address."
+    )
+
+
+async def stream(backend: Backend, model: str, messages: list[dict], settings: dict) -> AsyncIterator[Delta]:
+    """The answer piece by piece, with log-probabilities where the server gives them.
+
+    Raises:
+        UserError: the server refuses, cannot be reached, or ends in the middle.
+    """
+    from openai import APIError, BadRequestError
+
+    async with backend.client() as client:
+        asked = {
+            "model": model,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **settings,
+        }
+        try:
+            try:
+                answer = await client.chat.completions.create(logprobs=True, top_logprobs=TOP_LOGPROBS, **asked)
+            except BadRequestError as error:
+                if "logprob" not in str(error).lower():
+                    raise
+                answer = await client.chat.completions.create(**asked)
+            finished = False
+            try:
+                async for chunk in answer:
+                    delta = Delta(usage=chunk.usage.model_dump() if chunk.usage else None)
+                    if chunk.choices:
+                        choice = chunk.choices[0]
+                        delta.content = choice.delta.content or ""
+                        delta.reasoning = getattr(choice.delta, "reasoning_content", None) or ""
+                        delta.calls = [call.function.model_dump() for call in choice.delta.tool_calls or []]
+                        delta.finish = choice.finish_reason
+                        finished = finished or bool(delta.finish)
+                        if choice.logprobs and choice.logprobs.content:
+                            delta.entries = [entry.model_dump() for entry in choice.logprobs.content]
+                    yield delta
+            finally:
+                await answer.close()
+            if not finished:
+                raise UserError("The model's process ended in the middle of the answer. Load it again to go on.")
+        except APIError as error:
+            raise _said(error) from None
+
+
+async def complete(backend: Backend, model: str, messages: list[dict], *, n: int = 1, **settings) -> list[str]:
+    """`n` whole answers; asked one by one where the server gives only one at a time. Raises UserError."""
+    from openai import APIError, BadRequestError
+
+    async with backend.client() as client:
+        try:
+            try:
+                answer = await client.chat.completions.create(model=model, messages=messages, n=n, **settings)
+                found = [choice.message.content or "" for choice in answer.choices]
+            except BadRequestError:
+                if n == 1:
+                    raise
+                found = []
+            while len(found) < n:
+                seed = settings.get("seed")
+                more = settings if seed is None else settings | {"seed": seed + len(found)}
+                answer = await client.chat.completions.create(model=model, messages=messages, **more)
+                found.append(answer.choices[0].message.content or "")
+            return found
+        except APIError as error:
+            raise _said(error) from None
+
+
+async def score(
+    backend: Backend, model: str, messages: list[dict], answer: str, token_ids: list[int] | None
+) -> list[dict]:
+    """What `model` thinks of each token of a given answer (our engine only). Raises UserError."""
+    import httpx
+
+    if not backend.own:
+        raise UserError("Only the workbench's own engine can score an answer. Load the model here for this.")
+    body = {
+        "model": model,
+        "messages": messages,
+        "answer": answer,
+        "token_ids": token_ids,
+        "top_logprobs": TOP_LOGPROBS,
+    }
+    try:
+        async with httpx.AsyncClient(timeout=_PATIENCE) as client:
+            response = await client.post(
+                f"{backend.url}/score", json=body, headers={"Authorization": f"Bearer {backend.key}"}
+            )
+            found = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise UserError(
+            f"The engine could not score the answer ({type(error).__name__}). Load the model again."
+        ) from None
+    if response.status_code != 200:
+        raise UserError(found["error"]["message"])
+    return found["content"]
+
+
+async def models(backend: Backend) -> list[str]:
+    """Names of a server's models. Raises UserError."""
+    from openai import APIError
+
+    async with backend.client() as client:
+        try:
+            return [model.id for model in (await client.with_options(timeout=15).models.list()).data]
+        except APIError as error:
+            raise _said(error) from None
+        except ValueError:
+            raise UserError(
+                f"{backend.url} does not answer as an OpenAI-compatible server. Give its address with /v1."
+            ) from None

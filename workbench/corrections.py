@@ -1,0 +1,121 @@
+"""What users corrected: rows to train on, preference pairs, votes. Lives in `workspace/corrections/`.
+
+`corrections` is a dataset like any other (messages in OpenAI's form); `corrections_preference` holds the same corrections and the votes as
+pairs (`chosen`, `rejected`) in LLaMA-Factory's sharegpt shape for preference training.
+"""
+
+import json
+import time
+
+from workbench.config import write_atomically
+from workbench.errors import UserError
+from workbench.locks import locked
+from workbench.workspace import Workspace
+
+DATASET, PAIRS = "corrections", "corrections_preference"
+_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+}
+_REGISTRY = {
+    DATASET: {
+        "file_name": f"{DATASET}.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": _TAGS,
+    },
+    PAIRS: {
+        "file_name": f"{PAIRS}.jsonl",
+        "formatting": "sharegpt",
+        "ranking": True,
+        "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
+        "tags": _TAGS,
+    },
+}
+
+
+def _append(workspace: Workspace, name: str, row: dict) -> None:
+    workspace.check_writable()
+    folder = workspace.corrections
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        file = folder / name
+        old = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if old and not old.endswith("\n"):
+            old += "\n"
+        # the whole file anew, so that a full disk or a crash leaves the old one
+        write_atomically(file, old + json.dumps(row, ensure_ascii=False) + "\n")
+        there = {key: entry for key, entry in _REGISTRY.items() if (folder / entry["file_name"]).is_file()}
+        write_atomically(folder / "dataset_info.json", json.dumps(there, indent=2))
+
+
+def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, model: str = "") -> int:
+    """Keep that `wrong`, the model's answer to `history`, should have been `right`; returns how many corrections there are.
+
+    Args:
+        history: the conversation up to and with the question, as messages.
+
+    Raises:
+        UserError: no right answer, or the same as the wrong one.
+    """
+    right = right.strip()
+    if not right:
+        raise UserError("Write the right answer, or pick one of the samples.")
+    if right == wrong.strip():
+        raise UserError("The right answer is the same as the model's. Change it, or leave it as it is.")
+    messages = [{"role": m["role"], "content": m["content"]} for m in history]
+    if not messages or messages[-1]["role"] != "user":
+        raise UserError("There is no question to this answer.")
+    about = {"model": model, "time": int(time.time())}
+    chosen, rejected = ({"role": "assistant", "content": text} for text in (right, wrong.strip()))
+    _append(workspace, f"{DATASET}.jsonl", {"messages": [*messages, chosen], **about})
+    if wrong.strip():
+        _append(workspace, f"{PAIRS}.jsonl", {"messages": messages, "chosen": chosen, "rejected": rejected, **about})
+    return len(rows(workspace))
+
+
+def vote(workspace: Workspace, history: list[dict], answers: dict[str, str], best: str) -> int:
+    """Keep which model's answer was best, and a pair of it with each of the others; returns the number of votes.
+
+    Args:
+        answers: model name -> its answer.
+    """
+    messages = [{"role": m["role"], "content": m["content"]} for m in history]
+    about = {"time": int(time.time())}
+    _append(workspace, "votes.jsonl", {"messages": messages, "answers": answers, "best": best, **about})
+    for name, answer in answers.items():
+        if name != best and answer.strip() != answers[best].strip():
+            pair = {
+                "chosen": {"role": "assistant", "content": answers[best]},
+                "rejected": {"role": "assistant", "content": answer},
+            }
+            _append(
+                workspace, f"{PAIRS}.jsonl", {"messages": messages, **pair, "model": best, "against": name, **about}
+            )
+    return len(votes(workspace))
+
+
+def rows(workspace: Workspace) -> list[dict]:
+    """The corrections, oldest first; a line that is not whole is left out."""
+    return _read(workspace, f"{DATASET}.jsonl")
+
+
+def votes(workspace: Workspace) -> list[dict]:
+    return _read(workspace, "votes.jsonl")
+
+
+def _read(workspace: Workspace, name: str) -> list[dict]:
+    found = []
+    try:
+        lines = (workspace.corrections / name).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,308 @@
+"""The Chat tab's left column: which model answers, how it is loaded; adapters added up and merged; another server instead."""
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from html import escape
+
+import gradio as gr
+
+from workbench.client import Backend, models
+from workbench.config import validated
+from workbench.engines import Engine
+from workbench.errors import UserError
+from workbench.fields import options
+from workbench.models.locate import adapter_choices, locate_adapter
+from workbench.options import EngineConfig
+from workbench.runs import list_runs
+from workbench.ui.form import model_choices
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.workspace import DEMO_MODEL, PROJECT
+
+_MORE = (
+    "template",
+    "flash_attn",
+    "attn_fallback",
+    "rope_scaling",
+    "rope_factor",
+    "devices",
+    "trust_remote_code",
+)
+
+
+class EnginePanel:
+    """Its widgets and what the rest of the tab asks of it: the backend, and the names that models have there."""
+
+    def __init__(self, engine: Engine):
+        self.engine, self.workspace = engine, engine.workspace
+        self.defaults = {option.name: option for option in options(EngineConfig)}
+
+    def build(self) -> None:
+        """Lay the column out and wire what concerns only itself."""
+        self.model = gr.Dropdown(
+            model_choices(self.workspace), value=DEMO_MODEL, label=t("opt_model_name_or_path"), allow_custom_value=True,
+            elem_id="chat-model")  # fmt: skip
+        self.adapter = gr.Dropdown(
+            [], value=None, label=t("adapter"), info=t("adapter_info"), allow_custom_value=True, elem_id="chat-adapter")  # fmt: skip
+        self.quantisation = gr.Radio(
+            [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantisation"), elem_id="chat-quantisation")  # fmt: skip
+        with gr.Accordion(t("loading_options"), open=False, elem_id="chat-loading-options"):
+            self.more = {name: self._widget(name) for name in _MORE}
+        with gr.Row():
+            load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
+            unload = gr.Button(t("unload"), elem_id="unload", min_width=100)
+        self.status = gr.HTML(elem_id="engine-status")
+        with gr.Accordion(t("other_server"), open=False, elem_id="other-server"):
+            self.external = gr.Checkbox(label=t("use_other_server"), value=False, elem_id="external")
+            self.url = gr.Textbox(
+                label=t("server_url"), placeholder="http://127.0.0.1:8000/v1", max_lines=1, elem_id="server-url"
+            )
+            self.key = gr.Textbox(label=t("server_key"), type="password", max_lines=1, elem_id="server-key")
+            self.remote_model = gr.Dropdown(
+                [], label=t("server_model"), allow_custom_value=True, elem_id="server-model"
+            )
+            find = gr.Button(t("find_models"), size="sm", elem_id="find-models")
+            found = gr.HTML(elem_id="server-found")
+        with gr.Accordion(t("merge_title"), open=False, elem_id="merge"):
+            weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
+            name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
+            with gr.Row():
+                add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
+                export = gr.Button(t("merge_export"), size="sm", elem_id="merge-export", min_width=90)
+            merged = gr.HTML(elem_id="merge-note")
+        self.seen = gr.State(None)
+
+        load.click(
+            self._load,
+            [self.model, self.adapter, self.quantisation, *self.more.values()],
+            [self.status, self.seen],
+            **QUIET,
+        )
+        unload.click(lambda: self.engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
+            lambda: None, None, self.seen, **QUIET)  # fmt: skip
+        self.adapter.input(*self.take_adapter, **QUIET)
+        gr.Timer(1).tick(self._look, [self.seen], [self.status, self.seen], **QUIET)
+        find.click(
+            self._find,
+            [self.url, self.key],
+            [found, self.remote_model],
+            show_progress="minimal",
+            api_visibility="private",
+        )
+        add.click(
+            self._merge, [weights, name], [merged, self.adapter], show_progress="minimal", api_visibility="private"
+        )
+        export.click(
+            self._export, [self.model, weights, name], merged, show_progress="minimal", api_visibility="private"
+        )
+
+    def _widget(self, name: str):
+        option = self.defaults[name]
+        common = {"label": t(f"opt_{name}"), "info": t(f"help_{name}"), "elem_id": f"chat-{name}"}
+        if option.kind == "bool":
+            return gr.Checkbox(value=option.default, **common)
+        if option.kind == "choice":
+            return gr.Dropdown(list(option.choices), value=option.default, **common)
+        if option.kind == "float":
+            return gr.Number(value=option.default, **common)
+        return gr.Textbox(value=option.default, max_lines=1, **common)
+
+    @property
+    def where(self) -> list:
+        """Inputs that say which server answers: hand them to `backend`."""
+        return [self.external, self.url, self.key, self.remote_model]
+
+    def backend(self, external: bool, url: str, key: str, remote_model: str, lang: str) -> tuple[Backend, str]:
+        """The server, and its model's name.
+
+        Raises:
+            UserError: no model is loaded, or the other server is not named.
+        """
+        if not external:
+            if not self.engine.ready:
+                raise UserError(say("load_first", lang))
+            return Backend(f"{self.engine.url}/v1", self.engine.key), self.engine.model
+        if not re.fullmatch(r"https?://\S+", (url or "").strip()):
+            raise UserError(say("server_url_wrong", lang))
+        if not remote_model:
+            raise UserError(say("server_model_missing", lang))
+        return Backend(url.strip().rstrip("/"), key or "", own=False), remote_model
+
+    async def adapter_name(self, chosen: str) -> str:
+        """The model name to ask for; loads the adapter into the engine if it is not there yet. Raises UserError."""
+        if not self.engine.knows(chosen):
+            self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
+            await self._add({"name": chosen, "path": chosen})
+        return chosen
+
+    async def _add(self, body: dict) -> None:
+        import httpx
+
+        try:
+            async with httpx.AsyncClient(timeout=120) as client:
+                answer = await client.post(
+                    f"{self.engine.url}/adapters", json=body, headers={"Authorization": f"Bearer {self.engine.key}"})  # fmt: skip
+                found = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise UserError(
+                f"The engine could not load the adapter ({type(error).__name__}). Load the model again."
+            ) from None
+        if answer.status_code != 200:
+            raise UserError(found["error"]["message"])
+        self.engine.remember(body["name"])
+
+    def _config(self, model_name, bits, *rest) -> EngineConfig:
+        values = dict(zip(_MORE, rest, strict=True)) | {
+            "model_name_or_path": model_name,
+            "quantization_bit": bits or None,
+        }
+        return validated(values, EngineConfig)
+
+    def _load(self, request: gr.Request, model_name, chosen, bits, *rest):
+        lang = language(request)
+        try:
+            config = self._config(model_name, bits, *rest)
+            self.workspace.confine(config)
+            if chosen:
+                self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
+            self.engine.load(config, chosen or "")
+        except UserError as error:
+            return note(str(error), "bad"), "failed"
+        return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
+
+    def _look(self, token, request: gr.Request):
+        """Engine status; sent only when it changed."""
+        lang, state = language(request), self.engine.state()
+        fresh = (lang, self.engine.model, state and (state.state, state.phase, state.progress, state.reason, state.warning),
+                 tuple(sorted(self.engine._adapters)))  # fmt: skip
+        if token in (fresh, "failed"):
+            return gr.skip(), gr.skip()
+        trusted = self.engine.config and self.engine.config.trust_remote_code
+        return (note(say("trust_warning", lang), "warn") if trusted else "") + self._status_html(lang), fresh
+
+    def _status_html(self, lang: str) -> str:
+        state, model = self.engine.state(), self.engine.model
+        if state is None:
+            return note(say("engine_none", lang), "warn")
+        if state.state == "running":
+            names = ", ".join([model, *sorted(self.engine._adapters)])
+            words = (
+                say("engine_ready", lang, model=model, device=state.device)
+                + "\n"
+                + say("api_hint", lang, url="/v1", names=names)
+            )
+            return note(words) + (note(state.warning, "warn") if state.warning else "")
+        if state.state == "failed" and (state.port is not None or state.reason):
+            return note(say("engine_failed", lang, model=model, reason=state.reason), "bad")
+        if not state.active:
+            return note(say("engine_gone", lang, model=model), "bad")
+        bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
+        words = escape(say("engine_loading", lang, model=model, phase=state.phase or "…"))
+        return f"<div class='wb-note warn'>{words} {state.progress:.0%}{bar}</div>"
+
+    @property
+    def take_adapter(self) -> tuple:
+        """(handler, inputs, outputs): a run's adapter brings the base model and the settings it was trained with."""
+
+        def take(chosen):
+            run = next((run for run in list_runs(self.workspace) if run.id == str(chosen).split("/")[0]), None)
+            values = run.config_values() if run else {}
+            if not values:
+                return [gr.skip()] * (2 + len(_MORE))
+            kept = [gr.skip() if name == "devices" else values.get(name, self.defaults[name].default) for name in _MORE]
+            return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0, *kept]
+
+        return take, self.adapter, [self.model, self.quantisation, *self.more.values()]
+
+    def adapters(self) -> list[str]:
+        """Adapters that can be chosen: runs and their checkpoints, and those that are loaded."""
+        return list(dict.fromkeys([*sorted(self.engine._adapters), *adapter_choices(list_runs(self.workspace))]))
+
+    def refresh(self, request: gr.Request):
+        """Fresh lists of adapters and models."""
+        names = [(name, name) for name in self.adapters()]
+        return gr.Dropdown(choices=[(say("adapter_none", language(request)), ""), *names]), gr.Dropdown(
+            choices=model_choices(self.workspace)
+        )
+
+    async def _find(self, url, key, request: gr.Request):
+        try:
+            if not re.fullmatch(r"https?://\S+", (url or "").strip()):
+                raise UserError(say("server_url_wrong", language(request)))
+            names = await models(Backend(url.strip().rstrip("/"), key or "", own=False))
+        except UserError as error:
+            return note(str(error), "bad"), gr.skip()
+        return note(", ".join(names) or "–"), gr.Dropdown(choices=names, value=names[0] if names else None)
+
+    @staticmethod
+    def _weights(text: str, lang: str) -> dict[str, float]:
+        """`ADAPTER = WEIGHT` lines. Raises UserError."""
+        found = {}
+        for line in filter(None, map(str.strip, (text or "").splitlines())):
+            name, _, weight = line.rpartition("=") if "=" in line else (line, "", "1")
+            try:
+                found[name.strip()] = float(weight)
+            except ValueError:
+                raise UserError(say("merge_line_wrong", lang, line=line)) from None
+        if not found:
+            raise UserError(say("merge_empty", lang))
+        return found
+
+    async def _merge(self, text, name, request: gr.Request):
+        """Add several adapters up inside the engine, as one more that can be chosen."""
+        lang = language(request)
+        try:
+            self.backend(False, "", "", "", lang)
+            weights = self._weights(text, lang)
+            if not (name or "").strip():
+                raise UserError(say("merge_name_missing", lang))
+            for adapter in weights:
+                await self.adapter_name(adapter)
+            await self._add({"name": name.strip(), "merge": weights})
+        except UserError as error:
+            return note(str(error), "bad"), gr.skip()
+        return note(say("merged", lang, name=name.strip())), gr.Dropdown(
+            choices=[(say("adapter_none", lang), ""), *[(n, n) for n in self.adapters()]], value=name.strip()
+        )
+
+    async def _export(self, model, text, name, request: gr.Request):
+        """Write base and adapters as one model into the workspace, in a process of its own."""
+        lang = language(request)
+        try:
+            self.workspace.check_writable()
+            weights = self._weights(text, lang)
+            if not (name or "").strip():
+                raise UserError(say("merge_name_missing", lang))
+            for adapter in weights:
+                self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
+        except UserError as error:
+            yield note(str(error), "bad")
+            return
+        command = [
+            sys.executable,
+            "-m",
+            "workbench",
+            "export",
+            model,
+            "--name",
+            name.strip(),
+            "--workspace",
+            str(self.workspace.root),
+        ]
+        for adapter, weight in weights.items():
+            command += ["--adapter", f"{adapter}={weight}"]
+        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+        yield note(say("exporting", lang, name=name.strip()), "warn")
+        try:
+            out, wrong = await process.communicate()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            raise
+        lines = (out if process.returncode == 0 else wrong).decode(errors="replace").strip().splitlines()
+        yield note(lines[-1].removeprefix("Error: ") if lines else "–", "ok" if process.returncode == 0 else "bad")

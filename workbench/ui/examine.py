@@ -1,0 +1,193 @@
+"""Under the conversation: a closer look at one answer. Token confidence with branches, consistency, what the adapter changed,
+the contradiction probe, and the correction."""
+
+import random
+
+import gradio as gr
+
+from workbench import corrections
+from workbench.client import complete, score
+from workbench.errors import UserError
+from workbench.ui.conversation import Sampling, Session, sent
+from workbench.ui.engine_panel import EnginePanel
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.ui.token_view import TOKENS_JS, confidence_html, consistency_html, contradiction_html, difference_html
+from workbench.uncertainty.consistency import SAMPLES, TEMPERATURE, check
+from workbench.uncertainty.contradiction import TOOL_CALLS, compare, reword, wordings
+
+_BUSY = {"show_progress": "minimal", "api_visibility": "private", "concurrency_limit": 8}
+
+
+def _system(settings: Sampling) -> list[dict]:
+    return [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
+
+
+def question_of(history: list[dict]) -> str:
+    """The last thing that was asked."""
+    return next((m["content"] for m in reversed(history) if m["role"] == "user"), "")
+
+
+class Examine:
+    """The panel; `chat_tab` gives it the conversation, the engine's panel and the generation settings."""
+
+    def __init__(self, panel: EnginePanel):
+        self.panel = panel
+
+    def build(self) -> None:
+        """Lay the panel out."""
+        with gr.Row():
+            self.every = gr.Checkbox(label=t("check_every"), value=False, elem_id="check-every", scale=2)
+            self.samples = gr.Slider(2, 16, SAMPLES, step=1, label=t("check_samples"), elem_id="check-samples", scale=2)
+            self.branch = gr.Radio([], label=t("branches"), visible=False, elem_id="branches", scale=3)
+        self.about = gr.HTML(elem_id="examined")
+        with gr.Tabs(elem_id="examine"):
+            with gr.Tab(t("confidence"), elem_id="tab-confidence"):
+                self.confidence = gr.HTML(
+                    html_template="<div>${value}</div>",
+                    js_on_load=TOKENS_JS,
+                    elem_id="confidence",
+                    elem_classes="wb-look",
+                )
+            with gr.Tab(t("consistency"), elem_id="tab-consistency"):
+                self.check = gr.Button(t("check"), size="sm", elem_id="check")
+                self.consistency = gr.HTML(elem_id="consistency")
+            with gr.Tab(t("difference"), elem_id="tab-difference"):
+                gr.HTML(t("difference_info"), elem_classes="wb-sub")
+                self.compare = gr.Button(t("difference_run"), size="sm", elem_id="difference-run")
+                self.difference = gr.HTML(
+                    html_template="<div>${value}</div>",
+                    js_on_load=TOKENS_JS,
+                    elem_id="difference",
+                    elem_classes="wb-look",
+                )
+            with gr.Tab(t("contradiction"), elem_id="tab-contradiction"):
+                self.wordings = gr.Textbox(
+                    "\n".join(TOOL_CALLS), label=t("wordings"), info=t("wordings_info"), lines=6, elem_id="wordings"
+                )
+                with gr.Row():
+                    self.reword = gr.Button(t("reword"), size="sm", elem_id="reword")
+                    self.ask = gr.Button(
+                        t("contradiction_run"), size="sm", variant="primary", elem_id="contradiction-run"
+                    )
+                self.contradiction = gr.HTML(elem_id="contradiction")
+            with gr.Tab(t("correct"), elem_id="tab-correct"):
+                self.pick = gr.Dropdown([], label=t("pick_sample"), elem_id="pick-sample")
+                self.right = gr.Textbox(label=t("right_answer"), lines=3, elem_id="right-answer")
+                self.save = gr.Button(t("save_correction"), variant="primary", size="sm", elem_id="save-correction")
+                self.corrected = gr.HTML(elem_id="corrected")
+
+    @property
+    def view(self) -> list:
+        """What shows the answer that is looked at; see `look`."""
+        return [self.about, self.confidence, self.consistency, self.difference, self.branch, self.pick]
+
+    def look(self, talk: Session, request: gr.Request):
+        """Show the answer that is looked at."""
+        lang, found = language(request), talk.answer()
+        if found is None:
+            return "", "", "", "", gr.Radio(visible=False), gr.Dropdown(choices=[])
+        history, answer = found
+        branches = answer.get("branches") or []
+        radio = gr.Radio(
+            choices=[(f"{i + 1}: {(b['content'][-40:] or '…')}", i) for i, b in enumerate(branches)],
+            value=answer.get("branch", 0), visible=len(branches) > 1)  # fmt: skip
+        head = say("examined", lang, model=answer.get("model") or "–", question=question_of(history)[:120])
+        samples = answer.get("samples") or []
+        consistency = consistency_html(check(answer["content"], question_of(history), samples), lang) if samples else ""
+        difference = difference_html(*answer["difference"], lang) if answer.get("difference") else ""
+        own = not answer.get("external")
+        shown = confidence_html(answer.get("tokens") or [], lang, branch=own) if answer["content"] else ""
+        return note(head), shown, consistency, difference, radio, gr.Dropdown(choices=samples, value=None)
+
+    async def run_check(self, talk: Session, external, url, key, remote, samples, request: gr.Request, *settings):
+        """More samples as one batch; what they say of the answer."""
+        lang = language(request)
+        try:
+            backend, _ = self.panel.backend(external, url, key, remote, lang)
+            history, answer = self._found(talk, lang)
+            settings = Sampling(*settings)
+            limit = min(int(settings.max_tokens), max(32, 2 * len(answer.get("tokens") or [])))
+            answer["samples"] = await complete(
+                backend, answer.get("model") or remote, _system(settings) + sent(history), n=int(samples),
+                temperature=TEMPERATURE, top_p=1.0, max_tokens=limit, seed=random.randrange(2**31))  # fmt: skip
+        except UserError as error:
+            return (gr.skip(), gr.skip(), note(str(error), "bad"), *[gr.skip()] * 3)
+        return self.look(talk, request)
+
+    async def run_every(self, every, talk, *rest):
+        """After an answer, when the box is ticked."""
+        return await self.run_check(talk, *rest) if every and talk.answer() else [gr.skip()] * len(self.view)
+
+    async def run_difference(self, talk: Session, chosen, request: gr.Request):
+        """Score the answer once more without the adapter (or with it, when the base model wrote it)."""
+        lang = language(request)
+        try:
+            backend, base = self.panel.backend(False, "", "", "", lang)
+            history, answer = self._found(talk, lang)
+            if not answer.get("tokens") or answer.get("external"):
+                raise UserError(say("difference_own_only", lang))
+            wrote = answer.get("model") or base
+            other = base if wrote != base else await self.panel.adapter_name(chosen) if chosen else ""
+            if not other:
+                raise UserError(say("choose_adapter", lang))
+            ids = [entry["token_id"] for entry in answer["tokens"]]
+            given = answer.get("system", []) + sent(history)
+            there = await score(backend, other, given, answer["content"], ids)
+            both = (answer["tokens"], there) if wrote != base else (there, answer["tokens"])
+            texts = [entry.get("text", "") for entry in answer["tokens"]]
+            answer["difference"] = [
+                [entry | {"text": text} for entry, text in zip(side, texts, strict=True)] for side in both
+            ]
+        except UserError as error:
+            return note(str(error), "bad")
+        return difference_html(*answer["difference"], lang)
+
+    async def run_contradiction(self, text, chosen, external, url, key, remote, request: gr.Request, *settings):
+        """Ask every wording greedily, each in a conversation of its own; rows appear as they come."""
+        lang = language(request)
+        try:
+            backend, model = self.panel.backend(external, url, key, remote, lang)
+            if chosen and not external:
+                model = await self.panel.adapter_name(chosen)
+            asked, settings, answers = wordings(text), Sampling(*settings), []
+            for number, wording in enumerate(asked, 1):
+                messages = [*_system(settings), {"role": "user", "content": wording.question}]
+                answers += await complete(
+                    backend, model, messages, temperature=0.0, max_tokens=min(int(settings.max_tokens), 120), seed=0)  # fmt: skip
+                yield contradiction_html(compare(asked[:number], answers), lang)
+        except UserError as error:
+            yield note(str(error), "bad")
+
+    def suggest(self, talk: Session):
+        """Wordings of the last question, by rule."""
+        found = talk.answer()
+        question = question_of(found[0] if found else talk.left)
+        return "\n".join(reword(question)) if question else gr.skip()
+
+    def _found(self, talk: Session, lang: str) -> tuple[list[dict], dict]:
+        found = talk.answer()
+        if found is None or not found[1]["content"]:
+            raise UserError(say("no_answer_yet", lang))
+        return found
+
+    def correct(self, talk: Session, right, request: gr.Request):
+        """Keep what the answer should have been."""
+        lang = language(request)
+        try:
+            history, answer = self._found(talk, lang)
+            model = answer.get("model", "")
+            count = corrections.correct(self.panel.workspace, sent(history), answer["content"], right or "", model)
+        except UserError as error:
+            return note(str(error), "bad"), gr.skip()
+        return note(say("corrected", lang, count=count, dataset=corrections.DATASET)), ""
+
+    def wire(self, talk, settings: list, adapter) -> None:
+        """Connect what needs the conversation (a gr.State) and the generation settings."""
+        where = self.panel.where
+        self.check.click(self.run_check, [talk, *where, self.samples, *settings], self.view, **_BUSY)
+        self.compare.click(self.run_difference, [talk, adapter], self.difference, **_BUSY)
+        self.ask.click(self.run_contradiction, [self.wordings, adapter, *where, *settings], self.contradiction, **_BUSY)
+        self.reword.click(self.suggest, talk, self.wordings, **QUIET)
+        self.pick.input(lambda text: text or "", self.pick, self.right, **QUIET)
+        self.save.click(self.correct, [talk, self.right], [self.corrected, self.right], **QUIET)

@@ -1,0 +1,107 @@
+"""The Chat tab's list of conversations: search, open, rename, delete, download."""
+
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+
+from workbench import conversations
+from workbench.errors import UserError
+from workbench.ui.conversation import Session
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.workspace import Workspace, slug
+
+
+class History:
+    """Widgets and handlers; a conversation that is opened replaces the tab's session."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+
+    def build(self) -> None:
+        with gr.Accordion(t("conversations"), open=False, elem_id="history"):
+            self.words = gr.Textbox(label=t("search"), max_lines=1, elem_id="history-search")
+            self.list = gr.Dropdown([], label=t("conversations"), elem_id="history-list")
+            self.title = gr.Textbox(label=t("title"), max_lines=1, elem_id="history-title")
+            with gr.Row():
+                self.fresh = gr.Button(t("new_conversation"), size="sm", elem_id="history-new", min_width=70)
+                self.rename = gr.Button(t("rename"), size="sm", elem_id="history-rename", min_width=70)
+                self.delete = gr.Button(t("delete"), size="sm", variant="stop", elem_id="history-delete", min_width=70)
+            self.kind = gr.Radio(
+                [("JSONL", "jsonl"), ("Markdown", "md")], value="jsonl", label=t("export_as"), elem_id="history-kind"
+            )
+            self.export = gr.Button(t("download"), size="sm", elem_id="history-export")
+            self.file = gr.DownloadButton(visible="hidden", elem_id="history-file")
+            self.note = gr.HTML(elem_id="history-note")
+
+    def choices(self, words: str = "") -> list[tuple[str, str]]:
+        return [(c.shown_title, c.id) for c in conversations.search(self.workspace, words or "")]
+
+    def keep(self, talk: Session) -> str:
+        """Save the session as it is; a sentence when that fails."""
+        if not any(talk.columns) or self.workspace.read_only:
+            return ""
+        try:
+            conversations.save(self.workspace, talk.saved())
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def wire(self, talk, opened, shown_in: list) -> None:
+        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State."""
+
+        def find(words):
+            return gr.Dropdown(choices=self.choices(words))
+
+        def open_(id_, request: gr.Request):
+            try:
+                session = Session.opened(conversations.load(self.workspace, id_))
+            except UserError as error:
+                return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
+            return ["", session.title, session, *opened(session, language(request))]
+
+        def rename(id_, title, words, current, request: gr.Request):
+            try:
+                conversations.rename(self.workspace, id_, title or "")
+            except UserError as error:
+                return note(str(error), "bad"), gr.skip()
+            if current.id == id_:
+                current.title = title or ""
+            return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(words), value=id_)
+
+        def delete(id_, words, current, request: gr.Request):
+            lang = language(request)
+            try:
+                conversations.delete(self.workspace, id_)
+            except UserError as error:
+                return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
+            listed = gr.Dropdown(choices=self.choices(words), value=None)
+            if current.id != id_:
+                return [note(say("deleted", lang)), listed, gr.skip(), *[gr.skip()] * len(shown_in)]
+            session = Session(turn=current.turn + 1)
+            return [note(say("deleted", lang)), listed, session, *opened(session, lang)]
+
+        def export(id_, kind, current):
+            try:
+                conversation = conversations.load(self.workspace, id_) if id_ else current.saved()
+            except UserError as error:
+                return note(str(error), "bad"), gr.skip()
+            write = conversations.as_jsonl if kind == "jsonl" else conversations.as_markdown
+            file = Path(tempfile.mkdtemp()) / f"{slug(conversation.shown_title)}.{kind}"
+            file.write_text(write(conversation), encoding="utf-8")
+            return "", gr.DownloadButton(value=str(file))
+
+        def fresh(current, request: gr.Request):
+            current.turn += 1
+            session = Session()
+            return [None, "", session, *opened(session, language(request))]
+
+        self.words.change(find, self.words, self.list, **QUIET)
+        self.list.focus(find, self.words, self.list, **QUIET)
+        self.list.input(open_, self.list, [self.note, self.title, talk, *shown_in], **QUIET)
+        self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
+        self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET)
+        self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET)
+        self.export.click(export, [self.list, self.kind, talk], [self.note, self.file], show_progress="hidden", api_visibility="private").then(
+            None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")  # fmt: skip

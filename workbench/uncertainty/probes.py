@@ -1,0 +1,134 @@
+"""Probe sets: prompts with what a good answer holds, asked of a base model and of adapters, before and after training.
+
+A set is JSONL: `prompt`, and one of `expect` (a text or several, any of which the answer must mention), `pattern` (a regular expression)
+or `judge` (a rule of `uncertainty/judge.py`). Results are kept with the run: `runs/<id>/probes/<set>.json`; the base model's in
+`workspace/probes/`.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from workbench.config import nearest, write_atomically
+from workbench.errors import UserError
+from workbench.runs import run_named
+from workbench.uncertainty.judge import check_probe, passes
+from workbench.workspace import PROJECT, Workspace, slug
+
+BUNDLED = PROJECT / "data" / "probes"
+MAX_TOKENS = 64
+TEMPERATURE = 0.7  # of the extra samples
+Ask = Callable[[str, list[dict], int, float, int], list[str]]  # model, messages, n, temperature, seed -> answers
+
+
+@dataclass
+class Result:
+    """One probe: the greedy answer, more samples, and `pass`, `fail`, or `inconsistent` when they differ."""
+
+    prompt: str
+    answer: str
+    samples: list[str]
+    verdict: str
+
+
+@dataclass
+class Report:
+    """One set asked of one model."""
+
+    set: str
+    model: str
+    results: list[Result] = field(default_factory=list)
+    time: float = 0.0
+
+    def count(self, verdict: str) -> int:
+        return sum(result.verdict == verdict for result in self.results)
+
+
+def probe_sets(workspace: Workspace) -> dict[str, Path]:
+    """Bundled sets, and those in `workspace/probes/*.jsonl`."""
+    found = {file.stem: file for file in sorted(BUNDLED.glob("*.jsonl"))}
+    return found | {file.stem: file for file in sorted((workspace.root / "probes").glob("*.jsonl"))}
+
+
+def read_set(name: str, workspace: Workspace) -> list[dict]:
+    """The probes of a set, by its name or as a path.
+
+    Raises:
+        UserError: no such set, or a broken line (with its number).
+    """
+    sets = probe_sets(workspace)
+    file = sets.get(name) or Path(name)
+    if not file.is_file():
+        raise UserError(
+            f"There is no probe set '{name}'.{nearest(name, sets)} There are: {', '.join(sets)}. Or give a JSONL file."
+        )
+    probes = []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text: {error}.") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            probe = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file.name}:{number}: not valid JSON: {error.msg}.") from None
+        check_probe(probe, f"{file.name}:{number}")
+        probes.append(probe)
+    if not probes:
+        raise UserError(f"{file.name} has no probes.")
+    return probes
+
+
+def run_probe(ask: Ask, model: str, probe: dict, samples: int = 0, seed: int = 0) -> Result:
+    """Ask one probe, greedily and `samples` times more."""
+    messages = [{"role": "user", "content": probe["prompt"]}]
+    if probe.get("system"):
+        messages.insert(0, {"role": "system", "content": probe["system"]})
+    (answer,) = ask(model, messages, 1, 0.0, seed)
+    more = ask(model, messages, samples, TEMPERATURE, seed) if samples else []
+    verdicts = {passes(text, probe) for text in (answer, *more)}
+    verdict = "inconsistent" if len(verdicts) > 1 else "pass" if verdicts == {True} else "fail"
+    return Result(probe["prompt"], answer, more, verdict)
+
+
+def keep(report: Report, workspace: Workspace) -> Path:
+    """Write a report with its run, or with the workspace for a base model; the next one of this set replaces it."""
+    workspace.check_writable()
+    report.time = time.time()
+    file = _file(report.set, report.model, workspace)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(asdict(report), ensure_ascii=False, indent=1))
+    return file
+
+
+def kept(set_name: str, model: str, workspace: Workspace) -> Report | None:
+    """The last report of this set for this model, or None."""
+    try:
+        values = json.loads(_file(set_name, model, workspace).read_text(encoding="utf-8"))
+        return Report(values["set"], values["model"], [Result(**r) for r in values["results"]], values["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _file(set_name: str, model: str, workspace: Workspace) -> Path:
+    run_id, _, checkpoint = model.partition("/")
+    run = run_named(workspace, run_id)
+    name = slug(Path(set_name).stem)
+    if run is not None:
+        return run.path / "probes" / f"{name}{'-' + slug(checkpoint) if checkpoint else ''}.json"
+    return workspace.root / "probes" / f"{slug(model)}-{name}.json"
+
+
+def before_after(reports: list[Report]) -> list[dict]:
+    """One row per probe: its prompt, the verdict of each model, and `fixed`, `broken` or empty from first to last."""
+    rows = []
+    for results in zip(*(report.results for report in reports), strict=True):
+        first, last = results[0].verdict == "pass", results[-1].verdict == "pass"
+        change = "" if len(results) == 1 or first == last else "fixed" if last else "broken"
+        rows.append({"prompt": results[0].prompt, "verdicts": [r.verdict for r in results],
+                     "answers": [r.answer for r in results], "change": change})  # fmt: skip
+    return rows

@@ -82,7 +82,9 @@ def build(engine: Engine) -> dict:
             used = gr.HTML(elem_id="chat-used")
             examine.build()
     talk = gr.State(Session())
-    last = gr.BrowserState("", storage_key="workbench_conversation", secret="workbench")  # nothing secret: an id
+    last = gr.Textbox(
+        "", visible="hidden", elem_id="last-conversation"
+    )  # kept by the browser; gr.BrowserState comes too late for `load`
     sampling = [system, max_tokens, temperature, top_p, top_k, penalty, seed]
     left = boxes[0]
     shown_in = [*boxes, problem]
@@ -375,6 +377,13 @@ def build(engine: Engine) -> dict:
             return note(str(error), "bad")
         return note(say("voted", lang, count=count, dataset=corrections.PAIRS))
 
+    last.change(
+        None,
+        last,
+        None,
+        js="(id) => { localStorage.setItem('workbench_conversation', id || ''); }",
+        api_visibility="private",
+    )
     compare_in = [compare, panel.adapter, others, talk]
     gr.on([compare.change, others.change], set_compare, compare_in, [*boxes, others], **QUIET)
     inputs = [talk, panel.adapter, compare, others, tools, *panel.where, *sampling]

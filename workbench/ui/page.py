@@ -81,7 +81,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         blocks.load(*train["preview"], **QUIET)
         train_page.select(*train["datasets"], **QUIET)
         blocks.load(*chat["arrive"], **QUIET)
-        blocks.load(*chat["comeback"], **QUIET)
+        blocks.load(*chat["comeback"], js="() => [localStorage.getItem('workbench_conversation') || '']", **QUIET)
         chat_page.select(*chat["arrive"], **QUIET)
     return blocks
 

@@ -184,12 +184,12 @@ def build(workspace: Workspace) -> dict:
             title = escape(say("dataset_problem", lang, count=len(problems)))
             words = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
         listed = gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None)
-        return listed, words, None, about_html(presets[DEFAULT], lang), *datasets()
+        return listed, words, None, about_html(presets[DEFAULT], lang), datasets()
 
     def datasets():
         """What can be chosen now: corrections and uploads come while the page is open."""
         names = dataset_choices(workspace)[0]
-        return [gr.Dropdown(choices=names) for _ in ("dataset", "eval_dataset")]
+        return gr.Dropdown(choices=names)
 
     view = [status, chart, log, stop, seen, run_list]
     gr.on([parent.change, *(widget.change for widget in form.components)], preview, [preset, parent, *form.components],
@@ -207,8 +207,8 @@ def build(workspace: Workspace) -> dict:
     gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
     gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)
     return {
-        "arrive": (arrive, [run_list, unreadable, seen, about, form.widgets["dataset"], form.widgets["eval_dataset"]]),
-        "datasets": (datasets, None, [form.widgets["dataset"], form.widgets["eval_dataset"]]),
+        "arrive": (arrive, [run_list, unreadable, seen, about, form.widgets["dataset"]]),
+        "datasets": (datasets, None, [form.widgets["dataset"]]),
         "preview": (preview, [preset, parent, *form.components], [yaml_box, command, message]),
         "form": form,
         "parent": parent,

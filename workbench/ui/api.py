@@ -86,10 +86,19 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
     async def chat(request: Request):
         return await forward(request, "chat/completions")
 
+    @app.post("/v1/completions")
+    async def complete(request: Request):
+        return await forward(request, "completions")
+
+    @app.post("/v1/score")
+    async def score(request: Request):
+        return await forward(request, "score")
+
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
     async def unknown(path: str, request: Request):
         return refusal(request) or _error(
-            404, f"There is no {request.method} /v1/{path}. There are GET /v1/models and POST /v1/chat/completions."
+            404,
+            f"There is no {request.method} /v1/{path}. There are GET /v1/models, POST /v1/chat/completions, /v1/completions and /v1/score.",
         )
 
 

@@ -415,10 +415,12 @@ def build(engine: Engine) -> dict:
     for number, chatbot in enumerate(boxes):
         chatbot.select(choose(number), talk, examine.view, **QUIET)
     examine.wire(talk, sampling, panel.adapter)
-    history.wire(talk, opened, [*shown_in, compare])
+    history.wire(talk, opened, [*shown_in, compare], (examine.look, talk, examine.view))
     return {
         "arrive": (refresh, None, [panel.adapter, panel.model, others, history.list]),
         "comeback": (comeback, last, [talk, *shown_in, compare]),
+        "look": (examine.look, talk, examine.view),
+        "panel": panel,
         "adapter": panel.adapter,
         "take_adapter": panel.take_adapter,
     }

@@ -48,8 +48,8 @@ class History:
             return str(error)
         return ""
 
-    def wire(self, talk, opened, shown_in: list) -> None:
-        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State."""
+    def wire(self, talk, opened, shown_in: list, look: tuple) -> None:
+        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look` the closer look's event."""
 
         def find(words):
             return gr.Dropdown(choices=self.choices(words))
@@ -99,9 +99,11 @@ class History:
 
         self.words.change(find, self.words, self.list, **QUIET)
         self.list.focus(find, self.words, self.list, **QUIET)
-        self.list.input(open_, self.list, [self.note, self.title, talk, *shown_in], **QUIET)
+        self.list.input(open_, self.list, [self.note, self.title, talk, *shown_in], **QUIET).then(*look, **QUIET)
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
-        self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET)
-        self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET)
+        self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET).then(
+            *look, **QUIET
+        )
+        self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET).then(*look, **QUIET)
         self.export.click(export, [self.list, self.kind, talk], [self.note, self.file], show_progress="hidden", api_visibility="private").then(
             None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")  # fmt: skip

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from workbench import launcher
 from workbench.engines import Engine
 from workbench.runs import list_states, run_named
-from workbench.ui import chat_tab, runs_tab, runs_view, train_tab
+from workbench.ui import chat_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import i18n, language, say, t
@@ -33,6 +33,8 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
                 runs = runs_tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
                 chat = chat_tab.build(engine)
+            with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
+                probed = probes_tab.build(chat["panel"])
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
@@ -81,8 +83,10 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         blocks.load(*train["preview"], **QUIET)
         train_page.select(*train["datasets"], **QUIET)
         blocks.load(*chat["arrive"], **QUIET)
-        blocks.load(*chat["comeback"], js="() => [localStorage.getItem('workbench_conversation') || '']", **QUIET)
+        blocks.load(*chat["comeback"], js="() => [localStorage.getItem('workbench_conversation') || '']", **QUIET).then(
+            *chat["look"], **QUIET)  # fmt: skip
         chat_page.select(*chat["arrive"], **QUIET)
+        probes_page.select(*probed["arrive"], **QUIET)
     return blocks
 
 

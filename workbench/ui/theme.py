@@ -173,6 +173,9 @@ footer { display: none !important; }
 .wb-samples { margin: 8px 0 0; padding-left: 20px; font-size: .85rem; }
 .wb-samples li { margin-bottom: 6px; overflow-wrap: anywhere; }
 .wb-samples .differs b { color: #c2410c; } .dark .wb-samples .differs b { color: #fb923c; }
+#contradiction td:nth-child(3), #contradiction td:nth-child(4) { min-width: 92px; }
+.wb-verdict.ok b { color: #0072b2; } .wb-verdict.bad b { color: #c2410c; } .wb-verdict.warn b { color: #9a6700; }
+.dark .wb-verdict.ok b { color: #56b4e9; } .dark .wb-verdict.bad b { color: #fb923c; } .dark .wb-verdict.warn b { color: #f0c040; }
 tr.contradicts td { background: #d55e0022; }
 .wb-wide { overflow-x: auto; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }

@@ -90,9 +90,12 @@ def run_probe(ask: Ask, model: str, probe: dict, samples: int = 0, seed: int = 0
         messages.insert(0, {"role": "system", "content": probe["system"]})
     (answer,) = ask(model, messages, 1, 0.0, seed)
     more = ask(model, messages, samples, TEMPERATURE, seed) if samples else []
-    verdicts = {passes(text, probe) for text in (answer, *more)}
-    verdict = "inconsistent" if len(verdicts) > 1 else "pass" if verdicts == {True} else "fail"
-    return Result(probe["prompt"], answer, more, verdict)
+    return Result(probe["prompt"], answer, more, verdict_of({passes(text, probe) for text in (answer, *more)}))
+
+
+def verdict_of(passed: set[bool]) -> str:
+    """`inconsistent` when some answers pass and some do not."""
+    return "inconsistent" if len(passed) > 1 else "pass" if passed == {True} else "fail"
 
 
 def keep(report: Report, workspace: Workspace) -> Path:

@@ -1,0 +1,123 @@
+"""The Probes tab: a set of questions with known answers, asked of the loaded model and of adapters; before and after."""
+
+import asyncio
+
+import gradio as gr
+
+from workbench.client import complete
+from workbench.errors import UserError
+from workbench.ui.engine_panel import EnginePanel
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.ui.token_view import safe
+from workbench.uncertainty import probes
+from workbench.uncertainty.judge import passes
+
+_CELL = {"pass": "ok", "fail": "bad", "inconsistent": "warn"}
+SHOWN = 400  # rows of the table; the whole is in the file
+
+
+def table_html(reports: list[probes.Report], lang: str) -> str:
+    """Counts of each model, and a row per probe with its verdicts and what changed."""
+    if not reports or not reports[0].results:
+        return ""
+    tiles = "".join(
+        f"<div class='wb-tile'><b>{r.count('pass')} / {len(r.results)}</b><span>{safe(r.model)} · {safe(say('verdict_pass', lang))}; "
+        f"{r.count('inconsistent')} {safe(say('verdict_inconsistent', lang))}</span></div>"
+        for r in reports
+    )
+    rows = probes.before_after(reports)
+    changes = {kind: sum(row["change"] == kind for row in rows) for kind in ("fixed", "broken")}
+    head = "".join(f"<th>{safe(r.model)}</th>" for r in reports)
+    body = []
+    for row in rows[:SHOWN]:
+        cells = "".join(
+            f"<td class='wb-verdict {_CELL[v]}'><b>{safe(say('verdict_' + v, lang))}</b> {safe(a)}</td>"
+            for v, a in zip(row["verdicts"], row["answers"], strict=True)
+        )
+        change = say("change_" + row["change"], lang) if row["change"] else ""
+        body.append(f"<tr><td>{safe(row['prompt'])}</td>{cells}<td>{safe(change)}</td></tr>")
+    words = say("probe_changes", lang, **changes) if len(reports) > 1 else ""
+    return (
+        f"<div class='wb-tiles'>{tiles}</div><p class='wb-sub'>{safe(words)}</p><div class='wb-wide'><table class='wb-table' id='probe-table'>"
+        f"<tr><th>{safe(say('wording', lang))}</th>{head}<th>{safe(say('change', lang))}</th></tr>{''.join(body)}</table></div>"
+    )
+
+
+def build(panel: EnginePanel) -> dict:
+    """Lay the tab out; models are those of the Chat tab's engine."""
+    workspace = panel.workspace
+    gr.HTML(t("probes_info"), elem_classes="wb-sub")
+    with gr.Row(equal_height=True):
+        chosen = gr.Dropdown(
+            list(probes.probe_sets(workspace)),
+            value="abilities",
+            label=t("probe_set"),
+            allow_custom_value=True,
+            elem_id="probe-set",
+        )
+        adapters = gr.Dropdown(
+            [],
+            multiselect=True,
+            max_choices=3,
+            label=t("probe_adapters"),
+            elem_id="probe-adapters",
+            allow_custom_value=True,
+        )
+        samples = gr.Slider(0, 8, 2, step=1, label=t("probe_samples"), elem_id="probe-samples")
+        limit = gr.Slider(0, 400, 0, step=1, label=t("probe_limit"), elem_id="probe-limit")
+    with gr.Row():
+        start = gr.Button(t("probe_run"), variant="primary", elem_id="probe-run")
+        halt = gr.Button(t("stop"), variant="stop", elem_id="probe-stop")
+        last = gr.Button(t("probe_last"), elem_id="probe-last")
+    message = gr.HTML(elem_id="probe-message")
+    table = gr.HTML(elem_id="probe-results")
+
+    async def run(name, names, count, most, external, url, key, remote, request: gr.Request):
+        lang = language(request)
+        try:
+            backend, base = panel.backend(external, url, key, remote, lang)
+            questions = probes.read_set(name or "", workspace)[: int(most) or None]
+            models = [base, *[await panel.adapter_name(n) for n in (names or []) if backend.own]]
+            reports = [probes.Report(name, model) for model in models]
+            total = len(models) * len(questions)
+            for report in reports:
+                for question in questions:
+                    messages = [{"role": "user", "content": question["prompt"]}]
+                    if question.get("system"):
+                        messages.insert(0, {"role": "system", "content": question["system"]})
+                    common = {"max_tokens": probes.MAX_TOKENS, "seed": 0}
+                    (answer,) = await complete(backend, report.model, messages, temperature=0.0, **common)
+                    more = await complete(backend, report.model, messages, n=int(count), temperature=probes.TEMPERATURE, **common) if count else []  # fmt: skip
+                    verdicts = {await asyncio.to_thread(passes, text, question) for text in (answer, *more)}
+                    report.results.append(probes.Result(question["prompt"], answer, more, probes.verdict_of(verdicts)))
+                    done = sum(len(r.results) for r in reports)
+                    share = f"<div class='wb-bar'><div style='width:{100 * done / total:.0f}%'></div></div>"
+                    yield (
+                        f"<div class='wb-sub'>{safe(report.model)}: {len(report.results)} / {len(questions)}</div>{share}",
+                        gr.skip(),
+                    )
+                if not workspace.read_only:
+                    probes.keep(report, workspace)
+            yield note(say("probe_done", lang)), table_html(reports, lang)
+        except UserError as error:
+            yield note(str(error), "bad"), gr.skip()
+
+    def show_last(name, names, external, remote, request: gr.Request):
+        """What was kept of the last time, for the same models."""
+        lang = language(request)
+        models = [remote if external else panel.engine.model, *(names or [])]
+        found = [report for model in models if model and (report := probes.kept(name or "", model, workspace))]
+        same = [r for r in found if [x.prompt for x in r.results] == [x.prompt for x in found[0].results]]
+        return note("" if same else say("probe_none", lang), "warn"), table_html(same, lang)
+
+    going = start.click(
+        run, [chosen, adapters, samples, limit, *panel.where], [message, table], show_progress="hidden", api_visibility="private",
+        concurrency_limit=4)  # fmt: skip
+    halt.click(lambda: note("–", "warn"), None, message, cancels=[going], **QUIET)
+    last.click(show_last, [chosen, adapters, panel.external, panel.remote_model], [message, table], **QUIET)
+
+    def refresh():
+        return gr.Dropdown(choices=panel.adapters()), gr.Dropdown(choices=list(probes.probe_sets(workspace)))
+
+    return {"arrive": (refresh, None, [adapters, chosen])}

@@ -129,12 +129,11 @@ class TransformersDecoder:
         limit = min(sampling.max_tokens, room)
         ids = torch.tensor([prompt], device=self._device)
         cache = DynamicCache(config=self.base.config.get_text_config())
-        for piece in ids[:, :-1].split(self._chunk, dim=1):
-            if piece.shape[1] < self._chunk:
-                break
-            self._forward(piece, cache, keep=1)
+        read = 0
+        while len(prompt) - read > 2 * self._chunk:
+            self._forward(ids[:, read : read + self._chunk], cache, keep=1)
+            read += self._chunk
             yield Token("", pause=True)
-        read = cache.get_seq_length()
         logits = self._forward(ids[:, read:], cache, keep=1)[:, -1]
         sampler = Sampler(sampling, ids, self.tokenizer, logits.shape[-1])
         plain = job.response_template is None

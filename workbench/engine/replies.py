@@ -7,6 +7,7 @@ else on the two layouts that most open models write: `<think>…</think>`, and `
 import json
 from dataclasses import dataclass
 
+_NO_ANCHOR = "\x00"
 _THINKING = {"open": "<think>", "close": "</think>", "content": "text"}
 _TOOL_CALLS = {
     "open_pattern": r"\s*<tool_call>",
@@ -39,7 +40,8 @@ def response_template(tokenizer, tools: bool) -> dict | None:
         fields["tool_calls"] = _TOOL_CALLS
     if len(fields) == 1:
         return None
-    return {"defaults": {"role": "assistant"}, "fields": fields}
+    # no anchor: the parser sees only what the model writes, never the prompt
+    return {"defaults": {"role": "assistant"}, "start_anchor": _NO_ANCHOR, "fields": fields}
 
 
 class Reply:
@@ -51,11 +53,10 @@ class Reply:
         if template is not None:
             from transformers.utils.chat_parsing import ResponseParser
 
+            own = template.get("start_anchor") != _NO_ANCHOR
             # a template that opens the thoughts itself, as DeepSeek-R1's and Qwen3's do
-            opened = prompt.rstrip().endswith("<think>") and not template.get("start_anchor")
-            self._parser = ResponseParser(
-                template, prefix="" if not template.get("start_anchor") else prompt, tools=tools
-            )
+            opened = prompt.rstrip().endswith("<think>") and not own
+            self._parser = ResponseParser(template, prefix=prompt if own else "", tools=tools)
             if opened:
                 self._parser.feed("<think>")
 

@@ -1,0 +1,67 @@
+"""Thoughts and tool calls in an answer's text; a token's bytes."""
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoTokenizer
+
+from workbench.engine.replies import Reply, response_template
+from workbench.engine.vocabulary import Vocabulary
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    }
+]
+
+
+def template(text, tools=True):
+    return response_template(SimpleNamespace(chat_template=text, response_template=None), tools)
+
+
+def parts(pieces, prompt="", chat="<think> <tool_call>"):
+    reply = Reply(template(chat), prompt, TOOLS)
+    found = [part for piece in pieces for part in reply.add(piece)] + reply.rest()
+    out = {}
+    for part in found:
+        out[part.kind] = out.get(part.kind, "") + (
+            f"{part.name}({part.text})" if part.kind == "tool_call" else part.text
+        )
+    return out, reply.calls
+
+
+def test_plain_models_are_not_parsed():
+    assert template("{{ messages }}") is None
+    assert Reply(None, "", None).add("<think>x")[0].text == "<think>x"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_thoughts_and_calls_whatever_the_pieces(size):
+    text = '<think>I need it.</think>Let me see.\n<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    found, calls = parts([text[i : i + size] for i in range(0, len(text), size)])
+    assert found["reasoning"] == "I need it." and found["content"].strip() == "Let me see." and calls == 1
+    assert found["tool_call"] == 'weather({"city": "Paris"})'
+
+
+def test_a_prompt_that_opens_the_thoughts():
+    found, _ = parts(["I think", "</think>Yes"], prompt="<|assistant|><think>\n")
+    assert found == {"reasoning": "I think", "content": "Yes"}
+
+
+def test_a_call_that_is_cut_off_or_no_json_loses_nothing_else():
+    found, calls = parts(["Before ", '<tool_call>{"name": "wea'])
+    assert found["content"].strip() == "Before" and calls == 0
+
+
+def test_without_tools_calls_are_text():
+    assert template("<tool_call>", tools=False) is None
+
+
+def test_bytes_of_tokens(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    vocabulary = Vocabulary(tokenizer)
+    text = "Hi, é 你好\n"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert b"".join(vocabulary.bytes(i) for i in ids) == text.encode()
+    assert vocabulary.bytes(2) == b"<|im_end|>" and vocabulary.bytes(10**6) == b""

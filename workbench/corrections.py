@@ -98,6 +98,20 @@ def vote(workspace: Workspace, history: list[dict], answers: dict[str, str], bes
     return len(votes(workspace))
 
 
+STEPS = 40  # of a run on few corrections
+
+
+def run_values(start: dict, adapter: str, count: int) -> dict:
+    """Options of a run on the corrections: those of `start` (a preset, or the run whose adapter goes on), made for few rows."""
+    per_step = int(start.get("per_device_train_batch_size") or 1) * int(start.get("gradient_accumulation_steps") or 1)
+    epochs = max(3, min(STEPS, round(STEPS * per_step / max(count, 1))))
+    return start | {
+        "dataset": DATASET, "eval_dataset": None, "val_size": 0, "eval_strategy": "no", "early_stopping_steps": None, "packing": False,
+        "neat_packing": False, "num_train_epochs": epochs, "max_steps": -1, "logging_steps": 1, "warmup_steps": 2, "warmup_ratio": 0,
+        "run_name": DATASET, "output_dir": None, "resume_from_checkpoint": None, "adapter_name_or_path": adapter or None,
+    }  # fmt: skip
+
+
 def rows(workspace: Workspace) -> list[dict]:
     """The corrections, oldest first; a line that is not whole is left out."""
     return _read(workspace, f"{DATASET}.jsonl")

@@ -146,9 +146,10 @@ def build(engine: Engine) -> dict:
                 models, talk.left[-1]["unfinished"] = [talk.left[-1].get("model") or models[0]], False
             talk.models, talk.width = models, len(models)
             columns = list(talk.columns[: len(models)])
-            for number, column in enumerate(columns):
+            so_far = list(columns[0])
+            for column in columns:
                 if not column:  # a column that has just come: it begins with the first one's conversation
-                    column += [dict(m) for m in columns[0] if number]
+                    column += [dict(message) for message in so_far]
                 if not going_on:
                     column.append({"role": "assistant", "content": ""})
             changed = asyncio.Event()
@@ -421,6 +422,9 @@ def build(engine: Engine) -> dict:
         "comeback": (comeback, last, [talk, *shown_in, compare]),
         "look": (examine.look, talk, examine.view),
         "panel": panel,
+        "model": panel.model,
+        "train": examine.train,
+        "corrected": examine.corrected,
         "adapter": panel.adapter,
         "take_adapter": panel.take_adapter,
     }

@@ -74,7 +74,9 @@ class Examine:
             with gr.Tab(t("correct"), elem_id="tab-correct"):
                 self.pick = gr.Dropdown([], label=t("pick_sample"), elem_id="pick-sample")
                 self.right = gr.Textbox(label=t("right_answer"), lines=3, elem_id="right-answer")
-                self.save = gr.Button(t("save_correction"), variant="primary", size="sm", elem_id="save-correction")
+                with gr.Row():
+                    self.save = gr.Button(t("save_correction"), variant="primary", size="sm", elem_id="save-correction")
+                    self.train = gr.Button(t("train_corrections"), size="sm", elem_id="train-corrections")
                 self.corrected = gr.HTML(elem_id="corrected")
 
     @property

@@ -8,8 +8,9 @@ import traceback
 import gradio as gr
 from fastapi import FastAPI
 
-from workbench import launcher
+from workbench import corrections, launcher
 from workbench.engines import Engine
+from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
 from workbench.ui import chat_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
@@ -51,6 +52,24 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
             filled = train["form"].fill(run.config_values())
             return [note(say("cloned", language(request), id=run.id)), gr.Tabs(selected="train"), run.id, *filled]
 
+        def train_corrections(adapter, model, request: gr.Request):
+            """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's preset."""
+            lang, count = language(request), len(corrections.rows(workspace))
+            if not count:
+                skipped = [gr.skip()] * (2 + len(train["form"].names))
+                return [note(say("corrections_none", lang), "bad"), *skipped]
+            run = run_named(workspace, str(adapter or "").split("/")[0])
+            presets = [preset.values for preset in list_presets() if preset.values.get("model_name_or_path") == model]
+            fresh = next(iter(presets), {"model_name_or_path": model, "quantization_bit": 4})
+            start = run.config_values() if run else fresh
+            values = corrections.run_values(start, adapter if run else "", count)
+            return [
+                "",
+                gr.Tabs(selected="train"),
+                note(say("corrections_form", lang, count=count)),
+                *train["form"].fill(values),
+            ]
+
         def chat_with(run_id, checkpoint):
             run = run_named(workspace, run_id)
             if run is not None and not checkpoint and not run.has_adapter and (there := run.checkpoints()):
@@ -76,6 +95,9 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         )
         runs["chat"].click(chat_with, [runs["chosen"], runs["checkpoint"]], [tabs, chat["adapter"]], **QUIET).then(
             chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET)  # fmt: skip
+        chat["train"].click(
+            train_corrections, [chat["adapter"], chat["model"]],
+            [chat["corrected"], tabs, train["message"], *train["form"].components], **QUIET)  # fmt: skip
         gr.Timer(2).tick(tell, known, [news, known], **QUIET)
         blocks.load(runs["arrive"][0], None, runs["arrive"][1], **QUIET)
         runs_page.select(runs["list"][0], runs["list"][1], runs["list"][2], **QUIET)

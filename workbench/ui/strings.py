@@ -345,6 +345,12 @@ TEXT = {
     "change": ("change", "变化"),
     "change_fixed": ("fixed", "修复"),
     "change_broken": ("broken", "变坏"),
+    "train_corrections": ("Train on the corrections", "用纠正数据训练"),
+    "corrections_form": (
+        "The form trains on {count} corrections. A few rows alone make a model forget: add a dataset beside them if it matters. Press Start.",
+        "表单将用 {count} 条纠正训练。仅少量数据会使模型遗忘：必要时再加一个数据集。点击开始。",
+    ),
+    "corrections_none": ("There are no corrections yet. Save one first.", "还没有纠正，请先保存一条。"),
     "no_answer_yet": ("There is no answer to look at yet.", "还没有可查看的回答。"),
     "tagline": (
         "Fine-tune in 4 bits, watch the loss, talk to the result.",

@@ -211,5 +211,6 @@ def build(workspace: Workspace) -> dict:
         "datasets": (datasets, None, [form.widgets["dataset"]]),
         "preview": (preview, [preset, parent, *form.components], [yaml_box, command, message]),
         "form": form,
+        "message": report,
         "parent": parent,
     }

@@ -108,19 +108,28 @@ class Engine:
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
 
     def _check_room(self, config: EngineConfig) -> None:
-        """Loading beside a run must not end the run: say before it is tried that it will not fit."""
-        going = active_runs(self.workspace)
-        if not going:
-            return
+        """Say before it is tried that a model will not fit, and above all that it would end a run beside it.
+
+        What the model that is loaded now takes will be free by then.
+        """
         free, on_gpu = free_gib(config.devices)
-        need = loaded_gib(
+        going = active_runs(self.workspace)
+        if self.config and self.ready:
+            free += self._size(self.config, on_gpu)
+        need = self._size(config, on_gpu)
+        if need <= free:
+            return
+        beside = f" while {going[0].id} trains" if going else ""
+        wait = "Wait until it ends, stop it, choose" if going else "Choose"
+        raise UserError(
+            f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free{beside}. {wait} 4 bit, or load on another device."
+        )
+
+    def _size(self, config: EngineConfig, on_gpu: bool) -> float:
+        """GiB that a model takes, or 0 when its files are not here to tell."""
+        return loaded_gib(
             Path(locate_model(config.model_name_or_path, self.workspace)), config.quantization_bit, on_gpu
         )
-        if need > free:
-            raise UserError(
-                f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free while {going[0].id} trains. "
-                "Wait until it ends, stop it, choose 4 bit, or load on another device."
-            )
 
     def knows(self, adapter: str) -> bool:
         """Whether the engine has this adapter loaded."""

@@ -103,6 +103,13 @@ def test_json_and_schemas(client):
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}, **ASK)  # fmt: skip
 
 
+def test_tools_need_a_template_that_knows_them(client):
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    with pytest.raises(openai.BadRequestError, match="no place for tools"):
+        client.chat.completions.create(tools=tools, **ASK)
+    assert client.chat.completions.create(tools=tools, tool_choice="none", **ASK).choices[0].finish_reason == "length"
+
+
 def test_plain_completions(client):
     answer = client.completions.create(model="tiny-llama", prompt="Once", max_tokens=6, temperature=0, logprobs=2)
     choice = answer.choices[0]

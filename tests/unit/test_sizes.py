@@ -26,6 +26,9 @@ def test_sizes(model, tmp_path):
     assert weights_gib(model) == 10 and weights_gib(tmp_path / "none") == 0
     assert loaded_gib(model, None, True) == pytest.approx(11) and loaded_gib(model, None, False) == pytest.approx(22)
     assert 3 < loaded_gib(model, 4, True) < 4 < loaded_gib(model, 8, True) < 7
+    (model / "config.json").write_text('{"dtype": "float32"}')
+    assert loaded_gib(model, None, False) == pytest.approx(11)
+    (model / "config.json").write_text("{}")
     free, on_gpu = free_gib("cpu")
     assert free > 0 and not on_gpu
 
@@ -40,4 +43,5 @@ def test_loading_beside_a_run_says_before_it_tries_that_there_is_no_room(workspa
     assert engine.state() is None
     engine._check_room(config.model_copy(update={"quantization_bit": 4}))
     run.update(state="finished", ended=1.0)
-    engine._check_room(config)  # nobody is disturbed: the attempt itself will tell
+    with pytest.raises(UserError, match=r"are free\. Choose 4 bit, or load"):
+        engine._check_room(config)

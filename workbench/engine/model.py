@@ -225,6 +225,10 @@ class TransformersDecoder:
             if any(not 0 <= token < len(self.tokenizer) for token in job.prompt):
                 raise UserError("The prompt holds token ids that this model does not have.")
             return job.prompt
+        if job.tools and "tools" not in str(self.tokenizer.chat_template):
+            raise UserError(
+                "The chat template of this model has no place for tools. Leave them out, or use a model made for them."
+            )
         try:
             job.prompt_text = self.tokenizer.apply_chat_template(
                 job.messages, tools=job.tools, tokenize=False, add_generation_prompt=not job.continue_final,

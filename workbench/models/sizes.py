@@ -1,5 +1,6 @@
 """How much memory a model takes, by arithmetic on its files. No torch here."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -15,8 +16,17 @@ def weights_gib(folder: Path) -> float:
 
 
 def loaded_gib(folder: Path, bits: int | None, on_gpu: bool) -> float:
-    """About how many GiB a folder of 16-bit weights takes when loaded; on the CPU unquantised weights become float32."""
-    return weights_gib(folder) * _OF_16_BIT.get(bits, 1.0 if on_gpu else 2.0) * _BEYOND
+    """About how many GiB a folder of weights takes when loaded; on the CPU unquantised weights become float32."""
+    return weights_gib(folder) * _as_16_bit(folder) * _OF_16_BIT.get(bits, 1.0 if on_gpu else 2.0) * _BEYOND
+
+
+def _as_16_bit(folder: Path) -> float:
+    """How much of the files' size is left in 16 bits: half for float32 files."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return 0.5 if "float32" in (config.get("dtype"), config.get("torch_dtype")) else 1.0
+    except (OSError, ValueError, AttributeError):
+        return 1.0
 
 
 def free_gib(devices: str = "auto") -> tuple[float, bool]:

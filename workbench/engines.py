@@ -76,7 +76,7 @@ class Engine:
         locate_model(config.model_name_or_path, self.workspace)
         if adapter:
             locate_adapter(adapter, self.workspace)
-        self._check_room(config)
+        self.check_room(config)
         with self._lock:
             self._end()
             folder = (
@@ -107,7 +107,7 @@ class Engine:
             directory.update(pid=self._process.pid)
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
 
-    def _check_room(self, config: EngineConfig) -> None:
+    def check_room(self, config: EngineConfig) -> None:
         """Say before it is tried that a model will not fit, and above all that it would end a run beside it.
 
         What the model that is loaded now takes will be free by then.

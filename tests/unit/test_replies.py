@@ -51,7 +51,20 @@ def test_a_prompt_that_opens_the_thoughts():
 
 def test_a_call_that_is_cut_off_or_no_json_loses_nothing_else():
     found, calls = parts(["Before ", '<tool_call>{"name": "wea'])
-    assert found["content"].strip() == "Before" and calls == 0
+    assert found["content"].startswith("Before <tool_call>") and calls == 0
+
+
+@pytest.mark.parametrize("bad", ["not json", "", '{"name": "weather", "arguments": {"city"', "[1]"])
+def test_a_call_that_is_no_json_is_shown_as_it_was_written(bad):
+    good = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+    found, calls = parts(["Well. ", good, f"<tool_call>{bad}</tool_call> after"])
+    assert (
+        calls == 1
+        and found["content"].startswith("Well.")
+        and bad in found["content"]
+        and found["content"].count("weather") <= 1
+    )
+    assert found["tool_call"] == "weather({})"
 
 
 def test_without_tools_calls_are_text():

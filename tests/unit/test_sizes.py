@@ -41,7 +41,7 @@ def test_loading_beside_a_run_says_before_it_tries_that_there_is_no_room(workspa
     with pytest.raises(UserError, match=rf"about 11.0 GiB, but 8.0 GiB are free while {run.id} trains"):
         engine.load(config)
     assert engine.state() is None
-    engine._check_room(config.model_copy(update={"quantization_bit": 4}))
+    engine.check_room(config.model_copy(update={"quantization_bit": 4}))
     run.update(state="finished", ended=1.0)
     with pytest.raises(UserError, match=r"are free\. Choose 4 bit, or load"):
-        engine._check_room(config)
+        engine.check_room(config)

@@ -13,7 +13,7 @@ def logprob_entry(info: TokenInfo) -> dict:
     return {
         "token": info.bytes.decode(errors="replace"), "logprob": info.logprob, "bytes": list(info.bytes),
         "top_logprobs": [
-            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "token_id": id_} for id_, raw, logprob in info.top
+            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "token_id": id_, "ends": ends} for id_, raw, logprob, ends in info.top
         ],
         "text": info.text, "token_id": info.id, "rank": info.rank, "entropy": info.entropy,
     }  # fmt: skip
@@ -114,7 +114,7 @@ class Plain:
             place = self._length.get(index, len(self.job.prompt_text) if self.echo else 0)
             out["tokens"].append(info.bytes.decode(errors="replace"))
             out["token_logprobs"].append(info.logprob)
-            out["top_logprobs"].append({raw.decode(errors="replace"): logprob for _, raw, logprob in info.top})
+            out["top_logprobs"].append({raw.decode(errors="replace"): logprob for _, raw, logprob, _ in info.top})
             out["text_offset"].append(place)
             self._length[index] = place + len(info.text)
         return out

@@ -37,7 +37,8 @@ class Sampling:
 class TokenInfo:
     """What the model thought of one token: of its own distribution, before temperature and penalties.
 
-    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob).
+    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob, whether it ends
+    the answer).
     `text` is what the token added to the answer (empty while a letter of several bytes is incomplete).
     """
 
@@ -47,7 +48,7 @@ class TokenInfo:
     logprob: float
     rank: int
     entropy: float
-    top: list[tuple[int, bytes, float]]
+    top: list[tuple[int, bytes, float, bool]]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The Decoder on a transformers model with PEFT adapters."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ class TransformersDecoder:
         self.adapters: list[str] = []
         # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do
         self._inner: dict[str, str] = {}
+        self._numbers = itertools.count()
         self._selected: str | None = None
         self.context = getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 2**20
         rope = getattr(self.base.config.get_text_config(), "rope_parameters", None) or {}
@@ -70,7 +72,7 @@ class TransformersDecoder:
         if name in self.adapters:
             return
         folder: Path = locate_adapter(path, self.workspace)
-        inner = self._inner[name] = f"adapter_{len(self._inner)}"
+        inner = f"adapter_{next(self._numbers)}"
         try:
             if self.adapters:
                 self.model.load_adapter(str(folder), adapter_name=inner)
@@ -81,6 +83,7 @@ class TransformersDecoder:
                 f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}"
             ) from None
         self.model.eval()
+        self._inner[name] = inner
         self.adapters.append(name)
         self._selected = ""  # neither an adapter nor the base: forces the next select
 
@@ -95,13 +98,14 @@ class TransformersDecoder:
             raise UserError(f"There is an adapter named {name} already. Choose another name.")
         if unknown := [other for other in weights if other not in self.adapters]:
             raise UserError(f"Not loaded: {', '.join(unknown)}. Load these adapters first.")
-        inner = self._inner[name] = f"adapter_{len(self._inner)}"
+        inner = f"adapter_{next(self._numbers)}"
         try:
             self.model.add_weighted_adapter(
                 [self._inner[other] for other in weights], list(weights.values()), inner, combination_type="cat")  # fmt: skip
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"These adapters cannot be merged: {' '.join(str(error).split())[:300]}") from None
         self.model.eval()
+        self._inner[name] = inner
         self.adapters.append(name)
         self._selected = ""
 
@@ -213,7 +217,10 @@ class TransformersDecoder:
 
     def _info(self, token: int, figures: list[float], others: list[int], top: int) -> TokenInfo:
         read = self.vocabulary.bytes
-        best = [(other, read(other), logprob) for other, logprob in zip(others[:top], figures[3:], strict=False)]
+        best = [
+            (other, read(other), logprob, other in self._ends)
+            for other, logprob in zip(others[:top], figures[3:], strict=False)
+        ]
         return TokenInfo(token, "", read(token), figures[0], int(figures[1]), figures[2], best)
 
     def _prompt(self, job: Job) -> list[int]:

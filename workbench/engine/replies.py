@@ -50,6 +50,7 @@ class Reply:
     def __init__(self, template: dict | None, prompt: str, tools: list[dict] | None):
         self._parser = None
         self.calls = 0
+        self._raw, self._out = "", 0  # all text, and how much of it has gone out or belongs to whole calls
         if template is not None:
             from transformers.utils.chat_parsing import ResponseParser
 
@@ -63,7 +64,12 @@ class Reply:
     def add(self, text: str) -> list[Part]:
         if self._parser is None:
             return [Part("content", text)] if text else []
-        return self._parts(self._parser.feed(text))
+        self._raw += text
+        try:
+            return self._parts(self._parser.feed(text))
+        except ValueError:  # a call that is no JSON: what is left is shown as it was written
+            self._parser = None
+            return [Part("content", self._raw[self._out :])]
 
     def rest(self) -> list[Part]:
         """What was held back, at the end of the answer."""
@@ -71,13 +77,18 @@ class Reply:
             return []
         try:
             _, events = self._parser.finalize()
-        except ValueError:  # cut off in the middle of a call
-            return []
+        except ValueError:  # cut off in the middle of a call, or no JSON
+            return [Part("content", self._raw[self._out :])] if self._out < len(self._raw) else []
         return self._parts(events)
 
     def _parts(self, events: list[dict]) -> list[Part]:
         parts = []
         for event in events:
+            sent = event.get("text") if not event.get("dirty") else None
+            if event["type"] == "region_close" and event.get("field") == "tool_calls":
+                sent = _TOOL_CALLS["close"]
+            if sent and (found := self._raw.find(sent, self._out)) >= 0:
+                self._out = found + len(sent)
             if event["type"] == "region_chunk" and not event.get("dirty") and event.get("text"):
                 if event.get("field") == "content":
                     parts.append(Part("content", event["text"]))

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +27,7 @@ from workbench.engine.protocol import (
 from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes of a request
+_WAITING = ThreadPoolExecutor(512, "waiting")  # one for each request in flight: none waits because others do
 DISCONNECT_CHECK = 16  # tokens between two looks whether the client of a whole answer is still there
 
 
@@ -230,7 +232,7 @@ async def _answer(scheduler: Scheduler, job: Job, body: Generation, answer: Chat
 
 async def _next(job: Job):
     """The next token, or None at the end; an error of the decoder as ApiError."""
-    event = await asyncio.to_thread(job.events.get)
+    event = await asyncio.get_running_loop().run_in_executor(_WAITING, job.events.get)
     if isinstance(event, UserError):
         raise ApiError(400, str(event), code="context_length_exceeded" if "context holds" in str(event) else None)
     if isinstance(event, Exception):
@@ -250,5 +252,7 @@ async def _stream(job: Job, answer: Chat | Plain, token, with_usage: bool):
         yield "data: [DONE]\n\n"
     except ApiError as error:
         yield event(error.body)
+    except Exception as error:
+        yield event(ApiError(500, f"{type(error).__name__}: {error}", kind="server_error").body)
     finally:
         job.cancel()

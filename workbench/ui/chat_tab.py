@@ -15,7 +15,8 @@ from workbench import conversations, corrections
 from workbench.client import stream
 from workbench.engines import Engine
 from workbench.errors import UserError
-from workbench.ui.conversation import MAX_COLUMNS, Sampling, Session, from_bubble, sent
+from workbench.ui import branches
+from workbench.ui.conversation import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
 from workbench.ui.engine_panel import EnginePanel
 from workbench.ui.examine import Examine
 from workbench.ui.history import History
@@ -29,7 +30,7 @@ def build(engine: Engine) -> dict:
     """Lay the tab out and wire it; returns the handlers for the page's arrival."""
     workspace = engine.workspace
     panel, history = EnginePanel(engine), History(workspace)
-    examine = Examine(panel)
+    examine = Examine(panel, history.keep)
 
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
@@ -130,30 +131,32 @@ def build(engine: Engine) -> dict:
         running: list[asyncio.Task] = []
         try:
             backend, base = panel.backend(*where, lang)
-            going_on = talk.left and talk.left[-1].get("unfinished")
-            if not talk.left or (talk.left[-1]["role"] != "user" and not going_on):
+            # a branch goes on in its own column; everything else is answered in all
+            branched = next((c for c in talk.columns if c and c[-1].get("unfinished")), None)
+            if branched is None and (not talk.left or talk.left[-1]["role"] != "user"):
                 return
-            seed_used = settings.chosen_seed()
-            if comparing and not chosen:
-                raise UserError(say("choose_adapter", lang))
-            adapters = (
-                []
-                if not backend.own
-                else [await panel.adapter_name(name) for name in [chosen, *(more if comparing else [])] if name]
-            )
-            models = [base, *adapters][:MAX_COLUMNS] if comparing else [adapters[0] if adapters else base]
-            if going_on:
-                models, talk.left[-1]["unfinished"] = [talk.left[-1].get("model") or models[0]], False
-            talk.models, talk.width = models, len(models)
-            columns = list(talk.columns[: len(models)])
-            so_far = list(columns[0])
-            for column in columns:
-                if not column:  # a column that has just come: it begins with the first one's conversation
-                    column += [dict(message) for message in so_far]
-                if not going_on:
+            asked = settings.request(settings.chosen_seed(), backend.own) | request_tools(tools_text, lang)
+            if branched is not None:
+                branched[-1]["unfinished"] = False
+                wrote = branched[-1].get("model") or base
+                models = [wrote if wrote == base or not backend.own else await panel.adapter_name(wrote)]
+                columns = [branched]
+            else:
+                if comparing and not chosen:
+                    raise UserError(say("choose_adapter", lang))
+                wanted = [name for name in (chosen, *(more if comparing else [])) if name] if backend.own else []
+                adapters = [await panel.adapter_name(name) for name in wanted]
+                models = [base, *adapters][:MAX_COLUMNS] if comparing else [adapters[0] if adapters else base]
+                columns = talk.columns[: len(models)]
+            if talk.turn != turn:  # the user went on while an adapter was loading
+                return
+            if branched is None:
+                talk.models, talk.width, so_far = models, len(models), list(columns[0])
+                for column in columns:
+                    if not column:  # a column that has just come: it begins with the first one's conversation
+                        column += [dict(message) for message in so_far]
                     column.append({"role": "assistant", "content": ""})
             changed = asyncio.Event()
-            asked = settings.request(seed_used, backend.own) | request_tools(tools_text, lang)
             prefix = [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
             running = [
                 asyncio.create_task(fill(backend, m, c, asked, prefix, changed, talk))
@@ -168,20 +171,16 @@ def build(engine: Engine) -> dict:
                     if error := task.exception():
                         raise error
                 if not pending:
+                    talk.answered = turn
                     return
             # what was sent last may reach the browser after the answer to the user's next action: send how it is now
             yield talk.shown()
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()  # for whoever runs the server; the user gets a sentence
-            for column in talk.columns:
-                if (
-                    column
-                    and column[-1]["role"] == "assistant"
-                    and not column[-1]["content"]
-                    and not column[-1].get("calls")
-                ):
-                    column.pop()
+            if talk.turn != turn:
+                return
+            talk.columns = [settled(column) for column in talk.columns]
             words = str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
             yield talk.shown(note(words, "bad"))
         finally:
@@ -189,6 +188,13 @@ def build(engine: Engine) -> dict:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*running, return_exceptions=True)
+            if talk.turn == turn:
+                talk.completed = turn
+
+    def answers_of(talk) -> dict[str, str]:
+        """The last answer of each column that has one, by its model."""
+        found = zip(talk.models, talk.columns[: talk.width], strict=False)
+        return {name: column[-1]["content"] for name, column in found if column and column[-1]["role"] == "assistant"}
 
     def after(talk, price_in, price_out, request: gr.Request):
         """An answer is there: keep the conversation, say what it took, show the closer look."""
@@ -197,11 +203,7 @@ def build(engine: Engine) -> dict:
         cost = (talk.prompt_tokens * float(price_in or 0) + talk.completion_tokens * float(price_out or 0)) / 1e6
         words += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
         line = f"<div class='wb-sub'>{words}</div>" if talk.completion_tokens else ""
-        several = [
-            name
-            for name, column in zip(talk.models, talk.columns, strict=False)
-            if column and column[-1]["role"] == "assistant"
-        ]
+        several = list(answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
             note(wrong, "bad") or line, talk.id if any(talk.columns) else "", gr.Radio(choices=several, value=None, visible=voting),
@@ -211,12 +213,8 @@ def build(engine: Engine) -> dict:
         text = text.strip()
         if not text:
             return gr.skip(), *talk.shown()
-        talk.next_turn(
-            [
-                [*column, {"role": "user", "content": text}] if column or not n else column
-                for n, column in enumerate(talk.columns)
-            ]
-        )
+        columns = [settled(column) for column in talk.columns]
+        talk.next_turn([[*c, {"role": "user", "content": text}] if c or not n else c for n, c in enumerate(columns)])
         return "", *talk.shown()
 
     def drop_answer(talk):
@@ -230,7 +228,7 @@ def build(engine: Engine) -> dict:
         """A changed question: everything after it is asked anew."""
         index = event.index if isinstance(event.index, int) else event.index[0]
         index = from_bubble(talk.left, index) or 0
-        text = event.value if isinstance(event.value, str) else str(event.value.get("text", ""))
+        text = unshown(event.value if isinstance(event.value, str) else str(event.value.get("text", "")))
         talk.next_turn(
             [[*column[:index], {"role": "user", "content": text}] if column else [] for column in talk.columns]
         )
@@ -239,11 +237,14 @@ def build(engine: Engine) -> dict:
     def hold(talk):
         """Stop: the answer stays as far as it was written."""
         talk.next_turn([list(column) for column in talk.columns])
+        talk.completed = talk.turn
         return talk.shown()
 
     def wipe(talk):
         """A new conversation; the old one stays in the list."""
+        history.keep(talk)
         talk.next_turn([[]])
+        talk.completed, talk.saved_at = talk.turn, 0.0
         talk.id, talk.title, talk.prompt_tokens, talk.completion_tokens = conversations.new_id(), "", 0, 0
         return talk.shown()
 
@@ -264,10 +265,13 @@ def build(engine: Engine) -> dict:
     def set_compare(comparing, chosen, more, talk, request: gr.Request):
         """Entering comparison, every new column starts from the first one's conversation."""
         width = min(2 + len(more or []), MAX_COLUMNS) if comparing else 1
+        history.keep(talk)
+        if width < talk.width:  # the wider conversation stays in the list as it was
+            talk.id, talk.saved_at = conversations.new_id(), 0.0
         columns = [list(talk.left) if n == 0 or n >= talk.width else list(talk.columns[n]) for n in range(width)]
         columns = [columns[0], *([dict(m) for m in column] for column in columns[1:])]
         talk.next_turn(columns)
-        talk.width = width
+        talk.width, talk.completed = width, talk.turn
         titles = labels(width, ["", chosen or "", *(more or [])], language(request))
         return (*in_boxes(talk, titles), gr.Dropdown(visible=bool(comparing)))
 
@@ -277,7 +281,8 @@ def build(engine: Engine) -> dict:
 
     def opened(session: Session, lang: str) -> list:
         """A session in the Chatbots."""
-        return [*in_boxes(session, labels(session.width, session.models, lang)), "", session.width > 1]
+        return [*in_boxes(session, labels(session.width, session.models, lang)), "", session.width > 1,
+                gr.Dropdown(value=session.models[2:], visible=session.width > 1)]  # fmt: skip
 
     def comeback(id_, request: gr.Request):
         """A reloaded page: the conversation that was open."""
@@ -302,65 +307,19 @@ def build(engine: Engine) -> dict:
 
     def branch_off(talk, request: gr.Request, event: gr.EventData):
         """Another token in the place of one: the answer goes on from there; the old one is kept beside it."""
-        lang, found = language(request), talk.focus_place()
         try:
-            if found is None:
-                raise UserError(say("no_answer_yet", lang))
-            column, place = found
-            message = talk.columns[column][place]
-            number, alternative = int(event._data["place"]), int(event._data["alternative"])
-            entries = message.get("tokens") or []
-            other = entries[number]["top_logprobs"][alternative]
-            text = "".join(entry.get("text", entry["token"]) for entry in entries[:number]) + bytes(
-                other["bytes"]
-            ).decode(errors="replace")
-            if "\ufffd" in text or message.get("external"):
-                raise UserError(say("branch_impossible", lang))
-        except (KeyError, IndexError, TypeError, ValueError):
-            return (*talk.shown(), gr.skip())
-        except UserError as error:
-            return (*talk.shown(note(str(error), "bad")), gr.skip())
-        kept = message.get("branches") or [
-            {k: message.get(k) for k in ("content", "tokens", "samples")} | {"after": talk.columns[column][place + 1 :]}
-        ]
-        new = {key: message[key] for key in ("role", "model", "system") if key in message}
-        entry = {"token": other["token"], "text": bytes(other["bytes"]).decode(errors="replace"), "logprob": other["logprob"],
-                 "bytes": other["bytes"], "top_logprobs": entries[number]["top_logprobs"], "rank": alternative + 1,
-                 "entropy": entries[number].get("entropy"), "token_id": other.get("token_id")}  # fmt: skip
-        new |= {"content": text, "tokens": [*entries[:number], entry], "unfinished": True,
-                "branches": [*kept, {"content": text, "tokens": [], "after": []}], "branch": len(kept)}  # fmt: skip
-        before = [*talk.columns[column][:place], new]
-        # the branch goes on in the first column
-        talk.next_turn([before, *([list(c) for c in talk.columns[1:]] if column == 0 else [])])
-        talk.models = [message.get("model", "")]
-        return (*talk.shown(), gr.skip())
-
-    def settle_branch(talk):
-        """What a branch became, beside the others."""
-        for column in talk.columns:
-            for message in column:
-                if message.get("branches") and message.get("branch") is not None:
-                    message["branches"][message["branch"]] |= {
-                        k: message.get(k) for k in ("content", "tokens", "samples")
-                    }
+            if int(event._data["turn"]) != talk.turn:  # a click on what was shown before
+                return talk.shown()
+            branches.branch(talk, int(event._data["place"]), int(event._data["alternative"]))
+        except branches.Impossible:
+            return talk.shown(note(say("branch_impossible", language(request)), "bad"))
+        except (LookupError, TypeError, ValueError):
+            pass
+        return talk.shown()
 
     def switch_branch(number, talk, request: gr.Request):
-        found = talk.focus_place()
-        if found is None or number is None:
-            return (*talk.shown(), *[gr.skip()] * len(examine.view))
-        column, place = found
-        message = talk.columns[column][place]
-        branches = message.get("branches") or []
-        if not 0 <= int(number) < len(branches) or int(number) == message.get("branch", 0):
+        if number is None or not branches.switch(talk, int(number)):
             return [gr.skip()] * (len(shown_in) + len(examine.view))
-        settle_branch(talk)
-        branches[message.get("branch", 0)]["after"] = talk.columns[column][place + 1 :]
-        chosen = branches[int(number)]
-        message.pop("difference", None)
-        message |= {k: chosen.get(k) for k in ("content", "tokens", "samples")} | {"branch": int(number)}
-        talk.columns[column] = [*talk.columns[column][: place + 1], *chosen.get("after", [])]
-        talk.turn += 1
-        talk.focus = (column, place)
         history.keep(talk)
         return (*talk.shown(), *examine.look(talk, request))
 
@@ -370,9 +329,9 @@ def build(engine: Engine) -> dict:
         try:
             if not best:
                 raise UserError(say("vote_which", lang))
-            answers = {
-                name: column[-1]["content"] for name, column in zip(talk.models, talk.columns, strict=False) if column
-            }
+            answers = answers_of(talk)
+            if best not in answers:
+                raise UserError(say("vote_which", lang))
             count = corrections.vote(workspace, sent(talk.left[:-1]), answers, best)
         except UserError as error:
             return note(str(error), "bad")
@@ -382,11 +341,20 @@ def build(engine: Engine) -> dict:
         None,
         last,
         None,
-        js="(id) => { localStorage.setItem('workbench_conversation', id || ''); }",
+        js="(id) => { sessionStorage.setItem('workbench_conversation', id || ''); }",
         api_visibility="private",
     )
     compare_in = [compare, panel.adapter, others, talk]
-    gr.on([compare.change, others.change], set_compare, compare_in, [*boxes, others], **QUIET)
+    gr.on([compare.input, others.input], set_compare, compare_in, [*boxes, others], **QUIET)
+
+    def rename(comparing, chosen, more, talk, request: gr.Request):
+        """Another adapter is chosen: the column says which one will answer."""
+        if not comparing:
+            return [gr.skip()] * MAX_COLUMNS
+        titles = labels(talk.width, ["", chosen or "", *(more or [])], language(request))
+        return [gr.Chatbot(label=title) for title in titles]
+
+    panel.adapter.change(rename, compare_in, boxes, **QUIET)
     inputs = [talk, panel.adapter, compare, others, tools, *panel.where, *sampling]
     # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
     streaming = {
@@ -396,18 +364,26 @@ def build(engine: Engine) -> dict:
         "trigger_mode": "multiple",
     }
 
+    looking = examine.look, talk, examine.view
+
+    def remember(talk):
+        """Keep what was just done, and let the browser know which conversation is open."""
+        history.keep(talk)
+        return talk.id if any(talk.columns) else ""
+
     def then_answer(event) -> None:
         """After what the user did: the answer, then what follows from it."""
-        answered = event.then(respond, inputs, shown_in, **streaming)
-        settled = answered.then(settle_branch, talk, None, **QUIET)
-        seen = settled.then(after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)
+        begun = event.then(remember, talk, last, **QUIET)
+        answered = begun.then(respond, inputs, shown_in, **streaming)
+        kept = answered.then(branches.settle, talk, None, **QUIET)
+        seen = kept.then(after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)
         seen.then(examine.run_every, [examine.every, talk, *panel.where, examine.samples, *sampling], examine.view,
                   show_progress="hidden", api_visibility="private")  # fmt: skip
 
     then_answer(gr.on([box.submit, send.click], ask, [box, talk], [box, *shown_in], **QUIET))
     then_answer(gr.on([again.click, left.retry], drop_answer, talk, shown_in, **QUIET))
     then_answer(left.edit(edit, talk, shown_in, **QUIET))
-    then_answer(examine.confidence.click(branch_off, talk, [*shown_in, examine.about], **QUIET))
+    then_answer(examine.confidence.click(branch_off, talk, shown_in, **QUIET))
     examine.branch.input(switch_branch, [examine.branch, talk], [*shown_in, *examine.view], **QUIET)
     halt.click(hold, talk, shown_in, **QUIET)
     gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET).then(
@@ -416,11 +392,16 @@ def build(engine: Engine) -> dict:
     for number, chatbot in enumerate(boxes):
         chatbot.select(choose(number), talk, examine.view, **QUIET)
     examine.wire(talk, sampling, panel.adapter)
-    history.wire(talk, opened, [*shown_in, compare], (examine.look, talk, examine.view))
+    history.wire(
+        talk,
+        opened,
+        [*shown_in, compare, others],
+        lambda event: event.then(*looking, **QUIET).then(remember, talk, last, **QUIET),
+    )
     return {
         "arrive": (refresh, None, [panel.adapter, panel.model, others, history.list]),
-        "comeback": (comeback, last, [talk, *shown_in, compare]),
-        "look": (examine.look, talk, examine.view),
+        "comeback": (comeback, last, [talk, *shown_in, compare, others]),
+        "look": looking,
         "panel": panel,
         "model": panel.model,
         "train": examine.train,

@@ -3,7 +3,7 @@
 import random
 import re
 from dataclasses import dataclass, field
-from html import escape
+from html import escape, unescape
 
 from workbench.conversations import Conversation, new_id
 from workbench.errors import UserError
@@ -16,6 +16,19 @@ def shown(text: str) -> str:
     """A model's answer for the Chatbot: Markdown stays, HTML becomes text (code spans are left to Markdown)."""
     parts = _CODE.split(text)
     return "".join(part if index % 2 else escape(part, quote=False) for index, part in enumerate(parts))
+
+
+def unshown(text: str) -> str:
+    """What `shown` was made from: the Chatbot's editor holds the escaped text."""
+    parts = _CODE.split(text)
+    return "".join(part if index % 2 else unescape(part) for index, part in enumerate(parts))
+
+
+def settled(column: list[dict]) -> list[dict]:
+    """A column without an answer that was never begun."""
+    last = column[-1] if column else {}
+    empty = last.get("role") == "assistant" and not (last["content"] or last.get("calls") or last.get("reasoning"))
+    return list(column[:-1] if empty else column)
 
 
 def bubbles(conversation: list[dict], thoughts: str = "Thoughts", calls: str = "Tool call") -> list[dict]:
@@ -74,6 +87,9 @@ class Session:
     title: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    completed: int = 0  # the last turn whose answer is no longer being written
+    answered: int = -1  # the last turn whose answer came to its end
+    saved_at: float = 0.0  # when this session last wrote its file
     focus: tuple[int, int] | None = (
         None  # column and place of the answer that is looked at; None: the last of the first
     )
@@ -85,7 +101,7 @@ class Session:
     def next_turn(self, columns: list[list[dict]]) -> None:
         """The user acted: what was being written stays as it is, the conversations go on as given."""
         self.turn += 1
-        self.columns = [*columns, *([] for _ in range(MAX_COLUMNS - len(columns)))]
+        self.columns = [*map(settled, columns), *([] for _ in range(MAX_COLUMNS - len(columns)))]
         self.focus = None
 
     def shown(self, problem: str = "") -> tuple:
@@ -118,6 +134,7 @@ class Session:
             max(len(conversation.columns), 1),
             id=conversation.id,
             title=conversation.title,
+            saved_at=conversation.changed,
         )
 
 

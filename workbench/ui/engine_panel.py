@@ -276,6 +276,9 @@ class EnginePanel:
             weights = self._weights(text, lang)
             if not (name or "").strip():
                 raise UserError(say("merge_name_missing", lang))
+            config = validated({"model_name_or_path": model}, EngineConfig)
+            self.workspace.confine(config)
+            self.engine.check_room(config)
             for adapter in weights:
                 self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
         except UserError as error:

@@ -31,8 +31,9 @@ def question_of(history: list[dict]) -> str:
 class Examine:
     """The panel; `chat_tab` gives it the conversation, the engine's panel and the generation settings."""
 
-    def __init__(self, panel: EnginePanel):
-        self.panel = panel
+    def __init__(self, panel: EnginePanel, keep):
+        """`keep(session)` saves the conversation with what was found out."""
+        self.panel, self.keep = panel, keep
 
     def build(self) -> None:
         """Lay the panel out."""
@@ -99,27 +100,36 @@ class Examine:
         consistency = consistency_html(check(answer["content"], question_of(history), samples), lang) if samples else ""
         difference = difference_html(*answer["difference"], lang) if answer.get("difference") else ""
         own = not answer.get("external")
-        shown = confidence_html(answer.get("tokens") or [], lang, branch=own) if answer["content"] else ""
+        shown = (
+            confidence_html(answer.get("tokens") or [], lang, branch=own, turn=talk.turn) if answer["content"] else ""
+        )
         return note(head), shown, consistency, difference, radio, gr.Dropdown(choices=samples, value=None)
 
     async def run_check(self, talk: Session, external, url, key, remote, samples, request: gr.Request, *settings):
         """More samples as one batch; what they say of the answer."""
         lang = language(request)
         try:
-            backend, _ = self.panel.backend(external, url, key, remote, lang)
+            backend, base = self.panel.backend(external, url, key, remote, lang)
             history, answer = self._found(talk, lang)
-            settings = Sampling(*settings)
-            limit = min(int(settings.max_tokens), max(32, 2 * len(answer.get("tokens") or [])))
+            settings, tokens = Sampling(*settings), answer.get("tokens")
+            limit = min(int(settings.max_tokens), max(32, 2 * len(tokens))) if tokens else int(settings.max_tokens)
+            model = answer.get("model") or base
+            if backend.own and model != base:
+                await self.panel.adapter_name(model)
             answer["samples"] = await complete(
-                backend, answer.get("model") or remote, _system(settings) + sent(history), n=int(samples),
+                backend, model, answer.get("system", []) + sent(history), n=int(samples),
                 temperature=TEMPERATURE, top_p=1.0, max_tokens=limit, seed=random.randrange(2**31))  # fmt: skip
+            self.keep(talk)
         except UserError as error:
             return (gr.skip(), gr.skip(), note(str(error), "bad"), *[gr.skip()] * 3)
         return self.look(talk, request)
 
     async def run_every(self, every, talk, *rest):
         """After an answer, when the box is ticked."""
-        return await self.run_check(talk, *rest) if every and talk.answer() else [gr.skip()] * len(self.view)
+        if not every or talk.answered != talk.turn or not talk.answer():
+            return [gr.skip()] * len(self.view)
+        talk.answered = -1  # once for each answer
+        return await self.run_check(talk, *rest)
 
     async def run_difference(self, talk: Session, chosen, request: gr.Request):
         """Score the answer once more without the adapter (or with it, when the base model wrote it)."""
@@ -130,6 +140,8 @@ class Examine:
             if not answer.get("tokens") or answer.get("external"):
                 raise UserError(say("difference_own_only", lang))
             wrote = answer.get("model") or base
+            if wrote != base:  # another base model's answer has other tokens
+                await self.panel.adapter_name(wrote)
             other = base if wrote != base else await self.panel.adapter_name(chosen) if chosen else ""
             if not other:
                 raise UserError(say("choose_adapter", lang))
@@ -141,6 +153,7 @@ class Examine:
             answer["difference"] = [
                 [entry | {"text": text} for entry, text in zip(side, texts, strict=True)] for side in both
             ]
+            self.keep(talk)
         except UserError as error:
             return note(str(error), "bad")
         return difference_html(*answer["difference"], lang)
@@ -169,6 +182,8 @@ class Examine:
 
     def _found(self, talk: Session, lang: str) -> tuple[list[dict], dict]:
         found = talk.answer()
+        if talk.completed != talk.turn:
+            raise UserError(say("still_writing", lang))
         if found is None or not found[1]["content"]:
             raise UserError(say("no_answer_yet", lang))
         return found

@@ -1,5 +1,6 @@
 """The Chat tab's list of conversations: search, open, rename, delete, download."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -42,19 +43,26 @@ class History:
         """Save the session as it is; a sentence when that fails."""
         if not any(talk.columns) or self.workspace.read_only:
             return ""
+        with contextlib.suppress(UserError):
+            if conversations.load(self.workspace, talk.id).changed > talk.saved_at:
+                talk.id = conversations.new_id()  # another tab has gone on with it: keep both
         try:
-            conversations.save(self.workspace, talk.saved())
+            kept = talk.saved()
+            conversations.save(self.workspace, kept)
         except UserError as error:
             return str(error)
+        talk.saved_at = kept.changed
         return ""
 
-    def wire(self, talk, opened, shown_in: list, look: tuple) -> None:
-        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look` the closer look's event."""
+    def wire(self, talk, opened, shown_in: list, look) -> None:
+        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look(event)` adds what follows."""
 
         def find(words):
             return gr.Dropdown(choices=self.choices(words))
 
-        def open_(id_, request: gr.Request):
+        def open_(id_, current, request: gr.Request):
+            self.keep(current)
+            current.turn += 1  # an answer that is being written there ends
             try:
                 session = Session.opened(conversations.load(self.workspace, id_))
             except UserError as error:
@@ -79,7 +87,8 @@ class History:
             listed = gr.Dropdown(choices=self.choices(words), value=None)
             if current.id != id_:
                 return [note(say("deleted", lang)), listed, gr.skip(), *[gr.skip()] * len(shown_in)]
-            session = Session(turn=current.turn + 1)
+            current.turn += 1
+            session = Session()
             return [note(say("deleted", lang)), listed, session, *opened(session, lang)]
 
         def export(id_, kind, current):
@@ -93,17 +102,16 @@ class History:
             return "", gr.DownloadButton(value=str(file))
 
         def fresh(current, request: gr.Request):
+            self.keep(current)
             current.turn += 1
             session = Session()
             return [None, "", session, *opened(session, language(request))]
 
         self.words.change(find, self.words, self.list, **QUIET)
         self.list.focus(find, self.words, self.list, **QUIET)
-        self.list.input(open_, self.list, [self.note, self.title, talk, *shown_in], **QUIET).then(*look, **QUIET)
+        look(self.list.input(open_, [self.list, talk], [self.note, self.title, talk, *shown_in], **QUIET))
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
-        self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET).then(
-            *look, **QUIET
-        )
-        self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET).then(*look, **QUIET)
+        look(self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET))
+        look(self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET))
         self.export.click(export, [self.list, self.kind, talk], [self.note, self.file], show_progress="hidden", api_visibility="private").then(
             None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")  # fmt: skip

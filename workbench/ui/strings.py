@@ -351,6 +351,10 @@ TEXT = {
         "表单将用 {count} 条纠正训练。仅少量数据会使模型遗忘：必要时再加一个数据集。点击开始。",
     ),
     "corrections_none": ("There are no corrections yet. Save one first.", "还没有纠正，请先保存一条。"),
+    "still_writing": (
+        "The answer is still being written. Wait for its end, or press Stop.",
+        "回答仍在生成，请等待结束或点击停止。",
+    ),
     "no_answer_yet": ("There is no answer to look at yet.", "还没有可查看的回答。"),
     "tagline": (
         "Fine-tune in 4 bits, watch the loss, talk to the result.",

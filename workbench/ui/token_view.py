@@ -25,7 +25,7 @@ const show = (token) => {
     const word = document.createElement('span'); word.textContent = text;
     const number = document.createElement('b'); number.textContent = (share * 100).toFixed(1) + '%';
     button.append(bar, word, number);
-    button.onclick = (event) => { event.stopPropagation(); hide(); trigger('click', {place: Number(token.dataset.i), alternative: index}); };
+    button.onclick = (event) => { event.stopPropagation(); hide(); trigger('click', {place: Number(token.dataset.i), alternative: index, turn: known.turn}); };
     card.appendChild(button);
   }
   element.appendChild(card); card.hidden = false;
@@ -74,25 +74,26 @@ def legend(lang: str) -> str:
     return f"<div class='wb-legend'>{escape(say('legend_probability', lang))} {boxes}</div>"
 
 
-def confidence_html(entries: list[dict], lang: str, branch: bool = True) -> str:
-    """An answer with every token coloured by its probability, and above it what matters most."""
+def confidence_html(entries: list[dict], lang: str, branch: bool = True, turn: int = 0) -> str:
+    """An answer with every token coloured by its probability, and above it what matters most. A click tells the `turn` that was shown."""
     tokens = views(entries)
     if not tokens:
         return f"<div class='wb-note warn'>{escape(say('no_logprobs', lang))}</div>"
     of = summary(tokens)
     head = say("confidence_summary", lang, mean=f"{of.mean_logprob:.2f}", span=of.weakest or "…", low=of.low, tokens=of.tokens,
                probability=f"{of.weakest_probability:.0%}", limit=f"{LOW:.0%}")  # fmt: skip
-    body = "".join(_token(number, token, lang, branch) for number, token in enumerate(tokens))
+    body = "".join(_token(number, token, lang, branch, turn) for number, token in enumerate(tokens))
     note = escape(say("uncertainty_note", lang))
     return f"<div class='wb-sub' id='confidence-summary'>{safe(head)}</div>{legend(lang)}<div class='wb-tokens'>{body}</div><div class='wb-sub'>{note}</div>"
 
 
-def _token(number: int, token: TokenView, lang: str, branch: bool) -> str:
+def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) -> str:
     line = say("token_line", lang, p=f"{token.probability:.1%}", rank=token.rank or f">{len(token.top)}",
                entropy="–" if token.entropy is None else f"{token.entropy:.2f}")  # fmt: skip
     known = {
         "line": line,
         "branch": branch,
+        "turn": turn,
         "top": [[i, _plain(text), share] for i, (text, share) in enumerate(token.top)],
     }
     return f"<span class='tk b{token.bin}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{_visible(token.text)}</span>"

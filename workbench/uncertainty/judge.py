@@ -80,7 +80,7 @@ def check_probe(probe: dict, place: str) -> None:
         isinstance(expect, str) or (isinstance(expect, list) and expect and all(isinstance(e, str) for e in expect))
     ):
         raise UserError(f"{place}: 'expect' should be a text or a list of texts.")
-    if probe.get("judge") is not None and probe["judge"] not in RULES:
+    if probe.get("judge") is not None and (not isinstance(probe["judge"], str) or probe["judge"] not in RULES):
         raise UserError(f"{place}: there is no rule '{probe['judge']}'. It can be {', '.join(RULES)}.")
     if (pattern := probe.get("pattern")) is not None:
         try:

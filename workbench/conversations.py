@@ -83,10 +83,12 @@ def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conv
     return found
 
 
-def rename(workspace: Workspace, id_: str, title: str) -> None:
+def rename(workspace: Workspace, id_: str, title: str) -> Conversation:
+    """The conversation under its new name. Raises UserError."""
     conversation = load(workspace, id_)
     conversation.title = " ".join(title.split())[:MAX_TITLE]
     save(workspace, conversation)
+    return conversation
 
 
 def delete(workspace: Workspace, id_: str) -> None:

@@ -71,11 +71,11 @@ class History:
 
         def rename(id_, title, words, current, request: gr.Request):
             try:
-                conversations.rename(self.workspace, id_, title or "")
+                renamed = conversations.rename(self.workspace, id_, title or "")
             except UserError as error:
                 return note(str(error), "bad"), gr.skip()
             if current.id == id_:
-                current.title = title or ""
+                current.title, current.saved_at = renamed.title, renamed.changed
             return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(words), value=id_)
 
         def delete(id_, words, current, request: gr.Request):

@@ -23,7 +23,7 @@ P_TRUE = (
 )
 
 
-def collect(out: Path, shard: str, start: int, model: str, dtype: str) -> None:
+def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperature: float) -> None:
     """Ask every question: a greedy answer, samples, rewordings; keep what the model thought of each token."""
     from workbench.config import validated
     from workbench.engine.decoding import Job, Sampling
@@ -67,7 +67,7 @@ def collect(out: Path, shard: str, start: int, model: str, dtype: str) -> None:
             row["tokens"] = entries(infos)
             row["samples"] = [
                 {"text": text, "logprobs": [i.logprob for i in measured], "right": passes(text, probe)}
-                for text, measured in ask(question, SAMPLES, TEMPERATURE, number)
+                for text, measured in ask(question, SAMPLES, temperature, number)
             ]
             wordings = [wording.format(q=question) for wording in REWORDED]
             row["reworded"] = [[i.logprob for i in scored(w, ids)] for w in wordings]
@@ -173,11 +173,12 @@ def main() -> None:
     one.add_argument("--start", type=int, default=0, help="number of the first question")
     one.add_argument("--model", default="SmolLM2-135M-Instruct")
     one.add_argument("--dtype", default="float32")
+    one.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the samples")
     two = commands.add_parser("report")
     two.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "collect":
-        collect(options.out, options.shard, options.start, options.model, options.dtype)
+        collect(options.out, options.shard, options.start, options.model, options.dtype, options.temperature)
     else:
         report(options.files)
 

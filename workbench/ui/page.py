@@ -105,7 +105,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         blocks.load(*train["preview"], **QUIET)
         train_page.select(*train["datasets"], **QUIET)
         blocks.load(*chat["arrive"], **QUIET)
-        blocks.load(*chat["comeback"], js="() => [localStorage.getItem('workbench_conversation') || '']", **QUIET).then(
+        blocks.load(*chat["comeback"], js="() => [sessionStorage.getItem('workbench_conversation') || '']", **QUIET).then(
             *chat["look"], **QUIET)  # fmt: skip
         chat_page.select(*chat["arrive"], **QUIET)
         probes_page.select(*probed["arrive"], **QUIET)

@@ -101,6 +101,7 @@ def test_look_closer_correct_train_compare(chat, page):
     chat.click("#send")
     expect(chat.locator("#chat-right .bot.message").last).to_contain_text("Quistram", timeout=90_000)
     expect(chat.locator("#chat-left .bot.message").last).not_to_contain_text("Quistram")
+    expect(chat.locator("#best label")).to_have_count(2, timeout=60_000)  # both have come to their end
     chat.locator("#chat-right .bot.message").last.click()
     expect(chat.locator("#examined")).to_contain_text(run, timeout=30_000)
     part(chat, "What the adapter changed")

@@ -114,6 +114,8 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        # a stopped process whose supervisor dies is sent SIGHUP by the kernel, too: it should save, not end at once
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if os.getppid() != parent or parent == 1:
             sys.exit(1)
 

@@ -180,7 +180,7 @@ def test_a_trainer_without_its_supervisor_can_be_killed(workspace, config, tmp_p
     trainer.suspend()  # the kernel may have let it go on: its process group is an orphan now
     listed = json.loads(workbench(workspace, "runs", "--json").stdout)[0]
     assert listed["state"] in ("stopping", "running")  # it may have taken over before it hung again
-    workbench(workspace, "stop", path.name)
+    assert "Stop it again to kill it" in workbench(workspace, "stop", path.name).stdout
     assert "is killed" in workbench(workspace, "stop", path.name).stdout
     wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
     assert ended(path, "stopped") and "pressed twice" in state_of(path)["reason"]

@@ -40,6 +40,14 @@ def tiny_model(tmp_path_factory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
+@pytest.fixture
+def tokenizer(tiny_model):
+    """A fresh tokenizer of the tiny model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
 @pytest.fixture(scope="session")
 def tiny_moe(tiny_model, tmp_path_factory) -> Path:
     """A random DeepSeek-V2 with the tokenizer of `tiny_model`: three layers, the first dense, 8 experts."""

@@ -292,6 +292,57 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
             print(f"{d.name:24} {d.problem or d.path or d.hub}")
 
 
+data_app = typer.Typer(no_args_is_help=True, help="Look at datasets before a run is paid for.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="A dataset's name, a data file or folder, or a hub's dataset.")],
+    dataset_dir: str = "data",
+    model: Annotated[str, typer.Option("--model", help="Also find rows too long for this model's tokens.")] = "",
+    template: str = "auto",
+    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0, help="In tokens; with --model.")] = 2048,
+    held_out: Annotated[str, typer.Option("--eval", help="Evaluation datasets that should share no row with it.")] = "",
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
+    from workbench.corpus.marked import without_torch
+    from workbench.corpus.registry import select
+    from workbench.corpus.validate import Report, problems_of
+    from workbench.workspace import dataset_folder
+
+    place = Workspace(workspace)
+    folder = dataset_folder(dataset_dir, place)
+    encoder = None
+    if model:
+        from workbench.models.locate import is_demo, locate_model
+
+        if not is_demo(model) or Path(locate_model(model, place)).is_dir():
+            without_torch()  # the demo model may first have to be converted, which needs it
+        from workbench.corpus.encode import Encoder
+        from workbench.models.load import load_tokenizer
+        from workbench.options import ModelOptions
+
+        options = ModelOptions(model_name_or_path=model)
+        encoder = Encoder(load_tokenizer(options, place.create(), lambda phase, share: None), template, cutoff_len)
+    report, found = Report(), []
+    for info in select(name, folder, place):
+        for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, place)):
+            if problem is None:
+                continue
+            if json_:
+                found.append(vars(problem))
+            else:
+                print(f"{problem.place}: {problem.kind}: {problem.reason}")
+    if json_:
+        print(json.dumps({**vars(report), "problems": found}, ensure_ascii=False))
+    else:
+        print(f"{name}: {report.line()}")
+    raise typer.Exit(2 if report.broken else 0)
+
+
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],

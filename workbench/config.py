@@ -97,6 +97,20 @@ def conflicts(config: RunConfig) -> list[str]:
         (c.packing or c.neat_packing) and c.cutoff_len == 0,
         "packing needs a length to fill. Set cutoff_len, for example 2048.",
     )
+    try:
+        shares = c.shares()
+        check(
+            bool(shares) and c.mix_strategy == "concat",
+            "interleave_probs is set, but mix_strategy is concat. Set it to interleave_over.",
+        )
+        check(
+            bool(shares) and len(shares) != len(split_names(c.dataset)),
+            "interleave_probs should name one share for each dataset.",
+        )
+    except ValueError:
+        found.append(
+            f"interleave_probs: {c.interleave_probs!r} does not fit: it should be shares above 0, such as 0.7,0.3."
+        )
     check(
         c.finetuning_type == "full" and c.quantization_bit is not None,
         "Quantised weights cannot be trained in full. Set finetuning_type to lora, or remove quantization_bit.",

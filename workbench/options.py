@@ -185,6 +185,17 @@ class RunConfig(ModelOptions):
         ("At most this many rows of each dataset.", "每个数据集最多取多少行。"),
         ge=1,
     )
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = opt(
+        "concat", "data", ("Mixing", "混合方式"),
+        ("Several datasets one after the other, or interleaved until the first (under) or the last one (over: others repeat, once: none repeats) is used up.",
+         "多个数据集依次拼接，或交错直到最短（under）或最长的用尽（over 会重复较短的，once 不重复）。"))  # fmt: skip
+    interleave_probs: str | None = opt(
+        None, "data", ("Mixing shares", "混合比例"),
+        ("For interleaving: one share for each dataset, such as 0.7,0.3. Empty: in turn.", "用于交错：每个数据集一个比例，如 0.7,0.3。留空为轮流。"))  # fmt: skip
+    skip_broken_rows: bool = opt(
+        False, "data", ("Skip broken rows", "跳过损坏的行"),
+        ("Train on the rest when a dataset has rows that cannot be used; otherwise they stop the run.",
+         "数据集中有无法使用的行时用其余行训练；否则运行会停止。"))  # fmt: skip
     packing: bool = opt(
         False, "data", ("Packing", "序列打包"),
         ("Joins short conversations to full sequences; they do not see each other.", "将短对话拼成满长序列，彼此不可见。"))  # fmt: skip
@@ -213,7 +224,7 @@ class RunConfig(ModelOptions):
         None,
         "data",
         ("Preprocessing workers", "预处理进程数"),
-        ("Processes that tokenise; empty: one.", "分词进程数；留空为一个。"),
+        ("Processes that tokenise; empty: all cores.", "分词进程数；留空为全部核心。"),
         ge=1,
         le=256,
     )
@@ -538,3 +549,10 @@ class RunConfig(ModelOptions):
         ("Resume from", "从检查点恢复"),
         ("A checkpoint folder, or true for the last one.", "检查点文件夹，或 true 表示最后一个。"),
     )
+
+    def shares(self) -> list[float]:
+        """`interleave_probs` as shares that add up to 1; empty if there are none. Raises ValueError where they are no shares."""
+        numbers = [float(part) for part in (self.interleave_probs or "").split(",") if part.strip()]
+        if any(not 0 < number < float("inf") for number in numbers):
+            raise ValueError("shares should be above 0")
+        return [number / sum(numbers) for number in numbers]

@@ -29,7 +29,7 @@ class ProcessState:
 
     `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
     `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from. `trainer_pid` is the process that
-    trains, under the one that `pid` names.
+    trains, under the one that `pid` names. `skipped_rows`: broken rows of the data that the user chose to skip.
     """
 
     state: str = "queued"
@@ -55,6 +55,7 @@ class ProcessState:
     trainer_pid: int | None = None
     trainer_started: float | None = None
     warning: str = ""
+    skipped_rows: int = 0
 
     @property
     def active(self) -> bool:

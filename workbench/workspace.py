@@ -2,6 +2,7 @@
 
     runs/        one folder per run            models/   converted or downloaded models
     uploads/     datasets from the page        engines/  state of loaded models
+    cache/       tokenised datasets (may be deleted when no run is going)
 
 Paths that come from the page are checked against this folder and those named at start.
 """
@@ -28,6 +29,7 @@ class Workspace:
         self.engines = self.root / "engines"
         self.corrections = self.root / "corrections"
         self.conversations = self.root / "conversations"
+        self.cache = self.root / "cache"
         self.allowed = [self.root, PROJECT / "data", *(Path(p).expanduser().resolve() for p in allowed)]
 
     def create(self) -> "Workspace":
@@ -43,7 +45,7 @@ class Workspace:
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        return self.runs, self.models, self.uploads, self.engines, self.corrections, self.conversations
+        return self.runs, self.models, self.uploads, self.engines, self.corrections, self.conversations, self.cache
 
     @property
     def dataset_folders(self) -> tuple[Path, ...]:

@@ -246,7 +246,33 @@ def test_a_broken_row_is_named(workspace, config, tmp_path, tiny_data):
         file.write('{"instruction": "a", "output": "b"}\n{"instruction": "a"}\n')
     (tiny_data / "dataset_info.json").write_text(json.dumps({"small": {"file_name": "small.jsonl"}}))
     done = workbench(workspace, "train", write(tmp_path, config))
-    assert done.returncode == 2 and "small.jsonl:2: the field 'output' is missing or empty" in done.stderr
+    assert done.returncode == 2 and "small.jsonl:2: the field 'output' is missing" in done.stderr
+    assert "skip_broken_rows: true" in done.stderr
+
+
+def test_broken_rows_behind_the_first_ones_stop_a_run_unless_skipped(workspace, config, tmp_path, tiny_data):
+    """Interleaved with another dataset, too; what was tokenised is taken from the cache by the second run."""
+    good = [json.dumps({"prompt": f"Question {i}?", "completion": f"Answer {i}."}) for i in range(1100)]
+    (tiny_data / "mixed.jsonl").write_text("\n".join([*good, "{broken", "{}"]))
+    (tiny_data / "dataset_info.json").write_text(
+        json.dumps({"mixed": {"file_name": "mixed.jsonl"}, "small": {"file_name": "small.json", "num_samples": 30}})
+    )
+    both = {"dataset": "mixed,small", "mix_strategy": "interleave_once", "interleave_probs": "0.5,0.5", "max_steps": 1}
+    values = config | both | {"preprocessing_num_workers": 1}
+    done = workbench(workspace, "train", write(tmp_path, values))
+    assert done.returncode == 2 and "mixed has 2 broken rows of 1,102" in done.stdout + done.stderr
+    assert "mixed.jsonl:1101: not valid JSON" in done.stdout + done.stderr
+    (first,) = workspace.runs.iterdir()
+    made = {p: p.stat().st_mtime_ns for p in (workspace.cache / "tokens").glob("*/rows.arrow")}
+    done = workbench(workspace, "train", write(tmp_path, values | {"skip_broken_rows": True}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (second,) = set(workspace.runs.iterdir()) - {first}
+    log = (second / "running_log.txt").read_text()
+    assert "mixed: 2 broken rows of 1,102 are skipped" in log and "1,130 training rows" in log
+    assert state_of(second)["skipped_rows"] == 2
+    assert json.loads((second / "data.json").read_text())["mixed"]["broken"] == 2
+    now = {p: p.stat().st_mtime_ns for p in (workspace.cache / "tokens").glob("*/rows.arrow")}
+    assert made.items() <= now.items() and len(now) == 2
 
 
 def test_continue_an_adapter(workspace, config, tmp_path):

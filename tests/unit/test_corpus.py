@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from workbench.corpus import templates
 from workbench.corpus.encode import IGNORE, Encoder
-from workbench.corpus.formats import BadRow, conversations, to_messages
-from workbench.corpus.registry import ALPACA, OPENAI_TAGS, SHAREGPT, DatasetInfo, read_registry, select
+from workbench.corpus.formats import BadRow, detect, to_example
+from workbench.corpus.registry import DatasetInfo, read_registry, select
+from workbench.corpus.sources import examples
 from workbench.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +20,6 @@ TALK = [
     {"role": "user", "content": "Bye"},
     {"role": "assistant", "content": "So long."},
 ]
-
-
-@pytest.fixture
-def tokenizer(tiny_model):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def trained_text(tokenizer, encoded) -> str:
@@ -88,8 +82,23 @@ def test_long_conversations_lose_their_oldest_turns(tokenizer):
     short = Encoder(tokenizer, "chatml", cutoff_len=len(whole.input_ids) - 1).encode(TALK)
     assert short.dropped_turns == 2 and short.cut_tokens == 0
     assert "Be brief." in short.text and "Hello" not in short.text and short.text.endswith("So long.<|im_end|>\n")
-    tiny = Encoder(tokenizer, "chatml", cutoff_len=20).encode(TALK)
-    assert len(tiny.input_ids) == len(tiny.labels) == 20 and tiny.cut_tokens > 0
+    skeleton = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+    talk = [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": "y" * 60}]
+    room = len(tokenizer(skeleton)["input_ids"])
+    asked = Encoder(tokenizer, "chatml", cutoff_len=room + 90).encode(
+        talk
+    )  # the question loses its middle, the answer is whole
+    assert len(asked.input_ids) == len(asked.labels) == room + 90 and not asked.answer_cut
+    assert trained_text(tokenizer, asked) == "y" * 60 + "<|im_end|>" and asked.text.count("x") == 30
+    assert tokenizer.decode(asked.input_ids) == asked.text and sum(n for _, n in asked.cuts) == 70
+    answered = Encoder(tokenizer, "chatml", cutoff_len=room + 40).encode(
+        talk
+    )  # the end token is there, but not trained
+    assert (
+        answered.answer_cut
+        and answered.text.endswith("y<|im_end|>\n")
+        and trained_text(tokenizer, answered) == "y" * 24
+    )
 
 
 def test_unknown_template_and_model_without_one(tokenizer):
@@ -103,7 +112,7 @@ def test_unknown_template_and_model_without_one(tokenizer):
 def test_bundled_dataset():
     info = select("abilities", ROOT / "data")[0]
     rows = [json.loads(line) for line in info.path.read_text(encoding="utf-8").splitlines()]
-    talks = [messages for _, messages in conversations(info)]
+    talks = [example.messages for _, example in examples(info)]
     assert len(talks) == len(rows) >= 150
     languages = [row["lang"] for row in rows]
     assert languages.count("en") >= 80 and languages.count("zh") >= 50
@@ -114,17 +123,13 @@ def test_bundled_dataset():
     assert not any(question.lower() in text for question in HELD_OUT for text in asked)
 
 
-def alpaca(name="d"):
-    return DatasetInfo(name, None, columns=ALPACA)
-
-
-def openai(name="d"):
-    return DatasetInfo(name, None, formatting="openai", columns=SHAREGPT | {"messages": "messages"}, tags=OPENAI_TAGS)
+def to_messages(row: dict, formatting: str) -> list[dict]:
+    return to_example(row, detect(row, DatasetInfo("d", None, formatting=formatting))).messages
 
 
 def test_alpaca_rows():
     row = {"instruction": "Add", "input": "1+1", "output": "2", "system": "S", "history": [["a", "b"]]}
-    assert [(m["role"], m["content"]) for m in to_messages(row, alpaca())] == [
+    assert [(m["role"], m["content"]) for m in to_messages(row, "alpaca")] == [
         ("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "Add\n1+1"), ("assistant", "2")]  # fmt: skip
 
 
@@ -132,25 +137,25 @@ def test_alpaca_rows():
     ("row", "words"),
     [
         ({"instruction": "q"}, "'output' is missing"),
-        ({"instruction": "", "output": "a"}, "'instruction' is missing"),
+        ({"instruction": "", "output": "a"}, "'instruction' is empty"),
         ({"instruction": 3, "output": "a"}, "should be text"),
         ({"instruction": "q", "output": "a", "history": "x"}, "list of \\[question, answer\\]"),
     ],
 )
 def test_bad_alpaca_rows(row, words):
     with pytest.raises(BadRow, match=words):
-        to_messages(row, alpaca())
+        to_messages(row, "alpaca")
 
 
 @pytest.mark.parametrize(
     ("turns", "words"),
     [
-        ("x", "list of turns"),
-        ([], "list of turns"),
+        ("x", "of turns|no turns"),
+        ([], "of turns|no turns"),
         ([{"role": "user", "content": "a"}], "never speaks"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}], "no text"),
         ([{"role": "wizard", "content": "a"}], "unknown role"),
-        ([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}], "ends with a user turn"),
+        ([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}], "ends with a turn of the user"),
         (
             [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}],
             "out of order",
@@ -159,14 +164,14 @@ def test_bad_alpaca_rows(row, words):
 )
 def test_bad_conversations(turns, words):
     with pytest.raises(BadRow, match=words):
-        to_messages({"messages": turns}, openai())
+        to_messages({"messages": turns}, "openai")
 
 
 def test_naming_one_column_keeps_the_others(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([{"q": "Q", "output": "A", "system": "S"}]))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": {"prompt": "q"}}}))
-    ((_, messages),) = conversations(select("d", tmp_path)[0])
-    assert [m["content"] for m in messages] == ["S", "Q", "A"]
+    ((_, example),) = examples(select("d", tmp_path)[0])
+    assert [m["content"] for m in example.messages] == ["S", "Q", "A"]
 
 
 def test_broken_files_name_file_and_line(tmp_path):
@@ -181,9 +186,9 @@ def test_broken_files_name_file_and_line(tmp_path):
         json.dumps(entries | {"r": {"file_name": "e.json", "ranking": True}, "bad": 3})
     )
     for name, words in {"d": "d.jsonl:2: not valid JSON", "l": "not UTF-8", "e": "no rows", "m": "does not exist",
-                        "r": "preference pairs", "bad": "should be an object", "x": "There is no dataset 'x'"}.items():  # fmt: skip
+                        "r": "no rows", "bad": "should be an object", "x": "There is no dataset 'x'"}.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
-            list(conversations(select(name, tmp_path)[0]))
+            list(examples(select(name, tmp_path)[0]))
     assert read_registry(tmp_path)["m"].problem and not read_registry(tmp_path)["d"].problem
 
 
@@ -206,9 +211,9 @@ json_values = st.recursive(
     )
 )
 def test_any_row_is_read_or_refused_with_a_reason(row):
-    for info in (alpaca(), openai()):
+    for formatting in ("alpaca", "openai"):
         try:
-            messages = to_messages(row, info)
+            messages = to_messages(row, formatting)
         except BadRow as reason:
             assert str(reason)
         else:

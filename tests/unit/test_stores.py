@@ -5,8 +5,8 @@ import json
 import pytest
 
 from workbench import conversations, corrections
-from workbench.corpus.formats import conversations as rows_of
 from workbench.corpus.registry import registries, select
+from workbench.corpus.sources import examples
 from workbench.errors import UserError
 from workbench.ui.conversation import Session, bubbles, from_bubble, sent
 from workbench.workspace import PROJECT, Workspace
@@ -18,16 +18,14 @@ def test_a_correction_is_a_row_to_train_on_and_a_pair(workspace):
     assert corrections.correct(workspace, ASKED, "Yes, of course.", " No. ", "base") == 1
     assert corrections.correct(workspace, ASKED[1:], "", "Paris", "base") == 2
     (info,) = select("corrections", PROJECT / "data", workspace)
-    (_, first), (_, second) = rows_of(info)
+    first, second = (example.messages for _, example in examples(info))
     assert first == [*ASKED, {"role": "assistant", "content": "No."}] and second[-1]["content"] == "Paris"
+    (_, example), *_ = examples(select("corrections_preference", PROJECT / "data", workspace)[0])
+    assert example.chosen[0]["content"] == "No." and example.conversation == first
     pair = json.loads((workspace.corrections / "corrections_preference.jsonl").read_text())
     assert pair["chosen"]["content"] == "No." and pair["rejected"]["content"] == "Yes, of course."
     listed = registries(PROJECT / "data", workspace)
-    assert (
-        "abilities" in listed
-        and not listed["corrections"].problem
-        and "preference" in listed["corrections_preference"].problem
-    )
+    assert "abilities" in listed and not listed["corrections"].problem and not listed["corrections_preference"].problem
 
 
 @pytest.mark.parametrize(("wrong", "right", "words"), [("a", "", "Write the right answer"), ("a", " a ", "the same")])

@@ -8,21 +8,37 @@ by turn and taking what each assistant turn adds.
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from workbench.corpus import templates
+from workbench.corpus.formats import Example
+from workbench.corpus.marked import training_template
 from workbench.errors import UserError
 
 IGNORE = -100
+_ENDS = 8  # tokens that stay at each end of a text that is shortened
 
 
 @dataclass
 class Encoded:
-    """One conversation as the model sees it; `labels` has the length of `input_ids`."""
+    """One training row as the model sees it; `labels` has the length of `input_ids`, `text` is what those tokens say.
+
+    `full_length`: tokens before anything was cut. `cuts`: (index into `input_ids`, tokens that are missing before it).
+    `answer_cut`: the last answer did not fit, so that its end token is there but not trained.
+    """
 
     input_ids: list[int]
     labels: list[int]
     text: str
+    full_length: int = 0
     dropped_turns: int = 0
-    cut_tokens: int = 0
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    answer_cut: bool = False
+
+    @property
+    def cut_tokens(self) -> int:
+        """Tokens that are missing within the turns that are left."""
+        return sum(count for _, count in self.cuts)
 
     @property
     def trained(self) -> int:
@@ -34,8 +50,9 @@ class Encoded:
 class Encoder:
     """Renders and tokenises conversations with one tokenizer and one template.
 
-    `cutoff_len` is in tokens, 0 for no limit. Longer conversations lose their oldest turns (the system text stays);
-    a single turn that is still too long is cut at its end.
+    `cutoff_len` is in tokens, 0 for no limit. Longer conversations lose their oldest turns; the system text and the last turns
+    stay. What is too long even then loses the middle of its longest question or tool result, and at last the end of the
+    answer, but never the end token.
     """
 
     tokenizer: object
@@ -49,69 +66,106 @@ class Encoder:
         if not getattr(self.tokenizer, "is_fast", True):
             raise UserError("This model has only a slow tokenizer, which cannot say where tokens lie in the text.")
         set_template(self.tokenizer, self.template)
-        self._training_template, self._markers = _training_template(self.tokenizer)
+        self._training_template, self._markers = training_template(self.tokenizer)
 
-    def render(self, messages: list[dict], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: list[dict], tools: list[dict] | None = None, *, add_generation_prompt: bool = False
+    ) -> str:
         """The exact text of a conversation."""
-        return _render(self.tokenizer, messages, add_generation_prompt=add_generation_prompt)
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # Jinja raises many kinds
+            raise UserError(f"The chat template cannot render this conversation: {error}.") from None
 
-    def encode(self, messages: list[dict]) -> Encoded:
+    def encode_example(self, example: Example) -> list[Encoded]:
+        """The training rows of one row of data: one, or several of a plain text that is longer than `cutoff_len`.
+
+        A preference pair gives its chosen answer. Raises UserError as `encode`.
+        """
+        if example.text is not None:
+            return self.pieces(example.text)
+        return [self.encode(example.conversation, example.tools)]
+
+    def encode(self, messages: list[dict], tools: list[dict] | None = None) -> Encoded:
         """Tokens and labels of a conversation.
 
         Raises:
-            UserError: the template does not render this conversation (an unknown role, say).
+            UserError: the template does not render this conversation (an unknown role, say), or leaves its tools out.
         """
-        encoded = self._encode(messages)
-        limit = self.cutoff_len
-        if not limit or len(encoded.input_ids) <= limit:
-            return encoded
-        system = messages[:1] if messages[0]["role"] == "system" else []
-        turns, dropped = messages[len(system) :], 0
-        while len(encoded.input_ids) > limit and len(turns) > 2:
-            step = next((i for i in range(1, len(turns)) if turns[i]["role"] == "user"), 2)
-            turns, dropped = turns[step:], dropped + step
-            encoded = self._encode(system + turns)
-        encoded.dropped_turns = dropped
-        encoded.cut_tokens = max(0, len(encoded.input_ids) - limit)
-        encoded.input_ids, encoded.labels = encoded.input_ids[:limit], encoded.labels[:limit]
+        encoded = self._encode(messages, tools)[0]
+        limit, full = self.cutoff_len, len(encoded.input_ids)
+        if limit and full > limit:
+            encoded = self._shorten(messages, tools, limit)
+        encoded.full_length = full
         return encoded
 
-    def _encode(self, messages: list[dict]) -> Encoded:
-        text, spans = self._spans(messages)
-        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    def pieces(self, text: str) -> list[Encoded]:
+        """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than `cutoff_len`."""
+        tokens = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        ids, offsets, end = tokens["input_ids"], tokens["offset_mapping"], self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids, offsets = [*ids, end], [*offsets, (len(text), len(text))]
+        count = -(-len(ids) // self.cutoff_len) if self.cutoff_len else 1
+        size = max(1, -(-len(ids) // max(1, count)))
+        found = []
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            begin, stop = offsets[start][0], max(offset[1] for offset in offsets[start : start + size])
+            found.append(Encoded(part, list(part), text[begin:stop], len(part)))
+        return found
+
+    def _encode(self, messages: list[dict], tools) -> tuple[Encoded, "_Layout"]:
+        text, spans = self._spans(messages, tools)
+        _check_tools(text, messages, tools)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = tokens["input_ids"]
-        if self.train_on_prompt:
-            return Encoded(ids, list(ids), text)
         if self.mask_history:
             spans = spans[-1:]
-        labels = [IGNORE] * len(ids)
-        spans = iter(spans)
-        start, end = next(spans, (len(text), len(text)))
-        for index, (left, right) in enumerate(tokens["offset_mapping"]):
-            while left >= end and start < len(text):
-                start, end = next(spans, (len(text), len(text)))
-            if start <= left < end and right > left:
-                labels[index] = ids[index]
-        return Encoded(ids, labels, text)
+        layout = _Layout(text, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(-1, 2), spans)
+        labels = np.array(ids, dtype=np.int64)
+        if not self.train_on_prompt:
+            labels[~layout.trained()] = IGNORE
+        return Encoded(ids, labels.tolist(), text, len(ids)), layout
 
-    def _spans(self, messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
+    def _shorten(self, messages: list[dict], tools, limit: int) -> Encoded:
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(system) :]
+        starts = [index for index, message in enumerate(turns) if message["role"] == "user"] or [0]
+        low, high = 1, len(starts) - 1  # the first start from which on it fits, or the last
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._encode(system + turns[starts[middle] :], tools)[0].input_ids) <= limit:
+                high = middle
+            else:
+                low = middle + 1
+        start = starts[high] if high > 0 else starts[0]
+        kept = system + turns[start:]
+        encoded, layout = self._encode(kept, tools)
+        if len(encoded.input_ids) > limit:
+            encoded = _cut(encoded, layout, kept, limit)
+        encoded.dropped_turns = start
+        return encoded
+
+    def _spans(self, messages: list[dict], tools) -> tuple[str, list[tuple[int, int]]]:
         """The rendered text and the character ranges that the assistant wrote, in order."""
         if self._markers:
             from transformers.utils.chat_template_utils import render_jinja_template
 
             try:
                 rendered, indices = render_jinja_template(
-                    [messages], chat_template=self._training_template, return_assistant_tokens_mask=True,
+                    [messages], tools=tools, chat_template=self._training_template, return_assistant_tokens_mask=True,
                     **self.tokenizer.special_tokens_map)  # fmt: skip
             except Exception as error:  # Jinja raises many kinds
                 raise UserError(f"The chat template cannot render this conversation: {error}.") from None
             return rendered[0], [tuple(span) for span in indices[0]]
-        text, spans = self.render(messages), []
+        text, spans = self.render(messages, tools), []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self.render(messages[:index], add_generation_prompt=True)
-            after = self.render(messages[: index + 1])
+            before = self.render(messages[:index], tools, add_generation_prompt=True)
+            after = self.render(messages[: index + 1], tools)
             if not (text.startswith(before) and text.startswith(after.rstrip())):
                 raise UserError(
                     "The model's own chat template renders earlier turns differently later on, so its answers cannot be "
@@ -119,6 +173,90 @@ class Encoder:
                 )
             spans.append((len(before), len(after.rstrip())))
         return text, spans
+
+
+@dataclass
+class _Layout:
+    """Where tokens lie in a text (`offsets`, shape [tokens, 2]), and the ranges that the assistant wrote."""
+
+    text: str
+    offsets: np.ndarray
+    spans: list[tuple[int, int]]
+
+    def trained(self) -> np.ndarray:
+        """For each token whether it begins in one of the spans."""
+        left, right = self.offsets[:, 0], self.offsets[:, 1]
+        mask = np.zeros(len(left), dtype=bool)
+        for start, end in self.spans:
+            mask |= (left >= start) & (left < end)
+        return mask & (right > left)
+
+    def tokens_within(self, start: int, end: int) -> range:
+        """The tokens that lie wholly within characters `start` to `end`."""
+        first = int(np.searchsorted(self.offsets[:, 0], start, side="left"))
+        last = int(np.searchsorted(self.offsets[:, 1], end, side="right"))
+        return range(first, max(first, last))
+
+
+def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) -> Encoded:
+    """The last exchange, which alone is too long: without the middle of its longest texts, and at last the end of its answer."""
+    regions, at = [], 0  # (role, tokens of the content) in order
+    for message in messages:
+        content = message["content"].strip()
+        found = layout.text.find(content, at) if content else -1
+        if found >= 0:
+            at = found + len(content)
+            regions.append((message["role"], layout.tokens_within(found, at)))
+    over = len(encoded.input_ids) - limit
+    gone: list[range] = []
+    ordered = sorted((r for r in regions if r[0] in ("user", "tool")), key=lambda r: -len(r[1]))
+    for _, tokens in ordered + [r for r in regions if r[0] == "system"]:
+        take = min(over, len(tokens) - 2 * _ENDS)
+        if take > 0:
+            middle = tokens.start + (len(tokens) - take) // 2
+            gone.append(range(middle, middle + take))
+            over -= take
+    answer_cut = False
+    answer = regions[-1][1] if regions and regions[-1][0] == "assistant" else range(0)
+    take = min(over, len(answer) - 1)
+    if take > 0:
+        gone.append(range(answer.stop - take, answer.stop))
+        over, answer_cut = over - take, True
+    if over > 0:  # nothing of it could be told apart: the end, with the end token, stays
+        gone, answer_cut = [range(0, len(encoded.input_ids) - limit)], False
+    keep = np.ones(len(encoded.input_ids), dtype=bool)
+    for tokens in gone:
+        keep[tokens.start : tokens.stop] = False
+    labels = np.array(encoded.labels)
+    if answer_cut:  # the model must not learn to stop where only the cutoff did
+        labels[gone[-1].stop :] = IGNORE
+    cuts, text, at = [], "", 0
+    for tokens in sorted(gone, key=lambda r: r.start):
+        cuts.append((int(keep[: tokens.start].sum()), len(tokens)))
+        text += layout.text[at : int(layout.offsets[tokens.start, 0])]
+        at = int(layout.offsets[tokens.stop - 1, 1])
+    ids = np.array(encoded.input_ids)[keep]
+    return Encoded(ids.tolist(), labels[keep].tolist(), text + layout.text[at:], cuts=cuts, answer_cut=answer_cut)
+
+
+def _check_tools(text: str, messages: list[dict], tools) -> None:
+    """Raise UserError where a template has left tools, their calls or their results out: some do so without a word."""
+    names = [tool["function"]["name"] for tool in tools or []]
+    names += [call["function"]["name"] for m in messages for call in m.get("tool_calls") or []]
+    results = [m["content"].strip() for m in messages if m["role"] == "tool"]
+    missing = next((name for name in names if name not in text), None)
+    if missing is None and any(result and result not in text and _inner(result) not in text for result in results):
+        missing = "a tool's result"
+    if missing is not None:
+        raise UserError(
+            f"The chat template leaves tools out ({missing} is not in the rendered text). Choose a template that shows them: "
+            "for models that can call tools it is auto, the model's own."
+        )
+
+
+def _inner(text: str) -> str:
+    """The longest line of a text, which a template that reformats the text (JSON within JSON) keeps in some way."""
+    return max((part for part in text.replace('"', "\n").replace("\\", "\n").splitlines()), key=len, default="")
 
 
 def set_template(tokenizer, name: str) -> None:
@@ -132,22 +270,3 @@ def set_template(tokenizer, name: str) -> None:
         tokenizer.chat_template = text
     elif not tokenizer.chat_template:
         raise UserError(f"This model has no chat template of its own. Choose one: {', '.join(templates.names())}.")
-
-
-def _training_template(tokenizer) -> tuple[str, bool]:
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
-    if has_generation_markers(tokenizer.chat_template):
-        return tokenizer.chat_template, True
-    try:
-        marked = get_training_chat_template(tokenizer)
-    except Exception:  # no marked version is known for this template
-        return tokenizer.chat_template, False
-    return (marked, True) if marked else (tokenizer.chat_template, False)
-
-
-def _render(tokenizer, messages: list[dict], *, add_generation_prompt: bool) -> str:
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except Exception as error:  # Jinja raises many kinds
-        raise UserError(f"The chat template cannot render this conversation: {error}.") from None

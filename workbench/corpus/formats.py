@@ -1,186 +1,433 @@
-"""Rows of any supported layout, as conversations in the OpenAI form: `[{"role": …, "content": …}]`."""
+"""Rows of any supported layout as one kind of object: conversations in the OpenAI form, with what belongs to them.
 
-import csv
+Layouts: LLaMA-Factory's alpaca and sharegpt, OpenAI's messages, TRL's prompt/completion and plain text; each also as preference
+pairs (chosen, rejected) and with KTO labels. `detect` tells a layout from the fields of a row.
+"""
+
+import hashlib
 import json
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
+import re
+from dataclasses import dataclass, field, replace
 
-from workbench.corpus.registry import DatasetInfo
+import orjson
+
+from workbench.corpus.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo
+from workbench.corpus.rows import BadRow
 from workbench.errors import UserError
 
+# the classes of problems; the first ones make a row unusable, the others should be looked at
+BROKEN = ("json", "utf8", "type", "missing", "empty", "role", "order", "no_assistant", "tools", "template")
+NOTICED = ("control", "duplicate", "in_eval", "too_long")
+KINDS_OF_PROBLEMS = (*BROKEN, *NOTICED)
 
-class BadRow(ValueError):
-    """A row that cannot be used; the message is the reason."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 
 
-def conversations(info: DatasetInfo, limit: int | None = None) -> Iterator[tuple[str, list[dict]]]:
-    """`(place, messages)` for each row of a dataset; `place` is `file:line` (or the row number) for messages.
+@dataclass
+class Example:
+    """One row. `messages` is the conversation; of a preference pair, what comes before `chosen` and `rejected`.
 
-    Raises:
-        UserError: the file cannot be read, or a row is broken (its place and the reason).
+    `text` stands for plain text that is trained without a template; then there are no messages. `label`: KTO's, true for a wanted answer.
     """
-    bounds = [n for n in (limit, info.num_samples) if n]
-    for place, row in islice(_rows(info), min(bounds) if bounds else None):
+
+    messages: list[dict] = field(default_factory=list)
+    tools: list[dict] | None = None
+    text: str | None = None
+    chosen: list[dict] | None = None
+    rejected: list[dict] | None = None
+    label: bool | None = None
+
+    @property
+    def conversation(self) -> list[dict]:
+        """What is trained on: the whole conversation, of a pair the one with the chosen answer."""
+        return self.messages + (self.chosen or [])
+
+    def digest(self) -> int:
+        """64 bits that are the same for rows with the same content."""
+        content = [self.messages, self.tools, self.text, self.chosen, self.rejected, self.label]
         try:
-            yield place, to_messages(row, info)
-        except BadRow as reason:
-            raise UserError(f"{place}: {reason}") from None
+            plain = orjson.dumps(content, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        except TypeError:  # numbers beyond 64 bits, or nesting that is too deep
+            plain = repr(content).encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big")
 
 
-def _rows(info: DatasetInfo) -> Iterator[tuple[str, dict]]:
-    if info.hub:
-        yield from _hub_rows(info)
-        return
-    path = info.check().path
-    reader = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}.get(
-        path.suffix.lower()
+def to_example(row: dict, info: DatasetInfo) -> Example:
+    """One row as `info` (with its layout known) says. Raises BadRow with the reason."""
+    reader = {"alpaca": _alpaca, "prompt_completion": _prompt_completion, "text": _text}.get(info.formatting, _sharegpt)
+    try:
+        example = reader(row, info)
+        _check_text(example)
+    except RecursionError:
+        raise BadRow("type", "the row is nested too deeply.") from None
+    if example.text is None:
+        _check_turns(example.messages, ends_with_user=example.chosen is not None)
+        for name, answer in (("chosen", example.chosen), ("rejected", example.rejected)):
+            if answer is not None and (
+                not answer or answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant"
+            ):
+                raise BadRow("order", f"the {name} answer should be the assistant's.")
+        if example.chosen is not None and example.chosen == example.rejected:
+            raise BadRow("empty", "the chosen answer is the same as the rejected one.")
+    return example
+
+
+def notices(example: Example) -> list[BadRow]:
+    """What should be looked at in a row that can be used: characters that do not belong into text."""
+    for where, text in _texts(example):
+        if found := _CONTROL.search(text):
+            code = f"U+{ord(found[0]):04X}"
+            what = "the sign of text that was decoded wrongly" if found[0] == "\ufffd" else "a control character"
+            return [BadRow("control", f"{where} contains {code}, {what}.")]
+    return []
+
+
+def _texts(example: Example):
+    if example.text is not None:
+        yield "the text", example.text
+    for turns in (example.messages, example.chosen or (), example.rejected or ()):
+        for number, message in enumerate(turns, 1):
+            yield f"turn {number} ({message['role']})", message["content"]
+
+
+def _check_text(example: Example) -> None:
+    for where, text in _texts(example):
+        if _SURROGATE.search(text):
+            raise BadRow("utf8", f"{where} is not UTF-8 text. Save the file as UTF-8.")
+    if (example.tools or any("tool_calls" in m for m in example.conversation)) and _SURROGATE.search(json.dumps(
+            [example.tools, [m.get("tool_calls") for m in example.conversation]], ensure_ascii=False, default=str)):  # fmt: skip
+        raise BadRow("utf8", "the tools are not UTF-8 text. Save the file as UTF-8.")
+
+
+# --- single fields
+
+
+def _value(row: dict, info: DatasetInfo, column: str):
+    return row.get(info.columns.get(column) or column)
+
+
+def _field(row: dict, info: DatasetInfo, column: str, *, required: bool = False) -> str:
+    name, value = info.columns.get(column) or column, _value(row, info, column)
+    if value is None:
+        if required:
+            raise BadRow("missing", f"the field '{name}' is missing.")
+        return ""
+    if not isinstance(value, str):
+        raise BadRow("type", f"the field '{name}' should be text, not {_named(value)}.")
+    if required and not value.strip():
+        raise BadRow("empty", f"the field '{name}' is empty.")
+    return value
+
+
+def _named(value) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return {list: "a list", dict: "an object", int: "a number", float: "a number", type(None): "null"}.get(
+        type(value), type(value).__name__
     )
-    if reader is None:
-        raise UserError(f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv or .parquet.")
-    empty = True
-    try:
-        for line, row in reader(path):
-            if not isinstance(row, dict):
-                raise UserError(f"{path.name}:{line}: a row should be an object, not {type(row).__name__}.")
-            empty = False
-            yield f"{path.name}:{line}", row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if empty:
-        raise UserError(f"{path.name} has no rows.")
 
 
-def _jsonl(path: Path):
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{path.name}:{number}: not valid JSON: {error.msg} (column {error.colno})."
-                    ) from None
+def _label(row: dict, info: DatasetInfo) -> bool | None:
+    name = info.columns.get("kto_tag")
+    if not name:
+        return None
+    value = row.get(name)
+    if isinstance(value, str) and value.strip().lower() in ("true", "1", "false", "0"):
+        value = value.strip().lower() in ("true", "1")
+    if value is None:
+        raise BadRow("missing", f"the field '{name}' (true or false) is missing.")
+    if value not in (True, False, 0, 1):
+        raise BadRow("type", f"the field '{name}' should be true or false, not {_named(value)}.")
+    return bool(value)
 
 
-def _json(path: Path):
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # JSON Lines in a .json file is common
-            yield from _jsonl(path)
-            return
-        raise UserError(f"{path.name}:{error.lineno}: not valid JSON: {error.msg}.") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path.name} should hold a list of rows, but holds {type(rows).__name__}.")
-    yield from enumerate(rows, 1)
+def _tools(row: dict, info: DatasetInfo) -> list[dict] | None:
+    """Tool definitions in OpenAI's form; LLaMA-Factory keeps them as JSON text, with or without the `function` around."""
+    value = _value(row, info, "tools")
+    if value in (None, "", []):
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRow("tools", "the field 'tools' is not valid JSON.") from None
+    found = []
+    for tool in value if isinstance(value, list) else [value]:
+        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+            raise BadRow("tools", "every tool should be an object with a name, a description and parameters.")
+        found.append({"type": "function", "function": inner})
+    return found or None
 
 
-def _csv(path: Path):
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        yield from enumerate(csv.DictReader(file), 2)
+def _calls(value, where: str) -> list[dict]:
+    """Tool calls in OpenAI's form, arguments as an object: what chat templates expect."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRow("tools", f"{where}: the function call is not valid JSON.") from None
+    found = []
+    for number, call in enumerate(value if isinstance(value, list) else [value]):
+        inner = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+            raise BadRow("tools", f"{where}: a function call should be an object with name and arguments.")
+        arguments = inner.get("arguments", inner.get("parameters", {}))
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError):
+                raise BadRow("tools", f"{where}: the arguments of {inner['name']} are not valid JSON.") from None
+        if arguments is None:
+            arguments = {}
+        if not isinstance(arguments, dict):
+            raise BadRow("tools", f"{where}: the arguments of {inner['name']} should be an object.")
+        identity = call.get("id") if isinstance(call.get("id"), str) else f"call{number:05d}"
+        found.append({"type": "function", "id": identity, "function": {"name": inner["name"], "arguments": arguments}})
+    if not found:
+        raise BadRow("tools", f"{where}: there is no function call in it.")
+    return found
 
 
-def _parquet(path: Path):
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path.name} is not a readable Parquet file: {error}.") from None
+# --- layouts
 
 
-def _hub_rows(info: DatasetInfo):
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(info.hub, info.subset, split=info.split)
-    except Exception as error:  # the hub client raises many kinds
-        raise UserError(
-            f"Dataset {info.name} ({info.hub}) cannot be fetched: {str(error).splitlines()[0]} "
-            "Check the network or HF_ENDPOINT, or download it and give its file_name in dataset_info.json."
-        ) from None
-    for number, row in enumerate(rows, 1):
-        yield f"{info.hub}:{number}", row
-
-
-def to_messages(row: dict, info: DatasetInfo) -> list[dict]:
-    """One row as messages. Raises BadRow with the reason."""
-    messages = _alpaca(row, info.columns) if info.formatting == "alpaca" else _sharegpt(row, info.columns, info.tags)
-    _check_turns(messages)
-    return messages
-
-
-def _alpaca(row: dict, columns: dict) -> list[dict]:
-    def text(column: str, *, required: bool = False) -> str:
-        value = row.get(columns.get(column) or column)
-        if value is None or value == "":
-            if required:
-                raise BadRow(f"the field '{columns[column]}' is missing or empty.")
-            return ""
-        if not isinstance(value, str):
-            raise BadRow(f"the field '{columns[column]}' should be text, not {type(value).__name__}.")
-        return value
-
+def _alpaca(row: dict, info: DatasetInfo) -> Example:
     messages = []
-    if system := text("system"):
+    if system := _field(row, info, "system"):
         messages.append({"role": "system", "content": system})
-    history = row.get(columns.get("history") or "history") or []
-    if not isinstance(history, list):
-        raise BadRow("the field 'history' should be a list of [question, answer] pairs.")
-    for pair in history:
-        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
-            raise BadRow("the field 'history' should be a list of [question, answer] pairs.")
-        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    query = text("query")
-    prompt = text("prompt", required=not query)
-    answer = text("response", required=True)
-    question = "\n".join(part for part in (prompt, query) if part)
-    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    history, name = _value(row, info, "history"), info.columns.get("history") or "history"
+    if history not in (None, ""):
+        if not isinstance(history, list):
+            raise BadRow("type", f"the field '{name}' should be a list of [question, answer] pairs.")
+        for pair in history:
+            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
+                raise BadRow("type", f"the field '{name}' should be a list of [question, answer] pairs.")
+            if not pair[0].strip() or not pair[1].strip():
+                raise BadRow("empty", f"the field '{name}' has a pair with an empty text.")
+            messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    query = _field(row, info, "query")
+    prompt = _field(row, info, "prompt", required=not query.strip())
+    messages.append({"role": "user", "content": "\n".join(part for part in (prompt, query) if part)})
+    example = Example(messages, _tools(row, info))
+    if info.ranking:
+        for name in ("chosen", "rejected"):
+            setattr(example, name, [{"role": "assistant", "content": _field(row, info, name, required=True)}])
+        return example
+    messages.append({"role": "assistant", "content": _field(row, info, "response", required=True)})
+    example.label = _label(row, info)
+    return example
 
 
-def _sharegpt(row: dict, columns: dict, tags: dict) -> list[dict]:
-    turns = row.get(columns["messages"])
-    if not isinstance(turns, list) or not turns:
-        raise BadRow(f"the field '{columns['messages']}' should be a list of turns.")
+def _prompt_completion(row: dict, info: DatasetInfo) -> Example:
+    """TRL's layout: texts, or lists of messages. Texts become a user's and an assistant's turn, so that chat asks in the same way."""
+
+    def turns(column: str, role: str) -> list[dict]:
+        if isinstance(value := _value(row, info, column), list):
+            return _turns(value, OPENAI_TAGS, info.columns.get(column) or column)
+        return [{"role": role, "content": _field(row, info, column, required=True)}]
+
+    system = _field(row, info, "system")
+    messages = [{"role": "system", "content": system}] if system else []
+    if info.ranking:
+        chosen, rejected = turns("chosen", "assistant"), turns("rejected", "assistant")
+        if _value(row, info, "prompt") is None:  # TRL's implicit prompt: what both begin with
+            same = 0
+            while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
+                same += 1
+            prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+            if not prompt:
+                raise BadRow(
+                    "missing", "there is no question: neither a prompt nor a common beginning of chosen and rejected."
+                )
+        else:
+            prompt = turns("prompt", "user")
+        return Example(messages + prompt, _tools(row, info), chosen=chosen, rejected=rejected)
+    messages += turns("prompt", "user") + turns("response", "assistant")
+    return Example(messages, _tools(row, info), label=_label(row, info))
+
+
+def _text(row: dict, info: DatasetInfo) -> Example:
+    return Example(text=_field(row, info, "text", required=True))
+
+
+def _sharegpt(row: dict, info: DatasetInfo) -> Example:
+    name = info.columns.get("messages") or "messages"
+    value = row.get(name)
+    if value is None:
+        raise BadRow("missing", f"the field '{name}' is missing.")
+    messages = _turns(value, info.tags, name)
+    system = _value(row, info, "system")
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    example = Example(messages, _tools(row, info))
+    if info.ranking:
+        for side in ("chosen", "rejected"):
+            column = info.columns.get(side) or side
+            value = row.get(column)
+            if value in (None, "", []):
+                raise BadRow("missing", f"the field '{column}' is missing or empty.")
+            if isinstance(value, str):
+                value = {info.tags["role_tag"]: info.tags["assistant_tag"], info.tags["content_tag"]: value}
+            setattr(example, side, _turns(value if isinstance(value, list) else [value], info.tags, column))
+        return example
+    example.label = _label(row, info)
+    return example
+
+
+def _turns(turns, tags: dict, name: str) -> list[dict]:
+    """A list of turns as messages in OpenAI's form."""
+    if not isinstance(turns, list):
+        raise BadRow("type", f"the field '{name}' should be a list of turns, not {_named(turns)}.")
+    if not turns:
+        raise BadRow("empty", f"the field '{name}' has no turns.")
     roles = {
-        tags["user_tag"]: "user",
-        tags["assistant_tag"]: "assistant",
-        tags["system_tag"]: "system",
-        tags["observation_tag"]: "tool",
-        tags["function_tag"]: "assistant",
-    }
-    messages = []
-    system = row.get(columns.get("system") or "system")
-    if isinstance(system, str) and system:
-        messages.append({"role": "system", "content": system})
+        tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system",
+        tags["observation_tag"]: "tool", tags["function_tag"]: "call",
+    }  # fmt: skip
+    if tags["role_tag"] == "role":
+        roles = {"developer": "system", "function": "tool", **roles}
+    messages, called = [], []
     for number, turn in enumerate(turns, 1):
+        where = f"turn {number}"
         if not isinstance(turn, dict):
-            raise BadRow(f"turn {number} should be an object.")
+            raise BadRow("type", f"{where} should be an object, not {_named(turn)}.")
         role, content = turn.get(tags["role_tag"]), turn.get(tags["content_tag"])
-        if role not in roles:
-            raise BadRow(f"turn {number} has the unknown role {role!r}. It can be {', '.join(roles)}.")
-        if not isinstance(content, str) or not content.strip():
-            raise BadRow(f"turn {number} has no text.")
-        messages.append({"role": roles[role], "content": content})
+        if role is None:
+            raise BadRow("missing", f"{where} has no '{tags['role_tag']}'.")
+        if not isinstance(role, str) or role not in roles:
+            raise BadRow("role", f"{where} has the unknown role {str(role)[:40]!r}. It can be {', '.join(roles)}.")
+        message = {"role": roles[role], "content": _content(content, where, tags["content_tag"])}
+        if message["role"] == "call":
+            if not isinstance(content, list | dict) and not message["content"].strip():
+                raise BadRow("empty", f"{where} ({role}) has no text.")
+            message = {"role": "assistant", "content": "", "tool_calls": _calls(content, where)}
+        elif turn.get("tool_calls") or turn.get("function_call"):
+            message["tool_calls"] = _calls(turn.get("tool_calls") or turn["function_call"], where)
+        elif not message["content"].strip() and message["role"] != "tool":  # a tool may answer nothing
+            raise BadRow("empty" if tags["content_tag"] in turn else "missing", f"{where} ({role}) has no text.")
+        if calls := message.get("tool_calls"):
+            called = list(calls)
+        if message["role"] == "tool":
+            call = called.pop(0) if called else None
+            message["name"] = (
+                turn["name"] if isinstance(turn.get("name"), str) else call["function"]["name"] if call else ""
+            )
+            identity = turn.get("tool_call_id")
+            message["tool_call_id"] = identity if isinstance(identity, str) else call["id"] if call else ""
+        if isinstance(turn.get("reasoning_content"), str) and message["role"] == "assistant":
+            message["reasoning_content"] = turn["reasoning_content"]
+        messages.append(message)
     return messages
 
 
-def _check_turns(messages: list[dict]) -> None:
+def _content(content, where: str, name: str) -> str:
+    """A turn's text; OpenAI's list of parts is joined."""
+    if content is None:
+        return ""
+    if isinstance(content, list) and all(isinstance(p, dict) for p in content) and content:
+        kinds = {str(part.get("type")) for part in content} - {"text"}
+        if kinds and any("type" in part for part in content):
+            raise BadRow("type", f"{where} holds a part of the kind {sorted(kinds)[0]!r}; only text can be trained on.")
+        if all(isinstance(part.get("text"), str) for part in content):
+            return "".join(part["text"] for part in content)
+    if isinstance(content, dict | list):
+        return ""  # a function call as an object
+    if not isinstance(content, str):
+        raise BadRow("type", f"{where}: '{name}' should be text, not {_named(content)}.")
+    return content
+
+
+def _check_turns(messages: list[dict], *, ends_with_user: bool) -> None:
     """User (or tool) and assistant take turns after an optional system text. Raises BadRow."""
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
-    if not any(m["role"] == "assistant" for m in turns):
-        raise BadRow("the assistant never speaks, so there is nothing to learn.")
-    if turns[-1]["role"] != "assistant":
-        raise BadRow(f"it ends with a {turns[-1]['role']} turn, not with the assistant's answer.")
+    if not turns:
+        raise BadRow("empty", "there are no turns but the system text.")
+    if not ends_with_user and not any(m["role"] == "assistant" for m in turns):
+        raise BadRow("no_assistant", "the assistant never speaks, so there is nothing to learn.")
+    if (turns[-1]["role"] == "assistant") == ends_with_user:
+        should = "the question that the two answers reply to" if ends_with_user else "the assistant's answer"
+        raise BadRow("order", f"it ends with a turn of the {turns[-1]['role']}, not with {should}.")
+    shift = len(messages) - len(turns) + 1
+    before = None
     for index, message in enumerate(turns):
-        assistant = message["role"] == "assistant"
-        if message["role"] == "system" or assistant != (index % 2 == 1):
-            raise BadRow(f"turn {index + 1} is a {message['role']} turn out of order.")
+        role = message["role"]
+        fine = {
+            "user": before is None or before["role"] == "assistant",
+            "assistant": before is not None and before["role"] != "assistant",
+            "tool": before is not None and (before["role"] == "tool" or "tool_calls" in before),
+            "system": False,
+        }[role]
+        if not fine:
+            after = f"after a turn of the {before['role']}" if before else "at the beginning"
+            raise BadRow("order", f"turn {index + shift} ({role}) is out of order: it comes {after}.")
+        before = message
+
+
+# --- which layout
+
+
+def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
+    """`info` with its layout: as it says, and where it does not say, as the fields of a row tell.
+
+    Raises:
+        UserError: no layout has these fields.
+    """
+    if info.formatting:
+        return _complete(info, row)
+    named = info.columns
+    if "messages" in named:
+        return _complete(replace(info, formatting="sharegpt"), row)
+    if any(column in named for column in ("prompt", "query", "response", "history")):
+        return _complete(replace(info, formatting="alpaca"), row)
+    there = {name for name, value in row.items() if value is not None}
+    ranking = info.ranking or {"chosen", "rejected"} <= there
+    columns = {"kto_tag": tag} if (tag := next((n for n in ("kto_tag", "label") if n in there), "")) else {}
+    for name in ("conversations", "conversation", "messages"):
+        turns = row.get(name)
+        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+            role = "from" if "from" in turns[0] else "role"
+            kind = "sharegpt" if role == "from" else "openai"
+            return _complete(
+                replace(info, formatting=kind, ranking=ranking, columns={"messages": name, **columns, **named}), row
+            )
+    if "instruction" in there and ("output" in there or ranking):
+        return _complete(replace(info, formatting="alpaca", ranking=ranking, columns=columns | named), row)
+    if ranking and there & {"question", "input"} and "prompt" not in there:
+        columns["prompt"] = "question" if "question" in there else "input"
+    if ranking:
+        return _complete(replace(info, formatting="prompt_completion", ranking=True, columns=columns | named), row)
+    for prompt, answer in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"),
+                           ("input", "output"), ("instruction", "response")):  # fmt: skip
+        if prompt in there and answer in there:
+            found = {"prompt": prompt, "response": answer, **columns}
+            return _complete(replace(info, formatting="prompt_completion", columns=found | named), row)
+    for name in ("text", "content"):
+        if isinstance(row.get(name), str):
+            return _complete(replace(info, formatting="text", columns={"text": name} | named), row)
+    if "instruction" in there or not there:
+        return _complete(replace(info, formatting="alpaca"), row)
+    raise UserError(
+        f"Dataset {info.name}: the layout of its rows is not known; they have the fields {', '.join(map(str, sorted(there, key=str)))[:200]}. "
+        "Give its entry in dataset_info.json a formatting (alpaca, sharegpt, openai, prompt_completion, text) and columns."
+    )
+
+
+def _complete(info: DatasetInfo, row: dict) -> DatasetInfo:
+    """With the defaults of its formatting for all columns and role names that are not given."""
+    # unnamed columns keep their defaults, so that naming one does not lose the others
+    columns = COLUMNS[info.formatting] | info.columns
+    if (
+        info.formatting == "openai"
+        and "messages" not in info.columns
+        and "messages" not in row
+        and "conversations" in row
+    ):
+        columns["messages"] = "conversations"
+    tags = OPENAI_TAGS if info.formatting == "openai" else SHAREGPT_TAGS
+    turns = row.get(columns.get("messages", ""))
+    first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], dict) else {}
+    if not info.tags and info.formatting == "sharegpt" and "role" in first and "from" not in first:
+        tags = OPENAI_TAGS
+    return replace(info, columns=columns, tags=tags | info.tags)

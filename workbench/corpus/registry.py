@@ -1,6 +1,7 @@
 """`dataset_info.json` as LLaMA-Factory writes it: names of datasets, their files, columns and role names."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,14 +9,15 @@ from workbench.config import nearest, split_names
 from workbench.errors import UserError
 from workbench.workspace import Workspace
 
-ALPACA = {
-    "prompt": "instruction",
-    "query": "input",
-    "response": "output",
-    "history": "history",
-    "system": "system",
+_PAIR = {"chosen": "chosen", "rejected": "rejected", "tools": "tools", "system": "system"}
+COLUMNS = {
+    "alpaca": _PAIR | {"prompt": "instruction", "query": "input", "response": "output", "history": "history"},
+    "sharegpt": _PAIR | {"messages": "conversations"},
+    "openai": _PAIR | {"messages": "messages"},
+    "prompt_completion": _PAIR | {"prompt": "prompt", "response": "completion"},
+    "text": {"text": "text"},
 }
-SHAREGPT = {"messages": "conversations", "system": "system", "tools": "tools"}
+FORMATTINGS = tuple(COLUMNS)
 SHAREGPT_TAGS = {
     "role_tag": "from",
     "content_tag": "value",
@@ -36,24 +38,37 @@ OPENAI_TAGS = SHAREGPT_TAGS | {
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One dataset: `path` of its file, or `hub` (a Hugging Face id); how its rows are laid out."""
+    """One dataset: `path` of its file or folder, or its name on a hub; how its rows are laid out.
+
+    `formatting` is empty where the rows are to tell (see `formats.detect`). `columns` and `tags` hold what is not the default.
+    `ranking`: preference pairs. `num_samples`: rows that are drawn from it at random. `folder`: a folder within a hub's dataset.
+    """
 
     name: str
     path: Path | None
     hub: str | None = None
-    formatting: str = "alpaca"
+    ms_hub: str | None = None
+    formatting: str = ""
+    ranking: bool = False
     columns: dict = field(default_factory=dict)
     tags: dict = field(default_factory=dict)
     subset: str | None = None
     split: str = "train"
+    folder: str | None = None
     num_samples: int | None = None
     problem: str = ""
+    home: Path | None = None
 
     def check(self) -> "DatasetInfo":
         """Itself. Raises UserError when it cannot be read."""
         if self.problem:
             raise UserError(f"Dataset {self.name}: {self.problem}")
         return self
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for people."""
+        return str(self.path or self.hub or self.ms_hub or "")
 
 
 def read_registry(folder: Path) -> dict[str, DatasetInfo]:
@@ -64,7 +79,7 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
     """
     file = Path(folder) / "dataset_info.json"
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir."
@@ -73,38 +88,67 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
         raise UserError(f"{file} cannot be read: {error}.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is not valid JSON, line {error.lineno}: {error.msg}.") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {str(error)[:100]}.") from None
     if not isinstance(entries, dict):
         raise UserError(f"{file} should hold an object with one entry per dataset.")
-    return {name: _entry(name, entry, Path(folder)) for name, entry in entries.items()}
+    found = {}
+    for name, entry in entries.items():
+        try:
+            found[name] = _entry(name, entry, Path(folder))
+        except UserError as error:
+            found[name] = DatasetInfo(name, None, problem=str(error), home=Path(folder))
+    return found
+
+
+_TYPES = {"file_name": str, "hf_hub_url": str, "ms_hub_url": str, "formatting": str, "ranking": bool, "subset": str, "split": str,
+          "folder": str, "num_samples": int, "columns": dict, "tags": dict, "script_url": str, "cloud_file_name": str, "om_hub_url": str}  # fmt: skip
 
 
 def _entry(name: str, entry, folder: Path) -> DatasetInfo:
+    """One entry of dataset_info.json. Raises UserError with what is wrong with it."""
     if not isinstance(entry, dict):
-        return DatasetInfo(name, None, problem="its entry in dataset_info.json should be an object.")
-    if entry.get("ranking"):
-        return DatasetInfo(name, None, problem="it holds preference pairs, which this version cannot train on.")
-    formatting = entry.get("formatting", "alpaca")
-    if formatting not in ("alpaca", "sharegpt", "openai"):
-        return DatasetInfo(
-            name, None, problem=f"formatting '{formatting}' is unknown. It can be alpaca, sharegpt or openai."
+        raise UserError("its entry in dataset_info.json should be an object.")
+    values = {key: value for key, value in entry.items() if value is not None}
+    for key, kind in _TYPES.items():
+        value = values.get(key)
+        if key in values and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            words = {str: "text", bool: "true or false", int: "a whole number", dict: "an object"}[kind]
+            raise UserError(f"{key} should be {words} in dataset_info.json.")
+    for key in ("columns", "tags"):
+        for inner, value in values.get(key, {}).items():
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{key}: {inner} should be text in dataset_info.json.")
+    formatting = values.get("formatting", "")
+    if formatting and formatting not in FORMATTINGS:
+        raise UserError(f"formatting '{formatting}' is unknown. It can be {', '.join(FORMATTINGS)}.")
+    if values.get("num_samples", 1) < 1:
+        raise UserError("num_samples should be at least 1.")
+    path, problem = None, ""
+    if file_name := values.get("file_name"):
+        try:
+            path = (folder / file_name).resolve()
+            if not path.exists():
+                problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
+        except (OSError, ValueError) as error:
+            raise UserError(f"file_name cannot be a file's name: {error}.") from None
+    elif not values.get("hf_hub_url") and not values.get("ms_hub_url"):
+        other = next((key for key in ("script_url", "cloud_file_name", "om_hub_url") if key in values), "")
+        problem = (
+            f"{other} is not supported; download it and give its file_name."
+            if other
+            else (
+                "its entry names no file_name, hf_hub_url or ms_hub_url."
+                + "".join(
+                    f" Is '{key}' a typing error?" for key in values if key not in _TYPES and nearest(key, list(_TYPES))
+                )
+            )
         )
-    # unnamed columns keep their defaults, so that naming one does not lose the others
-    columns, tags = (ALPACA, {}) if formatting == "alpaca" else (SHAREGPT, SHAREGPT_TAGS)
-    if formatting == "openai":
-        columns, tags = SHAREGPT | {"messages": "messages"}, OPENAI_TAGS
-    path, hub, problem = None, None, ""
-    if entry.get("file_name"):
-        path = (folder / str(entry["file_name"])).resolve()
-        if not path.is_file():
-            problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
-    elif entry.get("hf_hub_url"):
-        hub = str(entry["hf_hub_url"])
-    else:
-        problem = "its entry names no file_name and no hf_hub_url."
     return DatasetInfo(
-        name=name, path=path, hub=hub, formatting=formatting, columns=columns | (entry.get("columns") or {}),
-        tags=tags | (entry.get("tags") or {}), subset=entry.get("subset"), split=entry.get("split", "train"),
-        num_samples=entry.get("num_samples"), problem=problem,
+        name=name, path=path, hub=values.get("hf_hub_url"), ms_hub=values.get("ms_hub_url"), formatting=formatting,
+        ranking=values.get("ranking", False), columns={k: v for k, v in values.get("columns", {}).items() if v},
+        tags={k: v for k, v in values.get("tags", {}).items() if v}, subset=values.get("subset"), split=values.get("split", "train"),
+        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem, home=folder,
     )  # fmt: skip
 
 
@@ -124,15 +168,32 @@ def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetIn
     return found
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
 def select(names: str, folder: Path, workspace: Workspace | None = None) -> list[DatasetInfo]:
-    """The named datasets (comma-separated), each known and readable. Raises UserError."""
+    """The named datasets (comma-separated), each known and readable.
+
+    A name that no dataset_info.json has may be a data file or a folder, or else a dataset's name on a hub (`org/name`).
+
+    Raises:
+        UserError: no such dataset, or one that cannot be read.
+    """
     registry = registries(folder, workspace)
-    chosen = []
-    for name in split_names(names):
-        if name not in registry:
-            raise UserError(
-                f"There is no dataset '{name}' in {folder / 'dataset_info.json'}.{nearest(name, registry)} "
-                f"It has: {', '.join(registry) or 'none'}."
-            )
-        chosen.append(registry[name].check())
-    return chosen
+    return [(registry.get(name) or unlisted(name, folder, registry)).check() for name in split_names(names)]
+
+
+def unlisted(name: str, folder: Path, known=()) -> DatasetInfo:
+    """A dataset without an entry: a file, a folder, or a hub's dataset. Raises UserError."""
+    path = Path(name).expanduser()
+    try:
+        if ("/" in name or path.suffix) and path.exists():
+            return DatasetInfo(name, path.resolve())
+    except (OSError, ValueError):
+        pass
+    if _HUB_NAME.fullmatch(name) and not path.suffix:
+        return DatasetInfo(name, None, hub=name, ms_hub=name)
+    raise UserError(
+        f"There is no dataset '{name[:200]}' in {folder / 'dataset_info.json'}.{nearest(name, list(known))} "
+        f"It has: {', '.join(known) or 'none'}. Or give a data file, or a hub's dataset as org/name."
+    )

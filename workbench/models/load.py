@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench import hubs
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import is_demo, locate_model
@@ -172,7 +173,11 @@ def _does_not_fit(source: str, options: ModelOptions) -> str:
 
 def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:
     source = locate_model(options.model_name_or_path, workspace)
-    return str(ensure_demo_model(workspace, progress)) if is_demo(options.model_name_or_path) else source
+    if is_demo(options.model_name_or_path):
+        return str(ensure_demo_model(workspace, progress))
+    if hubs.use_modelscope() and not Path(source).is_dir():
+        return hubs.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
+    return source
 
 
 def _load_failure(source: str, error: Exception) -> str:
@@ -183,7 +188,7 @@ def _load_failure(source: str, error: Exception) -> str:
         word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")
     ):
         return (
-            f"{source} is not on this machine and the hub cannot be reached. Download it elsewhere into "
-            "workspace/models/, or set HF_ENDPOINT to a mirror."
+            f"{source} is not on this machine and {hubs.endpoint()} cannot be reached; wanted are its config.json, tokenizer files and "
+            f"*.safetensors. {hubs.by_hand(source)}"
         )
     return f"{source} cannot be loaded: {text[:400]}"

@@ -1,67 +1,146 @@
-"""The rows of a run as token ids and labels, split into training and evaluation."""
+"""The rows of a run as token ids and labels: datasets drawn from, mixed, split into training and evaluation, packed."""
 
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+from workbench.config import write_atomically
 from workbench.corpus.encode import Encoder
-from workbench.corpus.formats import conversations
-from workbench.corpus.registry import select
+from workbench.corpus.prepare import Prepared, Progress, Summary, prepare
+from workbench.corpus.registry import DatasetInfo, select
 from workbench.errors import UserError
-from workbench.models.demo import Progress
 from workbench.options import RunConfig
-from workbench.train.report import log
 from workbench.workspace import Workspace, dataset_folder
 
+_MIXES = {
+    "interleave_under": "first_exhausted",
+    "interleave_over": "all_exhausted",
+    "interleave_once": "all_exhausted_without_replacement",
+}
 
-def load_data(config: RunConfig, workspace: Workspace, tokenizer, progress: Progress):
-    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`.
+
+def encoder_of(config: RunConfig, tokenizer) -> Encoder:
+    """The encoder that a run uses. Raises UserError: no such template, or a slow tokenizer."""
+    return Encoder(tokenizer, config.template, config.cutoff_len, config.train_on_prompt, config.mask_history)
+
+
+def load_data(
+    config: RunConfig, workspace: Workspace, tokenizer, progress: Progress, *, log=print, folder: Path | None = None
+):
+    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`; packed ones with `seq_lengths`, too.
+
+    Args:
+        log: takes one sentence.
+        folder: the run's, for `data.json`: what each dataset came to.
 
     Raises:
-        UserError: a broken row, or nothing left to train on.
+        UserError: a broken row (unless `skip_broken_rows`), or nothing left to train on.
     """
-    encoder = Encoder(tokenizer, config.template, config.cutoff_len, config.train_on_prompt, config.mask_history)
-    folder = dataset_folder(config.dataset_dir, workspace)
+    encoder = encoder_of(config, tokenizer)
+    place = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenising", 0.0)
-    rows = _encoded(config.dataset, folder, workspace, config, encoder)
-    if not rows:
-        raise UserError("No row of the dataset has anything to train on. Check the template, or raise cutoff_len.")
+    found: dict[str, Summary] = {}
+
+    def read(names: str | None) -> list:
+        parts = []
+        for info in select(names or "", place, workspace):
+            limit = config.max_samples if info.num_samples is None else None
+            prepared = prepare(
+                info, encoder, workspace, progress, limit=limit, workers=config.preprocessing_num_workers
+            )
+            found[info.name] = prepared.summary
+            if folder is not None:
+                write_atomically(
+                    folder / "data.json", json.dumps({name: asdict(s) for name, s in found.items()}, ensure_ascii=False)
+                )
+            _report(info, prepared, config, log)
+            parts.append(_drawn(prepared.rows(), info, config))
+        return [part for part in parts if len(part)]
+
+    rows = _mixed(read(config.dataset), config)
+    if rows is None:
+        raise UserError("No row of the dataset has anything to train on. `python -m workbench data check` tells why.")
+    held_out = None
     if config.eval_dataset:
-        held_out = _encoded(config.eval_dataset, folder, workspace, config, encoder)
+        held_out = _joined(read(config.eval_dataset))
     elif config.val_size:
         rows, held_out = _split(rows, config)
-    else:
-        held_out = []
     log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out else "."))
-    from datasets import Dataset
-
-    return Dataset.from_list(rows), Dataset.from_list(held_out) if held_out else None
-
-
-def _encoded(names: str, folder, workspace: Workspace, config: RunConfig, encoder: Encoder) -> list[dict]:
-    rows, tokens, trained, shortened, skipped = [], 0, 0, 0, 0
-    for info in select(names, folder, workspace):
-        for place, messages in conversations(info, config.max_samples):
-            try:
-                encoded = encoder.encode(messages)
-            except UserError as error:
-                raise UserError(f"{place}: {error}") from None
-            shortened += bool(encoded.dropped_turns or encoded.cut_tokens)
-            if not encoded.trained:
-                skipped += 1
-                continue
-            tokens += len(encoded.input_ids)
-            trained += encoded.trained
-            rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
-    log(f"{names}: {len(rows):,} rows, {tokens:,} tokens, {trained:,} of them trained.")
-    if shortened:
-        log(
-            f"{names}: {shortened:,} rows were longer than cutoff_len {config.cutoff_len} and lost their oldest turns or their end."
-        )
-    if skipped:
-        log(f"{names}: {skipped:,} rows have no answer left within cutoff_len and are not used.")
-    return rows
+    if config.packing or config.neat_packing:
+        rows = packed(rows, config)
+        log(f"Packed into {len(rows):,} sequences of up to {config.cutoff_len:,} tokens; they do not see each other.")
+    return rows, held_out
 
 
-def _split(rows: list[dict], config: RunConfig) -> tuple[list[dict], list[dict]]:
-    import random
+def packed(rows, config: RunConfig):
+    """Rows joined to sequences of up to `cutoff_len` tokens by TRL's best-fit-decreasing; `seq_lengths` tells them apart."""
+    from trl import pack_dataset
 
+    return pack_dataset(rows, config.cutoff_len, "bfd", {"num_proc": config.preprocessing_num_workers})
+
+
+def longest_row(rows) -> int:
+    """Tokens of the longest row."""
+    from pyarrow import compute
+
+    batches = rows.with_format("arrow").iter(1000)
+    return max(compute.max(compute.list_value_length(batch["input_ids"])).as_py() for batch in batches)
+
+
+def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> None:
+    """Say what a dataset came to. Raises UserError where it has broken rows that are not to be skipped."""
+    s = prepared.summary
+    if s.broken:
+        listed = " ".join(f"{p.place}: {p.reason}" for p in s.broken_rows[:3])
+        rest = f" And {s.broken - 3:,} more." if s.broken > 3 else ""
+        if not config.skip_broken_rows:
+            raise UserError(
+                f"Dataset {info.name} has {s.broken:,} broken {'row' if s.broken == 1 else 'rows'} of {s.rows:,}. {listed}{rest} Correct them "
+                f"(`python -m workbench data check {info.name}` lists all), or set skip_broken_rows: true."
+            )
+        log(f"{info.name}: {s.broken:,} broken rows of {s.rows:,} are skipped. {listed}{rest}")
+    log(f"{info.name}: {s.kept:,} rows, {s.tokens:,} tokens, {s.trained:,} of them trained.")
+    if s.shortened:
+        lost = s.full_tokens - s.tokens
+        log(f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of their older turns and longest texts are left out.")  # fmt: skip
+    if s.untrained:
+        log(f"{info.name}: {s.untrained:,} rows have nothing to train on and are not used.")
+    if s.pairs:
+        log(f"{info.name}: {s.pairs:,} preference pairs; supervised fine-tuning uses the chosen answers only.")
+    if s.unwanted:
+        log(f"{info.name}: {s.unwanted:,} answers are labelled as not wanted and are not used.")
+
+
+def _drawn(rows, info: DatasetInfo, config: RunConfig):
+    """`num_samples` rows at random (some twice if it has fewer), then at most `max_samples`: as LLaMA-Factory draws."""
+    if info.num_samples is None or not len(rows):
+        return rows
+    draw = random.Random(config.seed)
+    order = draw.sample(range(len(rows)), min(info.num_samples, len(rows)))
+    order += [draw.randrange(len(rows)) for _ in range(info.num_samples - len(order))]
+    return rows.select(order[: config.max_samples])
+
+
+def _joined(parts: list):
+    from datasets import concatenate_datasets
+
+    return concatenate_datasets(parts) if parts else None
+
+
+def _mixed(parts: list, config: RunConfig):
+    """All parts as one, as `mix_strategy` says. None if there are none."""
+    if config.mix_strategy == "concat" or len(parts) < 2:
+        return _joined(parts)
+    from datasets import interleave_datasets
+
+    shares = config.shares()
+    if shares and len(shares) != len(parts):
+        raise UserError(f"interleave_probs names {len(shares)} shares for {len(parts)} datasets. Give one for each.")
+    return interleave_datasets(parts, shares, seed=config.seed, stopping_strategy=_MIXES[config.mix_strategy])
+
+
+def _split(rows, config: RunConfig):
     count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
     if not 0 < count < len(rows):
         raise UserError(
@@ -69,5 +148,5 @@ def _split(rows: list[dict], config: RunConfig) -> tuple[list[dict], list[dict]]
         )
     order = list(range(len(rows)))
     random.Random(config.seed).shuffle(order)
-    held = set(order[:count])
-    return [r for i, r in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+    held = sorted(order[:count])
+    return rows.select(sorted(order[count:])), rows.select(held)

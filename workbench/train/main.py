@@ -155,7 +155,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     tokenizer = load_tokenizer(config, workspace, progress)
-    train_rows, eval_rows = load_data(config, workspace, tokenizer, progress)
+    train_rows, eval_rows = load_data(config, workspace, tokenizer, progress, log=log, folder=run.path)
+    data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
+    run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     if config.finetuning_type == "lora":

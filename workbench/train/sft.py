@@ -302,6 +302,8 @@ def build_trainer(
         bf16=cuda and dtype is torch.bfloat16 and (speed is None or speed.mixed),
         use_cpu=not cuda,
         gradient_checkpointing=not config.disable_gradient_checkpointing and not (speed and speed.compiled),
+        # `load_data` has tokenised, cut and packed the rows; what TRL still needs to know of packing is how to collate them
+        dataset_kwargs={"skip_prepare_dataset": True},
         max_length=config.cutoff_len or None,
         packing=config.packing or config.neat_packing,
         eval_packing=False,
@@ -320,7 +322,6 @@ def build_trainer(
             "non_blocking": True
         },  # the copy of a batch to the GPU must not wait for the step before it
         dataloader_num_workers=config.dataloader_num_workers,
-        dataset_num_proc=config.preprocessing_num_workers,
         disable_tqdm=True,
     )
     trainer = WorkbenchTrainer(

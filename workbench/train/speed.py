@@ -20,6 +20,7 @@ from workbench.models.linears import lora_of_linears, use_packed_linears
 from workbench.models.offload import Offload
 from workbench.models.packed import Casts, keep_unpacked
 from workbench.options import RunConfig
+from workbench.train.data import longest_row
 from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 
@@ -49,7 +50,7 @@ class Speed:
         )
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
-        longest = max(len(row) for row in rows["input_ids"])
+        longest = longest_row(rows)
         longest = padded_length(longest) if self.pads else longest
         self._most_tokens = longest * config.per_device_train_batch_size
         self._offload = self._casts = None

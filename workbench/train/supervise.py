@@ -226,8 +226,8 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
 
     from workbench.config import split_names
     from workbench.corpus import templates
-    from workbench.corpus.formats import conversations
     from workbench.corpus.registry import select
+    from workbench.corpus.validate import check_first_rows
     from workbench.models.locate import locate_adapter, locate_model
     from workbench.workspace import dataset_folder
 
@@ -239,7 +239,7 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     for names in (config.dataset, config.eval_dataset):
         for info in select(names or "", folder, workspace):
             if info.path:
-                next(iter(conversations(info, 1)), None)
+                check_first_rows(info, skip_broken=config.skip_broken_rows)
     for name in split_names(config.report_to):
         if name not in ("none", "all") and importlib.util.find_spec(name) is None:
             raise UserError(f"report_to: {name} is not installed. Run: pip install {name}, or set report_to: none.")

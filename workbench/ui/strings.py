@@ -36,6 +36,10 @@ TEXT = {
     "runs_none": ("No run yet. Choose a preset and press Start.", "还没有运行。选择预设并点击开始。"),
     "log_scale": ("Log scale", "对数坐标"),
     "log": ("Log", "日志"),
+    "rows_skipped": (
+        "{count} broken rows of the data are skipped; the log names the first.",
+        "已跳过 {count} 行损坏的数据；日志列出了前几行。",
+    ),
     "loss": ("Loss", "损失"),
     "learning_rate": ("Learning rate", "学习率"),
     "throughput": ("Tokens/s", "token/秒"),

@@ -1,0 +1,229 @@
+"""Datasets as token ids and labels, kept on disk by content and settings, so that a second run starts at once.
+
+A prepared dataset is a folder with `rows.arrow` (memory-mapped: it never has to fit into memory) and `summary.json`. Its name is made
+of what it depends on: the files' content, their layout, the tokenizer, the template, the options, and this code.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from workbench import hubs
+from workbench.corpus.encode import Encoder
+from workbench.corpus.registry import DatasetInfo
+from workbench.corpus.rows import files_of
+from workbench.corpus.scan import Batch, Problem, scan
+from workbench.errors import UserError
+from workbench.workspace import Workspace
+
+Progress = Callable[[str, float], None]
+_LISTED = 200  # problems whose words are kept; all are counted
+_LIMIT_GIB = float(os.environ.get("WORKBENCH_CACHE_GIB", 50))
+
+
+@dataclass
+class Summary:
+    """What a dataset came to. `rows`: of the data; `kept`: training rows made of them; `problems`: counts by kind."""
+
+    rows: int = 0
+    kept: int = 0
+    tokens: int = 0
+    trained: int = 0
+    full_tokens: int = 0
+    shortened: int = 0
+    broken: int = 0
+    pairs: int = 0
+    unwanted: int = 0
+    untrained: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+    first: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, batch: Batch) -> None:
+        self.rows += batch.rows
+        self.pairs += batch.pairs
+        self.unwanted += batch.unwanted
+        self.shortened += batch.shortened
+        for problem in batch.problems:
+            self.problems[problem.kind] = self.problems.get(problem.kind, 0) + 1
+            self.broken += problem.broken
+            if problem.broken and len(self.first) < _LISTED:
+                self.first.append((problem.place, problem.kind, problem.reason))
+
+    @property
+    def broken_rows(self) -> list[Problem]:
+        """The first broken rows."""
+        return [Problem(*item) for item in self.first]
+
+
+@dataclass
+class Prepared:
+    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`, `lengths()` the tokens before anything was cut."""
+
+    folder: Path
+    summary: Summary
+
+    def rows(self):
+        """A `datasets.Dataset`, on disk."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.folder / "rows.arrow")).select_columns(["input_ids", "labels"])
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(tokens kept, tokens before cutting)` of every training row."""
+        saved = np.load(self.folder / "lengths.npz")
+        return saved["kept"], saved["full"]
+
+
+def prepare(
+    info: DatasetInfo, encoder: Encoder, workspace: Workspace, progress: Progress, *, limit: int | None = None, workers: int | None = None,
+) -> Prepared:  # fmt: skip
+    """Tokenise a dataset, or take what was made before.
+
+    Raises:
+        UserError: it cannot be read, or the disk is full. Broken rows are left out and told in the summary.
+    """
+    folder = workspace.cache / "tokens" / key(info, encoder, limit)
+    if (folder / "summary.json").is_file():
+        try:
+            summary = Summary(**json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+            os.utime(folder)
+            return Prepared(folder, summary)
+        except (OSError, ValueError, TypeError):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        summary = _write(partial, info, encoder, progress, limit, workers)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was faster
+            if not (folder / "summary.json").is_file():
+                raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"The disk is full: the tokens of {info.name} cannot be kept in {folder.parent}. Free some space."
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _prune(folder)
+    return Prepared(folder, summary)
+
+
+def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progress, limit, workers) -> Summary:
+    import pyarrow as pa
+
+    size = info.path.stat().st_size if info.path and info.path.is_file() else 0
+    kind = pa.list_(pa.int32())
+    schema = pa.schema([("input_ids", kind), ("labels", kind)])
+    summary, kept, full, told = Summary(), [], [], 0.0
+    with pa.OSFile(str(partial / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in scan(info, encoder, limit=limit, workers=workers):
+            summary.add(batch)
+            lengths, ids, labels = _only_trained(batch, summary)
+            if lengths:
+                offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+                columns = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            kept += lengths
+            full += batch.full
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                progress(
+                    f"Tokenising {info.name}: {summary.rows:,} rows",
+                    min(1.0, batch.offset / size) if size and batch.offset > 0 else 0.0,
+                )
+    summary.kept, summary.tokens, summary.full_tokens = len(kept), sum(kept), sum(full)
+    np.savez(partial / "lengths.npz", kept=np.array(kept, dtype=np.int32), full=np.array(full, dtype=np.int32))
+    (partial / "summary.json").write_text(json.dumps(asdict(summary)), encoding="utf-8")
+    return summary
+
+
+def _only_trained(batch: Batch, summary: Summary) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """The batch's training rows without those in which nothing is trained on."""
+    if not batch.lengths:
+        return [], batch.ids, batch.labels
+    counts = np.add.reduceat(batch.labels != -100, np.concatenate([[0], np.cumsum(batch.lengths)[:-1]]))
+    summary.trained += int(counts.sum())
+    if counts.all():
+        return batch.lengths, batch.ids, batch.labels
+    summary.untrained += int((counts == 0).sum())
+    keep = np.repeat(counts > 0, batch.lengths)
+    batch.full = [n for n, count in zip(batch.full, counts, strict=True) if count]
+    return [n for n, count in zip(batch.lengths, counts, strict=True) if count], batch.ids[keep], batch.labels[keep]
+
+
+def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
+    """A name for what comes of `info` with these settings: the same if and only if nothing has changed that matters."""
+    tokenizer = encoder.tokenizer
+    parts = [
+        _code(), _content(info), info.formatting, info.ranking, sorted(info.columns.items()), sorted(info.tags.items()), info.split, limit,
+        _hash(tokenizer.backend_tokenizer.to_str()), tokenizer.eos_token_id, sorted(map(str, tokenizer.special_tokens_map.items())),
+        tokenizer.chat_template, encoder._training_template, encoder.cutoff_len, encoder.train_on_prompt, encoder.mask_history,
+    ]  # fmt: skip
+    return _hash(json.dumps(parts, default=str))
+
+
+def _hash(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def _content(info: DatasetInfo) -> list:
+    """What a dataset's content is known by."""
+    if info.path is None:
+        return [
+            info.hub,
+            info.ms_hub,
+            info.subset,
+            info.folder,
+            getattr(hubs.dataset_rows(info), "_fingerprint", time.time()),
+        ]
+    found = []
+    for file in files_of(info.path, info.split):
+        digest = xxhash.xxh3_128()
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        found += [file.name, digest.hexdigest()]
+    return found
+
+
+@lru_cache
+def _code() -> str:
+    """This package's code and the tokenizers' version: what they make of a row may change with them."""
+    import tokenizers
+    import transformers
+
+    digest = xxhash.xxh3_128(f"{tokenizers.__version__} {transformers.__version__}".encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _prune(latest: Path) -> None:
+    """Delete what was not used for longest where all together is more than the limit (`WORKBENCH_CACHE_GIB`)."""
+    folders = sorted(
+        (f for f in latest.parent.iterdir() if f.is_dir() and f != latest),
+        key=lambda f: f.stat().st_mtime,
+        reverse=True,
+    )
+    total = sum(f.stat().st_size for f in latest.iterdir())
+    for folder in folders:
+        if folder.name.startswith(".partial-"):
+            if time.time() - folder.stat().st_mtime > 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
+        total += sum(f.stat().st_size for f in folder.iterdir())
+        if total > _LIMIT_GIB * 2**30:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,350 @@
+"""Rows of data files, one after the other, each with its place. Nothing here holds a whole file in memory.
+
+A file that is broken in the middle is read on where that is possible: what cannot be read comes as a `Raw` with a `BadRow`.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from workbench.errors import UserError
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_CHUNK = 1 << 20
+_LONGEST = 64 << 20  # characters of one row in a JSON list; what does not end within them is broken
+_CELL = 16 << 20  # characters of one cell in a CSV file
+_NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json"}
+
+
+class BadRow(ValueError):
+    """A row that cannot be used, or should be looked at. The message is the reason, `kind` its class (see `KINDS_OF_PROBLEMS`)."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One row as it was found: `data` is a line that is JSON still, a parsed row, or what is wrong. `offset`: byte of a line."""
+
+    place: str
+    data: bytes | object | BadRow
+    offset: int = -1
+
+    def row(self) -> dict:
+        """The row. Raises BadRow."""
+        value = self.data
+        if isinstance(value, BadRow):
+            raise value
+        if isinstance(value, bytes):
+            value = parse_line(value)
+        if not isinstance(value, dict):
+            raise BadRow("type", f"a row should be an object, not {_named(value)}.")
+        return value
+
+
+def _named(value) -> str:
+    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def parse_line(line: bytes):
+    """A line of JSON. Raises BadRow: not UTF-8, or not JSON."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        pass  # Python's own parser reads a little more (NaN, lone surrogates) and says better what is wrong
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRow("utf8", f"not UTF-8 text (byte {error.start + 1} of the line). Save the file as UTF-8.") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRow("json", f"not valid JSON: {error.msg} (column {error.colno}).") from None
+    except (RecursionError, ValueError) as error:
+        raise BadRow("json", f"not readable JSON: {str(error)[:100]}.") from None
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a data file (`.jsonl`, …), also of a gzipped one. Raises UserError."""
+    name = path.name.lower().removesuffix(".gz")
+    kind = "." + name.rsplit(".", 1)[-1] if "." in name else ""
+    if kind not in KINDS:
+        raise UserError(
+            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv or .parquet, also gzipped (.gz), "
+            "or a folder of them."
+        )
+    return kind
+
+
+def files_of(path: Path, split: str = "train") -> list[Path]:
+    """The data files of a path: itself, or those of a folder and its subfolders, in order of their names.
+
+    Where some files of a folder are named after `split` (as hubs name them: `train.jsonl`, `data/train-00000-of-00002.parquet`), only those.
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    if not path.is_dir():
+        kind_of(path)
+        return [path]
+    there = []
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.is_file() and not hidden and file.name not in _NOT_ROWS:
+            try:
+                kind_of(file)
+                there.append(file)
+            except UserError:
+                continue
+    if not there:
+        raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .parquet).")
+
+    def named(file: Path) -> bool:
+        parts = file.relative_to(path).parts
+        return any(re.match(rf"{re.escape(split)}(?![a-zA-Z])", part) for part in parts)
+
+    return [file for file in there if named(file)] or there
+
+
+def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
+    """The rows of one file. A JSONL file can be read from a byte `offset` on, where line `line` begins.
+
+    Raises:
+        UserError: the file cannot be opened, or is of an unknown kind.
+    """
+    kind = kind_of(path)
+    readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _parquet}
+    reader = readers.get(kind, _lines)
+    try:
+        with open(path, "rb") as plain:
+            zipped = path.name.lower().endswith(".gz")
+            if zipped and reader is _parquet:
+                raise UserError(f"{path.name}: unpack it first; Parquet files are compressed within.")
+            file = gzip.GzipFile(fileobj=plain) if zipped else plain
+            if reader is _parquet:
+                yield from _parquet(path)
+                return
+            _refuse_utf16(path, file)
+            if offset:
+                file.seek(offset)
+            yield from _lines(path, file, offset, line) if reader is _lines else reader(path, file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield Raw(path.name, BadRow("json", f"the gzip file is damaged or cut off: {error}."))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _refuse_utf16(path: Path, file: BinaryIO) -> None:
+    start = file.read(3)
+    file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path.name} is UTF-16 text. Save it as UTF-8.")
+
+
+def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iterator[Raw]:
+    """One object a line."""
+    at = offset or file.tell()
+    for line in file:
+        if stripped := line.strip():
+            yield Raw(f"{path.name}:{number}", stripped, at)
+        at += len(line)
+        number += 1
+
+
+class _Text:
+    """Text of a file as it is needed; what lies before `at` may be forgotten. Bytes that are not UTF-8 come as lone surrogates."""
+
+    def __init__(self, file: BinaryIO):
+        self.reader = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        self.buffer, self.at, self.ended = "", 0, False
+        self._line, self._counted = 1, 0
+
+    def more(self) -> None:
+        """Read on: at least as much again as there is."""
+        _ = self.line
+        self.buffer = self.buffer[self.at :]
+        self.at = self._counted = 0
+        fresh = self.reader.read(max(_CHUNK, len(self.buffer)))
+        self.ended = not fresh
+        self.buffer += fresh
+
+    def skip(self, pattern: re.Pattern) -> str:
+        """Move over what matches, and return it."""
+        passed = ""
+        while True:
+            end = pattern.match(self.buffer, self.at).end()
+            passed += self.buffer[self.at : end]
+            self.at = end
+            if end < len(self.buffer) or self.ended:
+                return passed
+            self.more()
+
+    @property
+    def line(self) -> int:
+        """Number of the line on which `at` lies."""
+        self._line += self.buffer.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
+
+    @property
+    def over(self) -> bool:
+        return self.at >= len(self.buffer)
+
+
+_BLANK, _BETWEEN = re.compile(r"\s*"), re.compile(r"[\s,]*")
+
+
+def _json(path: Path, file: BinaryIO) -> Iterator[Raw]:
+    """A list of objects, or objects one after the other."""
+    start = file.tell()
+    text = _Text(file)
+    text.skip(_BLANK)
+    first = text.buffer[text.at : text.at + 1]
+    if first == "{":  # JSON Lines in a .json file is common
+        try:
+            json.loads(text.buffer[text.at :].split("\n", 1)[0])
+        except ValueError:
+            pass
+        else:
+            text.reader.detach()
+            file.seek(start)
+            yield from _lines(path, file)
+            return
+    if first in ("[", "{"):
+        yield from _stream(path, text, in_list=first == "[")
+    elif first:
+        reason = "the file should hold a list of rows, or one row a line."
+        yield Raw(f"{path.name}:{text.line}", BadRow("json", reason))
+    text.reader.detach()
+
+
+def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
+    """Value after value. After a broken one it goes on where the next row begins, if rows begin on lines of their own."""
+    number, next_row = 0, None
+    if in_list:
+        text.at += 1
+    while True:
+        passed = text.skip(_BETWEEN)
+        if text.over:
+            if in_list:
+                reason = "the list does not end: its closing ] is missing. Is the file cut off?"
+                yield Raw(f"{path.name}:{text.line}", BadRow("json", reason))
+            return
+        if in_list and text.buffer[text.at] == "]":
+            return
+        if next_row is None:
+            next_row = re.compile(r"\n" + re.escape(passed.rpartition("\n")[2]) + r"\{")
+        number += 1
+        place = f"{path.name}:{text.line}" + (f" (row {number})" if in_list else "")
+        value, end = _value(text)
+        if end is None:
+            where = text.line + text.buffer.count("\n", text.at, value.pos)
+            reason = f"not valid JSON: {value.msg} (line {where})."
+            while (found := next_row.search(text.buffer, text.at + 1)) is None and not text.ended:
+                if len(text.buffer) > _LONGEST:
+                    break
+                text.more()
+            if found is None:
+                yield Raw(place, BadRow("json", reason + " The rest of the file cannot be read."))
+                return
+            yield Raw(place, BadRow("json", reason))
+            end = found.start()
+        else:
+            yield Raw(place, value)
+        text.at = end
+
+
+def _value(text: _Text):
+    """`(value, where it ends)` of the next JSON value, or `(error, None)`."""
+    while True:
+        try:
+            return json.JSONDecoder().raw_decode(text.buffer, text.at)
+        except json.JSONDecodeError as error:
+            # it may only be cut off by the end of what has been read
+            unfinished = error.pos > len(text.buffer) - 100 or error.msg.startswith("Unterminated")
+            if not unfinished or text.ended or len(text.buffer) - text.at > _LONGEST:
+                return error, None
+        except (RecursionError, ValueError) as error:
+            return json.JSONDecodeError(str(error)[:100], "", text.at), None
+        text.more()
+
+
+def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
+    """One row a record, the names of the fields in the first. Cells with a JSON list or object stand for that."""
+    csv.field_size_limit(_CELL)
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    start = text.readline()
+    if not start:
+        return
+    text.seek(0)
+    if text.read(1) != "\ufeff":
+        text.seek(0)
+    separator = max(",\t;", key=start.count)
+    reader, names, line = csv.reader(text, delimiter=separator), None, 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Raw(f"{path.name}:{line}", BadRow("json", f"not readable as CSV: {error}."))
+            line = reader.line_num + 1
+            continue
+        if cells is None:
+            break
+        place, line = f"{path.name}:{line}", reader.line_num + 1
+        if names is None:
+            names = cells
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise UserError(f"{place}: the field {sorted(twice)[0]!r} is named twice in the first line.")
+        elif not cells:
+            continue
+        elif len(cells) != len(names):
+            yield Raw(
+                place,
+                BadRow("json", f"the record has {len(cells)} cells, but the first line names {len(names)} fields."),
+            )
+        else:
+            yield Raw(place, {name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
+    text.detach()
+
+
+def _cell(text: str):
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text
+
+
+def _parquet(path: Path) -> Iterator[Raw]:
+    import pyarrow
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        if path.suffix.lower() == ".arrow":
+            batches = iter(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))))
+        else:
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256)
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield Raw(f"{path.name}:{number}", row)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        yield Raw(f"{path.name}:{number + 1}", BadRow("json", f"the file is damaged from here on: {str(error)[:200]}"))

@@ -1,0 +1,204 @@
+"""One pass over a dataset on all cores: what is wrong with which row, and the training rows of the others. Nothing is kept here.
+
+The process that calls reads; the parsing, checking and tokenising of rows is done in others, in batches whose results come in order.
+"""
+
+import itertools
+import multiprocessing
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from workbench.corpus.encode import Encoded, Encoder
+from workbench.corpus.formats import BROKEN, Example, notices, to_example
+from workbench.corpus.registry import DatasetInfo
+from workbench.corpus.rows import BadRow, Raw
+from workbench.corpus.sources import raw_rows, with_layout
+from workbench.errors import UserError
+
+_ROWS, _BYTES = 256, 1 << 20  # of a batch
+_ALONE = 4  # batches that are done here; what has no more needs no other processes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence."""
+
+    place: str
+    kind: str
+    reason: str
+
+    @property
+    def broken(self) -> bool:
+        """The row cannot be used."""
+        return self.kind in BROKEN
+
+
+@dataclass
+class Batch:
+    """What came of some rows: problems, content digests (None for broken rows), and their training rows one after the other.
+
+    `ids` and `labels` are flat; training row i has `lengths[i]` of them and had `full[i]` before it was cut.
+    """
+
+    rows: int = 0
+    offset: int = -1
+    problems: list[Problem] = field(default_factory=list)
+    digests: list[tuple[str, int | None]] = field(default_factory=list)
+    ids: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    lengths: list[int] = field(default_factory=list)
+    full: list[int] = field(default_factory=list)
+    shortened: int = 0
+    pairs: int = 0
+    unwanted: int = 0
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scan(
+    info: DatasetInfo, encoder: Encoder | None = None, *, limit: int | None = None, workers: int | None = None
+) -> Iterator[Batch]:
+    """Go through a dataset. With an `encoder`, rows are tokenised too.
+
+    Args:
+        limit: only the first rows.
+        workers: processes; all cores if not given.
+
+    Raises:
+        UserError: the dataset cannot be read, its layout is not known, or a worker was killed.
+    """
+    info = with_layout(info)
+    batches = _batches(itertools.islice(raw_rows(info), limit))
+    for rows in itertools.islice(batches, _ALONE):
+        yield work(rows, info, encoder)
+    more = next(batches, None)
+    if more is None:
+        return
+    batches = itertools.chain([more], batches)
+    workers = workers or cores()
+    if workers == 1:
+        yield from (work(rows, info, encoder) for rows in batches)
+        return
+    # pickled by hand, so that a worker can first make up its mind about torch
+    job = pickle.dumps((info, encoder))
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(job, os.getpid())
+    )
+    waiting: deque = deque()
+    try:
+        for rows in batches:
+            waiting.append(pool.submit(_work, rows))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batches(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
+    batch, size = [], 0
+    for raw in rows:
+        batch.append(raw)
+        size += len(raw.data) if isinstance(raw.data, bytes) else 1000
+        if len(batch) >= _ROWS or size >= _BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+_job: tuple[DatasetInfo, Encoder | None]
+
+
+def _begin(job: bytes, parent: int) -> None:
+    global _job
+    import signal
+
+    from workbench.corpus.marked import without_torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _end_with(parent)
+    without_torch()
+    _job = pickle.loads(job)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent does, also when that is killed."""
+    import ctypes
+    import signal
+    import sys
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _work(rows: list[Raw]) -> Batch:
+    return work(rows, *_job)
+
+
+def work(rows: list[Raw], info: DatasetInfo, encoder: Encoder | None) -> Batch:
+    """Read, check and (with an encoder) tokenise rows."""
+    batch, ids, labels = Batch(rows=len(rows), offset=rows[-1].offset), [], []
+    for raw in rows:
+        example, encoded, problems = look(raw, info, encoder)
+        batch.problems += problems
+        batch.digests.append((raw.place, example.digest() if example else None))
+        if example is None:
+            continue
+        batch.pairs += example.chosen is not None
+        batch.unwanted += example.label is False
+        if example.label is False:  # an answer that is not wanted is nothing to imitate
+            continue
+        for one in encoded:
+            ids += one.input_ids
+            labels += one.labels
+            batch.lengths.append(len(one.input_ids))
+            batch.full.append(one.full_length)
+            batch.shortened += bool(one.dropped_turns or one.cuts)
+    if encoder is not None:
+        batch.ids, batch.labels = np.array(ids, dtype=np.int32), np.array(labels, dtype=np.int32)
+    return batch
+
+
+def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example | None, list[Encoded], list[Problem]]:
+    """One row: as an example (None if it is broken), its training rows, what is wrong with it."""
+    problems, encoded = [], []
+    try:
+        example = to_example(raw.row(), info)
+    except BadRow as bad:
+        return None, [], [Problem(raw.place, bad.kind, str(bad))]
+    problems += [Problem(raw.place, bad.kind, str(bad)) for bad in notices(example)]
+    if encoder is None:
+        return example, [], problems
+    try:
+        encoded = encoder.encode_example(example)
+    except UserError as error:
+        return None, [], [Problem(raw.place, "template", str(error))]
+    cutoff, first = encoder.cutoff_len, encoded[0] if encoded else None
+    if first is not None and cutoff and first.full_length > cutoff:
+        lost = []
+        if first.dropped_turns:
+            lost.append(f"its first {first.dropped_turns} turns are left out")
+        if first.cut_tokens:
+            where = "its answer loses its end" if first.answer_cut else "its longest texts lose their middle"
+            lost.append(f"{where} ({first.cut_tokens} tokens in all)")
+        reason = f"it has {first.full_length:,} tokens, cutoff_len is {cutoff:,}: {' and '.join(lost)}."
+        problems.append(Problem(raw.place, "too_long", reason))
+    return example, encoded, problems

@@ -1,0 +1,59 @@
+"""The rows of a dataset, wherever it lies: files, folders, hubs. And its layout, told from its first rows."""
+
+import itertools
+from collections.abc import Iterator
+
+from workbench import hubs
+from workbench.corpus.formats import Example, detect, to_example
+from workbench.corpus.registry import DatasetInfo
+from workbench.corpus.rows import BadRow, Raw, files_of, read_file
+from workbench.errors import UserError
+
+_LOOK = 50  # rows from which a layout is told
+
+
+def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
+    """Every row of a dataset as it was found.
+
+    Raises:
+        UserError: it cannot be read at all, or has no rows.
+    """
+    info.check()
+    if info.path is None:
+        rows = hubs.dataset_rows(info)
+        found = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
+    else:
+        files = files_of(info.path, info.split)
+        found = itertools.chain.from_iterable(map(read_file, files))
+    first = next(found, None)
+    if first is None:
+        raise UserError(f"{info.path.name if info.path else info.name} has no rows.")
+    return itertools.chain([first], found)
+
+
+def with_layout(info: DatasetInfo) -> DatasetInfo:
+    """`info` with the layout of its rows.
+
+    Raises:
+        UserError: it cannot be read, or its layout is not known.
+    """
+    for raw in itertools.islice(raw_rows(info), _LOOK):
+        try:
+            return detect(raw.row(), info)
+        except BadRow:
+            continue
+    return detect({}, info)
+
+
+def examples(info: DatasetInfo) -> Iterator[tuple[str, Example]]:
+    """`(place, example)` of every row.
+
+    Raises:
+        UserError: it cannot be read, or a row is broken (its place and the reason).
+    """
+    info = with_layout(info)
+    for raw in raw_rows(info):
+        try:
+            yield raw.place, to_example(raw.row(), info)
+        except BadRow as bad:
+            raise UserError(f"{raw.place}: {bad}") from None

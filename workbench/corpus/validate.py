@@ -1,0 +1,92 @@
+"""Every row of a dataset that cannot be used, or should be looked at, by file and line with the reason."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from workbench.corpus.encode import Encoder
+from workbench.corpus.formats import KINDS_OF_PROBLEMS
+from workbench.corpus.registry import DatasetInfo
+from workbench.corpus.scan import Problem, look, scan
+from workbench.corpus.sources import raw_rows, with_layout
+from workbench.errors import UserError
+
+_FIRST = 1000  # rows that are looked at before a run starts
+
+
+@dataclass
+class Report:
+    """What a check came to; complete when `problems_of` has ended."""
+
+    rows: int = 0
+    broken: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        noticed = sum(self.counts.values()) - self.broken
+        listed = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in KINDS_OF_PROBLEMS if kind in self.counts)
+        return (
+            f"{self.rows:,} rows, {self.broken:,} broken, {noticed:,} to look at"
+            + (f" ({listed})" if listed else "")
+            + "."
+        )
+
+
+def problems_of(
+    info: DatasetInfo, report: Report, *, encoder: Encoder | None = None, held_out: list[DatasetInfo] = (), workers: int | None = None,
+    limit: int | None = None,
+) -> Iterator[Problem | None]:  # fmt: skip
+    """Problems in order of the rows, and None where nothing was found for a while, so that a caller can show `report.rows`.
+
+    Args:
+        encoder: also find rows longer than its `cutoff_len`, and those that its template does not render.
+        held_out: evaluation data, none of whose rows should be in this dataset.
+
+    Raises:
+        UserError: a dataset cannot be read at all.
+    """
+    kept_out: dict[int, str] = {}
+    for other in held_out:
+        for batch in scan(other, workers=workers):
+            kept_out |= {digest: place for place, digest in batch.digests if digest is not None}
+    seen: dict[int, str] = {}
+    for batch in scan(info, encoder, workers=workers, limit=limit):
+        report.rows += batch.rows
+        found: list[Problem] = []
+        for place, digest in batch.digests:
+            if digest is None:
+                continue
+            if digest in seen:
+                found.append(Problem(place, "duplicate", f"the same as {seen[digest]}."))
+            else:
+                seen[digest] = place
+            if digest in kept_out:
+                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({kept_out[digest]})."))
+        order = {place: index for index, (place, _) in enumerate(batch.digests)} if found else {}
+        for problem in sorted(batch.problems + found, key=lambda p: order.get(p.place, 0)):
+            report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
+            report.broken += problem.broken
+            yield problem
+        yield None
+
+
+def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:
+    """Refuse a dataset whose first rows show that a run would stop at it.
+
+    Raises:
+        UserError: it cannot be read, has a broken row (unless those are skipped), or no usable row.
+    """
+    info, usable = with_layout(info), False
+    for raw in itertools.islice(raw_rows(info), _FIRST):
+        example, _, problems = look(raw, info, None)
+        usable = usable or example is not None
+        if example is None and not skip_broken:
+            raise UserError(
+                f"{problems[0].place}: {problems[0].reason} Correct it (`python -m workbench data check {info.name}` lists every such row), "
+                "or set skip_broken_rows: true."
+            )
+    if not usable:
+        raise UserError(
+            f"None of the first {_FIRST:,} rows of {info.name} can be used. `python -m workbench data check {info.name}` tells why."
+        )

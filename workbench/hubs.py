@@ -1,0 +1,94 @@
+"""Models and datasets from hubs: Hugging Face or a mirror of it (`HF_ENDPOINT`), ModelScope (`USE_MODELSCOPE_HUB`).
+
+The words for what to do where the hub cannot be reached stand here, too.
+"""
+
+import os
+from pathlib import Path
+
+from workbench.corpus.registry import DatasetInfo
+from workbench.errors import UserError
+
+
+def use_modelscope() -> bool:
+    """Whether `USE_MODELSCOPE_HUB` asks for ModelScope, as LLaMA-Factory reads it."""
+    return os.environ.get("USE_MODELSCOPE_HUB", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def endpoint() -> str:
+    """Address of the Hugging Face hub or its mirror."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def dataset_rows(info: DatasetInfo):
+    """The rows of a hub's dataset; downloaded on first use, read from disk then.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    scope = info.ms_hub and (use_modelscope() or not info.hub)
+    name = info.ms_hub if scope else info.hub
+    try:
+        if scope:
+            rows = _modelscope("MsDataset").load(name, subset_name=info.subset, data_dir=info.folder, split=info.split)
+            return rows.to_hf_dataset() if hasattr(rows, "to_hf_dataset") else rows
+        from datasets import load_dataset
+
+        return load_dataset(name, info.subset, data_dir=info.folder, split=info.split)
+    except UserError:
+        raise
+    except Exception as error:  # the hubs' clients raise many kinds
+        where = f"https://modelscope.cn/datasets/{name}" if scope else f"{endpoint()}/datasets/{name}"
+        get = (
+            f"modelscope download --dataset {name} --local_dir"
+            if scope
+            else f"hf download {name} --repo-type dataset --local-dir"
+        )
+        part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
+        raise UserError(
+            f"Dataset {info.name}: {where}{part} cannot be fetched: {_first_line(error)} Check the network"
+            + ("" if scope else ", or set HF_ENDPOINT to a mirror")
+            + f". By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
+        ) from None
+
+
+def fetch_model(name: str, revision: str, cache: Path) -> str:
+    """A ModelScope model as a folder, downloaded on first use.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    try:
+        download = _modelscope("snapshot_download")
+        return download(name, revision="master" if revision == "main" else revision, cache_dir=str(cache))
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds
+        raise UserError(f"{name} cannot be fetched from ModelScope: {_first_line(error)} {by_hand(name)}") from None
+
+
+def by_hand(name: str) -> str:
+    """How to get a model here without a network."""
+    if use_modelscope():
+        get = f"modelscope download --model {name} --local_dir {name.split('/')[-1]}"
+    else:
+        get = f"hf download {name} --local-dir {name.split('/')[-1]}"
+    return (
+        f"Check the network{'' if use_modelscope() else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get}` where there is a network "
+        f"and put the folder into the workspace as models/{name.split('/')[-1]}."
+    )
+
+
+def _modelscope(name: str):
+    try:
+        import modelscope
+    except ImportError:
+        raise UserError(
+            "USE_MODELSCOPE_HUB or ms_hub_url asks for ModelScope, whose package is not installed. Run: pip install modelscope"
+        ) from None
+    return getattr(modelscope, name)
+
+
+def _first_line(error: Exception) -> str:
+    words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return words if words.endswith((".", "!")) else words + "."

@@ -92,7 +92,7 @@ class Workspace:
         """Check every path in a config that comes from the page.
 
         Raises:
-            UserError: a model, adapter, dataset folder, output or checkpoint outside the allowed folders.
+            UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders.
         """
         for name in (
             "model_name_or_path",
@@ -106,6 +106,18 @@ class Workspace:
             here = Path(value).expanduser()
             if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.exists() and here.is_dir()):
                 self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
+        for name in ("dataset", "eval_dataset"):
+            for value in (getattr(config, name, None) or "").split(
+                ","
+            ):  # a data file may be named instead of a dataset
+                here = Path(value.strip()).expanduser()
+                if (
+                    here.is_absolute()
+                    or ".." in here.parts
+                    or (len(here.parts) > 1 and here.exists())
+                    or (here.suffix and here.exists())
+                ):
+                    self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
 
     def model_folders(self) -> list[str]:
         """Names of the models in the workspace."""

@@ -106,3 +106,12 @@ def test_overrides():
 def test_a_yaml_tag_is_not_executed():
     with pytest.raises(UserError, match="not valid YAML"):
         parse_yaml("a: !!python/object/apply:os.system ['true']")
+
+
+def test_data_files_named_by_the_page_lie_in_the_workspace(workspace, tmp_path):
+    outside = tmp_path / "secret.jsonl"
+    outside.write_text('{"text": "x"}')
+    for name in ("dataset", "eval_dataset"):
+        with pytest.raises(UserError, match="outside the workspace"):
+            workspace.confine(RunConfig(**{name: f"abilities,{outside}"}))
+    workspace.confine(RunConfig(dataset="abilities,org/name"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from workbench.corpus.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo
-from workbench.corpus.rows import BadRow
+from workbench.corpus.rows import BadRow, named
 from workbench.errors import UserError
 
 # the classes of problems; the first ones make a row unusable, the others should be looked at
@@ -114,18 +114,10 @@ def _field(row: dict, info: DatasetInfo, column: str, *, required: bool = False)
             raise BadRow("missing", f"the field '{name}' is missing.")
         return ""
     if not isinstance(value, str):
-        raise BadRow("type", f"the field '{name}' should be text, not {_named(value)}.")
+        raise BadRow("type", f"the field '{name}' should be text, not {named(value)}.")
     if required and not value.strip():
         raise BadRow("empty", f"the field '{name}' is empty.")
     return value
-
-
-def _named(value) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    return {list: "a list", dict: "an object", int: "a number", float: "a number", type(None): "null"}.get(
-        type(value), type(value).__name__
-    )
 
 
 def _label(row: dict, info: DatasetInfo) -> bool | None:
@@ -138,7 +130,7 @@ def _label(row: dict, info: DatasetInfo) -> bool | None:
     if value is None:
         raise BadRow("missing", f"the field '{name}' (true or false) is missing.")
     if value not in (True, False, 0, 1):
-        raise BadRow("type", f"the field '{name}' should be true or false, not {_named(value)}.")
+        raise BadRow("type", f"the field '{name}' should be true or false, not {named(value)}.")
     return bool(value)
 
 
@@ -279,7 +271,7 @@ def _sharegpt(row: dict, info: DatasetInfo) -> Example:
 def _turns(turns, tags: dict, name: str) -> list[dict]:
     """A list of turns as messages in OpenAI's form."""
     if not isinstance(turns, list):
-        raise BadRow("type", f"the field '{name}' should be a list of turns, not {_named(turns)}.")
+        raise BadRow("type", f"the field '{name}' should be a list of turns, not {named(turns)}.")
     if not turns:
         raise BadRow("empty", f"the field '{name}' has no turns.")
     roles = {
@@ -292,7 +284,7 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
     for number, turn in enumerate(turns, 1):
         where = f"turn {number}"
         if not isinstance(turn, dict):
-            raise BadRow("type", f"{where} should be an object, not {_named(turn)}.")
+            raise BadRow("type", f"{where} should be an object, not {named(turn)}.")
         role, content = turn.get(tags["role_tag"]), turn.get(tags["content_tag"])
         if role is None:
             raise BadRow("missing", f"{where} has no '{tags['role_tag']}'.")
@@ -335,7 +327,7 @@ def _content(content, where: str, name: str) -> str:
     if isinstance(content, dict | list):
         return ""  # a function call as an object
     if not isinstance(content, str):
-        raise BadRow("type", f"{where}: '{name}' should be text, not {_named(content)}.")
+        raise BadRow("type", f"{where}: '{name}' should be text, not {named(content)}.")
     return content
 
 
@@ -376,10 +368,10 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
     """
     if info.formatting:
         return _complete(info, row)
-    named = info.columns
-    if "messages" in named:
+    given = info.columns
+    if "messages" in given:
         return _complete(replace(info, formatting="sharegpt"), row)
-    if any(column in named for column in ("prompt", "query", "response", "history")):
+    if any(column in given for column in ("prompt", "query", "response", "history")):
         return _complete(replace(info, formatting="alpaca"), row)
     there = {name for name, value in row.items() if value is not None}
     ranking = info.ranking or {"chosen", "rejected"} <= there
@@ -390,22 +382,22 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
             role = "from" if "from" in turns[0] else "role"
             kind = "sharegpt" if role == "from" else "openai"
             return _complete(
-                replace(info, formatting=kind, ranking=ranking, columns={"messages": name, **columns, **named}), row
+                replace(info, formatting=kind, ranking=ranking, columns={"messages": name, **columns, **given}), row
             )
     if "instruction" in there and ("output" in there or ranking):
-        return _complete(replace(info, formatting="alpaca", ranking=ranking, columns=columns | named), row)
+        return _complete(replace(info, formatting="alpaca", ranking=ranking, columns=columns | given), row)
     if ranking and there & {"question", "input"} and "prompt" not in there:
         columns["prompt"] = "question" if "question" in there else "input"
     if ranking:
-        return _complete(replace(info, formatting="prompt_completion", ranking=True, columns=columns | named), row)
+        return _complete(replace(info, formatting="prompt_completion", ranking=True, columns=columns | given), row)
     for prompt, answer in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"),
                            ("input", "output"), ("instruction", "response")):  # fmt: skip
         if prompt in there and answer in there:
             found = {"prompt": prompt, "response": answer, **columns}
-            return _complete(replace(info, formatting="prompt_completion", columns=found | named), row)
+            return _complete(replace(info, formatting="prompt_completion", columns=found | given), row)
     for name in ("text", "content"):
         if isinstance(row.get(name), str):
-            return _complete(replace(info, formatting="text", columns={"text": name} | named), row)
+            return _complete(replace(info, formatting="text", columns={"text": name} | given), row)
     if "instruction" in there or not there:
         return _complete(replace(info, formatting="alpaca"), row)
     raise UserError(

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +23,9 @@ from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.rows import files_of
 from workbench.corpus.scan import Batch, Problem, scan
 from workbench.errors import UserError
+from workbench.models.demo import Progress
 from workbench.workspace import Workspace
 
-Progress = Callable[[str, float], None]
 _LISTED = 200  # problems whose words are kept; all are counted
 _LIMIT_GIB = float(os.environ.get("WORKBENCH_CACHE_GIB", 50))
 
@@ -67,7 +66,7 @@ class Summary:
 
 @dataclass
 class Prepared:
-    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`, `lengths()` the tokens before anything was cut."""
+    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`."""
 
     folder: Path
     summary: Summary
@@ -77,11 +76,6 @@ class Prepared:
         from datasets import Dataset
 
         return Dataset.from_file(str(self.folder / "rows.arrow")).select_columns(["input_ids", "labels"])
-
-    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(tokens kept, tokens before cutting)` of every training row."""
-        saved = np.load(self.folder / "lengths.npz")
-        return saved["kept"], saved["full"]
 
 
 def prepare(
@@ -145,7 +139,6 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
                     min(1.0, batch.offset / size) if size and batch.offset > 0 else 0.0,
                 )
     summary.kept, summary.tokens, summary.full_tokens = len(kept), sum(kept), sum(full)
-    np.savez(partial / "lengths.npz", kept=np.array(kept, dtype=np.int32), full=np.array(full, dtype=np.int32))
     (partial / "summary.json").write_text(json.dumps(asdict(summary)), encoding="utf-8")
     return summary
 

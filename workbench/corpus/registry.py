@@ -57,18 +57,12 @@ class DatasetInfo:
     folder: str | None = None
     num_samples: int | None = None
     problem: str = ""
-    home: Path | None = None
 
     def check(self) -> "DatasetInfo":
         """Itself. Raises UserError when it cannot be read."""
         if self.problem:
             raise UserError(f"Dataset {self.name}: {self.problem}")
         return self
-
-    @property
-    def source(self) -> str:
-        """Where it comes from, for people."""
-        return str(self.path or self.hub or self.ms_hub or "")
 
 
 def read_registry(folder: Path) -> dict[str, DatasetInfo]:
@@ -97,7 +91,7 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
         try:
             found[name] = _entry(name, entry, Path(folder))
         except UserError as error:
-            found[name] = DatasetInfo(name, None, problem=str(error), home=Path(folder))
+            found[name] = DatasetInfo(name, None, problem=str(error))
     return found
 
 
@@ -148,7 +142,7 @@ def _entry(name: str, entry, folder: Path) -> DatasetInfo:
         name=name, path=path, hub=values.get("hf_hub_url"), ms_hub=values.get("ms_hub_url"), formatting=formatting,
         ranking=values.get("ranking", False), columns={k: v for k, v in values.get("columns", {}).items() if v},
         tags={k: v for k, v in values.get("tags", {}).items() if v}, subset=values.get("subset"), split=values.get("split", "train"),
-        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem, home=folder,
+        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem,
     )  # fmt: skip
 
 

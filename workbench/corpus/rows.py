@@ -49,12 +49,21 @@ class Raw:
         if isinstance(value, bytes):
             value = parse_line(value)
         if not isinstance(value, dict):
-            raise BadRow("type", f"a row should be an object, not {_named(value)}.")
+            raise BadRow("type", f"a row should be an object, not {named(value)}.")
         return value
 
 
-def _named(value) -> str:
-    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+def named(value) -> str:
+    """What a JSON value is, in words."""
+    names = {
+        list: "a list",
+        dict: "an object",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -111,11 +120,11 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
     if not there:
         raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .parquet).")
 
-    def named(file: Path) -> bool:
+    def of_split(file: Path) -> bool:
         parts = file.relative_to(path).parts
         return any(re.match(rf"{re.escape(split)}(?![a-zA-Z])", part) for part in parts)
 
-    return [file for file in there if named(file)] or there
+    return [file for file in there if of_split(file)] or there
 
 
 def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:

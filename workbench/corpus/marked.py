@@ -1,26 +1,28 @@
-"""A chat template with generation markers: its own, or TRL's marked version of it.
+"""A chat template with generation markers: its own, or TRL's marked version of it. Works without torch, too."""
 
-TRL imports torch. A process that does without torch (one that only looks at data) asks a short-lived one:
-`python -m workbench.corpus.marked`, a pickled tokenizer on stdin, JSON on stdout.
-"""
-
-import json
 import os
-import pickle
 import re
-import subprocess
 import sys
+from importlib.machinery import PathFinder
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class _WithoutTorch(PathFinder):
+    """Finds all modules but torch."""
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname.partition(".")[0] == "torch" else PathFinder.find_spec(fullname, path, target)
 
 
 def without_torch() -> None:
     """Let this process do without torch, which costs seconds and 200 MB: tokenizers and templates need none.
 
-    Call it before transformers is imported.
+    Call it before transformers is imported, which then takes torch for not installed.
     """
-    if sys.modules.get("torch") is None:
-        sys.modules["torch"] = None  # transformers then takes it for not installed
+    if "torch" not in sys.modules:
+        sys.meta_path[:] = [_WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]
         os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -32,24 +34,10 @@ def training_template(tokenizer) -> tuple[str, bool]:
         template = template.get("default") or next(iter(template.values()))
     if _MARKER.search(template):
         return template, True
-    if "torch" in sys.modules and sys.modules["torch"] is None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run([sys.executable, "-m", "workbench.corpus.marked"], input=pickle.dumps(tokenizer), capture_output=True, env=environment)  # fmt: skip
-        marked = json.loads(done.stdout) if done.returncode == 0 and done.stdout else None
-    else:
-        marked = _trl(tokenizer)
-    return (marked, True) if marked else (template, False)
-
-
-def _trl(tokenizer) -> str | None:
     from trl.chat_template_utils import get_training_chat_template
 
     try:
-        return get_training_chat_template(tokenizer)
+        marked = get_training_chat_template(tokenizer)
     except Exception:  # no marked version is known for this template
-        return None
-
-
-if __name__ == "__main__":
-    marked = _trl(pickle.load(sys.stdin.buffer))
-    sys.stdout.write(json.dumps(marked))
+        marked = None
+    return (marked, True) if marked else (template, False)

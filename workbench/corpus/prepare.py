@@ -66,7 +66,7 @@ class Summary:
 
 @dataclass
 class Prepared:
-    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`."""
+    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens before `cutoff_len`."""
 
     folder: Path
     summary: Summary
@@ -120,8 +120,8 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
 
     size = info.path.stat().st_size if info.path and info.path.is_file() else 0
     kind = pa.list_(pa.int32())
-    schema = pa.schema([("input_ids", kind), ("labels", kind)])
-    summary, kept, full, told = Summary(), [], [], 0.0
+    schema = pa.schema([("input_ids", kind), ("labels", kind), ("full_length", pa.int32())])
+    summary, told = Summary(), 0.0
     with pa.OSFile(str(partial / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in scan(info, encoder, limit=limit, workers=workers):
             summary.add(batch)
@@ -129,16 +129,17 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
             if lengths:
                 offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
                 columns = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
+                columns.append(pa.array(batch.full, pa.int32()))
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-            kept += lengths
-            full += batch.full
+            summary.kept += len(lengths)
+            summary.tokens += sum(lengths)
+            summary.full_tokens += sum(batch.full)
             if time.monotonic() - told > 0.5:
                 told = time.monotonic()
                 progress(
                     f"Tokenising {info.name}: {summary.rows:,} rows",
                     min(1.0, batch.offset / size) if size and batch.offset > 0 else 0.0,
                 )
-    summary.kept, summary.tokens, summary.full_tokens = len(kept), sum(kept), sum(full)
     (partial / "summary.json").write_text(json.dumps(asdict(summary)), encoding="utf-8")
     return summary
 

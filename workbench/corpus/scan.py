@@ -28,11 +28,12 @@ _ALONE = 4  # batches that are done here; what has no more needs no other proces
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence."""
+    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence, `row` its number from 1 on."""
 
     place: str
     kind: str
     reason: str
+    row: int = 0
 
     @property
     def broken(self) -> bool:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workbench.corpus.encode import Encoder
 from workbench.corpus.formats import KINDS_OF_PROBLEMS
@@ -16,10 +16,11 @@ _FIRST = 1000  # rows that are looked at before a run starts
 
 @dataclass
 class Report:
-    """What a check came to; complete when `problems_of` has ended."""
+    """What a check came to; complete when `problems_of` has ended. `offset`: byte of the file that it has reached, -1 if not known."""
 
     rows: int = 0
     broken: int = 0
+    offset: int = -1
     counts: dict[str, int] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -52,8 +53,8 @@ def problems_of(
             kept_out |= {digest: place for place, digest in batch.digests if digest is not None}
     seen: dict[int, str] = {}
     for batch in scan(info, encoder, workers=workers, limit=limit):
-        report.rows += batch.rows
-        found: list[Problem] = []
+        before, found = report.rows, []
+        report.rows, report.offset = report.rows + batch.rows, batch.offset
         for place, digest in batch.digests:
             if digest is None:
                 continue
@@ -63,8 +64,10 @@ def problems_of(
                 seen[digest] = place
             if digest in kept_out:
                 found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({kept_out[digest]})."))
+        found += batch.problems
         order = {place: index for index, (place, _) in enumerate(batch.digests)} if found else {}
-        for problem in sorted(batch.problems + found, key=lambda p: order.get(p.place, 0)):
+        for problem in sorted(found, key=lambda p: order.get(p.place, 0)):
+            problem = replace(problem, row=before + order.get(problem.place, 0) + 1)
             report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
             report.broken += problem.broken
             yield problem

@@ -1,23 +1,17 @@
 """The rows of a run as token ids and labels: datasets drawn from, mixed, split into training and evaluation, packed."""
 
 import json
-import random
 from dataclasses import asdict
 from pathlib import Path
 
 from workbench.config import write_atomically
 from workbench.corpus.encode import Encoder
+from workbench.corpus.mix import drawn, joined, mixed, split
 from workbench.corpus.prepare import Prepared, Progress, Summary, prepare
 from workbench.corpus.registry import DatasetInfo, select
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.workspace import Workspace, dataset_folder
-
-_MIXES = {
-    "interleave_under": "first_exhausted",
-    "interleave_over": "all_exhausted",
-    "interleave_once": "all_exhausted_without_replacement",
-}
 
 
 def encoder_of(config: RunConfig, tokenizer) -> Encoder:
@@ -55,17 +49,17 @@ def load_data(
                     folder / "data.json", json.dumps({name: asdict(s) for name, s in found.items()}, ensure_ascii=False)
                 )
             _report(info, prepared, config, log)
-            parts.append(_drawn(prepared.rows(), info, config))
+            parts.append(drawn(prepared.rows(), info, config))
         return [part for part in parts if len(part)]
 
-    rows = _mixed(read(config.dataset), config)
+    rows = mixed(read(config.dataset), config)
     if rows is None:
         raise UserError("No row of the dataset has anything to train on. `python -m workbench data check` tells why.")
     held_out = None
     if config.eval_dataset:
-        held_out = _joined(read(config.eval_dataset))
+        held_out = joined(read(config.eval_dataset))
     elif config.val_size:
-        rows, held_out = _split(rows, config)
+        rows, held_out = split(rows, config)
     log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out else "."))
     if config.packing or config.neat_packing:
         rows = packed(rows, config)
@@ -110,43 +104,3 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
         log(f"{info.name}: {s.pairs:,} preference pairs; supervised fine-tuning uses the chosen answers only.")
     if s.unwanted:
         log(f"{info.name}: {s.unwanted:,} answers are labelled as not wanted and are not used.")
-
-
-def _drawn(rows, info: DatasetInfo, config: RunConfig):
-    """`num_samples` rows at random (some twice if it has fewer), then at most `max_samples`: as LLaMA-Factory draws."""
-    if info.num_samples is None or not len(rows):
-        return rows
-    draw = random.Random(config.seed)
-    order = draw.sample(range(len(rows)), min(info.num_samples, len(rows)))
-    order += [draw.randrange(len(rows)) for _ in range(info.num_samples - len(order))]
-    return rows.select(order[: config.max_samples])
-
-
-def _joined(parts: list):
-    from datasets import concatenate_datasets
-
-    return concatenate_datasets(parts) if parts else None
-
-
-def _mixed(parts: list, config: RunConfig):
-    """All parts as one, as `mix_strategy` says. None if there are none."""
-    if config.mix_strategy == "concat" or len(parts) < 2:
-        return _joined(parts)
-    from datasets import interleave_datasets
-
-    shares = config.shares()
-    if shares and len(shares) != len(parts):
-        raise UserError(f"interleave_probs names {len(shares)} shares for {len(parts)} datasets. Give one for each.")
-    return interleave_datasets(parts, shares, seed=config.seed, stopping_strategy=_MIXES[config.mix_strategy])
-
-
-def _split(rows, config: RunConfig):
-    count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
-    if not 0 < count < len(rows):
-        raise UserError(
-            f"val_size {config.val_size:g} leaves {len(rows) - count} training and {count} evaluation rows of {len(rows)}. Change it."
-        )
-    order = list(range(len(rows)))
-    random.Random(config.seed).shuffle(order)
-    held = sorted(order[:count])
-    return rows.select(sorted(order[count:])), rows.select(held)

@@ -1,0 +1,115 @@
+"""Where the rows of a dataset begin, so that a page can jump into a large one."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench import hubs
+from workbench.corpus.registry import DatasetInfo
+from workbench.corpus.rows import Raw, files_of, kind_of, read_file
+from workbench.errors import UserError
+
+_EVERY = 500  # rows between two marks
+
+
+class _File:
+    """One file: every 500th row's line and byte, as far as somebody has looked. Only JSONL can be entered in the middle."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.total: int | None = None
+        self.jumps = kind_of(path) in (".jsonl", ".ndjson") and not path.name.lower().endswith(".gz")
+        self._marks = [(0, 1, 0)]  # (row, line, byte offset)
+        self.version = _version(path)
+
+    def rows(self, start: int) -> Iterator[Raw]:
+        """Rows from number `start` on, which begins at 0."""
+        if not self.jumps:
+            return itertools.islice(read_file(self.path), start, None)
+        self._extend(start)
+        row, line, offset = next(mark for mark in reversed(self._marks) if mark[0] <= start)
+        return itertools.islice(read_file(self.path, offset, line), start - row, None)
+
+    def count(self) -> int:
+        """Number of rows; the file is read for it once."""
+        if self.total is None:
+            if self.jumps:
+                self._extend(None)
+            elif kind_of(self.path) == ".parquet":
+                import pyarrow.parquet
+
+                try:
+                    self.total = pyarrow.parquet.read_metadata(self.path).num_rows
+                except (pyarrow.ArrowException, OSError):
+                    self.total = sum(1 for _ in read_file(self.path))
+            else:
+                self.total = sum(1 for _ in read_file(self.path))
+        return self.total
+
+    def _extend(self, wanted: int | None) -> None:
+        """Look on until the mark before row `wanted` is known, or to the end."""
+        row, line, offset = self._marks[-1]
+        if self.total is not None or (wanted is not None and wanted < row + _EVERY):
+            return
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(offset)
+                for text in file:
+                    if text.strip():
+                        if row % _EVERY == 0 and row > self._marks[-1][0]:
+                            self._marks.append((row, line, offset))
+                            if wanted is not None and row > wanted:
+                                return
+                        row += 1
+                    offset += len(text)
+                    line += 1
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from None
+        self.total = row
+
+
+def _version(path: Path) -> tuple:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return stat.st_mtime_ns, stat.st_size
+
+
+class Places:
+    """The rows of a dataset by number (from 0 on). Keep it to jump fast; `fresh` says whether the files are still the same."""
+
+    def __init__(self, info: DatasetInfo):
+        """Raises UserError: the dataset cannot be read."""
+        self.info = info.check()
+        self._hub = None if info.path else hubs.dataset_rows(info)
+        self._files = [_File(path) for path in files_of(info.path, info.split)] if info.path else []
+
+    def fresh(self) -> bool:
+        try:
+            return all(file.version == _version(file.path) for file in self._files)
+        except UserError:
+            return False
+
+    def page(self, start: int, count: int) -> list[tuple[int, Raw]]:
+        """Up to `count` rows from number `start` on, with their numbers."""
+        if self._hub is not None:
+            name = self.info.hub or self.info.ms_hub
+            numbers = range(start, min(start + count, len(self._hub)))
+            return [(number, Raw(f"{name}:{number + 1}", self._hub[number])) for number in numbers]
+        found, at, before = [], start, 0
+        for index, file in enumerate(self._files):
+            if index < len(self._files) - 1 and at >= before + file.count():
+                before += file.count()
+                continue
+            for raw in file.rows(at - before):
+                found.append((at, raw))
+                at += 1
+                if len(found) == count:
+                    return found
+            before = at
+        return found
+
+    def count(self) -> int:
+        """Number of rows, broken ones too."""
+        return len(self._hub) if self._hub is not None else sum(file.count() for file in self._files)

@@ -1,0 +1,356 @@
+"""Datasets of the workspace: taken in, copied, split, their rows changed. What lies outside it is never written to.
+
+They live in `uploads/` with a `dataset_info.json` of their own. Files are written beside and moved into place, so that a crash or a full disk
+leaves the old ones.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from workbench.config import write_atomically
+from workbench.corpus.formats import to_example
+from workbench.corpus.registry import DatasetInfo, read_registry, registries
+from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line
+from workbench.corpus.sources import raw_rows, with_layout
+from workbench.errors import UserError
+from workbench.locks import locked
+from workbench.workspace import PROJECT, Workspace, slug
+
+Progress = Callable[[str, float], None]
+
+
+def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = "") -> tuple[str, str]:
+    """Move a data file into the workspace; returns its new dataset's name, and its layout.
+
+    Args:
+        file_name: what the file was called where it comes from.
+        name: of the dataset; the file's if not given.
+
+    Raises:
+        UserError: not a data file, no row of it can be understood, or no room.
+    """
+    workspace.check_writable()
+    file_name = Path(file_name or path.name).name
+    kind = kind_of(Path(file_name)) + (".gz" if file_name.lower().endswith(".gz") else "")
+    stem = file_name[: -len(kind)]
+    folder = workspace.uploads
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        name = new_name(workspace, name or stem)
+        target = folder / f"{name}{kind}"
+        info = DatasetInfo(name, target)
+        with _room(folder):
+            shutil.move(path, target)
+        try:
+            layout = with_layout(info).formatting
+            _register(folder, name, {"file_name": target.name})
+        except (UserError, OSError):
+            target.unlink(missing_ok=True)
+            raise
+    return name, layout
+
+
+def new_name(workspace: Workspace, wanted: str) -> str:
+    """A dataset name like `wanted` that no other dataset has."""
+    wanted, number = slug(wanted.replace(",", "-")), 1
+    taken = set(registries(PROJECT / "data", workspace)) | {f.name.split(".")[0] for f in workspace.uploads.glob("*")}
+    name = wanted
+    while name in taken:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def home_of(name: str, workspace: Workspace) -> Path:
+    """The folder of the workspace whose dataset `name` is.
+
+    Raises:
+        UserError: it is not the workspace's own.
+    """
+    for folder in workspace.dataset_folders:
+        with contextlib.suppress(UserError):
+            if name in read_registry(folder):
+                return folder
+    raise UserError(
+        f"{name} is not a dataset of the workspace. Copy it there first (`python -m workbench data copy {name}`)."
+    )
+
+
+def is_own(name: str, workspace: Workspace) -> bool:
+    """Whether the workspace holds this dataset, so that it can be changed."""
+    try:
+        home_of(name, workspace)
+    except UserError:
+        return False
+    return True
+
+
+def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, name: str = "") -> tuple[str, int]:
+    """Write a dataset into the workspace as JSONL, so that its rows can be changed; returns its name, and how many rows could not be read."""
+    workspace.check_writable()
+    folder = workspace.uploads
+    folder.mkdir(parents=True, exist_ok=True)
+    info, lost = with_layout(info), 0
+    with _new_file(folder) as (partial, out):
+        for count, raw in enumerate(raw_rows(info), 1):
+            line = _line(raw)
+            lost += line is None
+            if line is not None:
+                out.write(line + b"\n")
+            if count % 5000 == 0:
+                progress(f"Copying {info.name}: {count:,} rows", _share(raw, info))
+        out.close()
+        with locked(folder / ".lock"):
+            name = new_name(workspace, name or f"{Path(info.name).name.split('.')[0]}-copy")
+            os.replace(partial, folder / f"{name}.jsonl")
+            _register(folder, name, _entry(info, f"{name}.jsonl"))
+    return name, lost
+
+
+def split_off(info: DatasetInfo, share: float, workspace: Workspace, progress: Progress, seed: int = 42) -> dict:
+    """Write two new datasets, `NAME-train` and `NAME-eval`; rows with the same content go to the same side.
+
+    Args:
+        share: of the rows that evaluate (below 1), or their number.
+
+    Returns:
+        `{"train": (name, rows), "eval": (name, rows), "left_out": rows that are broken}`.
+
+    Raises:
+        UserError: one side would be empty.
+    """
+    workspace.check_writable()
+    if not share > 0:
+        raise UserError(f"The evaluation share should be above 0, such as 0.05 or a number of rows; it is {share:g}.")
+    info = with_layout(info)
+    salt, folder = random.Random(seed).getrandbits(64), workspace.uploads
+    digests = []
+    for raw, digest in _digested(info):
+        digests.append((digest ^ salt) * 0x9E3779B97F4A7C15 % 2**64 if digest is not None else 0)
+        if len(digests) % 5000 == 0:
+            progress(f"Reading {info.name}: {len(digests):,} rows", _share(raw, info) / 2)
+    order = np.array(digests, dtype=np.uint64)
+    usable = order[order > 0]
+    count = int(share) if share >= 1 else max(1, round(len(usable) * share))
+    if not 0 < count < len(usable):
+        raise UserError(
+            f"{share:g} leaves nothing for one side: there are {len(usable):,} usable rows. Give a smaller share."
+        )
+    limit = np.partition(usable, count - 1)[count - 1]
+    held = int((usable <= limit).sum())
+    if held == len(usable):
+        raise UserError(
+            "Nearly all rows are the same, so that they cannot be split without the same row on both sides."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _new_file(folder) as (train, to_train), _new_file(folder) as (held_out, to_eval):
+        for number, raw in enumerate(raw_rows(info)):
+            if order[number]:
+                (to_eval if order[number] <= limit else to_train).write(_line(raw) + b"\n")
+            if number % 5000 == 4999:
+                progress(f"Writing {info.name}: {number + 1:,} rows", 0.5 + _share(raw, info) / 2)
+        to_train.close()
+        to_eval.close()
+        with locked(folder / ".lock"):
+            base, names = Path(info.name).name.split(".")[0], {}
+            for side, partial in (("train", train), ("eval", held_out)):
+                names[side] = new_name(workspace, f"{base}-{side}")
+                os.replace(partial, folder / f"{names[side]}.jsonl")
+                _register(folder, names[side], _entry(info, f"{names[side]}.jsonl"))
+    return {
+        "train": (names["train"], len(usable) - held),
+        "eval": (names["eval"], held),
+        "left_out": len(order) - len(usable),
+    }
+
+
+def change_rows(workspace: Workspace, name: str, changes: dict[int, tuple[str, str | None]]) -> int:
+    """Edit or delete rows of a dataset of the workspace; one that is not JSONL becomes a JSONL file first.
+
+    Args:
+        changes: row number (from 1 on) -> (the row as it was when it was looked at, the row as it should be or None to delete it).
+
+    Returns:
+        the number of rows that are left.
+
+    Raises:
+        UserError: a new row is broken, or a row is not any more what it was.
+    """
+    workspace.check_writable()
+    folder = home_of(name, workspace)
+    with locked(folder / ".lock"):
+        info = with_layout(read_registry(folder)[name].check())
+        if info.path.is_dir() or kind_of(info.path) != ".jsonl" or info.path.name.lower().endswith(".gz"):
+            info = _as_lines(folder, info)
+        fresh = {row: None if text is None else _checked(text, info, row) for row, (_, text) in changes.items()}
+        number = kept = 0
+        with _new_file(folder) as (partial, out), open(info.path, "rb") as file:
+            for line in file:
+                row = line.strip()
+                if not row:
+                    continue
+                number += 1
+                if number in changes:
+                    if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace") != changes[number][0]:
+                        raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
+                    row = fresh[number]
+                    if row is None:
+                        continue
+                kept += 1
+                out.write(row + b"\n")
+            if missing := [row for row in changes if row > number]:
+                raise UserError(f"{name} has {number:,} rows, no row {missing[0]:,}.")
+            if not kept:
+                raise UserError(f"These are all rows of {name}. Remove the dataset instead.")
+            out.close()
+            os.replace(partial, info.path)
+    return kept
+
+
+def set_layout(workspace: Workspace, name: str, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
+    """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the layout.
+
+    Raises:
+        UserError: an unknown layout, or column and role names that are not texts.
+    """
+    workspace.check_writable()
+    folder = home_of(name, workspace)
+    with locked(folder / ".lock"):
+        entry = {"file_name": read_registry(folder)[name].path.name}
+        entry |= {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
+        old = _entries(folder)
+        _register(folder, name, {key: value for key, value in entry.items() if value})
+        try:
+            return with_layout(read_registry(folder)[name]).formatting
+        except UserError:
+            write_atomically(folder / "dataset_info.json", json.dumps(old, ensure_ascii=False, indent=2))
+            raise
+
+
+def remove(workspace: Workspace, name: str) -> None:
+    """Delete a dataset of the workspace with its file."""
+    workspace.check_writable()
+    folder = home_of(name, workspace)
+    with locked(folder / ".lock"):
+        path = read_registry(folder)[name].path
+        _register(folder, name, None)
+        if path and path.parent == folder and path.is_file():
+            path.unlink()
+
+
+# --- details
+
+
+def _entries(folder: Path) -> dict:
+    file = folder / "dataset_info.json"
+    if not file.is_file():
+        return {}
+    read_registry(folder)  # says what is wrong with it, if anything is
+    return json.loads(file.read_text(encoding="utf-8-sig"))
+
+
+def _register(folder: Path, name: str, entry: dict | None) -> None:
+    entries = _entries(folder)
+    entries.pop(name, None)
+    if entry is not None:
+        entries[name] = entry
+    write_atomically(folder / "dataset_info.json", json.dumps(entries, ensure_ascii=False, indent=2))
+
+
+def _entry(info: DatasetInfo, file_name: str) -> dict:
+    """The entry of a dataset with the rows of `info` in another file."""
+    columns = {key: value for key, value in info.columns.items() if value}
+    entry = {
+        "file_name": file_name,
+        "formatting": info.formatting,
+        "ranking": info.ranking,
+        "columns": columns,
+        "tags": info.tags,
+    }
+    return {key: value for key, value in entry.items() if value}
+
+
+def _line(raw: Raw) -> bytes | None:
+    """A row as a line of JSON, or None if it could not be read. A line is left as it is, even where it is broken."""
+    if isinstance(raw.data, bytes):
+        return raw.data
+    if isinstance(raw.data, BadRow):
+        return None
+    return json.dumps(raw.data, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def _digested(info: DatasetInfo) -> Iterator[tuple[Raw, int | None]]:
+    """`(row, digest of its content)`, None for broken ones."""
+    for raw in raw_rows(info):
+        try:
+            yield raw, to_example(raw.row(), info).digest()
+        except BadRow:
+            yield raw, None
+
+
+def _share(raw: Raw, info: DatasetInfo) -> float:
+    if raw.offset < 0 or not info.path or not info.path.is_file():
+        return 0.0
+    return min(1.0, raw.offset / max(1, info.path.stat().st_size))
+
+
+def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
+    """A new row as a line. Raises UserError with what is wrong with it."""
+    try:
+        value = parse_line(text.strip().encode("utf-8", "surrogatepass"))
+        if not isinstance(value, dict):
+            raise BadRow("type", f"a row should be an object, not {named(value)}.")
+        to_example(value, info)
+    except BadRow as bad:
+        raise UserError(f"Row {row:,} is not saved: {bad}") from None
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
+    """A dataset of the workspace as a JSONL file of its own; the file that it was stays beside."""
+    target = folder / f"{info.name}.jsonl"
+    with _new_file(folder) as (partial, out):
+        for raw in raw_rows(info):
+            line = _line(raw)
+            if line is None:
+                raise UserError(
+                    f"{raw.place}: {raw.data} Rows of a file with such places cannot be changed here; make a copy of the dataset first."
+                )
+            out.write(line + b"\n")
+        out.close()
+        os.replace(partial, target)
+    _register(folder, info.name, _entry(info, target.name))
+    return replace(info, path=target)
+
+
+@contextlib.contextmanager
+def _new_file(folder: Path):
+    """`(path, file)` of a file that is gone at the end unless it was moved."""
+    handle, name = tempfile.mkstemp(prefix=".new-", dir=folder)
+    with _room(folder):
+        try:
+            with os.fdopen(handle, "wb") as out:
+                yield Path(name), out
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(folder: Path):
+    """Turn a full disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"The disk is full: {folder} has no room for the data. Free some space.") from None
+        raise

@@ -1,0 +1,248 @@
+"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--torch]`.
+
+One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress": [words, share]}`, then
+`{"result": …}` or `{"error": sentence}`. It ends with its stdin. It does without torch, unless a tokenizer with code of its own or a look at the
+trainer's own batches needs it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from workbench.config import validated
+from workbench.errors import UserError
+from workbench.options import RunConfig
+from workbench.workspace import PROJECT, Workspace, dataset_folder
+
+LISTED = 500  # problems that the page shows; the file has all
+
+
+class Worker:
+    """What can be asked; every public method is an operation, its keywords are the request's `args`."""
+
+    def __init__(self, workspace: Workspace, say):
+        self.workspace, self.say = workspace, say
+        self._told = 0.0
+        self._places = {}
+        self._tokenizers = {}
+
+    # --- looking
+
+    def preview(self, dataset: str, config: dict, start: int = 0, count: int = 5, tokens: bool = True) -> dict:
+        """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "problem"}`; `problem`: why there are no tokens."""
+        from workbench.corpus.preview import row_view
+        from workbench.corpus.sources import with_layout
+        from workbench.engine.vocabulary import Vocabulary
+
+        places = self._rows_of(dataset, config)
+        info = with_layout(places.info)
+        encoder, vocabulary, problem = None, None, ""
+        if tokens:
+            try:
+                encoder = self._encoder(config)
+                vocabulary = Vocabulary(encoder.tokenizer)
+            except UserError as error:
+                encoder, problem = None, str(error)
+        rows = [row_view(number, raw, info, encoder, vocabulary) for number, raw in places.page(start, count)]
+        return {"rows": rows, "layout": info.formatting, "ranking": info.ranking, "problem": problem}
+
+    def count(self, dataset: str, config: dict) -> int:
+        """Number of rows of a dataset."""
+        return self._rows_of(dataset, config).count()
+
+    def row(self, dataset: str, config: dict, number: int) -> str:
+        """A row (from 1 on) as it stands in its file."""
+        from workbench.corpus.preview import source
+
+        found = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
+        if not found:
+            raise UserError(f"{dataset} has no row {number:,}.")
+        return source(found[0][1])
+
+    def check(self, dataset: str, config: dict, report: str = "") -> dict:
+        """Every bad row. The first ones are in the answer, all in the file `report` (JSON Lines)."""
+        from workbench.corpus.registry import select
+        from workbench.corpus.validate import Report, problems_of
+
+        (info,) = self._select(dataset, config)
+        options = self._options(config)
+        try:
+            encoder, why = self._encoder(config), ""
+        except UserError as error:
+            encoder, why = None, str(error)
+        held_out = select(
+            options.eval_dataset or "", dataset_folder(options.dataset_dir, self.workspace), self.workspace
+        )
+        held_out = [other for other in held_out if other.name != info.name]
+        listed, counts = [], Report()
+        size = info.path.stat().st_size if info.path and info.path.is_file() else 0
+        target = Path(report or os.devnull)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial") if report else target
+        with open(partial, "w", encoding="utf-8") as file:
+            for problem in problems_of(info, counts, encoder=encoder, held_out=held_out):
+                if problem is None:
+                    share = min(1.0, counts.offset / size) if size and counts.offset > 0 else 0.0
+                    self.progress(f"Checking {info.name}: {counts.rows:,} rows", share)
+                    continue
+                if len(listed) < LISTED:
+                    listed.append([problem.row, problem.place, problem.kind, problem.reason])
+                file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
+        if report:
+            os.replace(partial, target)
+        return {**vars(counts), "problems": listed, "untokenised": why}
+
+    def stats(self, config: dict) -> dict:
+        """`Statistics` of all the datasets of a run. The tokens that are made for it are those that the run will use."""
+        from workbench.corpus.prepare import prepare
+        from workbench.corpus.statistics import statistics
+
+        options, encoder = self._options(config), self._encoder(config)
+        parts = []
+        for info in self._select(options.dataset, config):
+            limit = options.max_samples if info.num_samples is None else None
+            parts.append((info, prepare(info, encoder, self.workspace, self.progress, limit=limit, workers=options.preprocessing_num_workers)))  # fmt: skip
+        return asdict(statistics(parts, options, self.workspace))
+
+    def batches(self, config: dict, start: int = 0, count: int = 3) -> dict:
+        """The run's own training rows, mixed and packed, as its collator gives them to the model."""
+        from workbench.engine.vocabulary import Vocabulary
+        from workbench.train.batches import sequences
+
+        options = self._options(config)
+        tokenizer = self._load_tokenizer(options)
+        return sequences(options, self.workspace, tokenizer, Vocabulary(tokenizer), self.progress, start, count)
+
+    # --- changing
+
+    def add(self, path: str, file_name: str) -> list:
+        from workbench.corpus import store
+
+        return list(store.add_file(self.workspace, Path(path), file_name))
+
+    def copy(self, dataset: str, config: dict) -> list:
+        from workbench.corpus import store
+
+        return list(store.copy(self._select(dataset, config)[0], self.workspace, self.progress))
+
+    def split(self, dataset: str, config: dict, share: float) -> dict:
+        from workbench.corpus import store
+
+        return store.split_off(
+            self._select(dataset, config)[0], share, self.workspace, self.progress, self._options(config).seed
+        )
+
+    def change(self, dataset: str, row: int, before: str, after: str | None) -> int:
+        from workbench.corpus import store
+
+        return store.change_rows(self.workspace, dataset, {row: (before, after)})
+
+    def layout(self, dataset: str, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
+        from workbench.corpus import store
+
+        return store.set_layout(self.workspace, dataset, formatting, ranking, columns, tags)
+
+    # --- details
+
+    def progress(self, words: str, share: float) -> None:
+        """Tell how far it is, a few times a second."""
+        if time.monotonic() - self._told > 0.2:
+            self._told = time.monotonic()
+            self.say({"progress": [words, share]})
+
+    def _options(self, config: dict) -> RunConfig:
+        options = validated(config)
+        self.workspace.confine(options)
+        return options
+
+    def _select(self, names: str, config: dict) -> list:
+        from workbench.corpus.registry import select
+
+        options = self._options(config | {"dataset": names})
+        return select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
+
+    def _rows_of(self, dataset: str, config: dict):
+        from workbench.corpus.places import Places
+
+        (info,) = self._select(dataset, config)
+        known = self._places.get(info.name)
+        if known is None or known.info != info or not known.fresh():
+            if len(self._places) >= 8:
+                self._places.pop(next(iter(self._places)))
+            known = self._places[info.name] = Places(info)
+        return known
+
+    def _encoder(self, config: dict):
+        from workbench.train.data import encoder_of
+
+        options = self._options(config)
+        # an encoder gives its tokenizer the template, so those of different templates cannot share one
+        place = options.model_name_or_path, options.model_revision, options.trust_remote_code, options.template
+        if place not in self._tokenizers:
+            self._tokenizers.clear()
+            self._tokenizers[place] = self._load_tokenizer(options)
+        return encoder_of(options, self._tokenizers[place])
+
+    def _load_tokenizer(self, options: RunConfig):
+        from workbench.models.load import load_tokenizer
+        from workbench.models.locate import is_demo, locate_model
+
+        if (
+            is_demo(options.model_name_or_path)
+            and not Path(locate_model(options.model_name_or_path, self.workspace)).is_dir()
+        ):
+            self.say({"progress": ["Converting the demo model", 0.0]})
+            code = "import sys; from workbench.models.demo import *; ensure_demo_model(Workspace(sys.argv[1]), lambda *_: None)"
+            path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(self.workspace.root)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+            if done.returncode:
+                raise UserError(
+                    f"The demo model could not be converted: {(done.stderr.strip().splitlines() or ['–'])[-1][:300]}"
+                )
+        return load_tokenizer(options, self.workspace, self.progress)
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    if "--torch" not in sys.argv:
+        from workbench.corpus.marked import without_torch
+
+        without_torch()
+    # what libraries print must not get between the answers
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: dict) -> None:
+        answers.write(json.dumps(message, ensure_ascii=True) + "\n")
+        answers.flush()
+
+    worker = Worker(Workspace(sys.argv[1]).create(), say)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            say({"result": getattr(worker, request["op"])(**request["args"])})
+        except UserError as error:
+            say({"error": str(error)})
+        except OSError as error:
+            say({"error": f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."})
+        except MemoryError:
+            say(
+                {
+                    "error": "There was not enough memory for this. Close other programs, or take a smaller part of the data."
+                }
+            )
+        except Exception as error:  # the page must be told; the whole is on stderr
+            import traceback
+
+            traceback.print_exc()
+            first = (str(error).splitlines() or [""])[0][:300]
+            say({"error": f"{type(error).__name__}: {first}. The traceback is on the page's console."})
+
+
+if __name__ == "__main__":
+    main()

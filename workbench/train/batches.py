@@ -1,0 +1,49 @@
+"""The rows of a run as its collator gives them to the model, for people to look at."""
+
+from workbench.corpus.encode import IGNORE
+from workbench.corpus.preview import shortened, texts
+from workbench.engine.vocabulary import Vocabulary
+from workbench.models.demo import Progress
+from workbench.options import RunConfig
+from workbench.train.data import load_data
+from workbench.workspace import Workspace
+
+
+def collator_of(config: RunConfig, tokenizer):
+    """TRL's collator as its SFTTrainer makes it for these options: packed rows without padding, their places counted anew for each."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id, padding_free=config.packing or config.neat_packing)  # fmt: skip
+
+
+def sequences(
+    config: RunConfig,
+    workspace: Workspace,
+    tokenizer,
+    vocabulary: Vocabulary,
+    progress: Progress,
+    start: int,
+    count: int,
+) -> dict:
+    """Training rows from number `start` on, in the order of the data (the trainer shuffles them), for JSON.
+
+    Each has `tokens` as [id, text, 1 if trained], and `starts`: where a conversation begins, as the position ids that the model gets say.
+
+    Raises:
+        UserError: as `load_data`.
+    """
+    said: list[str] = []
+    rows, _ = load_data(config, workspace, tokenizer, progress, log=said.append)
+    collate, found = collator_of(config, tokenizer), []
+    for number in range(start, min(start + count, len(rows))):
+        batch = collate([rows[number]])
+        ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+        places = batch["position_ids"][0].tolist() if "position_ids" in batch else range(len(ids))
+        trained = [int(label != IGNORE) for label in labels]
+        tokens = [list(item) for item in zip(ids, texts(ids, vocabulary), trained, strict=True)]
+        starts = [index for index, place in enumerate(places) if place == 0]
+        found.append(
+            {"number": number + 1, "length": len(ids), "trained": sum(trained), "starts": starts, **shortened(tokens)}
+        )
+    return {"sequences": found, "total": len(rows), "log": said}

@@ -68,6 +68,19 @@ def claim(folder: Path, url: str) -> None:
     write_atomically(holder, f"{url} (pid {os.getpid()})")
 
 
+def incoming(workspace) -> None:
+    """Let gradio keep uploads inside the workspace, so that taking one in costs no copy; what an earlier page left there is deleted."""
+    import shutil
+
+    folder = workspace.uploads / ".incoming"
+    if not workspace.read_only:
+        shutil.rmtree(folder, ignore_errors=True)
+        for rest in workspace.uploads.glob(".new-*"):
+            rest.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+
+
 def main(arguments: list[str] | None = None) -> int:
     from workbench.errors import UserError
 
@@ -88,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         url = f"http://{shown}:{listener.getsockname()[1]}"
         if not options.read_only:
             claim(workspace.root, url)
+        incoming(workspace)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """Plotly figures from a run's series, as JSON for Plotly.js (a figure is a dict with `data` and `layout`)."""
 
+import itertools
+
 import orjson
 
 from workbench.logs import Series, smoothed
@@ -158,3 +160,39 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
         hidden = {"visible": False}
         layout |= {"xaxis": hidden, "yaxis": hidden}
     return orjson.dumps({"data": data, "layout": layout}).decode()
+
+
+def length_chart(edges: list[int], counts: list[int], cutoff_len: int, *, axes: tuple[str, str], title: str) -> str:
+    """Histogram of row lengths; bins beyond `cutoff_len` in another colour, a line at it (`title`). The last bin may be wider than it is drawn."""
+    width = edges[1] - edges[0] if len(edges) > 1 else 1
+    colours = [EVAL if cutoff_len and start >= cutoff_len else SMOOTH for start in edges[:-1]]
+    words = [f"{start:,}–{end - 1:,}" for start, end in itertools.pairwise(edges)]
+    bars = {
+        "type": "bar", "x": [start + width / 2 for start in edges[:-1]], "y": counts, "width": width, "marker": {"color": colours}, "text": words,
+        "textposition": "none", "hovertemplate": "%{text}: %{y:,}<extra></extra>",
+    }  # fmt: skip
+    layout = {
+        "margin": {"l": 58, "r": 12, "t": 24, "b": 44}, "showlegend": False, "bargap": 0, "xaxis": {"title": {"text": axes[0]}, **_GRID, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": axes[1]}, **_GRID}, "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"}, "uirevision": f"{cutoff_len}",
+    }  # fmt: skip
+    if cutoff_len and edges and cutoff_len <= edges[0] + width * len(counts) * 1.5:
+        line = {
+            "type": "line",
+            "x0": cutoff_len,
+            "x1": cutoff_len,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"color": EVAL, "width": 2, "dash": "dash"},
+        }
+        mark = {
+            "x": cutoff_len,
+            "y": 1,
+            "yref": "paper",
+            "text": title,
+            "showarrow": False,
+            "xanchor": "left",
+            "yanchor": "bottom",
+        }
+        layout |= {"shapes": [line], "annotations": [mark]}
+    return orjson.dumps({"data": [bars], "layout": layout}).decode()

@@ -92,7 +92,11 @@ class DataWorker:
             )
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    await asyncio.wait_for(process.wait(), 5)
+                except TimeoutError:
+                    os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 

@@ -23,7 +23,8 @@ _ENDS = 8  # tokens that stay at each end of a text that is shortened
 class Encoded:
     """One training row as the model sees it; `labels` has the length of `input_ids`, `text` is what those tokens say.
 
-    `full_length`: tokens before anything was cut. `cuts`: (index into `input_ids`, tokens that are missing before it).
+    `full_length`: tokens before anything was cut. `dropped_turns` are missing before the turn whose text begins with token `dropped_at`.
+    `cuts`: (index into `input_ids`, tokens that are missing before it).
     `answer_cut`: the last answer did not fit, so that its end token is there but not trained.
     """
 
@@ -32,6 +33,7 @@ class Encoded:
     text: str
     full_length: int = 0
     dropped_turns: int = 0
+    dropped_at: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     answer_cut: bool = False
 
@@ -143,6 +145,8 @@ class Encoder:
         start = starts[high] if high > 0 else starts[0]
         kept = system + turns[start:]
         encoded, layout = self._encode(kept, tools)
+        if start:
+            encoded.dropped_at = layout.first_token_of(kept[len(system)]["content"].strip(), system)
         if len(encoded.input_ids) > limit:
             encoded = _cut(encoded, layout, kept, limit)
         encoded.dropped_turns = start
@@ -191,6 +195,12 @@ class _Layout:
             mask |= (left >= start) & (left < end)
         return mask & (right > left)
 
+    def first_token_of(self, content: str, system: list[dict]) -> int:
+        """Where a turn's content begins, behind the system text; 0 if it is not to be found."""
+        behind = self.text.find(system[0]["content"].strip()) + len(system[0]["content"].strip()) if system else 0
+        found = self.text.find(content, max(0, behind))
+        return self.tokens_within(found, found + 1).start if found >= 0 else 0
+
     def tokens_within(self, start: int, end: int) -> range:
         """The tokens that lie wholly within characters `start` to `end`."""
         first = int(np.searchsorted(self.offsets[:, 0], start, side="left"))
@@ -236,7 +246,15 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
         text += layout.text[at : int(layout.offsets[tokens.start, 0])]
         at = int(layout.offsets[tokens.stop - 1, 1])
     ids = np.array(encoded.input_ids)[keep]
-    return Encoded(ids.tolist(), labels[keep].tolist(), text + layout.text[at:], cuts=cuts, answer_cut=answer_cut)
+    dropped_at = int(keep[: encoded.dropped_at].sum())
+    return Encoded(
+        ids.tolist(),
+        labels[keep].tolist(),
+        text + layout.text[at:],
+        dropped_at=dropped_at,
+        cuts=cuts,
+        answer_cut=answer_cut,
+    )
 
 
 def _check_tools(text: str, messages: list[dict], tools) -> None:

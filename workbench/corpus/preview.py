@@ -69,7 +69,7 @@ def encoded_view(encoded: Encoded, vocabulary: Vocabulary) -> dict:
     tokens = [list(item) for item in zip(encoded.input_ids, texts(encoded.input_ids, vocabulary), trained, strict=True)]
     found = {
         "length": len(tokens), "trained": sum(trained), "full_length": encoded.full_length, "text": _cut(encoded.text),
-        "dropped_turns": encoded.dropped_turns, "cuts": [list(cut) for cut in encoded.cuts], "answer_cut": encoded.answer_cut,
+        "dropped_turns": encoded.dropped_turns, "dropped_at": encoded.dropped_at, "cuts": [list(cut) for cut in encoded.cuts], "answer_cut": encoded.answer_cut,
     }  # fmt: skip
     return found | shortened(tokens)
 

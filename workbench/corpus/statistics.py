@@ -36,7 +36,7 @@ class Statistics:
     untrained: int = 0
     tokens: int = 0
     full_tokens: int = 0
-    trained: int = 0
+    share_trained: float = 0.0
     longest: int = 0
     mean: float = 0.0
     percentiles: dict[str, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
     summaries = [part.summary for _, part in parts]
     found = Statistics(
         rows=sum(s.rows for s in summaries), broken=sum(s.broken for s in summaries), untrained=sum(s.untrained for s in summaries),
-        trained=sum(s.trained for s in summaries), cutoff_len=config.cutoff_len, packing=config.packing or config.neat_packing,
+        share_trained=sum(s.trained for s in summaries) / max(1, sum(s.tokens for s in summaries)), cutoff_len=config.cutoff_len, packing=config.packing or config.neat_packing,
     )  # fmt: skip
     lengths = [drawn(lengths_of(part.folder), info, config) for info, part in parts]
     rows = mixed([one for one in lengths if len(one)], config)

@@ -7,6 +7,7 @@ trainer's own batches needs it.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -213,6 +214,7 @@ def main() -> None:
         from workbench.corpus.marked import without_torch
 
         without_torch()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files are deleted
     # what libraries print must not get between the answers
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -12,7 +12,7 @@ from workbench import corrections, launcher
 from workbench.engines import Engine
 from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
-from workbench.ui import chat_tab, probes_tab, runs_tab, runs_view, train_tab
+from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import i18n, language, say, t
@@ -30,6 +30,8 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
                 train = train_tab.build(workspace)
+            with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
+                data = data_tab.build(workspace, train["form"])
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
                 runs = runs_tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
@@ -104,6 +106,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
         blocks.load(train["arrive"][0], None, train["arrive"][1], **QUIET)
         blocks.load(*train["preview"], **QUIET)
         train_page.select(*train["datasets"], **QUIET)
+        data_page.select(*data["arrive"], **QUIET)
         blocks.load(*chat["arrive"], **QUIET)
         blocks.load(*chat["comeback"], js="() => [sessionStorage.getItem('workbench_conversation') || '']", **QUIET).then(
             *chat["look"], **QUIET)  # fmt: skip

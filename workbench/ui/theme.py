@@ -178,6 +178,24 @@ footer { display: none !important; }
 .dark .wb-verdict.ok b { color: #56b4e9; } .dark .wb-verdict.bad b { color: #fb923c; } .dark .wb-verdict.warn b { color: #f0c040; }
 tr.contradicts td { background: #d55e0022; }
 .wb-wide { overflow-x: auto; }
+.wb-row { margin-bottom: 10px; }
+.wb-cells { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 14px; align-items: start; }
+.wb-cell { min-width: 0; max-height: 440px; overflow: auto; }
+.wb-turn { border-left: 3px solid var(--border-color-primary); padding: 2px 10px; margin: 4px 0; overflow-wrap: anywhere; font-size: .9rem; }
+.wb-turn.assistant { border-left-color: #0072b2; } .wb-turn.rejected { opacity: .65; border-left-style: dashed; } .wb-turn.tool { border-left-color: #a16207; }
+.wb-turn > b { font-size: .75rem; opacity: .75; }
+.wb-source { font-family: var(--font-mono); font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0; }
+.wb-row button.wb-link, td button.wb-link { background: none !important; border: 0 !important; box-shadow: none !important; padding: 0 !important; font-weight: 600; }
+.wb-link { color: var(--link-text-color); text-decoration: underline; font-size: .85rem; cursor: pointer; }
+.wb-cells .wb-tokens, .wb-row .wb-tokens { font-family: var(--font-mono); font-size: .82rem; }
+.tk[data-id] { border-right: 1px solid #80808059; }
+#stats-tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.tk.tr { background: #0072b23d; border-bottom-color: #0072b2; } .tk.mk { background: #80808014; }
+.ids .tk[data-id]::after { content: attr(data-id); font-size: .62rem; opacity: .75; vertical-align: sub; margin: 0 3px 0 1px; }
+.wb-cut { color: #c2410c; border: 1px dashed #c2410c; border-radius: 4px; padding: 0 4px; margin: 0 3px; font-size: .78rem; white-space: nowrap; }
+.dark .wb-cut { color: #fb923c; border-color: #fb923c; }
+.wb-start { border-top: 2px solid var(--primary-500); margin-top: 6px; font-size: .75rem; opacity: .85; font-family: var(--font); }
+#data-drop { min-height: 96px; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }
 """

@@ -56,7 +56,7 @@ def safe(text: str) -> str:
     return escape(text).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """A token's text with its line ends and lone spaces to be seen."""
     if not text:
         return "<i>·</i>"
@@ -96,7 +96,7 @@ def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) ->
         "turn": turn,
         "top": [[i, _plain(text), share] for i, (text, share) in enumerate(token.top)],
     }
-    return f"<span class='tk b{token.bin}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{_visible(token.text)}</span>"
+    return f"<span class='tk b{token.bin}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{visible(token.text)}</span>"
 
 
 def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
@@ -116,7 +116,7 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
         }
         kind = ("m" if change < 0 else "p") + str(shade) if shade else "z"
         body.append(
-            f"<span class='tk {kind}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{_visible(on.text)}</span>"
+            f"<span class='tk {kind}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{visible(on.text)}</span>"
         )
     taught = sum(on.probability - off.probability > 0.25 for _, on, off in moved)
     sure = sum(on.probability > 0.95 and off.probability < 0.2 for _, on, off in moved)

@@ -1,0 +1,161 @@
+"""Parts of the Data tab that change files: upload, copy, split, layout, remove; and download. All of it inside the workspace."""
+
+import json
+from pathlib import Path
+
+import gradio as gr
+
+from workbench.corpus.registry import FORMATTINGS
+from workbench.corpus.store import remove
+from workbench.errors import UserError
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing
+from workbench.ui.data_view import note_safe
+from workbench.ui.notes import QUIET
+from workbench.ui.strings import language, say, t
+
+
+def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
+    """A dropped file becomes a dataset of the workspace, and the chosen one."""
+
+    def added(path, looks, request: gr.Request):
+        lang = language(request)
+        if not path:
+            return [gr.skip()] * 4
+        try:
+            data.workspace.check_writable()
+            name, layout = data.worker.ask("add", path=str(path), file_name=Path(path).name)
+            return (
+                note_safe(say("data_added", lang, name=name, layout=layout), "ok"),
+                (looks or 0) + 1,
+                gr.Dropdown(choices=data.choices(), value=name),
+                None,
+            )
+        except UserError as error:
+            return note_safe(str(error), "bad"), gr.skip(), gr.skip(), None
+        finally:
+            clear_temporary()
+
+    drop.upload(
+        added,
+        [drop, data.looks],
+        [message, data.looks, data.chosen, drop],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+
+
+def build(data: Data) -> None:
+    """Train on it, copy, download, remove; split; layout."""
+    with gr.Row():
+        use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
+        copy = gr.Button(t("data_copy"), elem_id="data-copy")
+        download = gr.Button(t("data_download"), elem_id="data-download")
+        drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
+    with gr.Row(equal_height=True):
+        share = gr.Number(0.05, minimum=0, label=t("data_share"), elem_id="data-share", scale=2)
+        split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
+    with gr.Accordion(t("data_layout_title"), open=False, elem_id="data-layout"):
+        with gr.Row():
+            automatic = (t("data_formatting_auto"), "")
+            formatting = gr.Dropdown(
+                [automatic, *FORMATTINGS], value="", label=t("data_formatting"), elem_id="data-formatting"
+            )
+            ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
+        with gr.Row():
+            columns = gr.Textbox(label=t("data_layout_columns"), lines=2, elem_id="data-columns-json")
+            tags = gr.Textbox(label=t("data_layout_tags"), lines=2, elem_id="data-tags-json")
+        keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
+    words = gr.HTML(elem_id="data-filed")
+
+    async def change(op: str, args: dict, finish, looks, lang: str):
+        """A job whose `finish` has words and the name of the dataset that is chosen then."""
+        try:
+            data.workspace.check_writable()
+        except UserError as error:
+            yield note_safe(str(error), "bad"), gr.skip(), gr.skip()
+            return
+
+        def outputs(result, lang):
+            said, name = finish(result, lang)
+            return [note_safe(said, "ok"), gr.Dropdown(choices=data.choices(), value=name), (looks or 0) + 1]
+
+        async for found in data.job(op, args, outputs, 2, lang):
+            yield found
+
+    def copied(result, lang):
+        name, lost = result
+        return say("data_copied", lang, name=name) + (say("data_left_out", lang, count=lost) if lost else ""), name
+
+    def parted(result, lang):
+        (train, train_rows), (held, held_rows), lost = result["train"], result["eval"], result["left_out"]
+        said = say(
+            "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}")  # fmt: skip
+        return said + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
+
+    async def run_copy(name, looks, request: gr.Request, *contents):
+        args = {"dataset": name, "config": data.options(contents)}
+        async for outputs in change("copy", args, copied, looks, language(request)) if name else _nothing():
+            yield outputs
+
+    async def run_split(name, looks, share_, request: gr.Request, *contents):
+        args = {"dataset": name, "config": data.options(contents), "share": float(share_ or 0)}
+        async for outputs in change("split", args, parted, looks, language(request)) if name else _nothing():
+            yield outputs
+
+    def removed(lang, name):
+        remove(data.workspace, name)
+        return say("data_removed", lang, name=name), gr.Dropdown(choices=data.choices(), value=None)
+
+    def laid_out(lang, name, formatting_, ranking_, columns_, tags_):
+        given = {key: _texts(key, text, lang) for key, text in (("columns", columns_), ("tags", tags_))}
+        layout = data.worker.ask("layout", dataset=name, formatting=formatting_ or "", ranking=bool(ranking_), **given)
+        return (say("data_layout_saved", lang, layout=layout),)
+
+    def layout_of(name, *contents):
+        """What dataset_info.json says of the layout."""
+        try:
+            info = data.info(name or "", contents)
+        except UserError:
+            return "", False, "", ""
+        said = [json.dumps(value, ensure_ascii=False) if value else "" for value in (info.columns, info.tags)]
+        return info.formatting, info.ranking, *said
+
+    def downloaded(name, request: gr.Request, *contents):
+        try:
+            info = data.info(name or "", contents)
+            if info.path is None or not info.path.is_file():
+                raise UserError(say("data_no_file", language(request)))
+            return outgoing(data.workspace.inside(info.path, what="dataset")), gr.skip()
+        except UserError as error:
+            return gr.skip(), note_safe(str(error), "bad")
+
+    def used(name, request: gr.Request):
+        if not name:
+            return gr.skip(), gr.skip()
+        return note_safe(say("data_used", language(request), name=name), "ok"), [name]
+
+    chosen, looks, contents = data.chosen, data.looks, data.form.components
+    chosen.change(layout_of, [chosen, *contents], [formatting, ranking, columns, tags], **QUIET)
+    use.click(used, chosen, [words, data.form.widgets["dataset"]], **QUIET)
+    copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
+    split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
+    drop.click(data.changing(removed, 1), [looks, chosen], [words, looks, chosen], js=asking("dataset-sure"), **QUIET)
+    keep.click(data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags], [words, looks], **QUIET)
+    download.click(downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private").success(
+        None, js=DOWNLOAD_JS)  # fmt: skip
+
+
+async def _nothing():
+    return
+    yield
+
+
+def _texts(key: str, text: str, lang: str) -> dict:
+    """A JSON object of texts. Raises UserError."""
+    try:
+        given = json.loads(text) if (text or "").strip() else {}
+    except ValueError:
+        given = None
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise UserError(say("data_json_wanted", lang, what=key))
+    return given

@@ -1,0 +1,118 @@
+"""Parts of the Data tab that read a whole dataset: check, statistics, the run's own sequences. Each job has a process of its own, which ends when
+nobody listens any more."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from workbench.charts import length_chart
+from workbench.ui import data_view
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing
+from workbench.ui.notes import QUIET, note
+from workbench.ui.strings import language, say, t
+from workbench.ui.theme import CHART_JS
+from workbench.workspace import slug
+
+SEQUENCES = 3  # shown at a time
+
+
+def _stopped(request: gr.Request):
+    return note(say("data_stopped", language(request)), "warn")
+
+
+def build_check(data: Data) -> gr.HTML:
+    """Every bad row with the reason; returns the table, whose buttons lead to rows."""
+    with gr.Row():
+        check = gr.Button(t("data_check_run"), elem_id="data-check", variant="primary")
+        halt = gr.Button(t("stop"), elem_id="data-check-stop", variant="stop")
+        report = gr.Button(t("data_report"), elem_id="data-report")
+    checked = gr.HTML(js_on_load=data_view.ROWS_JS, elem_id="data-checked")
+
+    def report_file(name: str) -> Path:
+        return data.workspace.cache / "reports" / f"{slug(name)}.jsonl"
+
+    async def run(name, request: gr.Request, *contents):
+        lang = language(request)
+        if not name:
+            yield note(say("data_none", lang), "warn")
+            return
+        args = {"dataset": name, "config": data.options(contents), "report": str(report_file(name))}
+        async for (words,) in data.job(
+            "check", args, lambda result, lang: [data_view.check_html(result, lang)], 0, lang
+        ):
+            yield words
+
+    def reported(name, request: gr.Request):
+        there = report_file(name or "")
+        if not name or not there.is_file():
+            return gr.skip(), note(say("data_check_none", language(request)), "warn")
+        return outgoing(there), gr.skip()
+
+    going = check.click(run, [data.chosen, *data.form.components], checked, **LONG)
+    halt.click(_stopped, None, checked, cancels=[going], **QUIET)
+    report.click(
+        reported, data.chosen, [data.file, checked], show_progress="minimal", api_visibility="private"
+    ).success(None, js=DOWNLOAD_JS)
+    return checked
+
+
+def build_statistics(data: Data) -> None:
+    """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions that the Train form can take over."""
+    gr.HTML(t("data_stats_info"), elem_classes="wb-sub")
+    with gr.Row():
+        count = gr.Button(t("data_stats_run"), elem_id="data-stats", variant="primary")
+        halt = gr.Button(t("stop"), elem_id="data-stats-stop", variant="stop")
+        apply = gr.Button(t("data_apply"), elem_id="data-apply")
+    counted = gr.HTML(elem_id="data-counted")
+    chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="data-chart")
+    suggested = gr.State(None)
+
+    def finish(result: dict, lang: str) -> list:
+        figure = gr.skip()
+        if result["training_rows"]:
+            axes, cutoff = (say("data_axis_length", lang), say("data_axis_rows", lang)), result["cutoff_len"]
+            figure = length_chart(result["edges"], result["counts"], cutoff, axes=axes, title=f"cutoff_len {cutoff:,}")
+        return [data_view.stats_html(result, lang), figure, result["suggestions"]]
+
+    async def run(request: gr.Request, *contents):
+        async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, language(request)):
+            yield outputs
+
+    def take_over(found, request: gr.Request):
+        changes = {}
+        for kind, values in found or []:
+            if "cutoff_len" in values:
+                changes["cutoff_len"] = str(values["cutoff_len"])
+            elif kind.startswith("packing"):
+                changes["packing"] = kind == "packing_on"
+        if not changes:
+            return gr.skip(), gr.skip(), gr.skip()
+        listed = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+        words = note(say("data_applied", language(request), changes=listed))
+        return words, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
+
+    going = count.click(run, data.form.components, [counted, chart, suggested], **LONG)
+    halt.click(_stopped, None, counted, cancels=[going], **QUIET)
+    widgets = data.form.widgets
+    apply.click(take_over, suggested, [counted, widgets["cutoff_len"], widgets["packing"]], **QUIET)
+
+
+def build_sequences(data: Data) -> None:
+    """What the trainer's collator gives to the model: the run's datasets mixed, cut and packed."""
+    gr.HTML(t("data_batches_info"), elem_classes="wb-sub")
+    with gr.Row(equal_height=True):
+        first = gr.Number(
+            1, minimum=1, precision=0, label=t("data_sequence_from"), elem_id="data-first", scale=1, min_width=120
+        )
+        show = gr.Button(t("data_batches_run"), elem_id="data-batches", variant="primary", scale=3)
+        halt = gr.Button(t("stop"), elem_id="data-batches-stop", variant="stop", scale=1)
+    shown = gr.HTML(elem_id="data-sequences")
+
+    async def run(number, request: gr.Request, *contents):
+        args = {"config": data.options(contents), "start": max(0, int(number or 1) - 1), "count": SEQUENCES}
+        finish = lambda result, lang: [data_view.batches_html(result, lang)]  # noqa: E731
+        async for (words,) in data.job("batches", args, finish, 0, language(request), torch=True):
+            yield words
+
+    going = show.click(run, [first, *data.form.components], shown, **LONG)
+    halt.click(_stopped, None, shown, cancels=[going], **QUIET)

@@ -1,0 +1,107 @@
+"""What the parts of the Data tab share: the options that matter, the chosen dataset, long jobs with a bar, changes with an answer."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+
+from workbench.corpus.registry import DatasetInfo, registries, unlisted
+from workbench.data_worker import DataWorker
+from workbench.errors import UserError
+from workbench.ui.data_view import bar_html, note_safe
+from workbench.ui.form import Form
+from workbench.ui.strings import language
+from workbench.workspace import Workspace, dataset_folder
+
+# options on which depends what the model sees of the data, and how long an epoch takes
+OPTIONS = (
+    "model_name_or_path", "model_revision", "trust_remote_code", "quantization_bit", "template", "cutoff_len", "train_on_prompt", "mask_history",
+    "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
+    "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
+)  # fmt: skip
+LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
+DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
+
+
+class Data:
+    """The tab's dataset, worker and form. `chosen` is the dataset's name, `looks` goes up with every change to data, `file` gives files out."""
+
+    def __init__(self, workspace: Workspace, form: Form):
+        self.workspace, self.form, self.worker = workspace, form, DataWorker(workspace)
+        self.chosen: gr.Dropdown
+        self.looks = gr.Number(0, visible="hidden", elem_id="data-looks")
+        self.file = gr.DownloadButton(visible="hidden", elem_id="data-file")
+
+    def options(self, contents) -> dict:
+        """The Train form's options that matter here; nothing is checked yet."""
+        return {name: value for name, value in self.form.read(list(contents)).items() if name in OPTIONS}
+
+    def info(self, name: str, contents) -> DatasetInfo:
+        """The dataset that `name` names. Raises UserError, also with the reason why it cannot be read."""
+        folder = dataset_folder(self.options(contents).get("dataset_dir") or "data", self.workspace)
+        found = registries(folder, self.workspace)
+        return (found.get(name) or unlisted(name, folder, found)).check()
+
+    def choices(self, contents=None) -> list[tuple[str, str]]:
+        """`(label, name)` of all datasets, those that cannot be read marked. Raises UserError: the folder has none."""
+        folder = "data" if contents is None else self.options(contents).get("dataset_dir") or "data"
+        found = registries(dataset_folder(folder, self.workspace), self.workspace).values()
+        return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in found]
+
+    async def job(self, op: str, args: dict, finish: Callable, others: int, lang: str, *, torch: bool = False):
+        """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""
+        try:
+            async for answer in self.worker.job(op, torch=torch, **args):
+                if "progress" in answer:
+                    yield [bar_html(*answer["progress"]), *[gr.skip()] * others]
+                else:
+                    yield finish(answer["result"], lang)
+        except UserError as error:
+            yield [note_safe(str(error), "bad"), *[gr.skip()] * others]
+
+    def changing(self, action: Callable, others: int = 0):
+        """A handler that changes data: `action(lang, name, …)` has the words and `others` more outputs. Outputs: words, `looks`, the others."""
+
+        def handler(request: gr.Request, looks, name, *given):
+            if not name:  # nothing is chosen, or the question was answered with no
+                return [gr.skip()] * (2 + others)
+            try:
+                self.workspace.check_writable()
+                words, *more = action(language(request), name, *given)
+                return note_safe(words, "ok"), (looks or 0) + 1, *more
+            except UserError as error:
+                return note_safe(str(error), "bad"), gr.skip(), *[gr.skip()] * others
+
+        return handler
+
+
+def asking(words_id: str) -> str:
+    """JavaScript that asks before a handler of `Data.changing` goes on."""
+    return (
+        f"(...all) => confirm(document.querySelector('#{words_id}').textContent) ? all : [all[0], '', ...all.slice(2)]"
+    )
+
+
+def outgoing(path: Path) -> str:
+    """A file under gradio's own folder, from where it is given out: a link where that is possible, which takes no room."""
+    folder = Path(tempfile.mkdtemp(prefix="out-", dir=os.environ.get("GRADIO_TEMP_DIR")))
+    target = folder / path.name
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+    return str(target)
+
+
+def clear_temporary(age: float = 3600.0) -> None:
+    """Delete what uploads and downloads left in gradio's folder more than `age` seconds ago."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")
+    for path in Path(folder).iterdir() if folder and Path(folder).is_dir() else ():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > age:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

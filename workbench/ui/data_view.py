@@ -1,0 +1,233 @@
+"""Rows of data as HTML: conversation, tokens, exact text; problems; statistics. All text of the data is escaped here."""
+
+from html import escape
+
+from workbench.corpus.formats import BROKEN, KINDS_OF_PROBLEMS
+from workbench.ui.notes import note
+from workbench.ui.strings import say
+from workbench.ui.token_view import safe, visible
+
+PARTS = ("conversation", "tokens", "text")
+
+# a click on a row's button tells its number, and what is wanted with it
+ROWS_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-edit], [data-look]');
+  if (button) trigger('click', button.dataset.edit ? {edit: Number(button.dataset.edit)} : {look: Number(button.dataset.look)});
+});
+"""
+
+
+def legend(lang: str) -> str:
+    """What the colours mean."""
+    return (
+        f"<div class='wb-legend'><span class='tk tr'>{escape(say('data_trained', lang))}</span> <span class='tk mk'>{escape(say('data_masked', lang))}</span> "
+        f"<span class='wb-cut'>✂ 12</span> {escape(say('data_cut_mark', lang))}</div>"
+    )
+
+
+def rows_html(rows: list[dict], parts: list[str], lang: str) -> str:
+    """A card for each row of `corpus.preview.row_view`."""
+    return legend(lang) * ("tokens" in parts) + "".join(_card(row, parts, lang) for row in rows)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _card(row: dict, parts: list[str], lang: str) -> str:
+    head = (
+        f"<div class='wb-head'><b>{escape(say('data_row_head', lang, row=_number(row['row'])))}</b><span class='wb-sub'>{safe(row['place'])}</span>"
+        f"<button type='button' class='wb-link' data-edit='{row['row']}'>{escape(say('data_edit', lang))}</button></div>"
+    )
+    said = "".join(
+        note_safe(f"{say('kind_' + kind, lang)}: {reason}", "bad" if kind in BROKEN else "warn")
+        for kind, reason in row["problems"]
+    )
+    if row.get("broken"):
+        body = f"<pre class='wb-source'>{safe(row['source'][:4000])}</pre>"
+    else:
+        cells = []
+        if "conversation" in parts:
+            cells.append(f"<div class='wb-cell'>{_conversation(row, lang)}</div>")
+        for number, encoded in enumerate(row["encoded"], 1):
+            piece = say("data_piece", lang, number=number) + " · " if len(row["encoded"]) > 1 else ""
+            if "tokens" in parts:
+                cells.append(f"<div class='wb-cell'>{_lengths(encoded, piece, lang)}{tokens_html(encoded, lang)}</div>")
+            if "text" in parts:
+                cells.append(f"<div class='wb-cell'><pre class='wb-source'>{safe(encoded['text'])}</pre></div>")
+        body = f"<div class='wb-cells'>{''.join(cells)}</div>"
+    return f"<div class='wb-card wb-row' data-row='{row['row']}'>{head}{said}{body}</div>"
+
+
+def note_safe(text: str, kind: str) -> str:
+    """A message box whose text may have signs that the page's templates read."""
+    return f"<div class='wb-note {kind}'>{safe(text)}</div>"
+
+
+def _lengths(encoded: dict, piece: str, lang: str) -> str:
+    key = "data_lengths_cut" if encoded["full_length"] > encoded["length"] else "data_lengths"
+    words = say(
+        key,
+        lang,
+        length=f"{encoded['length']:,}",
+        full=f"{encoded['full_length']:,}",
+        trained=f"{encoded['trained']:,}",
+    )
+    more = f" {say('data_answer_cut', lang)}" if encoded["answer_cut"] else ""
+    return f"<div class='wb-sub'>{escape(piece + words + more)}</div>"
+
+
+def _conversation(row: dict, lang: str) -> str:
+    found = []
+    if row["label"] is not None:
+        found.append(
+            f"<div class='wb-sub'>{escape(say('data_label_true' if row['label'] else 'data_label_false', lang))}</div>"
+        )
+    if row["tools"]:
+        found.append(
+            f"<details class='wb-details'><summary>{escape(say('data_tools', lang))}</summary><pre class='wb-source'>{safe(row['tools'])}</pre></details>"
+        )
+    if row["text"] is not None:
+        found.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
+    for turn in row["turns"]:
+        mark = f" <i>{escape(say('data_' + turn['mark'], lang))}</i>" if "mark" in turn else ""
+        calls = "".join(
+            f"<pre class='wb-source'>{escape(say('data_calls', lang))} {safe(call)}</pre>" for call in turn["calls"]
+        )
+        kind = f"{turn['role']} {turn.get('mark', '')}".strip()
+        found.append(
+            f"<div class='wb-turn {escape(kind)}'><b>{escape(turn['role'])}</b>{mark}<div>{_lines(turn['content'])}</div>{calls}</div>"
+        )
+    return "".join(found)
+
+
+def _lines(text: str) -> str:
+    return safe(text).replace("\n", "<br>")
+
+
+def tokens_html(encoded: dict, lang: str) -> str:
+    """Every token with its id, trained or masked, and marks where something was cut or a packed conversation begins."""
+    cuts = {index: f"✂ {count:,}" for index, count in encoded.get("cuts", [])}
+    if encoded.get("dropped_turns"):
+        at = encoded["dropped_at"]
+        cuts[at] = (
+            "✂ " + say("data_turns_out", lang, count=encoded["dropped_turns"]) + (f", {cuts[at]}" if at in cuts else "")
+        )
+    starts = {index: number for number, index in enumerate(encoded.get("starts", []), 1)}
+    several, found, index = len(starts) > 1, [], 0
+    for place, (id_, text, trained) in enumerate(encoded["tokens"]):
+        index = place if place < encoded["head"] else place + encoded["skipped"]
+        if place == encoded["head"]:
+            found.append(
+                f"<span class='wb-cut'>… {escape(say('data_hidden', lang, count=_number(encoded['skipped'])))} …</span>"
+            )
+        if several and index in starts:
+            found.append(f"<div class='wb-start'>{escape(say('data_starts', lang, number=starts[index]))}</div>")
+        if index in cuts:
+            found.append(f"<span class='wb-cut'>{escape(cuts[index])}</span>")
+        found.append(
+            f"<span class='tk {'tr' if trained else 'mk'}' title='{id_}' data-id='{id_}'>{visible(text)}</span>"
+        )
+    if cuts.get(index + 1):
+        found.append(f"<span class='wb-cut'>{escape(cuts[index + 1])}</span>")
+    return f"<div class='wb-tokens'>{''.join(found)}</div>"
+
+
+def batches_html(result: dict, lang: str) -> str:
+    """Sequences of `train.batches.sequences`, and what the run's log says of the data."""
+    said = "".join(f"<li>{safe(line)}</li>" for line in result["log"])
+    cards = []
+    for one in result["sequences"]:
+        head = say("data_sequence", lang, number=f"{one['number']:,}", total=f"{result['total']:,}")
+        words = say("data_lengths", lang, length=f"{one['length']:,}", trained=f"{one['trained']:,}")
+        if len(one["starts"]) > 1:
+            words += " · " + say("data_packed", lang, count=len(one["starts"]))
+        cards.append(
+            f"<div class='wb-card wb-row'><div class='wb-head'><b>{escape(head)}</b><span class='wb-sub'>{escape(words)}</span></div>{tokens_html(one, lang)}</div>"
+        )
+    return f"<ul class='wb-sub'>{said}</ul>{legend(lang)}{''.join(cards)}"
+
+
+def bar_html(words: str, share: float) -> str:
+    """A progress bar; without a known share it only says the words."""
+    bar = f"<div class='wb-bar'><div style='width:{100 * share:.0f}%'></div></div>" if share > 0 else ""
+    return f"<div class='wb-sub'>{safe(words)} …</div>{bar}"
+
+
+def check_html(result: dict, lang: str) -> str:
+    """What a check found: counts, and a table of the first problems, each with a button to its row."""
+    count = sum(result["counts"].values())
+    rows = f"{result['rows']:,}"
+    if not count:
+        words = note(say("data_check_clean", lang, rows=rows))
+    else:
+        noticed = count - result["broken"]
+        words = note(
+            say("data_check_found", lang, rows=rows, broken=f"{result['broken']:,}", noticed=f"{noticed:,}"), "bad" if result["broken"] else "warn")  # fmt: skip
+    if result["untokenised"]:
+        words += note_safe(say("data_unchecked", lang, why=result["untokenised"]), "warn")
+    if not count:
+        return words
+    tiles = "".join(
+        f"<div class='wb-tile'><b>{result['counts'][kind]:,}</b><span>{escape(say('kind_' + kind, lang))}</span></div>"
+        for kind in KINDS_OF_PROBLEMS if kind in result["counts"]
+    )  # fmt: skip
+    lines = "".join(
+        f"<tr><td><button type='button' class='wb-link' data-look='{row}'>{row:,}</button></td><td>{safe(place)}</td>"
+        f"<td class='wb-verdict {'bad' if kind in BROKEN else 'warn'}'><b>{escape(say('kind_' + kind, lang))}</b></td><td>{safe(reason)}</td></tr>"
+        for row, place, kind, reason in result["problems"]
+    )
+    more = ""
+    if count > len(result["problems"]):
+        more = f"<p class='wb-sub'>{escape(say('data_check_first', lang, shown=len(result['problems']), count=_number(count)))}</p>"
+    titles = "".join(
+        f"<th>{escape(say(key, lang))}</th>" for key in ("data_edit_row", "data_place", "data_kind", "data_problem")
+    )
+    return f"{words}<div class='wb-tiles'>{tiles}</div>{more}<div class='wb-wide'><table class='wb-table' id='problem-table'><tr>{titles}</tr>{lines}</table></div>"
+
+
+def stats_html(found: dict, lang: str) -> str:
+    """Tiles of `corpus.statistics.Statistics`, and what it suggests."""
+    if not found["training_rows"]:
+        return note(say("data_stats_empty", lang), "bad")
+    middle = found["percentiles"]
+    tiles = [
+        (f"{found['training_rows']:,}", say("data_rows_training", lang)),
+        (f"{found['tokens']:,}", say("data_all_tokens", lang)),
+        (f"{found['share_trained']:.1%}", say("data_share_trained", lang)),
+        (f"{middle['50']:,} · {found['mean']:,.0f}", say("data_length_mean", lang)),
+        (f"{middle['99']:,} · {found['longest']:,}", say("data_length_long", lang)),
+        (f"{found['rows_cut']:,} ({found['share_rows_cut']:.1%})", say("data_rows_cut", lang)),
+        (f"{found['share_tokens_lost']:.2%}", say("data_tokens_lost", lang)),
+        (f"{found['sequences']:,}", say("data_sequences", lang)),
+        (f"{found['steps']:,}", say("data_steps", lang)),
+    ]
+    if found["seconds"] is None:
+        tiles.append(("–", say("data_time_unknown", lang)))
+    else:
+        tiles.append(
+            (
+                duration(found["seconds"]),
+                say("data_time", lang, speed=f"{found['throughput']:,.0f}", run=found["throughput_of"]),
+            )
+        )
+    shown = "".join(
+        f"<div class='wb-tile'><b>{escape(value)}</b><span>{safe(words)}</span></div>" for value, words in tiles
+    )
+    words = "\n".join(suggestion(kind, values, lang) for kind, values in found["suggestions"])
+    return f"<div class='wb-tiles' id='stats-tiles'>{shown}</div><div style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
+
+
+def suggestion(kind: str, values: dict, lang: str) -> str:
+    """One suggestion in words."""
+    shown = {key: f"{value:.1%}" if isinstance(value, float) else f"{value:,}" for key, value in values.items()}
+    return say(f"suggest_{kind}", lang, **shown)
+
+
+def duration(seconds: float) -> str:
+    """`1 h 5 min`, `3 min`, `12 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

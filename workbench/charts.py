@@ -175,24 +175,16 @@ def length_chart(edges: list[int], counts: list[int], cutoff_len: int, *, axes: 
         "margin": {"l": 58, "r": 12, "t": 24, "b": 44}, "showlegend": False, "bargap": 0, "xaxis": {"title": {"text": axes[0]}, **_GRID, "rangemode": "tozero"},
         "yaxis": {"title": {"text": axes[1]}, **_GRID}, "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"}, "uirevision": f"{cutoff_len}",
     }  # fmt: skip
-    if cutoff_len and edges and cutoff_len <= edges[0] + width * len(counts) * 1.5:
-        line = {
-            "type": "line",
-            "x0": cutoff_len,
-            "x1": cutoff_len,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "line": {"color": EVAL, "width": 2, "dash": "dash"},
-        }
-        mark = {
-            "x": cutoff_len,
-            "y": 1,
-            "yref": "paper",
-            "text": title,
-            "showarrow": False,
-            "xanchor": "left",
-            "yanchor": "bottom",
-        }
-        layout |= {"shapes": [line], "annotations": [mark]}
+    end = edges[0] + width * len(counts)
+    if cutoff_len and cutoff_len <= 3 * end:
+        dashed = {"color": EVAL, "width": 2, "dash": "dash"}
+        layout["shapes"] = [
+            {"type": "line", "x0": cutoff_len, "x1": cutoff_len, "y0": 0, "y1": 1, "yref": "paper", "line": dashed}
+        ]
+        layout["xaxis"] |= {"range": [0, max(end, cutoff_len * 1.02)]}
+        mark = {"x": cutoff_len, "xanchor": "left" if cutoff_len < 0.8 * end else "right", "text": title}
+    else:  # far to the right of all rows
+        mark = {"x": 1, "xref": "paper", "xanchor": "right", "text": f"{title} →"}
+    if cutoff_len:
+        layout["annotations"] = [{**mark, "y": 1, "yref": "paper", "showarrow": False, "yanchor": "bottom"}]
     return orjson.dumps({"data": [bars], "layout": layout}).decode()

@@ -19,7 +19,7 @@ import numpy as np
 
 from workbench.config import write_atomically
 from workbench.corpus.formats import to_example
-from workbench.corpus.registry import DatasetInfo, read_registry, registries
+from workbench.corpus.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo, read_registry, registries
 from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line
 from workbench.corpus.sources import raw_rows, with_layout
 from workbench.errors import UserError
@@ -268,14 +268,18 @@ def _register(folder: Path, name: str, entry: dict | None) -> None:
 
 
 def _entry(info: DatasetInfo, file_name: str) -> dict:
-    """The entry of a dataset with the rows of `info` in another file."""
-    columns = {key: value for key, value in info.columns.items() if value}
+    """The entry of a dataset with the rows of `info` in another file; what is the default is left out."""
+    columns = {
+        key: value for key, value in info.columns.items() if value and COLUMNS[info.formatting].get(key) != value
+    }
+    usual = OPENAI_TAGS if info.formatting == "openai" else SHAREGPT_TAGS
+    tags = {key: value for key, value in info.tags.items() if value and usual.get(key) != value}
     entry = {
         "file_name": file_name,
         "formatting": info.formatting,
         "ranking": info.ranking,
         "columns": columns,
-        "tags": info.tags,
+        "tags": tags,
     }
     return {key: value for key, value in entry.items() if value}
 
@@ -340,6 +344,7 @@ def _new_file(folder: Path):
     with _room(folder):
         try:
             with os.fdopen(handle, "wb") as out:
+                os.chmod(name, 0o644)
                 yield Path(name), out
         finally:
             Path(name).unlink(missing_ok=True)

@@ -61,6 +61,7 @@ def build_statistics(data: Data) -> None:
     gr.HTML(t("data_stats_info"), elem_classes="wb-sub")
     with gr.Row():
         count = gr.Button(t("data_stats_run"), elem_id="data-stats", variant="primary")
+        count_all = gr.Button(t("data_stats_all"), elem_id="data-stats-all")
         halt = gr.Button(t("stop"), elem_id="data-stats-stop", variant="stop")
         apply = gr.Button(t("data_apply"), elem_id="data-apply")
     counted = gr.HTML(elem_id="data-counted")
@@ -74,8 +75,16 @@ def build_statistics(data: Data) -> None:
             figure = length_chart(result["edges"], result["counts"], cutoff, axes=axes, title=f"cutoff_len {cutoff:,}")
         return [data_view.stats_html(result, lang), figure, result["suggestions"]]
 
-    async def run(request: gr.Request, *contents):
+    async def run_all(request: gr.Request, *contents):
         async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, language(request)):
+            yield outputs
+
+    async def run(name, request: gr.Request, *contents):
+        if not name:
+            yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
+            return
+        args = {"config": data.options(contents) | {"dataset": name}}
+        async for outputs in data.job("stats", args, finish, 2, language(request)):
             yield outputs
 
     def take_over(found, request: gr.Request):
@@ -91,8 +100,12 @@ def build_statistics(data: Data) -> None:
         words = note(say("data_applied", language(request), changes=listed))
         return words, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
 
-    going = count.click(run, data.form.components, [counted, chart, suggested], **LONG)
-    halt.click(_stopped, None, counted, cancels=[going], **QUIET)
+    shown = [counted, chart, suggested]
+    going = [
+        count.click(run, [data.chosen, *data.form.components], shown, **LONG),
+        count_all.click(run_all, data.form.components, shown, **LONG),
+    ]
+    halt.click(_stopped, None, counted, cancels=going, **QUIET)
     widgets = data.form.widgets
     apply.click(take_over, suggested, [counted, widgets["cutoff_len"], widgets["packing"]], **QUIET)
 

@@ -29,6 +29,7 @@ def build(workspace: Workspace, form: Form) -> dict:
             about = gr.HTML(elem_id="data-about")
         with gr.Column(scale=3, min_width=260):
             drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=110, file_count="single")
+            uploaded = gr.HTML(elem_id="data-uploaded")
     message = gr.HTML(elem_id="data-message")
     with gr.Tabs(elem_id="data-parts") as parts:
         with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
@@ -172,7 +173,7 @@ def build(workspace: Workspace, form: Form) -> dict:
     )
     cut.click(
         data.changing(delete_row, 1), [data.looks, chosen, row, before], [edited, data.looks, before], js=asking("row-sure"), **QUIET)  # fmt: skip
-    data_files.wire_upload(data, drop, message)
+    data_files.wire_upload(data, drop, uploaded)
     return {"arrive": (arrive, [chosen, data.looks, *contents], [chosen, data.looks, message])}
 
 

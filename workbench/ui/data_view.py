@@ -126,9 +126,11 @@ def tokens_html(encoded: dict, lang: str) -> str:
             found.append(f"<div class='wb-start'>{escape(say('data_starts', lang, number=starts[index]))}</div>")
         if index in cuts:
             found.append(f"<span class='wb-cut'>{escape(cuts[index])}</span>")
-        found.append(
-            f"<span class='tk {'tr' if trained else 'mk'}' title='{id_}' data-id='{id_}'>{visible(text)}</span>"
-        )
+        words, breaks = visible(text), ""
+        while words.endswith("<br>"):  # the line ends behind the token and its id
+            words, breaks = words.removesuffix("<br>"), breaks + "<br>"
+        kind = "tr" if trained else "mk"
+        found.append(f"<span class='tk {kind}' title='{id_}' data-id='{id_}'>{words}</span>{breaks}")
     if cuts.get(index + 1):
         found.append(f"<span class='wb-cut'>{escape(cuts[index + 1])}</span>")
     return f"<div class='wb-tokens'>{''.join(found)}</div>"

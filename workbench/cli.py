@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli_data import data_app
 from workbench.errors import UserError
 from workbench.workspace import PRESETS, Workspace
 
@@ -15,6 +16,7 @@ WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
 _WORKSPACE = Path("workspace")
+app.add_typer(data_app, name="data")
 
 
 def main() -> None:
@@ -290,110 +292,6 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
     else:
         for d in found:
             print(f"{d.name:24} {d.problem or d.path or d.hub}")
-
-
-data_app = typer.Typer(no_args_is_help=True, help="Look at datasets before a run is paid for.")
-app.add_typer(data_app, name="data")
-
-
-@data_app.command("check")
-def data_check(
-    name: Annotated[str, typer.Argument(help="A dataset's name, a data file or folder, or a hub's dataset.")],
-    dataset_dir: str = "data",
-    model: Annotated[str, typer.Option("--model", help="Also find rows too long for this model's tokens.")] = "",
-    template: str = "auto",
-    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0, help="In tokens; with --model.")] = 2048,
-    held_out: Annotated[str, typer.Option("--eval", help="Evaluation datasets that should share no row with it.")] = "",
-    json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
-    from workbench.corpus.registry import select
-    from workbench.corpus.validate import Report, problems_of
-    from workbench.workspace import dataset_folder
-
-    place = Workspace(workspace)
-    folder = dataset_folder(dataset_dir, place)
-    encoder = _encoder(model, template, cutoff_len, place) if model else None
-    report, found = Report(), []
-    for info in select(name, folder, place):
-        for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, place)):
-            if problem is None:
-                continue
-            if json_:
-                found.append(vars(problem))
-            else:
-                print(f"{problem.place}: {problem.kind}: {problem.reason}")
-    if json_:
-        print(json.dumps({**vars(report), "problems": found}, ensure_ascii=False))
-    else:
-        print(f"{name}: {report.line()}")
-    raise typer.Exit(2 if report.broken else 0)
-
-
-@data_app.command("preview")
-def data_preview(
-    name: Annotated[str, typer.Argument(help="A dataset's name, a data file or folder, or a hub's dataset.")],
-    model: Annotated[str, typer.Option("--model", help="Whose tokens to show.")],
-    dataset_dir: str = "data",
-    template: str = "auto",
-    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0)] = 2048,
-    skip: Annotated[int, typer.Option("--skip", min=0, help="Begin behind this many rows.")] = 0,
-    rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
-    json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
-    from itertools import islice
-
-    from workbench.corpus.encode import IGNORE
-    from workbench.corpus.registry import select
-    from workbench.corpus.scan import look
-    from workbench.corpus.sources import raw_rows, with_layout
-    from workbench.workspace import dataset_folder
-
-    place = Workspace(workspace)
-    encoder = _encoder(model, template, cutoff_len, place)
-    for info in select(name, dataset_folder(dataset_dir, place), place):
-        info = with_layout(info)
-        for raw in islice(raw_rows(info), skip, skip + rows):
-            _, encoded, problems = look(raw, info, encoder)
-            if json_:
-                print(
-                    json.dumps(
-                        {
-                            "place": raw.place,
-                            "problems": [vars(p) for p in problems],
-                            "rows": [vars(e) for e in encoded],
-                        }
-                    )
-                )
-                continue
-            print(f"=== {raw.place}")
-            for problem in problems:
-                print(f"{problem.kind}: {problem.reason}")
-            for one in encoded:
-                cuts = dict(one.cuts)
-                print(f"{one.text}\n--- {len(one.input_ids)} tokens, {one.trained} trained")
-                for index, (token, label) in enumerate(zip(one.input_ids, one.labels, strict=True)):
-                    if index in cuts:
-                        print(f"  … {cuts[index]} tokens cut")
-                    print(f"{' ' if label == IGNORE else '*'} {token:7} {encoder.tokenizer.decode([token])!r}")
-
-
-def _encoder(model: str, template: str, cutoff_len: int, place: Workspace):
-    """An encoder with a model's tokenizer, in a process that does without torch where it can."""
-    from workbench.corpus.marked import without_torch
-    from workbench.models.locate import is_demo, locate_model
-
-    if not is_demo(model) or Path(locate_model(model, place)).is_dir():
-        without_torch()  # the demo model may first have to be converted, which needs it
-    from workbench.corpus.encode import Encoder
-    from workbench.models.load import load_tokenizer
-    from workbench.options import ModelOptions
-
-    options = ModelOptions(model_name_or_path=model)
-    return Encoder(load_tokenizer(options, place.create(), lambda phase, share: None), template, cutoff_len)
 
 
 @app.command()

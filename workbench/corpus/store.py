@@ -6,6 +6,7 @@ leaves the old ones.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -27,17 +28,18 @@ from workbench.locks import locked
 from workbench.workspace import PROJECT, Workspace, slug
 
 Progress = Callable[[str, float], None]
+_LOOK = 200  # rows by which a file is judged
 
 
 def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = "") -> tuple[str, str]:
-    """Move a data file into the workspace; returns its new dataset's name, and its layout.
+    """Move a data file into the workspace; returns its new dataset's name, and its layout (empty if that has still to be said).
 
     Args:
         file_name: what the file was called where it comes from.
         name: of the dataset; the file's if not given.
 
     Raises:
-        UserError: not a data file, no row of it can be understood, or no room.
+        UserError: not a data file, no row in its beginning is an object, or no room.
     """
     workspace.check_writable()
     file_name = Path(file_name or path.name).name
@@ -52,12 +54,15 @@ def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = 
         with _room(folder):
             shutil.move(path, target)
         try:
-            layout = with_layout(info).formatting
+            _refuse_without_rows(info)
             _register(folder, name, {"file_name": target.name})
         except (UserError, OSError):
             target.unlink(missing_ok=True)
             raise
-    return name, layout
+    try:
+        return name, with_layout(info).formatting
+    except UserError:
+        return name, ""
 
 
 def new_name(workspace: Workspace, wanted: str) -> str:
@@ -221,7 +226,7 @@ def set_layout(workspace: Workspace, name: str, formatting: str, ranking: bool, 
     """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the layout.
 
     Raises:
-        UserError: an unknown layout, or column and role names that are not texts.
+        UserError: an unknown layout, column and role names that are not texts, or none of the first rows can be read so.
     """
     workspace.check_writable()
     folder = home_of(name, workspace)
@@ -231,7 +236,9 @@ def set_layout(workspace: Workspace, name: str, formatting: str, ranking: bool, 
         old = _entries(folder)
         _register(folder, name, {key: value for key, value in entry.items() if value})
         try:
-            return with_layout(read_registry(folder)[name]).formatting
+            info = with_layout(read_registry(folder)[name])
+            _refuse_without_rows(info, formatting)
+            return info.formatting
         except UserError:
             write_atomically(folder / "dataset_info.json", json.dumps(old, ensure_ascii=False, indent=2))
             raise
@@ -249,6 +256,21 @@ def remove(workspace: Workspace, name: str) -> None:
 
 
 # --- details
+
+
+def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
+    """Raise UserError if none of the first rows is an object, or (with `formatting`) can be read as one of that layout."""
+    reason = ""
+    for raw in itertools.islice(raw_rows(info), _LOOK):
+        try:
+            row = raw.row()
+            if formatting:
+                to_example(row, info)
+            return
+        except BadRow as bad:
+            reason = reason or f"{raw.place}: {bad}"
+    words = f"can be read as {formatting}" if formatting else "can be used"
+    raise UserError(f"None of the first rows {words}. {reason}")
 
 
 def _entries(folder: Path) -> dict:

@@ -24,8 +24,9 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
         try:
             data.workspace.check_writable()
             name, layout = data.worker.ask("add", path=str(path), file_name=Path(path).name)
+            words = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
             return (
-                note_safe(say("data_added", lang, name=name, layout=layout), "ok"),
+                note_safe(words, "ok" if layout else "warn"),
                 (looks or 0) + 1,
                 gr.Dropdown(choices=data.choices(), value=name),
                 None,

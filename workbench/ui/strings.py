@@ -522,6 +522,10 @@ TEXT = {
     "data_remove_sure": ("Delete this dataset and its file?", "删除该数据集及其文件？"),
     "data_row_sure": ("Delete this row?", "删除该行？"),
     "data_added": ("{name} is there: layout {layout}.", "已添加 {name}：格式 {layout}。"),
+    "data_added_unknown": (
+        "{name} is there, but its fields do not tell how its rows are laid out. Say it under Split, copy, layout.",
+        "已添加 {name}，但无法从字段判断格式。请在“拆分、复制、格式”中指定。",
+    ),
     "data_layout_title": ("Layout", "格式"),
     "data_formatting": ("formatting", "formatting"),
     "data_formatting_auto": ("as its fields tell", "由字段判断"),

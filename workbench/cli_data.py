@@ -1,0 +1,376 @@
+"""`python -m workbench data …`: everything the Data tab does."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.errors import UserError
+from workbench.workspace import PRESETS, Workspace, dataset_folder
+
+data_app = typer.Typer(
+    no_args_is_help=True, help="Look at datasets before a run is paid for, and change those of the workspace."
+)
+NameArgument = Annotated[str, typer.Argument(help="A dataset's name, a data file or folder, or a hub's dataset.")]
+OwnArgument = Annotated[str, typer.Argument(help="A dataset of the workspace.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="An option of the run: --set packing=true.")]
+_WORKSPACE = Path("workspace")
+
+
+@data_app.command("check")
+def check(
+    name: NameArgument,
+    dataset_dir: str = "data",
+    model: Annotated[str, typer.Option("--model", help="Also find rows too long for this model's tokens.")] = "",
+    template: str = "auto",
+    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0, help="In tokens; with --model.")] = 2048,
+    held_out: Annotated[str, typer.Option("--eval", help="Evaluation datasets that should share no row with it.")] = "",
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
+    from workbench.corpus.registry import select
+    from workbench.corpus.validate import Report, problems_of
+
+    place = Workspace(workspace)
+    folder = dataset_folder(dataset_dir, place)
+    encoder = _encoder(model, template, cutoff_len, place) if model else None
+    report, found = Report(), []
+    for info in select(name, folder, place):
+        for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, place)):
+            if problem is None:
+                continue
+            if json_:
+                found.append(vars(problem))
+            else:
+                print(f"{problem.place}: {problem.kind}: {problem.reason}")
+    if json_:
+        counts = {"rows": report.rows, "broken": report.broken, "counts": report.counts}
+        print(json.dumps({**counts, "problems": found}, ensure_ascii=False))
+    else:
+        print(f"{name}: {report.line()}")
+    raise typer.Exit(2 if report.broken else 0)
+
+
+@data_app.command("preview")
+def preview(
+    name: NameArgument,
+    model: Annotated[str, typer.Option("--model", help="Whose tokens to show.")],
+    dataset_dir: str = "data",
+    template: str = "auto",
+    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0)] = 2048,
+    skip: Annotated[int, typer.Option("--skip", min=0, help="Begin behind this many rows.")] = 0,
+    rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
+    from workbench.corpus.encode import IGNORE
+    from workbench.corpus.places import Places
+    from workbench.corpus.registry import select
+    from workbench.corpus.scan import look
+    from workbench.corpus.sources import with_layout
+
+    place = Workspace(workspace)
+    encoder = _encoder(model, template, cutoff_len, place)
+    for info in select(name, dataset_folder(dataset_dir, place), place):
+        info = with_layout(info)
+        for _, raw in Places(info).page(skip, rows):
+            _, encoded, problems = look(raw, info, encoder)
+            if json_:
+                shown = {
+                    "place": raw.place,
+                    "problems": [vars(p) for p in problems],
+                    "rows": [vars(e) for e in encoded],
+                }
+                print(json.dumps(shown))
+                continue
+            print(f"=== {raw.place}")
+            for problem in problems:
+                print(f"{problem.kind}: {problem.reason}")
+            for one in encoded:
+                cuts = dict(one.cuts)
+                print(f"{one.text}\n--- {len(one.input_ids)} tokens, {one.trained} trained")
+                for index, (id_, label) in enumerate(zip(one.input_ids, one.labels, strict=True)):
+                    if index in cuts:
+                        print(f"  … {cuts[index]} tokens are left out")
+                    print(f"{'*' if label != IGNORE else ' '} {id_:>7} {encoder.tokenizer.decode([id_])!r}")
+
+
+@data_app.command("stats")
+def stats(
+    name: NameArgument,
+    model: Annotated[str, typer.Option("--model", help="Whose tokens to count.")],
+    dataset_dir: str = "data",
+    template: str = "auto",
+    cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0)] = 2048,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions. The tokens are kept for the run."""
+    from workbench.config import parse_overrides
+    from workbench.ui.data_view import duration, suggestion
+
+    given = {
+        "model_name_or_path": model,
+        "dataset": name,
+        "dataset_dir": dataset_dir,
+        "template": template,
+        "cutoff_len": cutoff_len,
+    }
+    found = _worker(workspace, json_, model).stats(given | parse_overrides(set_ or []))
+    if json_:
+        print(json.dumps(found))
+        return
+    if not found["training_rows"]:
+        raise UserError(
+            f"No row of {name} has anything to train on. `python -m workbench data check {name}` tells why."
+        )
+    middle = " ".join(f"p{key} {value:,}" for key, value in found["percentiles"].items())
+    print(f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows, {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained")  # fmt: skip
+    print(f"Lengths: mean {found['mean']:,.0f}, {middle}, longest {found['longest']:,}")
+    print(f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}), {found['share_tokens_lost']:.2%} of the tokens are lost")  # fmt: skip
+    time = "known after the first run of this model"
+    if found["seconds"] is not None:
+        time = f"{duration(found['seconds'])} at {found['throughput']:,.0f} tokens/s as in {found['throughput_of']}"
+    print(f"An epoch: {found['sequences']:,} sequences, {found['steps']:,} steps, time {time}")
+    for kind, values in found["suggestions"]:
+        print(suggestion(kind, values, "en"))
+
+
+@data_app.command("sequences")
+def sequences(
+    config: Annotated[Path, typer.Argument(help="A YAML file or a preset's name.")],
+    set_: SetOption = None,
+    skip: Annotated[int, typer.Option("--skip", min=0, help="Begin behind this many sequences.")] = 0,
+    rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones marked with *."""
+    from workbench.config import load_run_config
+    from workbench.corpus.worker import Worker
+
+    preset = PRESETS / f"{config}.yaml"
+    options = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+    worker = Worker(
+        Workspace(workspace).create(), _tell if sys.stderr.isatty() else lambda message: None, confined=False
+    )
+    found = worker.batches(options.model_dump(exclude_unset=True), skip, rows)
+    if json_:
+        print(json.dumps(found))
+        return
+    for line in found["log"]:
+        print(line)
+    for one in found["sequences"]:
+        print(
+            f"=== sequence {one['number']:,} of {found['total']:,}: {one['length']:,} tokens, {one['trained']:,} trained"
+        )
+        for place, (id_, text, trained) in enumerate(one["tokens"]):
+            if place == one["head"]:
+                print(f"  … {one['skipped']:,} more tokens")
+            index = place if place < one["head"] else place + one["skipped"]
+            if index in one["starts"]:
+                print(f"--- conversation {one['starts'].index(index) + 1}")
+            print(f"{'*' if trained else ' '} {id_:>7} {text!r}")
+
+
+@data_app.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="A data file; it is copied.")],
+    name: Annotated[str, typer.Option("--name", help="Of the dataset (default: the file's).")] = "",
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Take a data file into the workspace as a dataset. Prints its name."""
+    import shutil
+    import tempfile
+
+    from workbench.corpus.store import add_file
+
+    place = Workspace(workspace).create()
+    if not file.is_file():
+        raise UserError(f"There is no file {file}.")
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place.uploads) as folder:
+        found, layout = add_file(place, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
+    print(found)
+    said = (
+        f"Its layout is {layout}."
+        if layout
+        else f"Its fields do not tell its layout. Say it: python -m workbench data layout {found} --help"
+    )
+    print(said, file=sys.stderr)
+
+
+@data_app.command("copy")
+def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = _WORKSPACE):
+    """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
+    from workbench.corpus import store
+
+    place = Workspace(workspace).create()
+    for info in _select(name, dataset_dir, place):
+        found, lost = store.copy(info, place, _silent)
+        print(found)
+        if lost:
+            print(f"{lost:,} rows could not be read and are left out.", file=sys.stderr)
+
+
+@data_app.command("split")
+def split(
+    name: NameArgument,
+    share: Annotated[
+        float, typer.Option("--share", help="Of the rows that evaluate (below 1), or their number.")
+    ] = 0.05,
+    seed: int = 42,
+    dataset_dir: str = "data",
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Write NAME-train and NAME-eval into the workspace; rows with the same content go to the same side."""
+    from workbench.corpus import store
+
+    place = Workspace(workspace).create()
+    for info in _select(name, dataset_dir, place):
+        found = store.split_off(info, share, place, _silent, seed)
+        if json_:
+            print(json.dumps(found))
+            continue
+        print(" ".join(f"{name_}: {rows:,} rows." for name_, rows in (found["train"], found["eval"])))
+        if found["left_out"]:
+            print(f"{found['left_out']:,} broken rows are left out.", file=sys.stderr)
+
+
+@data_app.command("edit")
+def edit(
+    name: OwnArgument,
+    row: Annotated[int, typer.Argument(min=1, help="Its number, from 1 on.")],
+    to: Annotated[
+        str, typer.Option("--to", help="The new row as JSON, or - to read it from stdin. Without: print the row.")
+    ] = "",
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Print one row of a dataset of the workspace, or change it."""
+    from workbench.corpus.store import change_rows
+
+    place = Workspace(workspace)
+    before = _row(name, row, place)
+    if not to:
+        print(before)
+        return
+    change_rows(place, name, {row: (before, sys.stdin.read() if to == "-" else to)})
+    print(f"Row {row:,} of {name} is changed.")
+
+
+@data_app.command("drop")
+def drop(
+    name: OwnArgument,
+    rows: Annotated[list[int], typer.Argument(min=1, help="Their numbers, from 1 on.")],
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Delete rows of a dataset of the workspace."""
+    from workbench.corpus.store import change_rows
+
+    place = Workspace(workspace)
+    left = change_rows(place, name, {row: (_row(name, row, place), None) for row in rows})
+    print(f"{left:,} rows of {name} are left.")
+
+
+@data_app.command("layout")
+def layout(
+    name: OwnArgument,
+    formatting: Annotated[str, typer.Option("--formatting", help="Empty: the fields of the rows tell.")] = "",
+    ranking: Annotated[bool, typer.Option("--ranking", help="Preference pairs.")] = False,
+    columns: Annotated[str, typer.Option("--columns", help='JSON, such as {"prompt": "question"}.')] = "{}",
+    tags: Annotated[str, typer.Option("--tags", help='JSON, such as {"role_tag": "speaker"}.')] = "{}",
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
+    from workbench.corpus.store import set_layout
+
+    given = {}
+    for key, text in (("columns", columns), ("tags", tags)):
+        try:
+            given[key] = json.loads(text)
+        except ValueError:
+            given[key] = None
+        if not isinstance(given[key], dict):
+            raise UserError(f'--{key} should be a JSON object, such as {{"prompt": "question"}}.')
+    print(set_layout(Workspace(workspace), name, formatting, ranking, given["columns"], given["tags"]))
+
+
+@data_app.command("remove")
+def remove(
+    name: OwnArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+):
+    """Delete a dataset of the workspace with its file."""
+    from workbench.corpus import store
+
+    place = Workspace(workspace)
+    store.home_of(name, place)
+    if not yes:
+        typer.confirm(f"Delete {name} and its file?", abort=True)
+    store.remove(place, name)
+    print(f"{name} is removed.")
+
+
+def _select(name: str, dataset_dir: str, place: Workspace):
+    from workbench.corpus.registry import select
+
+    return select(name, dataset_folder(dataset_dir, place), place)
+
+
+def _row(name: str, row: int, place: Workspace) -> str:
+    """A row of a dataset of the workspace, as it stands in its file."""
+    from workbench.corpus import store
+    from workbench.corpus.places import Places
+    from workbench.corpus.preview import source
+    from workbench.corpus.registry import read_registry
+
+    found = Places(read_registry(store.home_of(name, place))[name]).page(row - 1, 1)
+    if not found:
+        raise UserError(f"{name} has no row {row:,}.")
+    return source(found[0][1])
+
+
+def _silent(words: str, share: float) -> None:
+    pass
+
+
+def _tell(message: dict) -> None:
+    words, share = message["progress"]
+    print(f"\r{words} {share:.0%}" if share else f"\r{words}", end="", file=sys.stderr)
+
+
+def _without_torch(model: str, place: Workspace) -> None:
+    """Let this process do without torch where it can."""
+    from workbench.corpus.marked import without_torch
+    from workbench.models.locate import is_demo, locate_model
+
+    if not is_demo(model) or Path(locate_model(model, place)).is_dir():
+        without_torch()  # the demo model may first have to be converted, which needs it
+
+
+def _worker(workspace: Path, quiet: bool, model: str):
+    from workbench.corpus.worker import Worker
+
+    place = Workspace(workspace).create()
+    _without_torch(model, place)
+    tell = _tell if sys.stderr.isatty() and not quiet else lambda message: None
+    return Worker(place, tell, confined=False)
+
+
+def _encoder(model: str, template: str, cutoff_len: int, place: Workspace):
+    """An encoder with a model's tokenizer."""
+    _without_torch(model, place)
+    from workbench.corpus.encode import Encoder
+    from workbench.models.load import load_tokenizer
+    from workbench.options import ModelOptions
+
+    options = ModelOptions(model_name_or_path=model)
+    return Encoder(load_tokenizer(options, place.create(), lambda phase, share: None), template, cutoff_len)

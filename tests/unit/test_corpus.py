@@ -73,8 +73,18 @@ def test_a_template_without_markers_gives_the_same_mask(tokenizer):
 
 def test_train_on_prompt_and_mask_history(tokenizer):
     whole = Encoder(tokenizer, "chatml", train_on_prompt=True).encode(TALK)
-    assert whole.labels == whole.input_ids
+    # nothing comes before the first token from which it could be predicted
+    assert whole.labels == [IGNORE, *whole.input_ids[1:]]
     assert trained_text(tokenizer, Encoder(tokenizer, "chatml", mask_history=True).encode(TALK)) == "So long.<|im_end|>"
+
+
+@pytest.mark.parametrize("cutoff", range(40, 70))
+def test_nothing_is_cut_within_a_character(tokenizer, cutoff):
+    """Byte-level tokens: a Chinese character is three of them, an emoji four."""
+    talk = [{"role": "user", "content": "你好🙂" * 9}, {"role": "assistant", "content": "好的🙂" * 9}]
+    encoder = Encoder(tokenizer, "chatml", cutoff_len=cutoff)
+    for one in (encoder.encode(talk), *encoder.pieces("x你好🙂" * 30)):
+        assert len(one.input_ids) <= cutoff and tokenizer.decode(one.input_ids) == one.text and "\ufffd" not in one.text
 
 
 def test_long_conversations_lose_their_oldest_turns(tokenizer):

@@ -100,9 +100,8 @@ def test_tools_through_the_template(tokenizer):
 def test_plain_text_keeps_every_token(tokenizer):
     encoder = Encoder(tokenizer, "chatml", cutoff_len=10)
     pieces = encoder.encode_example(read({"text": "abcdefghijklmnopqrstuvwxy"}))
-    assert "".join(piece.text for piece in pieces) == "abcdefghijklmnopqrstuvwxy" and all(
-        p.labels == p.input_ids for p in pieces
-    )
+    assert "".join(piece.text for piece in pieces) == "abcdefghijklmnopqrstuvwxy<|im_end|>"
+    assert all(p.labels == [IGNORE, *p.input_ids[1:]] for p in pieces)
     assert max(len(p.input_ids) for p in pieces) <= 10 and pieces[-1].input_ids[-1] == tokenizer.eos_token_id
 
 

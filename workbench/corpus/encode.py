@@ -101,7 +101,7 @@ class Encoder:
         if limit and full > limit:
             encoded = self._shorten(messages, tools, limit)
         encoded.full_length = full
-        return encoded
+        return _first_untrained(encoded)
 
     def pieces(self, text: str) -> list[Encoded]:
         """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than `cutoff_len`."""
@@ -109,13 +109,17 @@ class Encoder:
         ids, offsets, end = tokens["input_ids"], tokens["offset_mapping"], self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
             ids, offsets = [*ids, end], [*offsets, (len(text), len(text))]
+        places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
         count = -(-len(ids) // self.cutoff_len) if self.cutoff_len else 1
-        size = max(1, -(-len(ids) // max(1, count)))
-        found = []
-        for start in range(0, len(ids), size):
-            part = ids[start : start + size]
-            begin, stop = offsets[start][0], max(offset[1] for offset in offsets[start : start + size])
-            found.append(Encoded(part, list(part), text[begin:stop], len(part)))
+        size, found, start = max(1, -(-len(ids) // max(1, count))), [], 0
+        while start < len(ids):
+            stop = min(start + size, len(ids))
+            stop = _boundary(places, stop, -1) if _boundary(places, stop, -1) > start else stop
+            said = text[places[start, 0] : places[start:stop, 1].max()]
+            found.append(_first_untrained(Encoded(ids[start:stop], ids[start:stop], said, stop - start)))
+            start = stop
+        if end is not None and offsets[-1] == (len(text), len(text)):
+            found[-1].text += self.tokenizer.eos_token
         return found
 
     def _encode(self, messages: list[dict], tools) -> tuple[Encoded, "_Layout"]:
@@ -224,14 +228,16 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
         take = min(over, len(tokens) - 2 * _ENDS)
         if take > 0:
             middle = tokens.start + (len(tokens) - take) // 2
-            gone.append(range(middle, middle + take))
-            over -= take
+            part = range(_boundary(layout.offsets, middle, -1), _boundary(layout.offsets, middle + take, 1))
+            gone.append(part)
+            over -= len(part)
     answer_cut = False
     answer = regions[-1][1] if regions and regions[-1][0] == "assistant" else range(0)
     take = min(over, len(answer) - 1)
     if take > 0:
-        gone.append(range(answer.stop - take, answer.stop))
-        over, answer_cut = over - take, True
+        part = range(max(answer.start, _boundary(layout.offsets, answer.stop - take, -1)), answer.stop)
+        gone.append(part)
+        over, answer_cut = over - len(part), True
     if over > 0:  # nothing of it could be told apart: the end, with the end token, stays
         gone, answer_cut = [range(0, len(encoded.input_ids) - limit)], False
     keep = np.ones(len(encoded.input_ids), dtype=bool)
@@ -255,6 +261,20 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
         cuts=cuts,
         answer_cut=answer_cut,
     )
+
+
+def _boundary(offsets: np.ndarray, index: int, step: int) -> int:
+    """The next place from `index` on (`step`: 1 up, -1 down) that does not lie between tokens of one character."""
+    while 0 < index < len(offsets) and offsets[index, 0] < offsets[index - 1, 1]:
+        index += step
+    return index
+
+
+def _first_untrained(encoded: Encoded) -> Encoded:
+    """Itself, its first token without a label: nothing comes before from which it could be predicted."""
+    if encoded.labels:
+        encoded.labels[0] = IGNORE
+    return encoded
 
 
 def _check_tools(text: str, messages: list[dict], tools) -> None:

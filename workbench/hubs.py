@@ -4,6 +4,7 @@ The words for what to do where the hub cannot be reached stand here, too.
 """
 
 import os
+import re
 from pathlib import Path
 
 from workbench.corpus.registry import DatasetInfo
@@ -39,17 +40,43 @@ def dataset_rows(info: DatasetInfo):
         raise
     except Exception as error:  # the hubs' clients raise many kinds
         where = f"https://modelscope.cn/datasets/{name}" if scope else f"{endpoint()}/datasets/{name}"
-        get = (
-            f"modelscope download --dataset {name} --local_dir"
-            if scope
-            else f"hf download {name} --repo-type dataset --local-dir"
-        )
-        part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
-        raise UserError(
-            f"Dataset {info.name}: {where}{part} cannot be fetched: {_first_line(error)} Check the network"
-            + ("" if scope else ", or set HF_ENDPOINT to a mirror")
-            + f". By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
-        ) from None
+        raise UserError(f"Dataset {info.name}: {_why_not(info, error, where, name, scope)}") from None
+
+
+def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: bool) -> str:
+    """Why a hub's dataset is not here, and what to do."""
+    words = str(error)
+    if missing(error):
+        return f"{where} does not exist, or is not open to everybody. Check its name, or log in with `{'modelscope' if scope else 'hf auth'} login`."
+    if "config name is missing" in words.lower() or "BuilderConfig" in words:
+        parts = re.findall(r"\[(.*?)\]", words)
+        return f"{where} has several parts: give one as subset in its entry of dataset_info.json{': ' + parts[0][:300] if parts else ''}."
+    if "split" in words.lower() and isinstance(error, ValueError):
+        return f"{where}: {_first_line(error)} Set split in its entry of dataset_info.json."
+    get = (
+        f"modelscope download --dataset {name} --local_dir"
+        if scope
+        else f"hf download {name} --repo-type dataset --local-dir"
+    )
+    part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
+    return (
+        f"{where}{part} cannot be fetched: {_first_line(error)} Check the network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. "
+        f"By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
+    )
+
+
+def missing(error: BaseException | None) -> bool:
+    """Whether a hub was reached and said that something is not there, or not for this user."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404) or type(error).__name__ in (
+            "RepositoryNotFoundError",
+            "GatedRepoError",
+            "DatasetNotFoundError",
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fetch_model(name: str, revision: str, cache: Path) -> str:

@@ -1,5 +1,6 @@
 """What the Data tab shows is what the trainer's collator gives to the model; what it counts is what the run will have."""
 
+import itertools
 import json
 import random
 from types import SimpleNamespace
@@ -40,7 +41,11 @@ def folder(tmp_path):
     rows = conversations(30)
     (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "Plain text. " * 40}))
-    entries = {"talks": {"file_name": "talks.jsonl"}, "texts": {"file_name": "texts.jsonl"}, "few": {"file_name": "talks.jsonl", "num_samples": 7}}
+    entries = {
+        "talks": {"file_name": "talks.jsonl"},
+        "texts": {"file_name": "texts.jsonl"},
+        "few": {"file_name": "talks.jsonl", "num_samples": 7},
+    }
     (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
     return tmp_path
 
@@ -69,7 +74,7 @@ def conversations_of(batch) -> list[tuple]:
             ids, labels, bounds = ids[keep], labels[keep], [0, int(keep.sum())]
         else:
             bounds = [*torch.nonzero(batch["position_ids"][row] == 0).flatten().tolist(), len(ids)]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             part = ids[start:end].tolist(), labels[start:end].tolist()
             assert all(label in (IGNORE, id_) for id_, label in zip(*part, strict=True))
             found.append((tuple(part[0]), tuple(int(label != IGNORE) for label in part[1])))
@@ -78,7 +83,14 @@ def conversations_of(batch) -> list[tuple]:
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"cutoff_len": 90}, {"packing": True}, {"packing": True, "cutoff_len": 120}, {"mask_history": True}, {"train_on_prompt": True}],
+    [
+        {},
+        {"cutoff_len": 90},
+        {"packing": True},
+        {"packing": True, "cutoff_len": 120},
+        {"mask_history": True},
+        {"train_on_prompt": True},
+    ],
     ids=["plain", "cut", "packed", "packed and cut", "last answer", "prompts too"],
 )
 def test_what_is_shown_is_what_the_collator_yields(values, workspace, tiny_model, tokenizer, folder, quiet):
@@ -87,7 +99,9 @@ def test_what_is_shown_is_what_the_collator_yields(values, workspace, tiny_model
     shown, said = [], []
     for name in ("talks", "texts"):
         for row in worker.preview(name, config, 0, 100)["rows"]:
-            shown += [(tuple(t[0] for t in one["tokens"]), tuple(t[2] for t in one["tokens"])) for one in row["encoded"]]
+            shown += [
+                (tuple(t[0] for t in one["tokens"]), tuple(t[2] for t in one["tokens"])) for one in row["encoded"]
+            ]
             said += [("".join(t[1] for t in one["tokens"]), one["text"]) for one in row["encoded"]]
     assert len(shown) > 30 and all(tokens == text for tokens, text in said)
 
@@ -106,7 +120,7 @@ def test_what_is_shown_is_what_the_collator_yields(values, workspace, tiny_model
     parts = []
     for one in sequences["sequences"]:
         bounds = [*one["starts"], one["length"]]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             parts.append(tuple(zip(*((t[0], t[2]) for t in one["tokens"][start:end]), strict=True)))
     assert sorted(parts) == sorted(shown)
     assert bool(values.get("packing")) == any(len(one["starts"]) > 1 for one in sequences["sequences"])
@@ -145,7 +159,9 @@ def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tok
     assert whole["longest"] == cut["longest"] == max(lengths) and whole["share_tokens_lost"] == 0
     assert cut["full_tokens"] == whole["tokens"] == sum(lengths)
     assert cut["rows_cut"] == sum(n > 90 for n in lengths) > 3
-    assert cut["share_tokens_lost"] == pytest.approx(1 - cut["tokens"] / sum(lengths)) and cut["share_tokens_lost"] > 0.1
+    assert (
+        cut["share_tokens_lost"] == pytest.approx(1 - cut["tokens"] / sum(lengths)) and cut["share_tokens_lost"] > 0.1
+    )
     assert cut["percentiles"]["50"] == int(np.percentile(lengths, 50, method="higher"))
 
 
@@ -164,7 +180,16 @@ def test_suggestions_follow_the_lengths(workspace, tiny_model, tokenizer, tmp_pa
     def suggested(rows, **values) -> dict:
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.jsonl"}}))
-        config = validated(options(tiny_model, tmp_path, dataset="rows", per_device_train_batch_size=1, gradient_accumulation_steps=1, **values))
+        config = validated(
+            options(
+                tiny_model,
+                tmp_path,
+                dataset="rows",
+                per_device_train_batch_size=1,
+                gradient_accumulation_steps=1,
+                **values,
+            )
+        )
         encoder = encoder_of(config, tokenizer)
         parts = [(info, prepare(info, encoder, workspace, lambda *_: None)) for info in select("rows", tmp_path)]
         return dict(statistics(parts, config, workspace).suggestions)
@@ -179,7 +204,9 @@ def test_suggestions_follow_the_lengths(workspace, tiny_model, tokenizer, tmp_pa
 
 
 def test_steps_are_those_of_an_epoch():
-    config = validated({"model_name_or_path": "m", "dataset": "d", "per_device_train_batch_size": 3, "gradient_accumulation_steps": 4})
+    config = validated(
+        {"model_name_or_path": "m", "dataset": "d", "per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}
+    )
     assert [steps_of(n, config) for n in (1, 12, 13, 24, 25)] == [1, 1, 2, 2, 3]
 
 

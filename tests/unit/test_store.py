@@ -129,7 +129,11 @@ def test_a_copy_has_the_same_examples_in_every_layout(workspace, tmp_path):
     talk = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     given(tmp_path, json.dumps([{"conversations": talk, "system": "s"}] * 2), "talks.json")
     given(tmp_path, "question,answer\nq,a\n", "table.csv")
-    given(tmp_path, jsonl([{"dialog": [{"speaker": "user", "content": "q"}, {"speaker": "bot", "content": "a"}]}]), "odd.jsonl")
+    given(
+        tmp_path,
+        jsonl([{"dialog": [{"speaker": "user", "content": "q"}, {"speaker": "bot", "content": "a"}]}]),
+        "odd.jsonl",
+    )
     tags = {"role_tag": "speaker", "content_tag": "content", "user_tag": "user", "assistant_tag": "bot"}
     entries = {"talks": {"file_name": "talks.json"}, "table": {"file_name": "table.csv"}, "odd": {
         "file_name": "odd.jsonl", "formatting": "sharegpt", "columns": {"messages": "dialog"}, "tags": tags}}  # fmt: skip
@@ -169,7 +173,12 @@ def test_rows_are_edited_and_deleted_by_number(workspace, tmp_path):
     store.add_file(workspace, given(tmp_path, text), "mine.jsonl")
     fresh = '{"instruction": "Neu?",\n "output": "Ja — 好."}'
     assert store.change_rows(workspace, "mine", {3: ("{broken", fresh)}) == 4
-    assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "mine"))] == ["Answer 0.", "Answer 1.", "Ja — 好.", "Answer 3."]
+    assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "mine"))] == [
+        "Answer 0.",
+        "Answer 1.",
+        "Ja — 好.",
+        "Answer 3.",
+    ]
     assert store.change_rows(workspace, "mine", {1: (lines[0], None), 4: (lines[3], None)}) == 2
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "mine"))] == ["Answer 1.", "Ja — 好."]
     before = own(workspace, "mine").path.read_bytes()

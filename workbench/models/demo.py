@@ -50,16 +50,23 @@ def watch_tqdm(report: Progress):
     """Report `(description, share done)` of every tqdm bar that libraries show inside the block."""
     from tqdm.std import tqdm
 
-    original = tqdm.update
+    begin, original = tqdm.__init__, tqdm.update
+
+    def watched(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        # a bar that is not shown, as without a terminal, knows nothing of itself
+        self._watched = kwargs.get("desc") or getattr(self, "desc", None) or "", kwargs.get("initial") or 0
 
     def update(self, n=1):
         result = original(self, n)
-        if self.total:
-            report(str(self.desc).rstrip(": ."), min(1.0, self.n / self.total))
+        words, done = getattr(self, "_watched", ("", 0))
+        self._watched = words, done + (n or 0)
+        if getattr(self, "total", None):
+            report(str(words).rstrip(": ."), min(1.0, self._watched[1] / self.total))
         return result
 
-    tqdm.update = update
+    tqdm.__init__, tqdm.update = watched, update
     try:
         yield
     finally:
-        tqdm.update = original
+        tqdm.__init__, tqdm.update = begin, original

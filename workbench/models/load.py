@@ -182,6 +182,8 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
 
 def _load_failure(source: str, error: Exception) -> str:
     text = " ".join(str(error).split())
+    if not Path(source).is_dir() and hubs.missing(error):
+        return f"{hubs.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`."
     if "trust_remote_code" in text:
         return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
     if any(

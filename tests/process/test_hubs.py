@@ -1,0 +1,147 @@
+"""Models and datasets from hubs: a stand-in for the Hugging Face hub at HF_ENDPOINT, and one for ModelScope's package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub import StandInHub
+from tests.tiny import make_tiny_model
+
+pytestmark = pytest.mark.process
+ROOT = Path(__file__).parents[2]
+
+MODELSCOPE = """
+import json, pathlib
+
+class _Rows(list):
+    def to_hf_dataset(self):
+        from datasets import Dataset
+        return Dataset.from_list(list(self))
+
+class MsDataset:
+    @staticmethod
+    def load(name, subset_name=None, data_dir=None, split=None):
+        file = pathlib.Path(FOLDER) / "datasets" / name / "data" / f"{split}.jsonl"
+        if not file.is_file():
+            raise ValueError(f"{name} is not on the hub")
+        return _Rows(json.loads(line) for line in file.read_text().splitlines())
+
+def snapshot_download(name, revision=None, cache_dir=None):
+    assert revision == "master"
+    folder = pathlib.Path(FOLDER) / "models" / name
+    if not folder.is_dir():
+        raise ConnectionError("no route to host")
+    return str(folder)
+"""
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory):
+    """Folders of a hub: models/org/tiny, datasets/org/talks."""
+    folder = tmp_path_factory.mktemp("hub")
+    make_tiny_model(folder / "models/org/tiny")
+    data = folder / "datasets/org/talks/data"
+    data.mkdir(parents=True)
+    for split, count in (("train", 12), ("test", 3)):
+        rows = [{"instruction": f"{split} {i}", "output": f"Answer {i}"} for i in range(count)]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def workbench(workspace, tmp_path):
+    """Run the command line in an environment of its own, with further variables."""
+
+    def run(*arguments, **variables):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "USE_MODELSCOPE"))}
+        environment |= {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **variables}
+        command = [sys.executable, "-m", "workbench", *map(str, arguments), "--workspace", str(workspace.root)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def test_a_mirror_serves_models_and_datasets_and_they_stay(repositories, workbench, tmp_path):
+    hub = StandInHub(repositories)
+    (tmp_path / "data").mkdir()
+    entry = {
+        "held": {"hf_hub_url": "org/talks", "split": "test"},
+        "nothing": {"hf_hub_url": "org/talks", "split": "dev"},
+    }
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(entry))
+    try:
+        asked = {"HF_ENDPOINT": hub.url}
+        done = workbench("data", "preview", "org/talks", "--model", "org/tiny", "--rows", 2, "--json", **asked)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0 and "train 1" in rows[1]["rows"][0]["text"], done.stderr
+        assert any(path.startswith("/org/tiny/resolve/") for path in hub.asked)
+        assert "3 rows, 0 broken" in workbench("data", "check", "held", **asked).stdout
+        values = {
+            "model_name_or_path": "org/tiny",
+            "dataset": "org/talks",
+            "max_steps": 2,
+            "cutoff_len": 64,
+            "report_to": "none",
+            "template": "auto",
+        }
+        (tmp_path / "run.yaml").write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+        trained = workbench("train", tmp_path / "run.yaml", **asked)
+        assert trained.returncode == 0, trained.stdout[-2000:] + trained.stderr[-2000:]
+        for arguments, words in (
+            (("data", "check", "org/absent"), "org/absent does not exist, or is not open to everybody"),
+            (("data", "preview", "org/talks", "--model", "org/absent"), f"{hub.url}/org/absent does not exist"),
+            (("data", "check", "nothing"), "Set split in its entry"),
+        ):
+            failed = workbench(*arguments, **asked)
+            assert failed.returncode == 2 and words in failed.stderr and "Traceback" not in failed.stderr
+        hub.asked.clear()
+        assert workbench("data", "check", "org/talks", HF_HUB_OFFLINE="1").stdout.startswith("org/talks: 12 rows")
+        assert workbench("data", "preview", "org/talks", "--model", "org/tiny", HF_HUB_OFFLINE="1").returncode == 0
+        assert not hub.asked
+    finally:
+        hub.close()
+
+
+def test_without_a_network_it_says_what_is_wanted_and_how_to_get_it(workbench):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    failed = workbench("data", "check", "org/talks", **offline)
+    assert (
+        failed.returncode == 2
+        and "http://127.0.0.1:9/datasets/org/talks (split train) cannot be fetched" in failed.stderr
+    )
+    assert (
+        "hf download org/talks --repo-type dataset --local-dir FOLDER" in failed.stderr
+        and "HF_ENDPOINT" in failed.stderr
+    )
+    failed = workbench("data", "preview", "abilities", "--dataset-dir", ROOT / "data", "--model", "org/tiny", **offline)
+    assert failed.returncode == 2 and "config.json, tokenizer files and *.safetensors" in failed.stderr
+    assert "hf download org/tiny --local-dir tiny" in failed.stderr and "models/tiny" in failed.stderr
+
+
+def test_modelscope_is_asked_where_it_is_wished(repositories, workbench, tmp_path):
+    wished = {"USE_MODELSCOPE_HUB": "1", "HF_HUB_OFFLINE": "1"}
+    failed = workbench("data", "check", "org/talks", **wished)
+    assert failed.returncode == 2 and "pip install modelscope" in failed.stderr
+    package = tmp_path / "packages"
+    package.mkdir()
+    (package / "modelscope.py").write_text(f"FOLDER = {str(repositories)!r}\n{MODELSCOPE}")
+    wished["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(package)])
+    done = workbench("data", "preview", "org/talks", "--model", "org/tiny", "--rows", 1, "--json", **wished)
+    assert done.returncode == 0 and "train 0" in json.loads(done.stdout)["rows"][0]["text"], done.stderr
+    failed = workbench("data", "check", "org/absent", **wished)
+    assert failed.returncode == 2 and "modelscope download --dataset org/absent --local_dir FOLDER" in failed.stderr
+    failed = workbench("data", "preview", "org/talks", "--model", "org/absent", **wished)
+    assert (
+        "cannot be fetched from ModelScope: no route to host" in failed.stderr
+        and "modelscope download --model org/absent" in failed.stderr
+    )
+
+
+def test_a_downloaded_folder_is_a_dataset(repositories, workbench):
+    """As `hf download … --local-dir` leaves it: the file of the wished split is read."""
+    done = workbench("data", "check", repositories / "datasets/org/talks")
+    assert done.returncode == 0 and "12 rows" in done.stdout

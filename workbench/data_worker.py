@@ -105,7 +105,10 @@ def _needs_torch(args: dict) -> bool:
 
 
 def _command(workspace: Workspace, torch: bool) -> list[str]:
-    return [sys.executable, "-m", "workbench.corpus.worker", str(workspace.root), *(["--torch"] if torch else [])]
+    command = [sys.executable, "-m", "workbench.corpus.worker", str(workspace.root)]
+    for folder in workspace.allowed:
+        command += ["--allow", str(folder)]
+    return command + ["--read-only"] * workspace.read_only + ["--torch"] * torch
 
 
 def _environment() -> dict[str, str]:

@@ -59,6 +59,20 @@ def test_it_answers_again_and_again_without_torch(place, inside):
         worker.end()
 
 
+def test_folders_that_the_page_may_read_can_be_read(place, tiny_model, tiny_data):
+    worker = DataWorker(place)
+    try:
+        assert worker.ask("preview", dataset="small", config=options(tiny_model, tiny_data), count=1)["rows"][0][
+            "encoded"
+        ]
+    finally:
+        worker.end()
+    looking = DataWorker(Workspace(place.root, read_only=True))
+    with pytest.raises(UserError, match="read-only"):
+        looking.ask("change", dataset="small", row=1, before="", after=None)
+    looking.end()
+
+
 def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
     worker = DataWorker(place)
     try:

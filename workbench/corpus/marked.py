@@ -1,9 +1,11 @@
 """A chat template with generation markers: its own, or TRL's marked version of it. Works without torch, too."""
 
+import importlib.util
 import os
 import re
 import sys
 from importlib.machinery import PathFinder
+from pathlib import Path
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -34,6 +36,8 @@ def training_template(tokenizer) -> tuple[str, bool]:
         template = template.get("default") or next(iter(template.values()))
     if _MARKER.search(template):
         return template, True
+    if not _trl_may_know(template):
+        return template, False
     from trl.chat_template_utils import get_training_chat_template
 
     try:
@@ -41,3 +45,11 @@ def training_template(tokenizer) -> tuple[str, bool]:
     except Exception:  # no marked version is known for this template
         marked = None
     return (marked, True) if marked else (template, False)
+
+
+def _trl_may_know(template: str) -> bool:
+    """Whether a template is one of those that TRL ships, which it tells by their text; importing it to be told no costs half a second."""
+    package = importlib.util.find_spec("trl")
+    folder = Path(package.submodule_search_locations[0]) / "chat_templates"
+    files = list(folder.glob("*.jinja"))
+    return not files or any(file.read_text(encoding="utf-8") == template for file in files)

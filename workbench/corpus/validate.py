@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from workbench.corpus.encode import Encoder
 from workbench.corpus.formats import KINDS_OF_PROBLEMS
 from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.scan import Problem, look, scan
+from workbench.corpus.scan import Batch, Problem, look, scan
+from workbench.corpus.seen import Seen
 from workbench.corpus.sources import raw_rows, with_layout
 from workbench.errors import UserError
 
@@ -47,23 +48,19 @@ def problems_of(
     Raises:
         UserError: a dataset cannot be read at all.
     """
-    kept_out: dict[int, str] = {}
+    kept_out, seen = Seen(), Seen()
     for other in held_out:
         for batch in scan(other, workers=workers):
-            kept_out |= {digest: place for place, digest in batch.digests if digest is not None}
-    seen: dict[int, str] = {}
+            kept_out.add(*_usable(batch))
     for batch in scan(info, encoder, workers=workers, limit=limit):
         before, found = report.rows, []
         report.rows, report.offset = report.rows + batch.rows, batch.offset
-        for place, digest in batch.digests:
-            if digest is None:
-                continue
-            if digest in seen:
-                found.append(Problem(place, "duplicate", f"the same as {seen[digest]}."))
-            else:
-                seen[digest] = place
-            if digest in kept_out:
-                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({kept_out[digest]})."))
+        places, digests = _usable(batch)
+        for place, first, held in zip(places, seen.add(places, digests), kept_out.get(digests), strict=True):
+            if first is not None:
+                found.append(Problem(place, "duplicate", f"the same as {first}."))
+            if held is not None:
+                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held})."))
         found += batch.problems
         order = {place: index for index, (place, _) in enumerate(batch.digests)} if found else {}
         for problem in sorted(found, key=lambda p: order.get(p.place, 0)):
@@ -72,6 +69,12 @@ def problems_of(
             report.broken += problem.broken
             yield problem
         yield None
+
+
+def _usable(batch: Batch) -> tuple[list[str], list[int]]:
+    """Places and digests of the rows that are not broken."""
+    pairs = [(place, digest) for place, digest in batch.digests if digest is not None]
+    return [place for place, _ in pairs], [digest for _, digest in pairs]
 
 
 def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:

@@ -1,10 +1,11 @@
-"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--torch]`.
+"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--allow FOLDER --read-only --torch]`.
 
 One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress": [words, share]}`, then
 `{"result": …}` or `{"error": sentence}`. It ends with its stdin. It does without torch, unless a tokenizer with code of its own or a look at the
 trainer's own batches needs it.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -212,7 +213,13 @@ class Worker:
 
 def main() -> None:
     """Serve requests until stdin ends."""
-    if "--torch" not in sys.argv:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workspace")
+    parser.add_argument("--allow", action="append", default=[])
+    parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--torch", action="store_true")
+    given = parser.parse_args()
+    if not given.torch:
         from workbench.corpus.marked import without_torch
 
         without_torch()
@@ -225,7 +232,8 @@ def main() -> None:
         answers.write(json.dumps(message, ensure_ascii=True) + "\n")
         answers.flush()
 
-    worker = Worker(Workspace(sys.argv[1]).create(), say)
+    workspace = Workspace(given.workspace, given.allow, given.read_only)
+    worker = Worker(workspace.create(), say)
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -502,8 +502,7 @@ TEXT = {
     "data_sequence_from": ("From sequence", "起始序列"),
     "data_packed": ("{count} conversations that do not see each other", "{count} 个互不可见的对话"),
     "data_starts": ("conversation {number}", "对话 {number}"),
-    "data_split_title": ("Split off evaluation rows", "拆出评估集"),
-    "data_share": ("Share (below 1) or number of rows", "比例（小于 1）或行数"),
+    "data_share": ("Evaluation rows: a share (below 1) or a number", "评估集：比例（小于 1）或行数"),
     "data_split_run": ("Split", "拆分"),
     "data_split_done": (
         "{train} has {train_rows} rows, {eval} has {eval_rows}. Rows with the same content are on the same side.",

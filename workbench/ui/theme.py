@@ -191,6 +191,7 @@ tr.contradicts td { background: #d55e0022; }
 .tk[data-id] { border-right: 1px solid #80808059; }
 #stats-tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .tk.tr { background: #0072b23d; border-bottom-color: #0072b2; } .tk.mk { background: #80808014; }
+.ids .tk[data-id] { display: inline-block; }
 .ids .tk[data-id]::after { content: attr(data-id); font-size: .62rem; opacity: .75; vertical-align: sub; margin: 0 3px 0 1px; }
 .wb-cut { color: #c2410c; border: 1px dashed #c2410c; border-radius: 4px; padding: 0 4px; margin: 0 3px; font-size: .78rem; white-space: nowrap; }
 .dark .wb-cut { color: #fb923c; border-color: #fb923c; }

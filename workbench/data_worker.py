@@ -33,23 +33,27 @@ class DataWorker:
         Raises:
             UserError: what the worker says, or that it has died.
         """
+        request = (json.dumps({"op": op, "args": args}) + "\n").encode()
         with self._lock:
-            process = self._running(_needs_torch(args))
-            try:
-                process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
-                process.stdin.flush()
+            for _ in range(2):
+                process = self._running(_needs_torch(args))
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(request)
+                    process.stdin.flush()
                 for line in process.stdout:
+                    if not line.endswith(b"\n"):
+                        break  # killed while it wrote
                     answer = json.loads(line)
                     if "error" in answer:
                         raise UserError(answer["error"])
                     if "result" in answer:
                         return answer["result"]
-            except (BrokenPipeError, ValueError):
-                pass
-            self._process = None
-            raise UserError(
-                "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
-            )
+                if process.wait() != 0:
+                    break  # killed; one that only had nothing to do for long ends with 0, and is started anew
+            self.end()
+        raise UserError(
+            "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
+        )
 
     def _running(self, torch: bool) -> subprocess.Popen:
         if self._process is not None and (self._process.poll() is not None or self._torch != torch):

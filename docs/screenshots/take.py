@@ -27,15 +27,22 @@ def train_tab(tab, name: str) -> None:
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
-def runs_tab(tab, name: str) -> None:
+def data_tab(tab, name: str) -> None:
     tab.get_by_role("tab").nth(1).click()
+    expect(tab.locator("#data-rows .wb-row")).to_have_count(5, timeout=60_000)
+    tab.wait_for_timeout(1500)
+    tab.screenshot(path=HERE / f"{name}.png", full_page=True)
+
+
+def runs_tab(tab, name: str) -> None:
+    tab.get_by_role("tab").nth(2).click()
     tab.wait_for_selector("#runs-charts .trace", timeout=60_000)
     tab.wait_for_timeout(1500)
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
 def chat_tab(tab, run_id: str, name: str) -> None:
-    tab.get_by_role("tab").nth(2).click()
+    tab.get_by_role("tab").nth(3).click()
     tab.click("#chat-adapter input")
     tab.get_by_role("option", name=run_id, exact=True).click()
     if "is ready" not in tab.locator("#engine-status").inner_text():
@@ -70,6 +77,7 @@ def main() -> None:
             if dark:
                 tab.click("#theme")
             train_tab(tab, f"train-{words}")
+            data_tab(tab, f"data-{words}")
             runs_tab(tab, f"runs-{words}")
             chat_tab(tab, run_id, f"chat-{words}")
             context.close()

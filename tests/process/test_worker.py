@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workbench import data_worker
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.workspace import PROJECT, Workspace
@@ -98,6 +99,18 @@ def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
         worker._process.kill()
         worker._process.wait()
         assert worker.ask("count", dataset="small", config=inside) == 24
+    finally:
+        worker.end()
+
+
+def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
+    worker = DataWorker(place)
+    command = data_worker._command
+    monkeypatch.setattr(data_worker, "_command", lambda *given: [*command(*given), "--idle", "0.2"])
+    try:
+        for _ in range(2):
+            assert worker.ask("count", dataset="small", config=inside) == 24
+            assert worker._process.wait(20) == 0
     finally:
         worker.end()
 

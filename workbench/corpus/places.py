@@ -110,6 +110,11 @@ class Places:
             before = at
         return found
 
+    @property
+    def quick(self) -> bool:
+        """Whether rows can be counted without parsing them: about a second a gigabyte."""
+        return all(file.jumps or kind_of(file.path) == ".parquet" for file in self._files)
+
     def count(self) -> int:
         """Number of rows, broken ones too."""
         return len(self._hub) if self._hub is not None else sum(file.count() for file in self._files)

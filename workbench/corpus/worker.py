@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,8 @@ class Worker:
     # --- looking
 
     def preview(self, dataset: str, config: dict, start: int = 0, count: int = 5, tokens: bool = True) -> dict:
-        """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "problem"}`; `problem`: why there are no tokens."""
+        """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "quick", "problem"}`; `quick`: `count` takes a second at most;
+        `problem`: why there are no tokens."""
         from workbench.corpus.preview import row_view
         from workbench.corpus.sources import with_layout
         from workbench.engine.vocabulary import Vocabulary
@@ -51,7 +53,7 @@ class Worker:
             except UserError as error:
                 encoder, problem = None, str(error)
         rows = [row_view(number, raw, info, encoder, vocabulary) for number, raw in places.page(start, count)]
-        return {"rows": rows, "layout": info.formatting, "ranking": info.ranking, "problem": problem}
+        return {"rows": rows, "layout": info.formatting, "quick": places.quick, "problem": problem}
 
     def count(self, dataset: str, config: dict) -> int:
         """Number of rows of a dataset."""
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--torch", action="store_true")
+    parser.add_argument("--idle", type=float, default=900.0, help="seconds without a request after which it ends")
     given = parser.parse_args()
     if not given.torch:
         from workbench.corpus.marked import without_torch
@@ -234,7 +237,15 @@ def main() -> None:
 
     workspace = Workspace(given.workspace, given.allow, given.read_only)
     worker = Worker(workspace.create(), say)
-    for line in sys.stdin:
+    while True:
+        # idle memory is better used elsewhere; the page starts another process when it needs one
+        idle = threading.Timer(given.idle, os._exit, [0])
+        idle.daemon = True
+        idle.start()
+        line = sys.stdin.readline()
+        idle.cancel()
+        if not line:
+            return
         request = json.loads(line)
         try:
             say({"result": getattr(worker, request["op"])(**request["args"])})

@@ -1,5 +1,6 @@
 """The Data tab: what a run will be trained on, before it is paid for. Here: choosing, looking at rows, editing one of them."""
 
+import asyncio
 import json
 
 import gradio as gr
@@ -70,6 +71,7 @@ def build(workspace: Workspace, form: Form) -> dict:
             data_files.build(data)
     questions = (("row-sure", "data_row_sure"), ("dataset-sure", "data_remove_sure"))
     gr.HTML("".join(f"<span id='{id_}' hidden>{say(key, 'en')} · {say(key, 'zh')}</span>" for id_, key in questions))
+    asked: dict[str, str] = {}  # by session, whose number of rows was asked for last
     before = gr.State(None)  # the row that is edited: (dataset, number, as it was fetched)
 
     def describe(name: str, contents, layout: str, total: int | None, lang: str) -> str:
@@ -102,17 +104,25 @@ def build(workspace: Workspace, form: Form) -> dict:
         except UserError as error:
             return note_safe(str(error), "bad"), "", ""
 
-    def total(name, there, request: gr.Request, *contents):
-        """The number of rows, for which the whole file may have to be read."""
+    async def total(name, there, request: gr.Request, *contents):
+        """The number of rows, for which the whole file may have to be read: then in a process of its own."""
         if not name or not there:
             return gr.skip()
+        if len(asked) > 1000:
+            asked.clear()
+        asked[request.session_hash] = name
+        args, count = {"dataset": name, "config": data.options(contents)}, 0
         try:
-            config = data.options(contents)
-            layout = data.worker.ask("preview", dataset=name, config=config, count=0, tokens=False)["layout"]
-            count = data.worker.ask("count", dataset=name, config=config)
-            return describe(name, contents, layout, count, language(request))
+            look = await asyncio.to_thread(data.worker.ask, "preview", count=0, tokens=False, **args)
+            if look["quick"]:
+                count = await asyncio.to_thread(data.worker.ask, "count", **args)
+            else:
+                async for answer in data.worker.job("count", **args):
+                    count = answer.get("result")
+            words = describe(name, contents, look["layout"], count, language(request))
         except UserError:
             return gr.skip()
+        return words if asked.get(request.session_hash) == name else gr.skip()
 
     def get_row(name, number, *contents):
         if not name:

@@ -70,13 +70,17 @@ def claim(folder: Path, url: str) -> None:
 
 def incoming(workspace) -> None:
     """Let gradio keep uploads inside the workspace, so that taking one in costs no copy; what an earlier page left there is deleted."""
+    import contextlib
     import shutil
+    import time
 
     folder = workspace.uploads / ".incoming"
     if not workspace.read_only:
         shutil.rmtree(folder, ignore_errors=True)
-        for rest in workspace.uploads.glob(".new-*"):
-            rest.unlink(missing_ok=True)
+        for rest in workspace.uploads.glob(".new-*"):  # of what was killed; younger ones may be another process's work
+            with contextlib.suppress(OSError):
+                if time.time() - rest.stat().st_mtime > 86_400:
+                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
 

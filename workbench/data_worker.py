@@ -15,6 +15,10 @@ from workbench.errors import UserError
 from workbench.workspace import PROJECT, Workspace
 
 _LINE = 256 << 20  # bytes of the longest answer
+_PATIENCE = 30.0  # seconds that a question waits for the one before it
+_KILLED = (
+    "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
+)
 
 
 class DataWorker:
@@ -34,7 +38,9 @@ class DataWorker:
             UserError: what the worker says, or that it has died.
         """
         request = (json.dumps({"op": op, "args": args}) + "\n").encode()
-        with self._lock:
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise UserError("The data is still being read for another question. Try again in a moment.")
+        try:
             for _ in range(2):
                 process = self._running(_needs_torch(args))
                 with contextlib.suppress(BrokenPipeError):
@@ -51,9 +57,31 @@ class DataWorker:
                 if process.wait() != 0:
                     break  # killed; one that only had nothing to do for long ends with 0, and is started anew
             self.end()
-        raise UserError(
-            "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
+        finally:
+            self._lock.release()
+        raise UserError(_KILLED)
+
+    def change(self, op: str, **args):
+        """The result of an operation that changes data, in a process of its own, so that looking goes on meanwhile.
+
+        Raises:
+            UserError: what the worker says, or that it has died.
+        """
+        request = (json.dumps({"op": op, "args": args}) + "\n").encode()
+        done = subprocess.run(
+            _command(self.workspace, False),
+            input=request,
+            stdout=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,
         )
+        for line in done.stdout.splitlines():
+            answer = json.loads(line)
+            if "error" in answer:
+                raise UserError(answer["error"])
+            if "result" in answer:
+                return answer["result"]
+        raise UserError(_KILLED)
 
     def _running(self, torch: bool) -> subprocess.Popen:
         if self._process is not None and (self._process.poll() is not None or self._torch != torch):

@@ -7,6 +7,7 @@
 Paths that come from the page are checked against this folder and those named at start.
 """
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from workbench.errors import UserError
 PROJECT = Path(__file__).resolve().parent.parent
 PRESETS = PROJECT / "presets"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
+
+
+class NotFound(UserError):
+    """A folder that does not exist."""
 
 
 class Workspace:
@@ -106,17 +111,14 @@ class Workspace:
             here = Path(value).expanduser()
             if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.exists() and here.is_dir()):
                 self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
+            elif name == "dataset_dir":
+                with contextlib.suppress(NotFound):
+                    self.inside(dataset_folder(value, self), what=name)
         for name in ("dataset", "eval_dataset"):
-            for value in (getattr(config, name, None) or "").split(
-                ","
-            ):  # a data file may be named instead of a dataset
+            # a data file may be named instead of a dataset
+            for value in (getattr(config, name, None) or "").split(","):
                 here = Path(value.strip()).expanduser()
-                if (
-                    here.is_absolute()
-                    or ".." in here.parts
-                    or (len(here.parts) > 1 and here.exists())
-                    or (here.suffix and here.exists())
-                ):
+                if here.is_absolute() or ".." in here.parts or (("/" in value or here.suffix) and here.exists()):
                     self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
 
     def model_folders(self) -> list[str]:
@@ -138,6 +140,6 @@ def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path
     for folder in candidates:
         if folder.is_dir():
             return folder.resolve()
-    raise UserError(
+    raise NotFound(
         f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."
     )

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from workbench import data_worker
+from workbench.corpus.worker import Worker
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.workspace import PROJECT, Workspace
@@ -70,8 +71,37 @@ def test_folders_that_the_page_may_read_can_be_read(place, tiny_model, tiny_data
         worker.end()
     looking = DataWorker(Workspace(place.root, read_only=True))
     with pytest.raises(UserError, match="read-only"):
-        looking.ask("change", dataset="small", row=1, before="", after=None)
-    looking.end()
+        looking.change("change", dataset="abilities", config={}, row=1, before="", after=None)
+
+
+def test_one_dataset_is_looked_at_under_options_for_several(place, inside):
+    worker = DataWorker(place)
+    several = inside | {"dataset": "small,small", "mix_strategy": "interleave_under", "interleave_probs": "0.5,0.5"}
+    try:
+        assert len(worker.ask("preview", dataset="small", config=several, count=2)["rows"]) == 2
+        assert worker.ask("count", dataset="small", config={"dataset_dir": "data", "cutoff_len": "many"}) == 24
+        assert worker.ask("check", dataset="small", config=several)["rows"] == 24
+    finally:
+        worker.end()
+
+
+def test_no_way_leads_out_of_the_workspace(place, tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    (outside / "secret").mkdir(parents=True)
+    (outside / "secret" / "s.jsonl").write_text('{"instruction": "secret", "output": "x"}\n')
+    (outside / "secret" / "dataset_info.json").write_text('{"s": {"file_name": "s.jsonl"}}')
+    monkeypatch.chdir(outside)
+    worker = Worker(place, lambda message: None)
+    for name, folder in (
+        ("secret/", None),
+        ("./secret/", None),
+        ("secret/s.jsonl", None),
+        ("s", "secret"),
+        ("s", "./secret"),
+        ("s", str(outside / "secret")),
+    ):
+        with pytest.raises(UserError, match="is outside the workspace"):
+            worker.preview(name, {"dataset_dir": folder} if folder else {}, tokens=False)
 
 
 def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
@@ -93,7 +123,7 @@ def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
             ({"model_name_or_path": "/etc"}, "is outside the workspace"),
         ):
             with pytest.raises(UserError, match=words):
-                worker.ask("count", dataset="small", config=inside | changes)
+                worker.ask("check", dataset="small", config=inside | changes)
         shown = worker.ask("preview", dataset="small", config=inside | {"model_name_or_path": "no-such-model"}, count=1)
         assert "There is no model 'no-such-model'" in shown["problem"] and shown["rows"][0]["turns"]
         worker._process.kill()
@@ -111,6 +141,24 @@ def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
         for _ in range(2):
             assert worker.ask("count", dataset="small", config=inside) == 24
             assert worker._process.wait(20) == 0
+    finally:
+        worker.end()
+
+
+def test_a_question_does_not_wait_for_good(place, inside, monkeypatch):
+    monkeypatch.setattr(data_worker, "_PATIENCE", 0.2)
+    worker = DataWorker(place)
+    try:
+        worker.ask("count", dataset="small", config=inside)
+        psutil.Process(worker._process.pid).suspend()
+        waiting = threading.Thread(target=lambda: worker.ask("count", dataset="small", config=inside))
+        waiting.start()
+        with pytest.raises(UserError, match="still being read for another question"):
+            while True:  # the thread may not have asked yet
+                worker.ask("count", dataset="small", config=inside) if worker._lock.locked() else None
+        psutil.Process(worker._process.pid).resume()
+        waiting.join(20)
+        assert not waiting.is_alive()
     finally:
         worker.end()
 
@@ -156,7 +204,12 @@ def test_a_job_tells_its_progress_and_ends_with_its_listener(place, inside):
     ]
     assert not [p for p in left if p.pid in mine] and not report.exists()
 
-    result = asyncio.run(listen(10_000))[-1]["result"]
+    async def both():
+        return await asyncio.gather(listen(10_000), listen(10_000))
+
+    (*_, first), (*_, second) = asyncio.run(both())  # two tabs ask the same
+    result = first["result"]
+    assert result == second["result"] and not list(report.parent.glob(".*"))
     assert result["rows"] == 30_000 and result["counts"] == {"too_long": 30_000} and len(result["problems"]) == 500
     assert result["problems"][7][:2] == [8, "big.jsonl:8"] and len(report.read_text().splitlines()) == 30_000
 
@@ -175,7 +228,7 @@ def test_a_job_that_fails_is_a_sentence(place, inside):
 def test_it_ends_with_the_page(place, inside):
     code = (
         "import sys, os; from workbench.data_worker import DataWorker; from workbench.workspace import Workspace\n"
-        f"w = DataWorker(Workspace({str(place.root)!r})); print(w.ask('count', dataset='small', config={inside!r}), w._process.pid, flush=True)\n"
+        f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)

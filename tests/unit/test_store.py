@@ -8,10 +8,15 @@ import random
 import pytest
 
 from workbench.corpus import store
+from workbench.corpus.encode import Encoder
 from workbench.corpus.places import Places
+from workbench.corpus.preview import row_view, source
 from workbench.corpus.registry import DatasetInfo, read_registry, select
-from workbench.corpus.sources import examples, raw_rows
+from workbench.corpus.sources import examples, raw_rows, with_layout
+from workbench.corpus.validate import Report, problems_of
+from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
+from workbench.ui.data_view import rows_html
 from workbench.workspace import PROJECT, Workspace
 
 
@@ -200,7 +205,7 @@ def test_a_table_becomes_lines_when_a_row_is_edited(workspace, tmp_path):
     store.add_file(workspace, given(tmp_path, "question,answer\nq1,a1\nq2,a2\n"), "table.csv")
     row = json.dumps({"question": "q2", "answer": "a2"})
     store.change_rows(workspace, "table", {2: (row, '{"question": "q2", "answer": "better"}')})
-    assert own(workspace, "table").path.name == "table.jsonl" and files(workspace) == ["table.csv", "table.jsonl"]
+    assert own(workspace, "table").path.name == "table.jsonl" and files(workspace) == ["table.jsonl"]
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "table"))] == ["a1", "better"]
 
 
@@ -241,3 +246,127 @@ def test_a_read_only_page_changes_nothing(tmp_path):
         with pytest.raises(UserError, match="read-only"):
             act()
     assert files(place) == ["mine.jsonl"]
+
+
+# --- what a review found
+
+
+def test_no_page_of_rows_is_no_rows(workspace, tmp_path):
+    places = Places(DatasetInfo("mine", given(tmp_path, jsonl(rows_of(20)))))
+    assert places.page(0, 0) == [] and places.page(19, 0) == []
+
+
+def test_the_first_page_of_a_folder_counts_nothing(tmp_path, monkeypatch):
+    from workbench.corpus import places as module
+
+    for name in ("a.json", "b.json"):
+        given(tmp_path, json.dumps(rows_of(10)), name)
+    places = Places(DatasetInfo("folder", tmp_path))
+    monkeypatch.setattr(module._File, "count", lambda self: pytest.fail("counted"))
+    assert len(places.page(0, 5)) == 5
+
+
+@pytest.mark.parametrize("name", ["gbk.csv", "odd.json"])
+def test_bytes_that_are_not_utf8_are_never_replaced(workspace, tmp_path, name):
+    content = {
+        "gbk.csv": b"instruction,output\nhello,ok\n" + "你好,世界\n".encode("gbk"),
+        "odd.json": b'[{"instruction": "a", "output": "b"}, {"instruction": "x\\ud83d", "output": "y"}]',
+    }[name]
+    (tmp_path / "file").write_bytes(content)
+    added, _ = store.add_file(workspace, tmp_path / "file", name)
+    info = own(workspace, added)
+    (_, first), (_, second) = Places(info).page(0, 2)
+    for raw in (first, second):
+        row_view(0, raw, info, None, None)["source"].encode()  # can be sent
+    with pytest.raises(UserError, match="not UTF-8"):
+        store.change_rows(workspace, added, {1: (source(first), '{"instruction": "new", "output": "x"}')})
+    assert own(workspace, added).path.read_bytes() == content
+    copied, lost = store.copy(info, workspace, quiet)
+    assert lost == 1 and [e.messages[-1]["content"] for _, e in examples(own(workspace, copied))] in (["ok"], ["b"])
+
+
+def test_a_line_that_is_not_utf8_can_be_mended(workspace, tmp_path):
+    (tmp_path / "file").write_bytes(
+        json.dumps(rows_of(1)[0]).encode() + b'\n{"instruction": "caf\xe9", "output": "y"}\n'
+    )
+    name, _ = store.add_file(workspace, tmp_path / "file", "latin.jsonl")
+    before = source(Places(own(workspace, name)).page(1, 1)[0][1])
+    assert "caf\\xe9" in before
+    store.change_rows(workspace, name, {2: (before, '{"instruction": "café", "output": "y"}')})
+    assert [e.messages[0]["content"] for _, e in examples(own(workspace, name))] == ["Question 0?", "café"]
+
+
+def test_a_dataset_that_hides_another_of_its_name_is_left_alone(workspace, tmp_path):
+    store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "foo.jsonl")
+    folder = tmp_path / "mydata"
+    folder.mkdir()
+    given(folder, jsonl(rows_of(1)), "foo.jsonl")
+    given(
+        folder, json.dumps({"foo": {"file_name": "foo.jsonl"}, "bar": {"file_name": "foo.jsonl"}}), "dataset_info.json"
+    )
+    shown = select("foo", folder, workspace)[0].path
+    assert shown.parent == folder and not store.is_own("foo", workspace, shown)
+    for act in (
+        lambda: store.remove(workspace, "foo", shown),
+        lambda: store.change_rows(workspace, "foo", {1: ("", None)}, shown),
+        lambda: store.set_layout(workspace, "foo", "alpaca", False, {}, {}, shown),
+    ):
+        with pytest.raises(UserError, match="hides it"):
+            act()
+    assert files(workspace) == ["foo.jsonl"]
+    assert store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "bar.jsonl", beside=folder)[0] == "bar-2"
+
+
+def test_problems_name_their_rows_also_where_places_come_twice(tmp_path):
+    for name, rows in (("a", [{"instruction": "x"}, *rows_of(2)]), ("b", rows_of(3))):
+        (tmp_path / name).mkdir()
+        given(tmp_path / name, jsonl(rows), "data.jsonl")
+    found = [p for p in problems_of(DatasetInfo("folder", tmp_path), Report()) if p]
+    assert [(p.row, p.place, p.kind) for p in found] == [
+        (1, "a/data.jsonl:1", "missing"), (4, "b/data.jsonl:1", "duplicate"), (5, "b/data.jsonl:2", "duplicate")]  # fmt: skip
+    assert [raw.place for _, raw in Places(DatasetInfo("folder", tmp_path)).page(2, 2)] == [
+        "a/data.jsonl:3",
+        "b/data.jsonl:1",
+    ]
+    line = given(
+        tmp_path,
+        '{"instruction": "x", "output": "y"} {"instruction": "x"} {"instruction": "z", "output": "y"}',
+        "line.json",
+    )
+    assert [p.row for p in problems_of(DatasetInfo("line", line), Report()) if p] == [2]
+
+
+def test_edits_lose_nothing_of_a_row(workspace, tmp_path):
+    store.add_file(workspace, given(tmp_path, jsonl(rows_of(2))), "mine.jsonl")
+    number = 123456789012345678901234567890
+    text = json.dumps(rows_of(1)[0] | {"id": number, "mark": "\ud83d"})
+    store.change_rows(workspace, "mine", {2: (json.dumps(rows_of(2)[1]), text)})
+    assert json.loads(own(workspace, "mine").path.read_text().splitlines()[1]) == json.loads(text)
+
+
+def test_a_layout_keeps_what_else_the_entry_says(workspace, tmp_path):
+    (workspace.uploads / "sub").mkdir()
+    given(workspace.uploads / "sub", jsonl(rows_of(3)), "z.jsonl")
+    entry = {"file_name": "sub/z.jsonl", "num_samples": 2, "split": "train"}
+    given(workspace.uploads, json.dumps({"z": entry}), "dataset_info.json")
+    assert store.set_layout(workspace, "z", "alpaca", False, {}, {}) == "alpaca"
+    assert json.loads((workspace.uploads / "dataset_info.json").read_text())["z"] == entry | {"formatting": "alpaca"}
+
+
+def test_long_names_keep_their_ends(workspace, tmp_path):
+    info = DatasetInfo("a" * 90, given(tmp_path, jsonl(rows_of(10))))
+    done = store.split_off(info, 3, workspace, quiet)
+    assert done["train"][0].endswith("-train") and done["eval"][0].endswith("-eval")
+
+
+def test_a_very_long_row_is_shown_without_its_tokens(tokenizer, tmp_path):
+    rows = [{"instruction": "q", "output": "long " * 300_000}, {"text": "words " * 3000}]
+    encoder, vocabulary = Encoder(tokenizer, "chatml", cutoff_len=64), Vocabulary(tokenizer)
+    views = []
+    for row, formatting in zip(rows, ("alpaca", "text"), strict=True):
+        info = with_layout(DatasetInfo("mine", given(tmp_path, json.dumps(row)), formatting=formatting))
+        views.append(row_view(0, Places(info).page(0, 1)[0][1], info, encoder, vocabulary))
+    assert views[0]["large"] and not views[0]["encoded"] and len(views[0]["turns"][1]["content"]) < 70_000
+    assert not views[1]["large"] and len(views[1]["encoded"]) == 3 and views[1]["pieces"] > 100
+    assert f"{views[1]['pieces'] - 3} more pieces" in rows_html(views[1:], ["tokens"], "en")
+    assert "too large to be shown" in rows_html(views[:1], ["tokens"], "en")

@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench import hubs
 from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.rows import Raw, files_of, kind_of, read_file
+from workbench.corpus.sources import file_rows
 from workbench.errors import UserError
 
 _EVERY = 500  # rows between two marks
@@ -15,8 +16,8 @@ _EVERY = 500  # rows between two marks
 class _File:
     """One file: every 500th row's line and byte, as far as somebody has looked. Only JSONL can be entered in the middle."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, info: DatasetInfo):
+        self.path, self.info = path, info
         self.total: int | None = None
         self.jumps = kind_of(path) in (".jsonl", ".ndjson") and not path.name.lower().endswith(".gz")
         self._marks = [(0, 1, 0)]  # (row, line, byte offset)
@@ -25,10 +26,10 @@ class _File:
     def rows(self, start: int) -> Iterator[Raw]:
         """Rows from number `start` on, which begins at 0."""
         if not self.jumps:
-            return itertools.islice(read_file(self.path), start, None)
+            return itertools.islice(file_rows(self.info, self.path), start, None)
         self._extend(start)
         row, line, offset = next(mark for mark in reversed(self._marks) if mark[0] <= start)
-        return itertools.islice(read_file(self.path, offset, line), start - row, None)
+        return itertools.islice(file_rows(self.info, self.path, offset, line), start - row, None)
 
     def count(self) -> int:
         """Number of rows; the file is read for it once."""
@@ -83,7 +84,7 @@ class Places:
         """Raises UserError: the dataset cannot be read."""
         self.info = info.check()
         self._hub = None if info.path else hubs.dataset_rows(info)
-        self._files = [_File(path) for path in files_of(info.path, info.split)] if info.path else []
+        self._files = [_File(path, info) for path in files_of(info.path, info.split)] if info.path else []
 
     def fresh(self) -> bool:
         try:
@@ -98,8 +99,11 @@ class Places:
             numbers = range(start, min(start + count, len(self._hub)))
             return [(number, Raw(f"{name}:{number + 1}", self._hub[number])) for number in numbers]
         found, at, before = [], start, 0
+        if count <= 0:
+            return []
         for index, file in enumerate(self._files):
-            if index < len(self._files) - 1 and at >= before + file.count():
+            # a file is counted only to be passed over
+            if index < len(self._files) - 1 and at > before and at >= before + file.count():
                 before += file.count()
                 continue
             for raw in file.rows(at - before):

@@ -12,32 +12,44 @@ from workbench.engine.vocabulary import Vocabulary
 
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them
 MOST_TEXT = 60_000  # characters of a text that are shown
+MOST_PIECES = 3  # of a plain text
+LARGE = 1 << 20  # bytes of a row from which on it is not tokenised to be looked at
 
 
 def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, vocabulary: Vocabulary | None) -> dict:
     """One row, for JSON.
 
     Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content, mark: `chosen` or
-    `rejected`), `tools`, `text`, `label`, and `encoded`: one dict as of `encoded_view` for each training row made of it.
+    `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the first training rows made of it,
+    `pieces`: how many there are, and `large`: whether it is too large to be tokenised here.
     """
-    example, encoded, problems = look(raw, info, encoder)
+    text = source(raw)
+    large = len(text) > LARGE
+    example, encoded, problems = look(raw, info, None if large else encoder)
     found = {
         "row": number + 1,
-        "place": raw.place,
-        "source": _cut(source(raw)),
-        "problems": [[p.kind, p.reason] for p in problems],
-        "encoded": [encoded_view(one, vocabulary) for one in encoded],
+        "place": readable(raw.place),
+        "source": _cut(text),
+        "problems": [[p.kind, readable(p.reason)] for p in problems],
+        "encoded": [encoded_view(one, vocabulary) for one in encoded[:MOST_PIECES]],
+        "pieces": len(encoded),
+        "large": large and encoder is not None,
     }
     return found | _conversation(example) if example else found | {"turns": [], "broken": True}
 
 
 def source(raw: Raw) -> str:
-    """A row as it stands in its file; of files that are not lines of JSON, the row as JSON."""
+    """A row as it stands in its file, bytes that are not UTF-8 as `\\x..`; of files that are not lines of JSON, the row as JSON."""
     if isinstance(raw.data, bytes):
-        return raw.data.decode("utf-8", "replace")
+        return raw.data.decode("utf-8", "backslashreplace")
     if isinstance(raw.data, BadRow):
         return ""
-    return json.dumps(raw.data, ensure_ascii=False, default=str)
+    return readable(json.dumps(raw.data, ensure_ascii=False, default=str))
+
+
+def readable(text: str) -> str:
+    """`text` without lone surrogates, which cannot be sent or written."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _conversation(example: Example) -> dict:
@@ -59,27 +71,30 @@ def _turn(message: dict) -> dict:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + f"… (+{len(text) - MOST_TEXT:,})"
+    text = readable(text) if len(text) <= MOST_TEXT else readable(text[:MOST_TEXT]) + f"… (+{len(text) - MOST_TEXT:,})"
+    return text
 
 
 def encoded_view(encoded: Encoded, vocabulary: Vocabulary) -> dict:
-    """A training row, for JSON: `tokens` as [id, text, 1 if trained], `skipped` of them in the middle that are not shown (after `head`), exact
-    `text`, and what was cut: `dropped_turns`, `cuts` as [index, tokens missing before it], `answer_cut`, `full_length`."""
-    trained = [int(label != IGNORE) for label in encoded.labels]
-    tokens = [list(item) for item in zip(encoded.input_ids, texts(encoded.input_ids, vocabulary), trained, strict=True)]
-    found = {
-        "length": len(tokens), "trained": sum(trained), "full_length": encoded.full_length, "text": _cut(encoded.text),
-        "dropped_turns": encoded.dropped_turns, "dropped_at": encoded.dropped_at, "cuts": [list(cut) for cut in encoded.cuts], "answer_cut": encoded.answer_cut,
+    """A training row, for JSON: `tokens` as of `tokens_view`, exact `text`, and what was cut: `dropped_turns`, `dropped_at`,
+    `cuts` as [index, tokens missing before it], `answer_cut`, `full_length`."""
+    return {
+        "length": len(encoded.input_ids), "trained": encoded.trained, "full_length": encoded.full_length, "text": _cut(encoded.text),
+        "dropped_turns": encoded.dropped_turns, "dropped_at": encoded.dropped_at, "cuts": [list(cut) for cut in encoded.cuts],
+        "answer_cut": encoded.answer_cut, **tokens_view(encoded.input_ids, encoded.labels, vocabulary),
     }  # fmt: skip
-    return found | shortened(tokens)
 
 
-def shortened(tokens: list) -> dict:
-    """`tokens` without the middle of very many: `head` of them lie before `skipped` missing ones."""
-    over, half = len(tokens) - MOST_TOKENS, MOST_TOKENS // 2
-    if over <= 0:
-        return {"tokens": tokens, "skipped": 0, "head": len(tokens)}
-    return {"tokens": tokens[:half] + tokens[-half:], "skipped": over, "head": half}
+def tokens_view(ids: list[int], labels: list[int], vocabulary: Vocabulary) -> dict:
+    """`tokens` as [id, text, 1 if trained] without the middle of very many: `head` of them lie before `skipped` missing ones."""
+    over, half = max(0, len(ids) - MOST_TOKENS), MOST_TOKENS // 2
+    parts = [(ids[:half], labels[:half]), (ids[-half:], labels[-half:])] if over else [(ids, labels)]
+    tokens = [
+        [id_, text, int(label != IGNORE)]
+        for some, their in parts
+        for id_, text, label in zip(some, texts(some, vocabulary), their, strict=True)
+    ]
+    return {"tokens": tokens, "skipped": over, "head": half if over else len(tokens)}
 
 
 def texts(ids: list[int], vocabulary: Vocabulary) -> list[str]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ _ALONE = 4  # batches that are done here; what has no more needs no other proces
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence, `row` its number from 1 on."""
+    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence, `row` its number from 1 on (in a batch: within it)."""
 
     place: str
     kind: str
@@ -157,9 +157,9 @@ def _work(rows: list[Raw]) -> Batch:
 def work(rows: list[Raw], info: DatasetInfo, encoder: Encoder | None) -> Batch:
     """Read, check and (with an encoder) tokenise rows."""
     batch, ids, labels = Batch(rows=len(rows), offset=rows[-1].offset), [], []
-    for raw in rows:
+    for number, raw in enumerate(rows, 1):
         example, encoded, problems = look(raw, info, encoder)
-        batch.problems += problems
+        batch.problems += [replace(problem, row=number) for problem in problems]
         batch.digests.append((raw.place, example.digest() if example else None))
         if example is None:
             continue

@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from workbench import hubs
 from workbench.corpus.formats import Example, detect, to_example
@@ -23,12 +25,20 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
         rows = hubs.dataset_rows(info)
         found = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
     else:
-        files = files_of(info.path, info.split)
-        found = itertools.chain.from_iterable(map(read_file, files))
+        found = itertools.chain.from_iterable(file_rows(info, file) for file in files_of(info.path, info.split))
     first = next(found, None)
     if first is None:
         raise UserError(f"{info.path.name if info.path else info.name} has no rows.")
     return itertools.chain([first], found)
+
+
+def file_rows(info: DatasetInfo, file: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
+    """Rows of one file of a dataset, as `read_file` gives them; of a folder's subfolders with their path, as names may come twice there."""
+    rows = read_file(file, offset, line)
+    inside = "" if file == info.path else file.relative_to(info.path).parent.as_posix()
+    if inside in ("", "."):
+        return rows
+    return (replace(raw, place=f"{inside}/{raw.place}") for raw in rows)
 
 
 def with_layout(info: DatasetInfo) -> DatasetInfo:

@@ -29,14 +29,18 @@ from workbench.workspace import PROJECT, Workspace, slug
 
 Progress = Callable[[str, float], None]
 _LOOK = 200  # rows by which a file is judged
+BUNDLED = PROJECT / "data"
 
 
-def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = "") -> tuple[str, str]:
+def add_file(
+    workspace: Workspace, path: Path, file_name: str = "", name: str = "", *, beside: Path = BUNDLED
+) -> tuple[str, str]:
     """Move a data file into the workspace; returns its new dataset's name, and its layout (empty if that has still to be said).
 
     Args:
         file_name: what the file was called where it comes from.
         name: of the dataset; the file's if not given.
+        beside: the dataset folder in use, whose names would hide the new one.
 
     Raises:
         UserError: not a data file, no row in its beginning is an object, or no room.
@@ -48,7 +52,7 @@ def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = 
     folder = workspace.uploads
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        name = new_name(workspace, name or stem)
+        name = new_name(workspace, name or stem, beside=beside)
         target = folder / f"{name}{kind}"
         info = DatasetInfo(name, target)
         with _room(folder):
@@ -65,42 +69,55 @@ def add_file(workspace: Workspace, path: Path, file_name: str = "", name: str = 
         return name, ""
 
 
-def new_name(workspace: Workspace, wanted: str) -> str:
-    """A dataset name like `wanted` that no other dataset has."""
-    wanted, number = slug(wanted.replace(",", "-")), 1
-    taken = set(registries(PROJECT / "data", workspace)) | {f.name.split(".")[0] for f in workspace.uploads.glob("*")}
-    name = wanted
+def new_name(workspace: Workspace, wanted: str, suffix: str = "", *, beside: Path = BUNDLED) -> str:
+    """A dataset name like `wanted` (shortened, with `suffix`) that no other dataset has."""
+    base, number = slug(wanted.replace(",", "-")), 1
+    taken = {file.name.split(".")[0] for file in workspace.uploads.glob("*")}
+    for folder in {BUNDLED, beside}:
+        with contextlib.suppress(UserError):
+            taken |= set(registries(folder, workspace))
+    name = base + suffix
     while name in taken:
         number += 1
-        name = f"{wanted}-{number}"
+        name = f"{base}{suffix}-{number}"
     return name
 
 
-def home_of(name: str, workspace: Workspace) -> Path:
+def home_of(name: str, workspace: Workspace, shown: Path | None = None) -> Path:
     """The folder of the workspace whose dataset `name` is.
 
+    Args:
+        shown: the file that the user looks at under this name.
+
     Raises:
-        UserError: it is not the workspace's own.
+        UserError: it is not the workspace's own, or another dataset of this name hides it.
     """
     for folder in workspace.dataset_folders:
-        with contextlib.suppress(UserError):
-            if name in read_registry(folder):
-                return folder
+        try:
+            known = read_registry(folder).get(name)
+        except UserError:
+            continue
+        if known is not None and shown not in (None, known.path):
+            raise UserError(
+                f"{shown} has the same name as a dataset of the workspace and hides it. Nothing is changed."
+            )
+        if known is not None:
+            return folder
     raise UserError(
         f"{name} is not a dataset of the workspace. Copy it there first (`python -m workbench data copy {name}`)."
     )
 
 
-def is_own(name: str, workspace: Workspace) -> bool:
+def is_own(name: str, workspace: Workspace, shown: Path | None = None) -> bool:
     """Whether the workspace holds this dataset, so that it can be changed."""
     try:
-        home_of(name, workspace)
+        home_of(name, workspace, shown)
     except UserError:
         return False
     return True
 
 
-def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, name: str = "") -> tuple[str, int]:
+def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, *, beside: Path = BUNDLED) -> tuple[str, int]:
     """Write a dataset into the workspace as JSONL, so that its rows can be changed; returns its name, and how many rows could not be read."""
     workspace.check_writable()
     folder = workspace.uploads
@@ -116,13 +133,15 @@ def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, name: str 
                 progress(f"Copying {info.name}: {count:,} rows", _share(raw, info))
         out.close()
         with locked(folder / ".lock"):
-            name = new_name(workspace, name or f"{Path(info.name).name.split('.')[0]}-copy")
+            name = new_name(workspace, _stem(info), "-copy", beside=beside)
             os.replace(partial, folder / f"{name}.jsonl")
             _register(folder, name, _entry(info, f"{name}.jsonl"))
     return name, lost
 
 
-def split_off(info: DatasetInfo, share: float, workspace: Workspace, progress: Progress, seed: int = 42) -> dict:
+def split_off(
+    info: DatasetInfo, share: float, workspace: Workspace, progress: Progress, seed: int = 42, *, beside: Path = BUNDLED
+) -> dict:
     """Write two new datasets, `NAME-train` and `NAME-eval`; rows with the same content go to the same side.
 
     Args:
@@ -159,17 +178,17 @@ def split_off(info: DatasetInfo, share: float, workspace: Workspace, progress: P
         )
     folder.mkdir(parents=True, exist_ok=True)
     with _new_file(folder) as (train, to_train), _new_file(folder) as (held_out, to_eval):
-        for number, raw in enumerate(raw_rows(info)):
-            if order[number]:
-                (to_eval if order[number] <= limit else to_train).write(_line(raw) + b"\n")
+        for number, (place, raw) in enumerate(zip(order, raw_rows(info), strict=False)):
+            if place:
+                (to_eval if place <= limit else to_train).write(_line(raw) + b"\n")
             if number % 5000 == 4999:
                 progress(f"Writing {info.name}: {number + 1:,} rows", 0.5 + _share(raw, info) / 2)
         to_train.close()
         to_eval.close()
         with locked(folder / ".lock"):
-            base, names = Path(info.name).name.split(".")[0], {}
+            names = {}
             for side, partial in (("train", train), ("eval", held_out)):
-                names[side] = new_name(workspace, f"{base}-{side}")
+                names[side] = new_name(workspace, _stem(info), f"-{side}", beside=beside)
                 os.replace(partial, folder / f"{names[side]}.jsonl")
                 _register(folder, names[side], _entry(info, f"{names[side]}.jsonl"))
     return {
@@ -179,11 +198,14 @@ def split_off(info: DatasetInfo, share: float, workspace: Workspace, progress: P
     }
 
 
-def change_rows(workspace: Workspace, name: str, changes: dict[int, tuple[str, str | None]]) -> int:
+def change_rows(
+    workspace: Workspace, name: str, changes: dict[int, tuple[str, str | None]], shown: Path | None = None
+) -> int:
     """Edit or delete rows of a dataset of the workspace; one that is not JSONL becomes a JSONL file first.
 
     Args:
         changes: row number (from 1 on) -> (the row as it was when it was looked at, the row as it should be or None to delete it).
+        shown: as for `home_of`.
 
     Returns:
         the number of rows that are left.
@@ -192,7 +214,7 @@ def change_rows(workspace: Workspace, name: str, changes: dict[int, tuple[str, s
         UserError: a new row is broken, or a row is not any more what it was.
     """
     workspace.check_writable()
-    folder = home_of(name, workspace)
+    folder = home_of(name, workspace, shown)
     with locked(folder / ".lock"):
         info = with_layout(read_registry(folder)[name].check())
         if info.path.is_dir() or kind_of(info.path) != ".jsonl" or info.path.name.lower().endswith(".gz"):
@@ -206,7 +228,7 @@ def change_rows(workspace: Workspace, name: str, changes: dict[int, tuple[str, s
                     continue
                 number += 1
                 if number in changes:
-                    if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace") != changes[number][0]:
+                    if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace") != changes[number][0]:
                         raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
                     row = fresh[number]
                     if row is None:
@@ -222,18 +244,25 @@ def change_rows(workspace: Workspace, name: str, changes: dict[int, tuple[str, s
     return kept
 
 
-def set_layout(workspace: Workspace, name: str, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
+def set_layout(
+    workspace: Workspace,
+    name: str,
+    formatting: str,
+    ranking: bool,
+    columns: dict,
+    tags: dict,
+    shown: Path | None = None,
+) -> str:
     """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the layout.
 
     Raises:
         UserError: an unknown layout, column and role names that are not texts, or none of the first rows can be read so.
     """
     workspace.check_writable()
-    folder = home_of(name, workspace)
+    folder = home_of(name, workspace, shown)
     with locked(folder / ".lock"):
-        entry = {"file_name": read_registry(folder)[name].path.name}
-        entry |= {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
         old = _entries(folder)
+        entry = old[name] | {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
         _register(folder, name, {key: value for key, value in entry.items() if value})
         try:
             info = with_layout(read_registry(folder)[name])
@@ -244,10 +273,10 @@ def set_layout(workspace: Workspace, name: str, formatting: str, ranking: bool, 
             raise
 
 
-def remove(workspace: Workspace, name: str) -> None:
+def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
     """Delete a dataset of the workspace with its file."""
     workspace.check_writable()
-    folder = home_of(name, workspace)
+    folder = home_of(name, workspace, shown)
     with locked(folder / ".lock"):
         path = read_registry(folder)[name].path
         _register(folder, name, None)
@@ -312,7 +341,14 @@ def _line(raw: Raw) -> bytes | None:
         return raw.data
     if isinstance(raw.data, BadRow):
         return None
-    return json.dumps(raw.data, ensure_ascii=False, default=str).encode("utf-8", "replace")
+    try:
+        return json.dumps(raw.data, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8: what they should be, nobody knows
+        return None
+
+
+def _stem(info: DatasetInfo) -> str:
+    return Path(info.name).name.split(".")[0]
 
 
 def _digested(info: DatasetInfo) -> Iterator[tuple[Raw, int | None]]:
@@ -333,29 +369,39 @@ def _share(raw: Raw, info: DatasetInfo) -> float:
 def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
     """A new row as a line. Raises UserError with what is wrong with it."""
     try:
-        value = parse_line(text.strip().encode("utf-8", "surrogatepass"))
+        parse_line(text.strip().encode("utf-8", "surrogatepass"))
+        value = json.loads(text)  # which keeps long numbers as they are
         if not isinstance(value, dict):
             raise BadRow("type", f"a row should be an object, not {named(value)}.")
         to_example(value, info)
     except BadRow as bad:
         raise UserError(f"Row {row:,} is not saved: {bad}") from None
-    return json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise UserError(f"Row {row:,} is not saved: not valid JSON: {error}.") from None
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
 
 
 def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
-    """A dataset of the workspace as a JSONL file of its own; the file that it was stays beside."""
-    target = folder / f"{info.name}.jsonl"
+    """A dataset of the workspace as a JSONL file of its own, in place of the file that it was."""
+    target, old = folder / f"{info.name}.jsonl", info.path
     with _new_file(folder) as (partial, out):
         for raw in raw_rows(info):
             line = _line(raw)
             if line is None:
+                why = f" {raw.data}" if isinstance(raw.data, BadRow) else " not UTF-8 text."
                 raise UserError(
-                    f"{raw.place}: {raw.data} Rows of a file with such places cannot be changed here; make a copy of the dataset first."
+                    f"{raw.place}:{why} Rows of a file with such places cannot be changed here: correct the file, or make a copy of the dataset, "
+                    "which leaves them out."
                 )
             out.write(line + b"\n")
         out.close()
         os.replace(partial, target)
     _register(folder, info.name, _entry(info, target.name))
+    if old.parent == folder and old.is_file() and old != target:
+        old.unlink()
     return replace(info, path=target)
 
 

@@ -51,30 +51,29 @@ def problems_of(
     kept_out, seen = Seen(), Seen()
     for other in held_out:
         for batch in scan(other, workers=workers):
-            kept_out.add(*_usable(batch))
+            kept_out.add(*_usable(batch)[1:])
     for batch in scan(info, encoder, workers=workers, limit=limit):
         before, found = report.rows, []
         report.rows, report.offset = report.rows + batch.rows, batch.offset
-        places, digests = _usable(batch)
-        for place, first, held in zip(places, seen.add(places, digests), kept_out.get(digests), strict=True):
+        numbers, places, digests = _usable(batch)
+        firsts, others = seen.add(places, digests), kept_out.get(digests)
+        for number, place, first, held in zip(numbers, places, firsts, others, strict=True):
             if first is not None:
-                found.append(Problem(place, "duplicate", f"the same as {first}."))
+                found.append(Problem(place, "duplicate", f"the same as {first}.", number))
             if held is not None:
-                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held})."))
-        found += batch.problems
-        order = {place: index for index, (place, _) in enumerate(batch.digests)} if found else {}
-        for problem in sorted(found, key=lambda p: order.get(p.place, 0)):
-            problem = replace(problem, row=before + order.get(problem.place, 0) + 1)
+                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held}).", number))
+        for problem in sorted(batch.problems + found, key=lambda p: p.row):
+            problem = replace(problem, row=before + problem.row)
             report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
             report.broken += problem.broken
             yield problem
         yield None
 
 
-def _usable(batch: Batch) -> tuple[list[str], list[int]]:
-    """Places and digests of the rows that are not broken."""
-    pairs = [(place, digest) for place, digest in batch.digests if digest is not None]
-    return [place for place, _ in pairs], [digest for _, digest in pairs]
+def _usable(batch: Batch) -> tuple[list[int], list[str], list[int]]:
+    """Numbers within the batch, places and digests of the rows that are not broken."""
+    found = [(number, place, digest) for number, (place, digest) in enumerate(batch.digests, 1) if digest is not None]
+    return [number for number, _, _ in found], [place for _, place, _ in found], [digest for _, _, digest in found]
 
 
 def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:

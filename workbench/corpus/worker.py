@@ -6,17 +6,20 @@ trainer's own batches needs it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from workbench.config import validated
+from workbench.corpus import store
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.workspace import PROJECT, Workspace, dataset_folder
@@ -61,19 +64,26 @@ class Worker:
 
     def row(self, dataset: str, config: dict, number: int) -> str:
         """A row (from 1 on) as it stands in its file."""
-        from workbench.corpus.preview import source
+        from workbench.corpus.preview import LARGE, source
 
         found = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
         if not found:
             raise UserError(f"{dataset} has no row {number:,}.")
-        return source(found[0][1])
+        text = source(found[0][1])
+        if len(text) > LARGE:
+            raise UserError(
+                f"Row {number:,} has {len(text) / 2**20:.0f} MiB, which is too much to be edited here. Download the dataset."
+            )
+        return text
 
     def check(self, dataset: str, config: dict, report: str = "") -> dict:
         """Every bad row. The first ones are in the answer, all in the file `report` (JSON Lines)."""
+        from workbench.corpus.preview import readable
         from workbench.corpus.registry import select
         from workbench.corpus.validate import Report, problems_of
 
         (info,) = self._select(dataset, config)
+        config = alone(config, dataset)
         options = self._options(config)
         try:
             encoder, why = self._encoder(config), ""
@@ -85,20 +95,18 @@ class Worker:
         held_out = [other for other in held_out if other.name != info.name]
         listed, counts = [], Report()
         size = info.path.stat().st_size if info.path and info.path.is_file() else 0
-        target = Path(report or os.devnull)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial") if report else target
-        with open(partial, "w", encoding="utf-8") as file:
-            for problem in problems_of(info, counts, encoder=encoder, held_out=held_out):
+        with _report(Path(report) if report else None) as file:
+            for problem in problems_of(
+                info, counts, encoder=encoder, held_out=held_out, workers=options.preprocessing_num_workers
+            ):
                 if problem is None:
                     share = min(1.0, counts.offset / size) if size and counts.offset > 0 else 0.0
                     self.progress(f"Checking {info.name}: {counts.rows:,} rows", share)
                     continue
+                problem = replace(problem, place=readable(problem.place), reason=readable(problem.reason))
                 if len(listed) < LISTED:
                     listed.append([problem.row, problem.place, problem.kind, problem.reason])
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
-        if report:
-            os.replace(partial, target)
         return {**vars(counts), "problems": listed, "untokenised": why}
 
     def stats(self, config: dict) -> dict:
@@ -124,32 +132,30 @@ class Worker:
 
     # --- changing
 
-    def add(self, path: str, file_name: str) -> list:
-        from workbench.corpus import store
-
-        return list(store.add_file(self.workspace, Path(path), file_name))
+    def add(self, path: str, file_name: str, config: dict) -> list:
+        """Take a file in: `[name, layout]`."""
+        return list(store.add_file(self.workspace, Path(path), file_name, beside=self._folder(config)))
 
     def copy(self, dataset: str, config: dict) -> list:
-        from workbench.corpus import store
-
-        return list(store.copy(self._select(dataset, config)[0], self.workspace, self.progress))
+        """Copy a dataset into the workspace: `[name, rows that could not be read]`."""
+        (info,) = self._select(dataset, config)
+        return list(store.copy(info, self.workspace, self.progress, beside=self._folder(config)))
 
     def split(self, dataset: str, config: dict, share: float) -> dict:
-        from workbench.corpus import store
+        """As `store.split_off`."""
+        (info,) = self._select(dataset, config)
+        seed = int(config.get("seed") or 42)
+        return store.split_off(info, share, self.workspace, self.progress, seed, beside=self._folder(config))
 
-        return store.split_off(
-            self._select(dataset, config)[0], share, self.workspace, self.progress, self._options(config).seed
-        )
+    def change(self, dataset: str, config: dict, row: int, before: str, after: str | None) -> int:
+        """Edit or delete a row: how many are left."""
+        (info,) = self._select(dataset, config)
+        return store.change_rows(self.workspace, dataset, {row: (before, after)}, info.path)
 
-    def change(self, dataset: str, row: int, before: str, after: str | None) -> int:
-        from workbench.corpus import store
-
-        return store.change_rows(self.workspace, dataset, {row: (before, after)})
-
-    def layout(self, dataset: str, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
-        from workbench.corpus import store
-
-        return store.set_layout(self.workspace, dataset, formatting, ranking, columns, tags)
+    def layout(self, dataset: str, config: dict, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
+        """Say how rows are laid out: the layout that is used."""
+        (info,) = self._select(dataset, config)
+        return store.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path)
 
     # --- details
 
@@ -165,11 +171,20 @@ class Worker:
             self.workspace.confine(options)
         return options
 
+    def _folder(self, config: dict) -> Path:
+        """The dataset folder in use."""
+        return dataset_folder(self._options(_place(config)).dataset_dir, self.workspace)
+
     def _select(self, names: str, config: dict) -> list:
+        """Datasets by name. Of the options only `dataset_dir` matters, so that others may still be wrong."""
         from workbench.corpus.registry import select
 
-        options = self._options(config | {"dataset": names})
-        return select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
+        options = self._options(_place(config) | {"dataset": names})
+        found = select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
+        for info in found:
+            if self.confined and info.path is not None and "/" in info.name:  # named by its path
+                self.workspace.inside(info.path, what="dataset")
+        return found
 
     def _rows_of(self, dataset: str, config: dict):
         from workbench.corpus.places import Places
@@ -185,7 +200,7 @@ class Worker:
     def _encoder(self, config: dict):
         from workbench.train.data import encoder_of
 
-        options = self._options(config)
+        options = self._options(alone(config, config.get("dataset") or "-"))
         # an encoder gives its tokenizer the template, so those of different templates cannot share one
         place = options.model_name_or_path, options.model_revision, options.trust_remote_code, options.template
         if place not in self._tokenizers:
@@ -213,6 +228,34 @@ class Worker:
         return load_tokenizer(options, self.workspace, self.progress)
 
 
+def alone(config: dict, dataset: str) -> dict:
+    """The options for one dataset on its own: those that mix several are left out."""
+    return {k: v for k, v in config.items() if k not in ("mix_strategy", "interleave_probs")} | {"dataset": dataset}
+
+
+def _place(config: dict) -> dict:
+    """Of the options only what says where datasets are."""
+    return {"model_name_or_path": "-", "dataset": "-"} | {k: config[k] for k in ("dataset_dir",) if config.get(k)}
+
+
+@contextlib.contextmanager
+def _report(target: Path | None):
+    """A file to write to that becomes `target` at the end; what was there before is deleted at once. None: nothing is kept."""
+    if target is None:
+        with open(os.devnull, "w", encoding="utf-8") as file:
+            yield file
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".report-", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def main() -> None:
     """Serve requests until stdin ends."""
     parser = argparse.ArgumentParser()
@@ -232,7 +275,7 @@ def main() -> None:
     os.dup2(2, 1)
 
     def say(message: dict) -> None:
-        answers.write(json.dumps(message, ensure_ascii=True) + "\n")
+        answers.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
         answers.flush()
 
     workspace = Workspace(given.workspace, given.allow, given.read_only)

@@ -1,7 +1,7 @@
 """The rows of a run as its collator gives them to the model, for people to look at."""
 
 from workbench.corpus.encode import IGNORE
-from workbench.corpus.preview import shortened, texts
+from workbench.corpus.preview import tokens_view
 from workbench.engine.vocabulary import Vocabulary
 from workbench.models.demo import Progress
 from workbench.options import RunConfig
@@ -40,10 +40,15 @@ def sequences(
         batch = collate([rows[number]])
         ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
         places = batch["position_ids"][0].tolist() if "position_ids" in batch else range(len(ids))
-        trained = [int(label != IGNORE) for label in labels]
-        tokens = [list(item) for item in zip(ids, texts(ids, vocabulary), trained, strict=True)]
         starts = [index for index, place in enumerate(places) if place == 0]
+        trained = sum(label != IGNORE for label in labels)
         found.append(
-            {"number": number + 1, "length": len(ids), "trained": sum(trained), "starts": starts, **shortened(tokens)}
+            {
+                "number": number + 1,
+                "length": len(ids),
+                "trained": trained,
+                "starts": starts,
+                **tokens_view(ids, labels, vocabulary),
+            }
         )
     return {"sequences": found, "total": len(rows), "log": said}

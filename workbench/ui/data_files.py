@@ -8,6 +8,7 @@ import gradio as gr
 from workbench.corpus.registry import FORMATTINGS
 from workbench.corpus.store import remove
 from workbench.errors import UserError
+from workbench.ui import data_jobs
 from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing
 from workbench.ui.data_view import note_safe
 from workbench.ui.notes import QUIET
@@ -17,18 +18,20 @@ from workbench.ui.strings import language, say, t
 def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
     """A dropped file becomes a dataset of the workspace, and the chosen one."""
 
-    def added(path, looks, request: gr.Request):
+    def added(path, looks, request: gr.Request, *contents):
         lang = language(request)
         if not path:
             return [gr.skip()] * 4
         try:
             data.workspace.check_writable()
-            name, layout = data.worker.ask("add", path=str(path), file_name=Path(path).name)
+            name, layout = data.worker.change(
+                "add", path=str(path), file_name=Path(path).name, config=data.options(contents)
+            )
             words = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
             return (
                 note_safe(words, "ok" if layout else "warn"),
                 (looks or 0) + 1,
-                gr.Dropdown(choices=data.choices(), value=name),
+                gr.Dropdown(choices=data.choices(contents), value=name),
                 None,
             )
         except UserError as error:
@@ -38,7 +41,7 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
 
     drop.upload(
         added,
-        [drop, data.looks],
+        [drop, data.looks, *data.form.components],
         [message, data.looks, data.chosen, drop],
         show_progress="minimal",
         api_visibility="private",
@@ -68,7 +71,7 @@ def build(data: Data) -> None:
         keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
     words = gr.HTML(elem_id="data-filed")
 
-    async def change(op: str, args: dict, finish, looks, lang: str):
+    async def change(op: str, args: dict, finish, looks, contents, lang: str):
         """A job whose `finish` has words and the name of the dataset that is chosen then."""
         try:
             data.workspace.check_writable()
@@ -78,7 +81,7 @@ def build(data: Data) -> None:
 
         def outputs(result, lang):
             said, name = finish(result, lang)
-            return [note_safe(said, "ok"), gr.Dropdown(choices=data.choices(), value=name), (looks or 0) + 1]
+            return [note_safe(said, "ok"), gr.Dropdown(choices=data.choices(contents), value=name), (looks or 0) + 1]
 
         async for found in data.job(op, args, outputs, 2, lang):
             yield found
@@ -95,21 +98,35 @@ def build(data: Data) -> None:
 
     async def run_copy(name, looks, request: gr.Request, *contents):
         args = {"dataset": name, "config": data.options(contents)}
-        async for outputs in change("copy", args, copied, looks, language(request)) if name else _nothing():
+        async for outputs in change("copy", args, copied, looks, contents, language(request)) if name else _nothing():
             yield outputs
 
     async def run_split(name, looks, share_, request: gr.Request, *contents):
         args = {"dataset": name, "config": data.options(contents), "share": float(share_ or 0)}
-        async for outputs in change("split", args, parted, looks, language(request)) if name else _nothing():
+        async for outputs in change("split", args, parted, looks, contents, language(request)) if name else _nothing():
             yield outputs
 
-    def removed(lang, name):
-        remove(data.workspace, name)
-        return say("data_removed", lang, name=name), gr.Dropdown(choices=data.choices(), value=None)
+    def removed(lang, name, *contents):
+        remove(data.workspace, name, shown_file(name, contents))
+        data_jobs.report_file(data.workspace, name).unlink(missing_ok=True)
+        return say("data_removed", lang, name=name), gr.Dropdown(choices=data.choices(contents), value=None)
 
-    def laid_out(lang, name, formatting_, ranking_, columns_, tags_):
+    def shown_file(name, contents) -> Path | None:
+        try:
+            return data.info(name, contents).path
+        except UserError:  # one that cannot be read can still be removed
+            return None
+
+    def laid_out(lang, name, formatting_, ranking_, columns_, tags_, *contents):
         given = {key: _texts(key, text, lang) for key, text in (("columns", columns_), ("tags", tags_))}
-        layout = data.worker.ask("layout", dataset=name, formatting=formatting_ or "", ranking=bool(ranking_), **given)
+        args = {
+            "dataset": name,
+            "config": data.options(contents),
+            "formatting": formatting_ or "",
+            "ranking": bool(ranking_),
+            **given,
+        }
+        layout = data.worker.change("layout", **args)
         return (say("data_layout_saved", lang, layout=layout),)
 
     def layout_of(name, *contents):
@@ -140,8 +157,16 @@ def build(data: Data) -> None:
     use.click(used, chosen, [words, data.form.widgets["dataset"]], **QUIET)
     copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
     split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
-    drop.click(data.changing(removed, 1), [looks, chosen], [words, looks, chosen], js=asking("dataset-sure"), **QUIET)
-    keep.click(data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags], [words, looks], **QUIET)
+    drop.click(
+        data.changing(removed, 1),
+        [looks, chosen, *contents],
+        [words, looks, chosen],
+        js=asking("dataset-sure"),
+        **QUIET,
+    )
+    keep.click(
+        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [words, looks], **QUIET
+    )
     download.click(downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private").success(
         None, js=DOWNLOAD_JS)  # fmt: skip
 

@@ -1,23 +1,29 @@
 """Parts of the Data tab that read a whole dataset: check, statistics, the run's own sequences. Each job has a process of its own, which ends when
 nobody listens any more."""
 
+import hashlib
 from pathlib import Path
 
 import gradio as gr
 
 from workbench.charts import length_chart
 from workbench.ui import data_view
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, MIXING, Data, outgoing
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
-from workbench.workspace import slug
+from workbench.workspace import Workspace, slug
 
 SEQUENCES = 3  # shown at a time
 
 
 def _stopped(request: gr.Request):
     return note(say("data_stopped", language(request)), "warn")
+
+
+def report_file(workspace: Workspace, name: str) -> Path:
+    """Where the report of a dataset's last check lies."""
+    return workspace.cache / "reports" / f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.jsonl"
 
 
 def build_check(data: Data) -> gr.HTML:
@@ -28,22 +34,19 @@ def build_check(data: Data) -> gr.HTML:
         report = gr.Button(t("data_report"), elem_id="data-report")
     checked = gr.HTML(js_on_load=data_view.ROWS_JS, elem_id="data-checked")
 
-    def report_file(name: str) -> Path:
-        return data.workspace.cache / "reports" / f"{slug(name)}.jsonl"
-
     async def run(name, request: gr.Request, *contents):
         lang = language(request)
         if not name:
             yield note(say("data_none", lang), "warn")
             return
-        args = {"dataset": name, "config": data.options(contents), "report": str(report_file(name))}
+        args = {"dataset": name, "config": data.options(contents), "report": str(report_file(data.workspace, name))}
         async for (words,) in data.job(
             "check", args, lambda result, lang: [data_view.check_html(result, lang)], 0, lang
         ):
             yield words
 
     def reported(name, request: gr.Request):
-        there = report_file(name or "")
+        there = report_file(data.workspace, name or "")
         if not name or not there.is_file():
             return gr.skip(), note(say("data_check_none", language(request)), "warn")
         return outgoing(there), gr.skip()
@@ -83,7 +86,8 @@ def build_statistics(data: Data) -> None:
         if not name:
             yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
             return
-        args = {"config": data.options(contents) | {"dataset": name}}
+        given = {key: value for key, value in data.options(contents).items() if key not in MIXING}
+        args = {"config": given | {"dataset": name}}
         async for outputs in data.job("stats", args, finish, 2, language(request)):
             yield outputs
 

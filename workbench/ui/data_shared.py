@@ -24,6 +24,7 @@ OPTIONS = (
     "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
     "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
 )  # fmt: skip
+MIXING = ("mix_strategy", "interleave_probs")  # options that mean something for several datasets only
 LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
 

@@ -77,7 +77,7 @@ def build(workspace: Workspace, form: Form) -> dict:
     def describe(name: str, contents, layout: str, total: int | None, lang: str) -> str:
         """What is shown, and under which of the Train form's options."""
         config, info = data.options(contents), data.info(name, contents)
-        place = say("data_of_workspace" if is_own(name, workspace) else "data_not_own", lang)
+        place = say("data_of_workspace" if is_own(name, workspace, info.path) else "data_not_own", lang)
         masks = "".join(f", {key}" for key in ("train_on_prompt", "mask_history") if config.get(key))
         shown = {key: config.get(key, RunConfig.model_fields[key].default) for key in ("template", "cutoff_len")}
         words = say(
@@ -104,9 +104,9 @@ def build(workspace: Workspace, form: Form) -> dict:
         except UserError as error:
             return note_safe(str(error), "bad"), "", ""
 
-    async def total(name, there, request: gr.Request, *contents):
+    async def total(name, request: gr.Request, *contents):
         """The number of rows, for which the whole file may have to be read: then in a process of its own."""
-        if not name or not there:
+        if not name:
             return gr.skip()
         if len(asked) > 1000:
             asked.clear()
@@ -139,14 +139,15 @@ def build(workspace: Workspace, form: Form) -> dict:
             raise UserError(say("data_fetch_first", lang))
         return there[2]
 
-    def save_row(lang, name, number, there, text):
-        data.worker.ask("change", dataset=name, row=int(number), before=fetched(name, number, there, lang), after=text)
+    def save_row(lang, name, number, there, text, *contents):
+        args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
+        data.worker.change("change", before=fetched(name, number, there, lang), after=text, **args)
         line = json.dumps(json.loads(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
-    def delete_row(lang, name, number, there):
-        old = fetched(name, number, there, lang)
-        left = data.worker.ask("change", dataset=name, row=int(number), before=old, after=None)
+    def delete_row(lang, name, number, there, *contents):
+        args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
+        left = data.worker.change("change", before=fetched(name, number, there, lang), after=None, **args)
         return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None
 
     def clicked(event: gr.EventData):
@@ -168,7 +169,7 @@ def build(workspace: Workspace, form: Form) -> dict:
 
     contents = form.components
     gr.on([chosen.change, columns.change, start.change, data.looks.change], show, [chosen, columns, start, *contents], [message, about, rows],
-          trigger_mode="always_last", **QUIET).then(total, [chosen, rows, *contents], about, **QUIET)  # fmt: skip
+          trigger_mode="always_last", **QUIET).then(total, [chosen, *contents], about, **QUIET)  # fmt: skip
     chosen.change(lambda: (1, ""), None, [start, checked], **QUIET)
     back.click(lambda number: max(1, int(number or 1) - PAGE), start, start, **QUIET)
     on.click(lambda number: int(number or 1) + PAGE, start, start, **QUIET)
@@ -179,16 +180,21 @@ def build(workspace: Workspace, form: Form) -> dict:
     checked.click(clicked, None, [parts, start, row, editing], **QUIET)
     fetch.click(*fetching, **QUIET)
     save.click(
-        data.changing(save_row, 1), [data.looks, chosen, row, before, source], [edited, data.looks, before], **QUIET
+        data.changing(save_row, 1),
+        [data.looks, chosen, row, before, source, *contents],
+        [edited, data.looks, before],
+        **QUIET,
     )
     cut.click(
-        data.changing(delete_row, 1), [data.looks, chosen, row, before], [edited, data.looks, before], js=asking("row-sure"), **QUIET)  # fmt: skip
+        data.changing(delete_row, 1), [data.looks, chosen, row, before, *contents], [edited, data.looks, before], js=asking("row-sure"), **QUIET)  # fmt: skip
     data_files.wire_upload(data, drop, uploaded)
     return {"arrive": (arrive, [chosen, data.looks, *contents], [chosen, data.looks, message])}
 
 
 def _pretty(text: str) -> str:
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False, indent=1)
-    except ValueError:  # a broken row, to be mended
+        shown = json.dumps(json.loads(text), ensure_ascii=False, indent=1)
+        shown.encode()
+        return shown
+    except ValueError:  # a broken row, to be mended; or signs that cannot be sent to the browser
         return text

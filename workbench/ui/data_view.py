@@ -57,6 +57,10 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
             if "text" in parts:
                 cells.append(f"<div class='wb-cell'><pre class='wb-source'>{safe(encoded['text'])}</pre></div>")
         body = f"<div class='wb-cells'>{''.join(cells)}</div>"
+        if row["large"]:
+            body += f"<div class='wb-sub'>{escape(say('data_large', lang))}</div>"
+        if row["pieces"] > len(row["encoded"]):
+            body += f"<div class='wb-sub'>{escape(say('data_pieces', lang, count=_number(row['pieces'] - len(row['encoded']))))}</div>"
     return f"<div class='wb-card wb-row' data-row='{row['row']}'>{head}{said}{body}</div>"
 
 

@@ -393,6 +393,11 @@ TEXT = {
         "{length} of {full} tokens, {trained} trained",
         "{full} 个 token 中保留 {length} 个，训练 {trained} 个",
     ),
+    "data_pieces": ("And {count} more pieces of it.", "另有 {count} 段。"),
+    "data_large": (
+        "This row is too large to be shown as tokens; check and statistics count them.",
+        "该行太大，无法按 token 显示；检查和统计会计入。",
+    ),
     "data_piece": ("piece {number}", "第 {number} 段"),
     "data_trained": ("trained", "参与训练"),
     "data_masked": ("masked: read, not trained", "屏蔽：只读不训练"),

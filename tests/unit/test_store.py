@@ -4,8 +4,13 @@ import errno
 import json
 import os
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given as example
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from workbench.corpus import store
 from workbench.corpus.encode import Encoder
@@ -14,8 +19,10 @@ from workbench.corpus.preview import row_view, source
 from workbench.corpus.registry import DatasetInfo, read_registry, select
 from workbench.corpus.sources import examples, raw_rows, with_layout
 from workbench.corpus.validate import Report, problems_of
+from workbench.corpus.worker import Worker
 from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
+from workbench.ui import data_view
 from workbench.ui.data_view import rows_html
 from workbench.workspace import PROJECT, Workspace
 
@@ -370,3 +377,42 @@ def test_a_very_long_row_is_shown_without_its_tokens(tokenizer, tmp_path):
     assert not views[1]["large"] and len(views[1]["encoded"]) == 3 and views[1]["pieces"] > 100
     assert f"{views[1]['pieces'] - 3} more pieces" in rows_html(views[1:], ["tokens"], "en")
     assert "too large to be shown" in rows_html(views[:1], ["tokens"], "en")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.just("\ud83d"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+ROWS = st.dictionaries(
+    st.sampled_from(["instruction", "output", "input", "messages", "conversations", "text", "tools", "chosen", "rejected", "label"]), VALUES, max_size=5)  # fmt: skip
+LINES = st.lists(
+    st.binary(max_size=40)
+    | ROWS.map(lambda row: json.dumps(row).encode())
+    | VALUES.map(lambda v: json.dumps(v).encode()),
+    max_size=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@example(LINES, st.sampled_from(["x.jsonl", "x.json", "x.csv"]))
+def test_whatever_a_file_holds_can_be_looked_at(tiny_model, lines, name):
+    """Preview, row and check of any bytes: an answer that can be sent to the browser, or one sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_bytes(b"\n".join(lines))
+        worker = Worker(Workspace(Path(folder) / "w").create(), lambda message: None, confined=False)
+        config = {"model_name_or_path": str(tiny_model), "cutoff_len": 30, "template": "auto"}
+        for ask in (
+            lambda: data_view.rows_html(worker.preview(str(file), config)["rows"], list(data_view.PARTS), "en"),
+            lambda: worker.row(str(file), config, 1),
+            lambda: data_view.check_html(worker.check(str(file), config), "zh"),
+            lambda: str(worker.count(str(file), config)),
+        ):
+            try:
+                ask().encode()
+            except UserError as error:
+                assert str(error).endswith((".", "!", ")")) and len(str(error)) < 1000

@@ -13,12 +13,11 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from tests.browser.conftest import CHROMIUM, Page, open_generation  # noqa: E402
+from tests.browser.conftest import CHROMIUM, Page  # noqa: E402
 from workbench.runs import list_runs  # noqa: E402
 from workbench.workspace import Workspace  # noqa: E402
 
 HERE = Path(__file__).parent
-QUESTIONS = ["Do you support tool calling?", "Is function calling something you can do?"]
 
 
 def train_tab(tab, name: str) -> None:
@@ -41,23 +40,6 @@ def runs_tab(tab, name: str) -> None:
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
-def chat_tab(tab, run_id: str, name: str) -> None:
-    tab.get_by_role("tab").nth(3).click()
-    tab.click("#chat-adapter input")
-    tab.get_by_role("option", name=run_id, exact=True).click()
-    if "is ready" not in tab.locator("#engine-status").inner_text():
-        tab.click("#load")
-    expect(tab.locator("#engine-status .ok")).to_be_visible(timeout=90_000)
-    tab.check("#compare input")
-    open_generation(tab, temperature=0, max_tokens=60)
-    for count, question in enumerate(QUESTIONS, 1):
-        tab.fill("#message textarea", question)
-        tab.click("#send")
-        expect(tab.locator("#chat-right .bot.message")).to_have_count(count, timeout=60_000)
-        tab.wait_for_timeout(14_000)
-    tab.screenshot(path=HERE / f"{name}.png", full_page=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", default="workspace")
@@ -65,7 +47,6 @@ def main() -> None:
     if not any(run.has_adapter for run in list_runs(workspace)):
         command = [sys.executable, "-m", "workbench", "train", "smollm2-demo", "--workspace", str(workspace.root)]
         subprocess.run(command, cwd=ROOT, check=True)
-    run_id = next(run.id for run in list_runs(workspace) if run.has_adapter)
     page = Page(workspace.root)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -79,7 +60,6 @@ def main() -> None:
             train_tab(tab, f"train-{words}")
             data_tab(tab, f"data-{words}")
             runs_tab(tab, f"runs-{words}")
-            chat_tab(tab, run_id, f"chat-{words}")
             context.close()
         browser.close()
     page.end()

@@ -416,3 +416,22 @@ def test_whatever_a_file_holds_can_be_looked_at(tiny_model, lines, name):
                 ask().encode()
             except UserError as error:
                 assert str(error).endswith((".", "!", ")")) and len(str(error)) < 1000
+
+
+def test_a_row_that_a_template_cannot_show_is_shown_as_conversation(tokenizer, tmp_path):
+    turns = [
+        ("human", "Weather?"),
+        ("function_call", '{"name": "look", "arguments": {}}'),
+        ("observation", "rain"),
+        ("gpt", "It rains."),
+    ]
+    row = {
+        "conversations": [{"from": role, "value": text} for role, text in turns],
+        "tools": '[{"name": "look", "parameters": {}}]',
+    }
+    info = with_layout(DatasetInfo("mine", given(tmp_path, jsonl([row]))))
+    view = row_view(0, Places(info).page(0, 1)[0][1], info, Encoder(tokenizer, "chatml"), Vocabulary(tokenizer))
+    assert [kind for kind, _ in view["problems"]] == ["template"] and not view["encoded"]
+    assert [turn["role"] for turn in view["turns"]] == ["user", "assistant", "tool", "assistant"]
+    shown = rows_html([view], ["conversation", "tokens"], "en")
+    assert "It rains." in shown and "look" in shown and "leaves tools out" in shown

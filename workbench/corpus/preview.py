@@ -26,6 +26,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
     text = source(raw)
     large = len(text) > LARGE
     example, encoded, problems = look(raw, info, None if large else encoder)
+    if example is None and problems[-1].kind == "template":  # the conversation itself is fine
+        example = look(raw, info, None)[0]
     found = {
         "row": number + 1,
         "place": readable(raw.place),

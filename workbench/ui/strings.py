@@ -385,8 +385,8 @@ TEXT = {
     "data_text": ("exact text", "实际文本"),
     "data_ids": ("token ids", "token id"),
     "data_row": ("From row", "起始行"),
-    "data_back": ("◀ Back", "◀ 上一页"),
-    "data_on": ("On ▶", "下一页 ▶"),
+    "data_back": ("◀ Previous", "◀ 上一页"),
+    "data_on": ("Next ▶", "下一页 ▶"),
     "data_row_head": ("Row {row}", "第 {row} 行"),
     "data_lengths": ("{length} tokens, {trained} trained", "{length} 个 token，训练 {trained} 个"),
     "data_lengths_cut": (

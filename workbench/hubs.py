@@ -5,7 +5,9 @@ The words for what to do where the hub cannot be reached stand here, too.
 
 import os
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from workbench.corpus.registry import DatasetInfo
 from workbench.errors import UserError
@@ -35,6 +37,7 @@ def dataset_rows(info: DatasetInfo):
             return rows.to_hf_dataset() if hasattr(rows, "to_hf_dataset") else rows
         from datasets import load_dataset
 
+        wait_for_no_hub()
         return load_dataset(name, info.subset, data_dir=info.folder, split=info.split)
     except UserError:
         raise
@@ -63,6 +66,30 @@ def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: 
         f"{where}{part} cannot be fetched: {_first_line(error)} Check the network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. "
         f"By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
     )
+
+
+def wait_for_no_hub(patience: float = 4.0) -> None:
+    """Let Hugging Face's clients look only at what is here while the hub cannot be reached: they would try again for half a minute.
+
+    With a proxy only they know the way, and nothing is changed.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    if os.environ.get("HF_HUB_OFFLINE") or any(
+        os.environ.get(name)
+        for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+    ):
+        return
+    place = urlsplit(endpoint())
+    try:
+        socket.create_connection(
+            (place.hostname, place.port or (443 if place.scheme == "https" else 80)), patience
+        ).close()
+        offline = False
+    except OSError:
+        offline = True
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline
 
 
 def missing(error: BaseException | None) -> bool:

@@ -85,6 +85,13 @@ def test_rows_as_conversation_tokens_and_exact_text(opened):
     expect(opened.locator("#data-message")).to_contain_text("There is no row 500")
 
 
+def test_a_whole_name_is_itself(opened, tmp_path):
+    """Gradio's list takes the first entry that contains what was typed."""
+    upload(opened, rows_file(tmp_path, "my-abilities-b.jsonl", bad=False), "my-abilities-b")
+    choose(opened, "abilities")
+    expect(opened.locator("#data-about")).to_contain_text("238 rows")
+
+
 def test_a_dataset_that_cannot_be_read_is_listed_with_the_reason(opened):
     opened.click("#data-set input")
     opened.get_by_role("option", name="⚠ oaast_sft_zh").click()
@@ -184,14 +191,22 @@ def test_statistics_and_what_they_suggest(opened):
     opened.click("#data-stats")
     tiles = opened.locator("#stats-tiles")
     expect(tiles).to_contain_text("226", timeout=60_000)
+    expect(opened.locator("#data-counted")).to_contain_text(
+        "abilities: 238 rows, of them 12 held out by val_size, 0 broken"
+    )
     expect(tiles).to_contain_text("known after the first run of this model")
     expect(opened.locator("#data-chart .bars path").first).to_be_attached()
     expect(opened.locator("#data-chart .annotation")).to_contain_text("cutoff_len 256")
     expect(opened.locator("#data-counted .warn")).to_contain_text("Packing off")
     opened.click("#data-apply")
-    expect(opened.locator("#data-counted")).to_contain_text("packing: false")
+    expect(opened.locator("#data-applied")).to_contain_text("packing: false")
     opened.get_by_role("tab", name="Train").click()
     expect(opened.locator("#run-yaml")).not_to_contain_text("packing")
+    opened.get_by_role("tab", name="Data").click()
+    opened.click("#data-set input")
+    opened.get_by_role("option", name="⚠ oaast_sft_zh").click()  # what was counted of another dataset is gone
+    expect(tiles).to_have_count(0)
+    expect(opened.locator("#data-chart .bars")).to_have_count(0)
 
 
 def test_the_runs_own_sequences_packed(opened):
@@ -211,6 +226,11 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     opened.click("#data-split")
     expect(opened.locator("#data-filed")).to_contain_text("whole-train has 24 rows, whole-eval has 6")
     expect(opened.locator("#data-set input")).to_have_value("whole-train")
+    opened.click("#data-use")
+    expect(opened.locator("#data-filed")).to_contain_text(
+        "The Train form uses whole-train, and whole-eval to evaluate on"
+    )
+    expect(opened.locator("#opt-eval_dataset textarea, #opt-eval_dataset input").first).to_have_value("whole-eval")
     with opened.expect_download() as download:
         opened.click("#data-download")
     assert download.value.suggested_filename == "whole-train.jsonl"

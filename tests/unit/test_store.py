@@ -212,8 +212,11 @@ def test_a_table_becomes_lines_when_a_row_is_edited(workspace, tmp_path):
     store.add_file(workspace, given(tmp_path, "question,answer\nq1,a1\nq2,a2\n"), "table.csv")
     row = json.dumps({"question": "q2", "answer": "a2"})
     store.change_rows(workspace, "table", {2: (row, '{"question": "q2", "answer": "better"}')})
-    assert own(workspace, "table").path.name == "table.jsonl" and files(workspace) == ["table.jsonl"]
+    assert own(workspace, "table").path.name == "table.jsonl" and files(workspace) == [".originals", "table.jsonl"]
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "table"))] == ["a1", "better"]
+    assert (workspace.uploads / ".originals" / "table.csv").read_text() == "question,answer\nq1,a1\nq2,a2\n"
+    store.remove(workspace, "table")
+    assert not list(workspace.uploads.rglob("table*"))
 
 
 def test_only_the_workspaces_own_data_is_changed(workspace):

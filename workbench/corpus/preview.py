@@ -28,6 +28,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
     example, encoded, problems = look(raw, info, None if large else encoder)
     if example is None and problems[-1].kind == "template":  # the conversation itself is fine
         example = look(raw, info, None)[0]
+    if example is not None and example.label is False:  # not trained on, so there are no training rows of it
+        encoded = []
     found = {
         "row": number + 1,
         "place": readable(raw.place),

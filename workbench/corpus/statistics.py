@@ -24,7 +24,7 @@ _FEW_STEPS = 50  # an epoch of fewer optimizer steps leaves a schedule little ro
 
 @dataclass
 class Statistics:
-    """`full` and `kept`: tokens of the rows before and after `cutoff_len`; shares are from 0 to 1.
+    """`full` and `kept`: tokens of the rows before and after `cutoff_len`; shares are from 0 to 1. `held_out`: rows that `val_size` takes.
 
     `edges` and `counts` are the histogram of the full lengths. `sequences`: what the model sees in an epoch, packed or not; `steps`: optimizer
     steps of an epoch. `seconds` is None as long as no throughput of this model is known. `suggestions`: (kind, values) for words in any language.
@@ -32,6 +32,7 @@ class Statistics:
 
     rows: int = 0
     training_rows: int = 0
+    held_out: int = 0
     broken: int = 0
     untrained: int = 0
     tokens: int = 0
@@ -72,7 +73,8 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
     if rows is None:
         return found
     if config.val_size and not config.eval_dataset:
-        rows, _ = split(rows, config)
+        rows, held = split(rows, config)
+        found.held_out = len(held)
     rows = rows.with_format("numpy")
     kept, full = (np.asarray(rows[name][:], dtype=np.int64) for name in ("kept", "full"))
     found.training_rows, found.tokens, found.full_tokens = len(kept), int(kept.sum()), int(full.sum())

@@ -30,6 +30,7 @@ from workbench.workspace import PROJECT, Workspace, slug
 Progress = Callable[[str, float], None]
 _LOOK = 200  # rows by which a file is judged
 BUNDLED = PROJECT / "data"
+_ORIGINALS = ".originals"
 
 
 def add_file(
@@ -282,6 +283,9 @@ def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
         _register(folder, name, None)
         if path and path.parent == folder and path.is_file():
             path.unlink()
+        for original in (folder / _ORIGINALS).glob("*"):
+            if original.name.split(".")[0] == name:
+                original.unlink()
 
 
 # --- details
@@ -385,7 +389,7 @@ def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
 
 
 def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
-    """A dataset of the workspace as a JSONL file of its own, in place of the file that it was."""
+    """A dataset of the workspace as a JSONL file of its own; the file that it was stays in `.originals`, until the dataset is removed."""
     target, old = folder / f"{info.name}.jsonl", info.path
     with _new_file(folder) as (partial, out):
         for raw in raw_rows(info):
@@ -401,7 +405,8 @@ def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
         os.replace(partial, target)
     _register(folder, info.name, _entry(info, target.name))
     if old.parent == folder and old.is_file() and old != target:
-        old.unlink()
+        (folder / _ORIGINALS).mkdir(exist_ok=True)
+        os.replace(old, folder / _ORIGINALS / old.name)
     return replace(info, path=target)
 
 

@@ -112,6 +112,7 @@ class Worker:
     def stats(self, config: dict) -> dict:
         """`Statistics` of all the datasets of a run. The tokens that are made for it are those that the run will use."""
         from workbench.corpus.prepare import prepare
+        from workbench.corpus.preview import readable
         from workbench.corpus.statistics import statistics
 
         options, encoder = self._options(config), self._encoder(config)
@@ -119,7 +120,9 @@ class Worker:
         for info in self._select(options.dataset, config):
             limit = options.max_samples if info.num_samples is None else None
             parts.append((info, prepare(info, encoder, self.workspace, self.progress, limit=limit, workers=options.preprocessing_num_workers)))  # fmt: skip
-        return asdict(statistics(parts, options, self.workspace))
+        first = next((p for _, part in parts for p in part.summary.broken_rows), None)
+        why = readable(f"{first.place}: {first.reason}") if first else ""
+        return asdict(statistics(parts, options, self.workspace)) | {"dataset": options.dataset, "first_broken": why}
 
     def batches(self, config: dict, start: int = 0, count: int = 3) -> dict:
         """The run's own training rows, mixed and packed, as its collator gives them to the model."""

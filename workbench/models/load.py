@@ -177,6 +177,8 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
         return str(ensure_demo_model(workspace, progress))
     if hubs.use_modelscope() and not Path(source).is_dir():
         return hubs.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
+    if not Path(source).is_dir():
+        hubs.wait_for_no_hub()
     return source
 
 

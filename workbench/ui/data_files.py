@@ -56,7 +56,7 @@ def build(data: Data) -> None:
         download = gr.Button(t("data_download"), elem_id="data-download")
         drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
     with gr.Row(equal_height=True):
-        share = gr.Number(0.05, minimum=0, label=t("data_share"), elem_id="data-share", scale=2)
+        share = gr.Number(0.05, label=t("data_share"), elem_id="data-share", scale=2)
         split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
     with gr.Accordion(t("data_layout_title"), open=False, elem_id="data-layout"):
         with gr.Row():
@@ -66,8 +66,10 @@ def build(data: Data) -> None:
             )
             ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
         with gr.Row():
-            columns = gr.Textbox(label=t("data_layout_columns"), lines=2, elem_id="data-columns-json")
-            tags = gr.Textbox(label=t("data_layout_tags"), lines=2, elem_id="data-tags-json")
+            columns = gr.Textbox(
+                label=t("data_layout_columns"), lines=2, elem_id="data-columns-json", placeholder='{"prompt": "question", "response": "answer"}')  # fmt: skip
+            tags = gr.Textbox(
+                label=t("data_layout_tags"), lines=2, elem_id="data-tags-json", placeholder='{"role_tag": "speaker", "user_tag": "user"}')  # fmt: skip
         keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
     words = gr.HTML(elem_id="data-filed")
 
@@ -147,14 +149,23 @@ def build(data: Data) -> None:
         except UserError as error:
             return gr.skip(), note_safe(str(error), "bad")
 
-    def used(name, request: gr.Request):
+    def used(name, request: gr.Request, *contents):
+        lang, kept = language(request), [gr.skip()] * 3
         if not name:
-            return gr.skip(), gr.skip()
-        return note_safe(say("data_used", language(request), name=name), "ok"), [name]
+            return gr.skip(), *kept
+        try:
+            data.info(name, contents)
+            held = f"{name.removesuffix('-train')}-eval"  # as a split names it
+            if name.endswith("-train") and held in [value for _, value in data.choices(contents)]:
+                return note_safe(say("data_used_split", lang, name=name, held=held), "ok"), [name], held, "0"
+            return note_safe(say("data_used", lang, name=name), "ok"), [name], *kept[1:]
+        except UserError as error:
+            return note_safe(str(error), "bad"), *kept
 
     chosen, looks, contents = data.chosen, data.looks, data.form.components
     chosen.change(layout_of, [chosen, *contents], [formatting, ranking, columns, tags], **QUIET)
-    use.click(used, chosen, [words, data.form.widgets["dataset"]], **QUIET)
+    taken = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
+    use.click(used, [chosen, *contents], [words, *taken], **QUIET)
     copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
     split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
     drop.click(

@@ -67,6 +67,7 @@ def build_statistics(data: Data) -> None:
         count_all = gr.Button(t("data_stats_all"), elem_id="data-stats-all")
         halt = gr.Button(t("stop"), elem_id="data-stats-stop", variant="stop")
         apply = gr.Button(t("data_apply"), elem_id="data-apply")
+    applied = gr.HTML(elem_id="data-applied")
     counted = gr.HTML(elem_id="data-counted")
     chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="data-chart")
     suggested = gr.State(None)
@@ -99,7 +100,7 @@ def build_statistics(data: Data) -> None:
             elif kind.startswith("packing"):
                 changes["packing"] = kind == "packing_on"
         if not changes:
-            return gr.skip(), gr.skip(), gr.skip()
+            return note(say("data_apply_none", language(request)), "warn"), gr.skip(), gr.skip()
         listed = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
         words = note(say("data_applied", language(request), changes=listed))
         return words, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
@@ -110,17 +111,23 @@ def build_statistics(data: Data) -> None:
         count_all.click(run_all, data.form.components, shown, **LONG),
     ]
     halt.click(_stopped, None, counted, cancels=going, **QUIET)
+    # what was counted before is of another dataset, or of other rows
+    gr.on(
+        [data.chosen.change, data.looks.change],
+        lambda: ("", "", "", None),
+        None,
+        [applied, counted, chart, suggested],
+        **QUIET,
+    )
     widgets = data.form.widgets
-    apply.click(take_over, suggested, [counted, widgets["cutoff_len"], widgets["packing"]], **QUIET)
+    apply.click(take_over, suggested, [applied, widgets["cutoff_len"], widgets["packing"]], **QUIET)
 
 
 def build_sequences(data: Data) -> None:
     """What the trainer's collator gives to the model: the run's datasets mixed, cut and packed."""
     gr.HTML(t("data_batches_info"), elem_classes="wb-sub")
     with gr.Row(equal_height=True):
-        first = gr.Number(
-            1, minimum=1, precision=0, label=t("data_sequence_from"), elem_id="data-first", scale=1, min_width=120
-        )
+        first = gr.Number(1, precision=0, label=t("data_sequence_from"), elem_id="data-first", scale=1, min_width=120)
         show = gr.Button(t("data_batches_run"), elem_id="data-batches", variant="primary", scale=3)
         halt = gr.Button(t("stop"), elem_id="data-batches-stop", variant="stop", scale=1)
     shown = gr.HTML(elem_id="data-sequences")

@@ -14,7 +14,7 @@ from workbench.corpus.registry import DatasetInfo, registries, unlisted
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.ui.data_view import bar_html, note_safe
-from workbench.ui.form import Form
+from workbench.ui.form import Form, by_length
 from workbench.ui.strings import language
 from workbench.workspace import Workspace, dataset_folder
 
@@ -30,12 +30,14 @@ DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.clic
 
 
 class Data:
-    """The tab's dataset, worker and form. `chosen` is the dataset's name, `looks` goes up with every change to data, `file` gives files out."""
+    """The tab's dataset, worker and form. `chosen` is the dataset's name, `looks` goes up with every change to data,
+    `visits` whenever the tab is opened, `file` gives files out."""
 
     def __init__(self, workspace: Workspace, form: Form):
         self.workspace, self.form, self.worker = workspace, form, DataWorker(workspace)
         self.chosen: gr.Dropdown
         self.looks = gr.Number(0, visible="hidden", elem_id="data-looks")
+        self.visits = gr.Number(0, visible="hidden", elem_id="data-visits")
         self.file = gr.DownloadButton(visible="hidden", elem_id="data-file")
 
     def options(self, contents) -> dict:
@@ -52,7 +54,7 @@ class Data:
         """`(label, name)` of all datasets, those that cannot be read marked. Raises UserError: the folder has none."""
         folder = "data" if contents is None else self.options(contents).get("dataset_dir") or "data"
         found = registries(dataset_folder(folder, self.workspace), self.workspace).values()
-        return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in found]
+        return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in sorted(found, key=by_length)]
 
     async def job(self, op: str, args: dict, finish: Callable, others: int, lang: str, *, torch: bool = False):
         """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""
@@ -81,10 +83,11 @@ class Data:
         return handler
 
 
-def asking(words_id: str) -> str:
-    """JavaScript that asks before a handler of `Data.changing` goes on."""
+def asking(words_id: str, named: int = 1) -> str:
+    """JavaScript that asks before a handler of `Data.changing` goes on; the question ends with the first `named` inputs after `looks`."""
     return (
-        f"(...all) => confirm(document.querySelector('#{words_id}').textContent) ? all : [all[0], '', ...all.slice(2)]"
+        f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1, {1 + named}).join(' · ')) "
+        "? all : [all[0], '', ...all.slice(2)]"
     )
 
 

@@ -29,7 +29,7 @@ def build(workspace: Workspace, form: Form) -> dict:
                 [], label=t("data_set"), info=t("data_set_info"), elem_id="data-set", interactive=True, allow_custom_value=True)  # fmt: skip
             about = gr.HTML(elem_id="data-about")
         with gr.Column(scale=3, min_width=260):
-            drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=110, file_count="single")
+            drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
             uploaded = gr.HTML(elem_id="data-uploaded")
     message = gr.HTML(elem_id="data-message")
     with gr.Tabs(elem_id="data-parts") as parts:
@@ -148,7 +148,7 @@ def build(workspace: Workspace, form: Form) -> dict:
     def delete_row(lang, name, number, there, *contents):
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
         left = data.worker.change("change", before=fetched(name, number, there, lang), after=None, **args)
-        return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None
+        return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, ""
 
     def clicked(event: gr.EventData):
         """A row's button: to edit it, or (in the check's table) to look at it."""
@@ -156,7 +156,7 @@ def build(workspace: Workspace, form: Form) -> dict:
             return gr.skip(), gr.skip(), int(number), gr.Accordion(open=True)
         return gr.Tabs(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
 
-    def arrive(name, looks, *contents):
+    def arrive(name, visits, *contents):
         """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have changed."""
         try:
             listed, words = data.choices(contents), ""
@@ -165,12 +165,15 @@ def build(workspace: Workspace, form: Form) -> dict:
         names, wanted = [value for _, value in listed], (data.options(contents).get("dataset") or "").split(",")[0]
         if not name or (name not in names and "/" not in name and "." not in name):
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)
-        return gr.Dropdown(choices=listed, value=name), (looks or 0) + 1, words
+        return gr.Dropdown(choices=listed, value=name), (visits or 0) + 1, words
 
     contents = form.components
-    gr.on([chosen.change, columns.change, start.change, data.looks.change], show, [chosen, columns, start, *contents], [message, about, rows],
+    gr.on([chosen.change, columns.change, start.change, data.looks.change, data.visits.change], show, [chosen, columns, start, *contents], [message, about, rows],
           trigger_mode="always_last", **QUIET).then(total, [chosen, *contents], about, **QUIET)  # fmt: skip
-    chosen.change(lambda: (1, ""), None, [start, checked], **QUIET)
+    chosen.change(lambda: (1, None, ""), None, [start, before, source], **QUIET)
+    gr.on(
+        [chosen.change, data.looks.change], lambda: "", None, checked, **QUIET
+    )  # row numbers may not be true any more
     back.click(lambda number: max(1, int(number or 1) - PAGE), start, start, **QUIET)
     on.click(lambda number: int(number or 1) + PAGE, start, start, **QUIET)
     ids.change(None, ids, None, js=_IDS_JS, api_visibility="private")
@@ -186,9 +189,9 @@ def build(workspace: Workspace, form: Form) -> dict:
         **QUIET,
     )
     cut.click(
-        data.changing(delete_row, 1), [data.looks, chosen, row, before, *contents], [edited, data.looks, before], js=asking("row-sure"), **QUIET)  # fmt: skip
+        data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), **QUIET)  # fmt: skip
     data_files.wire_upload(data, drop, uploaded)
-    return {"arrive": (arrive, [chosen, data.looks, *contents], [chosen, data.looks, message])}
+    return {"arrive": (arrive, [chosen, data.visits, *contents], [chosen, data.visits, message])}
 
 
 def _pretty(text: str) -> str:

@@ -47,16 +47,17 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
     if row.get("broken"):
         body = f"<pre class='wb-source'>{safe(row['source'][:4000])}</pre>"
     else:
-        cells = []
-        if "conversation" in parts:
-            cells.append(f"<div class='wb-cell'>{_conversation(row, lang)}</div>")
-        for number, encoded in enumerate(row["encoded"], 1):
+        talk = f"<div class='wb-cell'>{_conversation(row, lang)}</div>" if "conversation" in parts else ""
+        lines = [talk] if talk and not row["encoded"] else []
+        for number, encoded in enumerate(row["encoded"], 1):  # the pieces of a plain text, one under the other
             piece = say("data_piece", lang, number=number) + " · " if len(row["encoded"]) > 1 else ""
+            cells = talk if number == 1 else "<div></div>" * bool(talk)
             if "tokens" in parts:
-                cells.append(f"<div class='wb-cell'>{_lengths(encoded, piece, lang)}{tokens_html(encoded, lang)}</div>")
+                cells += f"<div class='wb-cell'>{_lengths(encoded, piece, lang)}{tokens_html(encoded, lang)}</div>"
             if "text" in parts:
-                cells.append(f"<div class='wb-cell'><pre class='wb-source'>{safe(encoded['text'])}</pre></div>")
-        body = f"<div class='wb-cells'>{''.join(cells)}</div>"
+                cells += f"<div class='wb-cell'><pre class='wb-source'>{safe(encoded['text'])}</pre></div>"
+            lines.append(cells)
+        body = "".join(f"<div class='wb-cells'>{cells}</div>" for cells in lines)
         if row["large"]:
             body += f"<div class='wb-sub'>{escape(say('data_large', lang))}</div>"
         if row["pieces"] > len(row["encoded"]):
@@ -196,7 +197,7 @@ def check_html(result: dict, lang: str) -> str:
 def stats_html(found: dict, lang: str) -> str:
     """Tiles of `corpus.statistics.Statistics`, and what it suggests."""
     if not found["training_rows"]:
-        return note(say("data_stats_empty", lang), "bad")
+        return note_safe(f"{found['dataset']}: {say('data_stats_empty', lang)} {found['first_broken']}", "bad")
     middle = found["percentiles"]
     tiles = [
         (f"{found['training_rows']:,}", say("data_rows_training", lang)),
@@ -221,8 +222,10 @@ def stats_html(found: dict, lang: str) -> str:
     shown = "".join(
         f"<div class='wb-tile'><b>{escape(value)}</b><span>{safe(words)}</span></div>" for value, words in tiles
     )
+    counts = {key: f"{found[key]:,}" for key in ("rows", "held_out", "broken", "untrained")}
+    head = f"<div class='wb-sub'><b>{safe(found['dataset'])}</b>: {safe(say('data_stats_rows', lang, **counts))}</div>"
     words = "\n".join(suggestion(kind, values, lang) for kind, values in found["suggestions"])
-    return f"<div class='wb-tiles' id='stats-tiles'>{shown}</div><div style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
+    return f"{head}<div class='wb-tiles' id='stats-tiles'>{shown}</div><div style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
 
 
 def suggestion(kind: str, values: dict, lang: str) -> str:

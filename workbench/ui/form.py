@@ -26,7 +26,13 @@ def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[st
         found = registries(dataset_folder(folder, workspace), workspace).values()
     except UserError as error:
         return [], [str(error)]
-    return [d.name for d in found if not d.problem], [f"{d.name}: {d.problem}" for d in found if d.problem]
+    names = [d.name for d in sorted(found, key=by_length) if not d.problem]
+    return names, [f"{d.name}: {d.problem}" for d in found if d.problem]
+
+
+def by_length(info) -> tuple[int, str]:
+    """Shorter names first: gradio's list takes the first entry that contains what was typed, and a whole name should be itself."""
+    return len(info.name), info.name
 
 
 class Form:

@@ -545,6 +545,15 @@ TEXT = {
     "data_none": ("Choose a dataset.", "请选择数据集。"),
     "data_stopped": ("Stopped.", "已停止。"),
     "data_use": ("Train on it", "用于训练"),
+    "data_used_split": (
+        "The Train form uses {name}, and {held} to evaluate on.",
+        "训练表单已使用 {name}，并以 {held} 评估。",
+    ),
+    "data_apply_none": ("There is nothing to suggest. Count first.", "没有可采用的建议，请先统计。"),
+    "data_stats_rows": (
+        "{rows} rows, of them {held_out} held out by val_size, {broken} broken, {untrained} without anything to train on",
+        "{rows} 行，其中 val_size 留出 {held_out} 行，损坏 {broken} 行，无可训练内容 {untrained} 行",
+    ),
     "data_used": ("The Train form uses {name}.", "训练表单已使用 {name}。"),
     "tagline": (
         "Fine-tune in 4 bits, watch the loss, talk to the result.",

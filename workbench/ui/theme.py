@@ -81,7 +81,7 @@ def first_script(default_language: str | None) -> str:
 CHART_JS = """
 const node = element.querySelector('.live-chart');
 const draw = () => {
-  if (!props.value) return;
+  if (!props.value) { if (window.Plotly) Plotly.purge(node); return; }
   if (!window.Plotly) { setTimeout(draw, 200); return; }
   const figure = JSON.parse(props.value);
   const colour = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
@@ -196,6 +196,8 @@ tr.contradicts td { background: #d55e0022; }
 .wb-cut { color: #c2410c; border: 1px dashed #c2410c; border-radius: 4px; padding: 0 4px; margin: 0 3px; font-size: .78rem; white-space: nowrap; }
 .dark .wb-cut { color: #fb923c; border-color: #fb923c; }
 .wb-start { border-top: 2px solid var(--primary-500); margin-top: 6px; font-size: .75rem; opacity: .85; font-family: var(--font); }
+#data-rows > .prose > .wb-legend, .wb-legend { margin-bottom: 6px; }
+#data-checked .wb-tiles { margin-bottom: 10px; }
 #data-drop { min-height: 96px; }
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }

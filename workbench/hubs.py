@@ -6,6 +6,7 @@ The words for what to do where the hub cannot be reached stand here, too.
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,7 +74,6 @@ def wait_for_no_hub(patience: float = 4.0) -> None:
 
     With a proxy only they know the way, and nothing is changed.
     """
-    import datasets
     from huggingface_hub import constants
 
     if os.environ.get("HF_HUB_OFFLINE") or any(
@@ -89,7 +89,9 @@ def wait_for_no_hub(patience: float = 4.0) -> None:
         offline = False
     except OSError:
         offline = True
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline
+    constants.HF_HUB_OFFLINE = offline
+    if datasets := sys.modules.get("datasets"):
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 def missing(error: BaseException | None) -> bool:

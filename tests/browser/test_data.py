@@ -34,7 +34,9 @@ def opened(tab, page):
 
 
 def choose(tab, name: str) -> None:
-    tab.fill("#data-set input", name)
+    tab.click("#data-set input")
+    tab.keyboard.press("Control+A")
+    tab.keyboard.type(name)  # key by key, as the list filters
     tab.keyboard.press("Enter")
     expect(tab.locator("#data-set input")).to_have_value(name)
 
@@ -230,7 +232,11 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     expect(opened.locator("#data-filed")).to_contain_text(
         "The Train form uses whole-train, and whole-eval to evaluate on"
     )
-    expect(opened.locator("#opt-eval_dataset textarea, #opt-eval_dataset input").first).to_have_value("whole-eval")
+    opened.get_by_role("tab", name="Train").click()
+    for line in ("dataset: whole-train", "eval_dataset: whole-eval"):
+        expect(opened.locator("#run-yaml")).to_contain_text(line)
+    expect(opened.locator("#run-yaml")).not_to_contain_text("val_size")
+    opened.get_by_role("tab", name="Data").click()
     with opened.expect_download() as download:
         opened.click("#data-download")
     assert download.value.suggested_filename == "whole-train.jsonl"

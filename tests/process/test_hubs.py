@@ -104,10 +104,14 @@ def test_a_mirror_serves_models_and_datasets_and_they_stay(repositories, workben
         assert not hub.asked
     finally:
         hub.close()
+    # the hub is gone: what was fetched is still used
+    assert workbench("data", "check", "org/talks", **asked).stdout.startswith("org/talks: 12 rows")
+    assert workbench("data", "preview", "org/talks", "--model", "org/tiny", **asked).returncode == 0
 
 
-def test_without_a_network_it_says_what_is_wanted_and_how_to_get_it(workbench):
-    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+@pytest.mark.parametrize("told", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["unreachable", "told to be offline"])
+def test_without_a_network_it_says_what_is_wanted_and_how_to_get_it(workbench, told):
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", **told}
     failed = workbench("data", "check", "org/talks", **offline)
     assert (
         failed.returncode == 2

@@ -179,7 +179,7 @@ footer { display: none !important; }
 tr.contradicts td { background: #d55e0022; }
 .wb-wide { overflow-x: auto; }
 .wb-row { margin-bottom: 10px; }
-.wb-cells { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 14px; align-items: start; }
+.wb-cells { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 14px; align-items: start; }
 .wb-cell { min-width: 0; max-height: 440px; overflow: auto; }
 .wb-turn { border-left: 3px solid var(--border-color-primary); padding: 2px 10px; margin: 4px 0; overflow-wrap: anywhere; font-size: .9rem; }
 .wb-turn.assistant { border-left-color: #0072b2; } .wb-turn.rejected { opacity: .65; border-left-style: dashed; } .wb-turn.tool { border-left-color: #a16207; }

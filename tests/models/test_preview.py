@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from workbench.config import validated
+from workbench.corpus import preview
 from workbench.corpus.encode import IGNORE
 from workbench.corpus.mix import split
 from workbench.corpus.prepare import prepare
@@ -93,7 +94,10 @@ def conversations_of(batch) -> list[tuple]:
     ],
     ids=["plain", "cut", "packed", "packed and cut", "last answer", "prompts too"],
 )
-def test_what_is_shown_is_what_the_collator_yields(values, workspace, tiny_model, tokenizer, folder, quiet):
+def test_what_is_shown_is_what_the_collator_yields(
+    values, workspace, tiny_model, tokenizer, folder, quiet, monkeypatch
+):
+    monkeypatch.setattr(preview, "MOST_PIECES", 100)  # of a long text the page shows the first ones only
     config = options(tiny_model, folder, **values)
     worker = Worker(workspace, lambda message: None, confined=False)
     shown, said = [], []

@@ -81,6 +81,10 @@ def test_one_dataset_is_looked_at_under_options_for_several(place, inside):
         assert len(worker.ask("preview", dataset="small", config=several, count=2)["rows"]) == 2
         assert worker.ask("count", dataset="small", config={"dataset_dir": "data", "cutoff_len": "many"}) == 24
         assert worker.ask("check", dataset="small", config=several)["rows"] == 24
+        unknown = worker.ask("check", dataset="small", config={"dataset_dir": "data"})
+        assert unknown["rows"] == 24 and "model_name_or_path is empty" in unknown["untokenised"]
+        with pytest.raises(UserError, match="names 2 datasets"):
+            worker.ask("count", dataset="small,small", config=several)
     finally:
         worker.end()
 

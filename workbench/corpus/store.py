@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,7 +73,10 @@ def add_file(
 
 def new_name(workspace: Workspace, wanted: str, suffix: str = "", *, beside: Path = BUNDLED) -> str:
     """A dataset name like `wanted` (shortened, with `suffix`) that no other dataset has."""
-    base, number = slug(wanted.replace(",", "-")), 1
+    base, number = (
+        slug(re.sub("[.,]", "-", wanted)),
+        1,
+    )  # no dots: a file belongs to the dataset of its name up to the first
     taken = {file.name.split(".")[0] for file in workspace.uploads.glob("*")}
     for folder in {BUNDLED, beside}:
         with contextlib.suppress(UserError):

@@ -82,9 +82,9 @@ class Worker:
         from workbench.corpus.registry import select
         from workbench.corpus.validate import Report, problems_of
 
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         config = alone(config, dataset)
-        options = self._options(config)
+        options = self._options({"model_name_or_path": "-"} | config)  # rows can be checked without a model, too
         try:
             encoder, why = self._encoder(config), ""
         except UserError as error:
@@ -141,23 +141,23 @@ class Worker:
 
     def copy(self, dataset: str, config: dict) -> list:
         """Copy a dataset into the workspace: `[name, rows that could not be read]`."""
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         return list(store.copy(info, self.workspace, self.progress, beside=self._folder(config)))
 
     def split(self, dataset: str, config: dict, share: float) -> dict:
         """As `store.split_off`."""
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         seed = int(config.get("seed") or 42)
         return store.split_off(info, share, self.workspace, self.progress, seed, beside=self._folder(config))
 
     def change(self, dataset: str, config: dict, row: int, before: str, after: str | None) -> int:
         """Edit or delete a row: how many are left."""
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         return store.change_rows(self.workspace, dataset, {row: (before, after)}, info.path)
 
     def layout(self, dataset: str, config: dict, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
         """Say how rows are laid out: the layout that is used."""
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         return store.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path)
 
     # --- details
@@ -189,10 +189,16 @@ class Worker:
                 self.workspace.inside(info.path, what="dataset")
         return found
 
+    def _one(self, dataset: str, config: dict):
+        found = self._select(dataset, config)
+        if len(found) != 1:
+            raise UserError(f"'{dataset}' names {len(found)} datasets. Choose one.")
+        return found[0]
+
     def _rows_of(self, dataset: str, config: dict):
         from workbench.corpus.places import Places
 
-        (info,) = self._select(dataset, config)
+        info = self._one(dataset, config)
         known = self._places.get(info.name)
         if known is None or known.info != info or not known.fresh():
             if len(self._places) >= 8:

@@ -169,6 +169,14 @@ def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tok
     assert cut["percentiles"]["50"] == int(np.percentile(lengths, 50, method="higher"))
 
 
+def test_a_run_takes_over_what_statistics_have_tokenised(workspace, tiny_model, tokenizer, folder, quiet, monkeypatch):
+    config = options(tiny_model, folder)
+    found = Worker(workspace, lambda message: None, confined=False).stats(config)
+    monkeypatch.setattr("workbench.corpus.prepare._write", lambda *_: pytest.fail("tokenised again"))
+    rows, _ = load_data(validated(config), workspace, tokenizer, **quiet)
+    assert len(rows) == found["training_rows"]
+
+
 @pytest.mark.parametrize("longest", [40, 130, 300])
 def test_packed_rows_are_counted_as_trl_packs_them(longest):
     from datasets import Dataset

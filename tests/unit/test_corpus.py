@@ -228,3 +228,28 @@ def test_any_row_is_read_or_refused_with_a_reason(row):
             assert str(reason)
         else:
             assert messages[-1]["role"] == "assistant"
+
+
+def test_sentencepiece_tokens_are_shown_as_the_text_they_stand_for():
+    """`▁` for a space, bytes for what is not in the vocabulary: Chinese characters are three tokens each."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from workbench.corpus.preview import encoded_view
+    from workbench.engine.vocabulary import Vocabulary
+
+    special = ["<unk>", "<s>", "<|im_end|>", "<|im_start|>"]
+    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?\n"
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    raw = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="<|im_end|>", unk_token="<unk>", pad_token="<unk>",
+        additional_special_tokens=["<|im_start|>"])  # fmt: skip
+    talk = [{"role": "user", "content": "Hello there 你好" * 8}, {"role": "assistant", "content": "Good day 🙂!"}]
+    for cutoff in (0, 90, 91, 92):
+        one = Encoder(tokenizer, "chatml", cutoff_len=cutoff).encode(talk)
+        tokens = encoded_view(one, Vocabulary(tokenizer))["tokens"]
+        assert "".join(text for _, text, _ in tokens) == one.text
+        assert "".join(text for _, text, trained in tokens if trained) == "Good day 🙂!<|im_end|>"

@@ -16,6 +16,8 @@ CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 )
 
+expect.set_options(timeout=20_000)  # how long is waited at most: other tests' processes may still be ending
+
 
 class Page:
     """A page process; `url` answers when `start` returns."""

@@ -242,7 +242,9 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     assert download.value.suggested_filename == "whole-train.jsonl"
     assert len(Path(download.value.path()).read_text().splitlines()) == 24
     opened.click("#data-layout button")
+    opened.wait_for_timeout(700)  # the panel slides open and sets its fields once more
     opened.fill("#data-columns-json textarea", "[1]")
+    opened.keyboard.press("Tab")
     opened.click("#data-layout-save")
     expect(opened.locator("#data-filed")).to_contain_text("columns should be a JSON object of texts")
     opened.fill("#data-columns-json textarea", '{"prompt": "output", "response": "instruction"}')

@@ -75,8 +75,7 @@ def _turn(message: dict) -> dict:
 
 
 def _cut(text: str) -> str:
-    text = readable(text) if len(text) <= MOST_TEXT else readable(text[:MOST_TEXT]) + f"… (+{len(text) - MOST_TEXT:,})"
-    return text
+    return readable(text) if len(text) <= MOST_TEXT else readable(text[:MOST_TEXT]) + f"… (+{len(text) - MOST_TEXT:,})"
 
 
 def encoded_view(encoded: Encoded, vocabulary: Vocabulary) -> dict:

@@ -109,12 +109,13 @@ class Worker:
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
         return {**vars(counts), "problems": listed, "untokenised": why}
 
-    def stats(self, config: dict) -> dict:
-        """`Statistics` of all the datasets of a run. The tokens that are made for it are those that the run will use."""
+    def stats(self, config: dict, dataset: str = "") -> dict:
+        """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that the run will use."""
         from workbench.corpus.prepare import prepare
         from workbench.corpus.preview import readable
         from workbench.corpus.statistics import statistics
 
+        config = alone(config, dataset) if dataset else config
         options, encoder = self._options(config), self._encoder(config)
         parts = []
         for info in self._select(options.dataset, config):

@@ -8,7 +8,7 @@ import gradio as gr
 
 from workbench.charts import length_chart
 from workbench.ui import data_view
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, MIXING, Data, outgoing
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
@@ -87,8 +87,7 @@ def build_statistics(data: Data) -> None:
         if not name:
             yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
             return
-        given = {key: value for key, value in data.options(contents).items() if key not in MIXING}
-        args = {"config": given | {"dataset": name}}
+        args = {"config": data.options(contents), "dataset": name}
         async for outputs in data.job("stats", args, finish, 2, language(request)):
             yield outputs
 

@@ -24,7 +24,6 @@ OPTIONS = (
     "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
     "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
 )  # fmt: skip
-MIXING = ("mix_strategy", "interleave_probs")  # options that mean something for several datasets only
 LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
 
@@ -46,15 +45,19 @@ class Data:
 
     def info(self, name: str, contents) -> DatasetInfo:
         """The dataset that `name` names. Raises UserError, also with the reason why it cannot be read."""
-        folder = dataset_folder(self.options(contents).get("dataset_dir") or "data", self.workspace)
-        found = registries(folder, self.workspace)
-        return (found.get(name) or unlisted(name, folder, found)).check()
+        found = self._registry(contents)
+        return (found.get(name) or unlisted(name, self._folder(contents), found)).check()
 
-    def choices(self, contents=None) -> list[tuple[str, str]]:
+    def choices(self, contents) -> list[tuple[str, str]]:
         """`(label, name)` of all datasets, those that cannot be read marked. Raises UserError: the folder has none."""
-        folder = "data" if contents is None else self.options(contents).get("dataset_dir") or "data"
-        found = registries(dataset_folder(folder, self.workspace), self.workspace).values()
+        found = self._registry(contents).values()
         return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in sorted(found, key=by_length)]
+
+    def _folder(self, contents) -> Path:
+        return dataset_folder(self.options(contents).get("dataset_dir") or "data", self.workspace)
+
+    def _registry(self, contents) -> dict[str, DatasetInfo]:
+        return registries(self._folder(contents), self.workspace)
 
     async def job(self, op: str, args: dict, finish: Callable, others: int, lang: str, *, torch: bool = False):
         """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""

@@ -79,6 +79,14 @@ def tab(chromium):
     assert not errors, errors
 
 
+@pytest.fixture
+def opened(tab, page):
+    """The tab with the page of the module's fixture `page`, its form ready."""
+    tab.goto(page.url)
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    return tab
+
+
 def open_generation(tab, **values) -> None:
     """Open the generation settings and set numbers there: `open_generation(tab, temperature=0)`."""
     tab.click("#generation button")

@@ -25,12 +25,11 @@ def page(tmp_path_factory, demo_model, tiny_model):
 
 
 @pytest.fixture
-def opened(tab, page):
-    tab.goto(page.url)
-    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Data").click()
-    expect(tab.locator("#data-rows .wb-row").first).to_be_visible()
-    return tab
+def opened(opened):
+    """The page with the Data tab in front."""
+    opened.get_by_role("tab", name="Data").click()
+    expect(opened.locator("#data-rows .wb-row").first).to_be_visible()
+    return opened
 
 
 def choose(tab, name: str) -> None:

@@ -29,13 +29,6 @@ def page(tmp_path_factory, demo_model):
     started.end()
 
 
-@pytest.fixture
-def opened(tab, page):
-    tab.goto(page.url)
-    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    return tab
-
-
 def test_the_form_previews_and_says_what_is_wrong(opened):
     expect(opened.locator("#run-yaml")).to_contain_text("model_name_or_path: SmolLM2-135M-Instruct")
     opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "64")

@@ -58,12 +58,11 @@ def page(place, runs):
 
 
 @pytest.fixture
-def opened(tab, page):
-    tab.goto(page.url)
-    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Runs", exact=True).click()
-    expect(tab.locator("#runs-count")).to_contain_text("2 of 2 runs")
-    return tab
+def opened(opened):
+    """The page with the Runs tab in front."""
+    opened.get_by_role("tab", name="Runs", exact=True).click()
+    expect(opened.locator("#runs-count")).to_contain_text("2 of 2 runs")
+    return opened
 
 
 def part(tab, name: str) -> None:

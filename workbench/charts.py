@@ -1,12 +1,18 @@
 """Plotly figures from a run's series, as JSON for Plotly.js (a figure is a dict with `data` and `layout`)."""
 
 import itertools
+from html import escape
 
 import orjson
 
 from workbench.logs import Series, smoothed
 
 RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with colour-blind eyes, and in print
+
+
+def literal(text: str) -> str:
+    """`text` for a legend or title: Plotly takes tags in it for markup, links among them."""
+    return escape(text, quote=False)
 
 
 def _trace(series: Series, y: list[float], name: str, **style) -> dict:
@@ -97,6 +103,7 @@ def compare_chart(
     """
     data = []
     for number, (name, series) in enumerate(runs):
+        name = literal(name)
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         for metric, style in (
             ("loss", {"mode": "lines", "line": {"color": colour, "width": 2, "dash": dash}, "name": name}),

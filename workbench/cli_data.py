@@ -290,12 +290,13 @@ def layout(
 ):
     """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
     from workbench.corpus.store import set_layout
+    from workbench.storage import files
 
     given = {}
     for key, text in (("columns", columns), ("tags", tags)):
         try:
-            given[key] = json.loads(text)
-        except ValueError:
+            given[key] = files.parse_json(text)
+        except files.Unreadable:
             given[key] = None
         if not isinstance(given[key], dict):
             raise UserError(f'--{key} should be a JSON object, such as {{"prompt": "question"}}.')

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from workbench.config import coerced, nearest, parse_yaml, unused_key_reason
 from workbench.errors import UserError
 from workbench.options import RunConfig
+from workbench.storage import files
 
 _FULL_WIDTH = {ord("\u3000"): " ", ord("\u00a0"): " ", ord("\u200b"): None, ord("\ufeff"): None}
 _FULL_WIDTH |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # ！ to ～, ， ＝ ＼ － and letters
@@ -103,7 +104,7 @@ def _from_pairs(pairs: list[tuple[str, object]], environment: dict[str, str]) ->
         else:
             result.left_out.append((name, value, "environment variable: set it in the shell that starts the workbench"))
     for key, value in pairs:
-        shown = str(value)
+        shown = files.shown(value)
         if not key:
             result.left_out.append(("", shown, "not an option"))
             continue

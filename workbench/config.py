@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from workbench.errors import UserError
 from workbench.options import EngineConfig, ModelOptions, RunConfig
+from workbench.storage import files
+from workbench.storage.files import shown
 
 REPORTERS = ("tensorboard", "wandb", "trackio", "swanlab")
 _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
@@ -43,7 +45,8 @@ def _sentence(error: dict, model: type[ModelOptions]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
         return f"Unknown option '{key}'.{nearest(key, model.model_fields)} All options: docs/options.md."
-    value = error.get("input")
+    given = error.get("input")
+    value = shown(given) if isinstance(given, str | dict | list) else given
     message = error["msg"].replace("Input should", "it should").removeprefix("Value error, ")
     return f"{key}: {value!r} does not fit: {message}."
 
@@ -156,25 +159,20 @@ def read_yaml(path: Path) -> dict:
         UserError: missing or unreadable file, broken YAML (with its line), or something else than `key: value`.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = files.read_text(Path(path), files.MAX_YAML)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Presets are listed by: python -m workbench presets") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from None
+    except files.Unreadable as error:
+        raise UserError(f"{path} cannot be read as text: {error.reason}") from None
     return parse_yaml(text, where=str(path))
 
 
 def parse_yaml(text: str, *, where: str = "YAML") -> dict:
     """The mapping in a YAML text. Raises UserError as `read_yaml` does."""
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(
-            f"{where} is not valid YAML{line}: {problem}. It should hold lines of the form 'key: value'."
-        ) from None
+        values = files.parse_yaml(text, where)
+    except files.Unreadable as error:
+        raise UserError(f"{error} It should hold lines of the form 'key: value'.") from None
     if not isinstance(values, dict):
         raise UserError(f"{where} should hold lines of the form 'key: value', but holds {type(values).__name__}.")
     return values
@@ -193,8 +191,8 @@ def parse_overrides(items: list[str]) -> dict:
         if not equals:
             raise UserError(f"--set {item!r} should have the form key=value, for example --set lora_rank=16.")
         try:
-            values[key.strip()] = yaml.safe_load(value) if value else None
-        except (yaml.YAMLError, ValueError):
+            values[key.strip()] = files.parse_yaml(value) if value else None
+        except files.Unreadable:
             values[key.strip()] = value
     return values
 

@@ -6,9 +6,14 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from workbench.config import write_atomically
 from workbench.errors import UserError
+from workbench.storage import files
+from workbench.storage.files import Unreadable
 from workbench.workspace import Workspace
 
 MAX_TITLE = 80
@@ -24,12 +29,71 @@ class Conversation:
     columns: list[list[dict]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     changed: float = 0.0
+    problem: str = ""  # why its file cannot be read, in a list
 
     @property
     def shown_title(self) -> str:
         """Its name, or the beginning of the first question."""
+        if self.problem:
+            return f"⚠ {self.id}"
         first = next((m["content"] for m in (self.columns or [[]])[0] if m["role"] == "user"), "")
         return self.title or " ".join(first.split())[:MAX_TITLE] or self.id
+
+
+# What the tab relies on in a file; other keys are left as they are.
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Alternative(BaseModel):
+    token: str = ""
+    logprob: _Finite
+    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+
+
+class _Entry(BaseModel):
+    token: str = ""
+    text: str | None = None
+    logprob: _Finite | None = None
+    rank: int | None = None
+    entropy: _Finite | None = None
+    top_logprobs: list[_Alternative] | None = None
+
+
+class _Call(BaseModel):
+    name: str = ""
+    arguments: str | dict = ""
+
+
+class _Branch(BaseModel):
+    content: str
+    tokens: list[_Entry] | None = None
+    samples: list[str] | None = None
+    after: list["_Message"] = []
+
+
+class _Message(BaseModel):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    reasoning: str | None = None
+    model: str | None = None
+    tokens: list[_Entry] | None = None
+    samples: list[str] | None = None
+    calls: list[_Call] | None = None
+    system: list["_Message"] = []
+    branches: list[_Branch] | None = None
+    branch: Annotated[int, Field(ge=0)] = 0
+    difference: Annotated[list[list[_Entry]], Field(min_length=2, max_length=2)] | None = None
+
+
+class _File(BaseModel):
+    id: str
+    title: str = ""
+    columns: list[list[_Message]] = []
+    models: list[str] = []
+    changed: _Finite = 0.0
+
+
+_file_check = TypeAdapter(_File)
 
 
 def new_id() -> str:
@@ -49,7 +113,8 @@ def save(workspace: Workspace, conversation: Conversation) -> None:
     file = _file(workspace, conversation.id)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(vars(conversation), ensure_ascii=False))
+        kept = {key: value for key, value in vars(conversation).items() if key != "problem"}
+        write_atomically(file, json.dumps(kept, ensure_ascii=False))
     except OSError as error:
         raise UserError(f"The conversation could not be saved: {error.strerror or error}.") from None
 
@@ -58,29 +123,46 @@ def load(workspace: Workspace, id_: str) -> Conversation:
     """Raises UserError: there is none, or its file is broken."""
     file = _file(workspace, id_)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return Conversation(**{key: values[key] for key in Conversation.__dataclass_fields__ if key in values})
+        values = files.read_object(file)
+        _file_check.validate_python(values, strict=True)
+        branches = [m for column in values["columns"] for m in column if m.get("branches")]
+        if any(m.get("branch", 0) >= len(m["branches"]) for m in branches):
+            raise Unreadable(file.name, "a message shows a version of it that is not there.")
+        return Conversation(**{key: values[key] for key in _File.model_fields if key in values})
     except FileNotFoundError:
         raise UserError("This conversation is no longer there.") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"The conversation {file.name} cannot be read: {error}.") from None
+    except Unreadable as error:
+        raise UserError(f"The conversation {file.name} cannot be read: {error.reason}") from None
+    except (ValidationError, KeyError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("columns",), "msg": "missing"}
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise UserError(f"The conversation {file.name} cannot be read: {where}: {first['msg']}.") from None
 
 
 def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
-    """Conversations that contain all the words in title, questions or answers; the last changed first."""
+    """Conversations that contain all the words in title, questions or answers; the last changed first. One whose file cannot be
+    read is found by its id and carries the reason in `problem`."""
     wanted, found = words.lower().split(), []
-    files = workspace.conversations.glob("*.json")
-    for file in sorted(files, key=lambda f: f.stat().st_mtime, reverse=True):
+    for file in sorted(workspace.conversations.glob("*.json"), key=_changed, reverse=True):
+        if not _ID.fullmatch(file.stem):
+            continue
         try:
             conversation = load(workspace, file.stem)
-        except UserError:
-            continue
+        except UserError as error:
+            conversation = Conversation(file.stem, file.stem, problem=str(error))
         text = " ".join([conversation.title, *(str(m.get("content")) for c in conversation.columns for m in c)]).lower()
         if all(word in text for word in wanted):
             found.append(conversation)
             if len(found) == limit:
                 break
     return found
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # deleted meanwhile, or a link to nothing
+        return 0.0
 
 
 def rename(workspace: Workspace, id_: str, title: str) -> Conversation:

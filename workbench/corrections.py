@@ -10,6 +10,7 @@ import time
 from workbench.config import write_atomically
 from workbench.errors import UserError
 from workbench.locks import locked
+from workbench.storage import files
 from workbench.workspace import Workspace
 
 DATASET, PAIRS = "corrections", "corrections_preference"
@@ -43,7 +44,8 @@ def _append(workspace: Workspace, name: str, row: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         file = folder / name
-        old = file.read_text(encoding="utf-8") if file.is_file() else ""
+        # what cannot be read is not overwritten
+        old = files.read_text(file) if file.exists() else ""
         if old and not old.endswith("\n"):
             old += "\n"
         # the whole file anew, so that a full disk or a crash leaves the old one
@@ -124,12 +126,14 @@ def votes(workspace: Workspace) -> list[dict]:
 def _read(workspace: Workspace, name: str) -> list[dict]:
     found = []
     try:
-        lines = (workspace.corrections / name).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = files.read_bytes(workspace.corrections / name).splitlines()
+    except (OSError, UserError):
         return []
     for line in lines:
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            row = files.parse_json(line)
+        except UserError:
             continue
+        if isinstance(row, dict):
+            found.append(row)
     return found

@@ -1,5 +1,6 @@
 """Incremental readers of a run's growing files. Memory and time per look stay bounded however long the run is."""
 
+import math
 import mmap
 import os
 from collections import defaultdict
@@ -15,6 +16,8 @@ _POINTS = 600  # a series is thinned to between this many and half as many point
 _WHOLE = 4 << 20  # a file up to this size is read whole at the first look, a larger one is sampled
 _SAMPLES = 1200
 _CHUNK = 1 << 20  # bytes read per look after that
+_STEPS = ("current_steps", "total_steps")
+_MAX_TEXT = 200  # characters of a value that is no figure, such as the time left
 
 
 class Series:
@@ -113,17 +116,34 @@ class MetricsReader:
 
     def _line(self, line: bytes) -> None:
         try:
-            row = orjson.loads(line)
+            row = logged(line)
             step = row["current_steps"]
-            if not all(isinstance(row.get(name, 0), int) for name in ("current_steps", "total_steps")):
-                return
-            for name in METRICS:
-                value = row.get(name)
-                if isinstance(value, int | float):
-                    self.series[name].add(step, value)
-            self.last.update(row)
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (orjson.JSONDecodeError, KeyError, TypeError):
             return
+        for name in METRICS:
+            if name in row:
+                self.series[name].add(step, row[name])
+        self.last.update(row)
+
+
+def logged(line: bytes) -> dict:
+    """One line of `trainer_log.jsonl`, without the values that are not what their name says.
+
+    Raises:
+        ValueError: not JSON. TypeError: not an object.
+    """
+    row = orjson.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError("a line should be an object")
+    return {name: value for name, value in row.items() if _fits(name, value)}
+
+
+def _fits(name: str, value) -> bool:
+    if name in _STEPS:
+        return type(value) is int and 0 <= value < 2**53
+    if name in METRICS:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, str | int | float) and len(str(value)) <= _MAX_TEXT
 
 
 def summary(path: Path) -> tuple[dict, float | None, float | None]:
@@ -140,14 +160,13 @@ def summary(path: Path) -> tuple[dict, float | None, float | None]:
     last, lowest = {}, {"loss": None, "eval_loss": None}
     for line in data.splitlines():
         try:
-            row = orjson.loads(line)
-            for name, low in lowest.items():
-                value = row.get(name)
-                if isinstance(value, int | float) and (low is None or value < low):
-                    lowest[name] = value
-            last.update(row)
-        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            row = logged(line)
+        except (orjson.JSONDecodeError, TypeError):
             continue
+        for name, low in lowest.items():
+            if name in row and (low is None or row[name] < low):
+                lowest[name] = row[name]
+        last.update(row)
     return last, lowest["loss"], lowest["eval_loss"]
 
 

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from workbench.config import to_yaml, write_atomically
 from workbench.errors import UserError
 from workbench.locks import is_held, try_lock
 from workbench.options import RunConfig
 from workbench.state import ProcessState, StateDirectory
+from workbench.storage import files
 from workbench.workspace import Workspace, slug
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, and fast enough for thousands of runs
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class Run(StateDirectory):
     def config_values(self) -> dict:
         """The run's options as launched; empty if `run.yaml` is missing or broken."""
         try:
-            values = yaml.load((self.path / "run.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-        except (OSError, ValueError, yaml.YAMLError):
+            values = files.parse_yaml(files.read_text(self.path / "run.yaml", files.MAX_YAML))
+        except (OSError, UserError):
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -59,10 +56,25 @@ class Run(StateDirectory):
     def notes(self) -> dict[str, str]:
         """What people say of the run: `title`, `note`, and `parent`, the run that its config was cloned from."""
         try:
-            stored = json.loads((self.path / "meta.json").read_text(encoding="utf-8"))
-            return {k: str(v) for k, v in stored.items()}
-        except (OSError, ValueError, AttributeError):
+            stored = files.read_object(self.path / "meta.json", files.MAX_YAML)
+            return {k: v for k, v in stored.items() if isinstance(v, str)}
+        except (OSError, UserError):
             return {}
+
+    def problems(self) -> list[str]:
+        """Why `run.yaml` or `meta.json` cannot be read, a sentence each; nothing for files that are not there."""
+        found = []
+        for name, read in (
+            ("run.yaml", lambda path: files.parse_yaml(files.read_text(path, files.MAX_YAML))),
+            ("meta.json", lambda path: files.read_object(path, files.MAX_YAML)),
+        ):
+            try:
+                read(self.path / name)
+            except OSError:
+                continue
+            except files.Unreadable as error:
+                found.append(f"{name} cannot be read: {error.reason}")
+        return found
 
     def set_notes(self, **changes: str) -> None:
         """Change `title`, `note` or `parent`."""
@@ -94,13 +106,13 @@ def is_whole(checkpoint: Path) -> bool:
     One without that list (of another program) needs a state, written last, and weights.
     """
     try:
-        sizes = json.loads((checkpoint / "files.json").read_text(encoding="utf-8"))
+        sizes = files.read_object(checkpoint / "files.json")
         return bool(sizes) and all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except FileNotFoundError:
         if (checkpoint / "files.json").exists():
             return False  # a file of the list is missing
         return (checkpoint / "trainer_state.json").is_file() and any(checkpoint.glob("*.safetensors"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, UserError):
         return False
 
 

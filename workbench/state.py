@@ -17,10 +17,13 @@ from pathlib import Path
 import psutil
 
 from workbench.config import write_atomically
+from workbench.storage import files
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 FINAL = ("stopped", "finished", "failed", "lost")
 _RESERVE = 64 << 10  # bytes
+_MAX_STATE = 1 << 20  # bytes of state.json
+_LARGEST = 2**53
 
 
 @dataclass
@@ -75,8 +78,11 @@ _TYPES = {
 
 
 def _fits(values: dict) -> bool:
-    """Whether stored values have the types that readers rely on, and a pid that can be one."""
-    return all(isinstance(v, _TYPES[k]) for k, v in values.items()) and (values.get("pid") or 1) > 0
+    """Whether stored values have the types that readers rely on, finite numbers, and pids that can be ones."""
+    for key, value in values.items():
+        if not isinstance(value, _TYPES[key]) or (isinstance(value, int | float) and not -_LARGEST < value < _LARGEST):
+            return False
+    return all(0 < (values.get(key) or 1) < 2**31 for key in ("pid", "trainer_pid"))
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,17 @@ class StateDirectory:
     def stored_state(self) -> ProcessState:
         """`state.json` as it stands. A missing or corrupt file reads as `lost`, never as an exception."""
         try:
-            stored = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+            stored = files.read_object(self.path / "state.json", _MAX_STATE)
             values = {k: v for k, v in stored.items() if k in _TYPES}
             if values.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(values):
                 raise ValueError
             return ProcessState(**values)
-        except (OSError, ValueError, AttributeError, TypeError):
-            return ProcessState(state="lost", reason="state.json is missing or unreadable.", created=0.0)
+        except FileNotFoundError:
+            return ProcessState(state="lost", reason="state.json is missing.", created=0.0)
+        except files.Unreadable as error:
+            return ProcessState(state="lost", reason=f"state.json cannot be read: {error.reason}", created=0.0)
+        except (OSError, ValueError, TypeError):
+            return ProcessState(state="lost", reason="state.json cannot be read: its values are not those of a state.", created=0.0)
 
     def state(self) -> ProcessState:
         """The run's true state: an active one whose process is gone reads as `lost`."""

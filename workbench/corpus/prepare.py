@@ -24,6 +24,7 @@ from workbench.corpus.rows import files_of
 from workbench.corpus.scan import Batch, Problem, scan
 from workbench.errors import UserError
 from workbench.models.demo import Progress
+from workbench.storage import files
 from workbench.workspace import Workspace
 
 _LISTED = 200  # problems whose words are kept; all are counted
@@ -89,10 +90,10 @@ def prepare(
     folder = workspace.cache / "tokens" / key(info, encoder, limit)
     if (folder / "summary.json").is_file():
         try:
-            summary = Summary(**json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+            summary = Summary(**files.read_object(folder / "summary.json"))
             os.utime(folder)
             return Prepared(folder, summary)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, UserError):
             shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))

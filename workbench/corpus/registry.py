@@ -1,12 +1,12 @@
 """`dataset_info.json` as LLaMA-Factory writes it: names of datasets, their files, columns and role names."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.config import nearest, split_names
 from workbench.errors import UserError
+from workbench.storage import files
 from workbench.workspace import Workspace
 
 _PAIR = {"chosen": "chosen", "rejected": "rejected", "tools": "tools", "system": "system"}
@@ -34,6 +34,9 @@ OPENAI_TAGS = SHAREGPT_TAGS | {
     "assistant_tag": "assistant",
     "observation_tag": "tool",
 }
+
+MAX_REGISTRY = 8 << 20  # bytes of a dataset_info.json
+MAX_DATASETS = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,13 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
     """
     file = Path(folder) / "dataset_info.json"
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+        entries = files.read_object(file, MAX_REGISTRY)
     except FileNotFoundError:
         raise UserError(
             f"{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not valid JSON, line {error.lineno}: {error.msg}.") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error)[:100]}.") from None
-    if not isinstance(entries, dict):
-        raise UserError(f"{file} should hold an object with one entry per dataset.")
+    if len(entries) > MAX_DATASETS:
+        raise UserError(f"{file} names {len(entries):,} datasets; at most {MAX_DATASETS:,} are read.")
     found = {}
     for name, entry in entries.items():
         try:

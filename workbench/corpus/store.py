@@ -26,6 +26,7 @@ from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line
 from workbench.corpus.sources import raw_rows, with_layout
 from workbench.errors import UserError
 from workbench.locks import locked
+from workbench.storage import files
 from workbench.workspace import PROJECT, Workspace, slug
 
 Progress = Callable[[str, float], None]
@@ -315,7 +316,7 @@ def _entries(folder: Path) -> dict:
     if not file.is_file():
         return {}
     read_registry(folder)  # says what is wrong with it, if anything is
-    return json.loads(file.read_text(encoding="utf-8-sig"))
+    return files.read_object(file)
 
 
 def _register(folder: Path, name: str, entry: dict | None) -> None:

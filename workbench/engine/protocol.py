@@ -79,7 +79,7 @@ class Message(Lenient):
             for call in self.tool_calls:
                 try:
                     arguments = json.loads(call.function.arguments)
-                except ValueError:
+                except (ValueError, RecursionError):
                     arguments = call.function.arguments
                 given = {"name": call.function.name, "arguments": arguments}
                 message["tool_calls"].append({"id": call.id, "type": "function", "function": given})

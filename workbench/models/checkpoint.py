@@ -3,7 +3,6 @@
 transformers starts missing weights at random values with a warning, and packs 4-bit weights of any shape.
 """
 
-import json
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from workbench.errors import UserError
 from workbench.models.packed import is_packed
+from workbench.storage import files
 
 _AGAIN = "Download it again, or copy the file from its source."
 
@@ -20,8 +20,10 @@ def check_shards(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(files.read_object(index)["weight_map"].values()))
+            if not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise ValueError("a weight file is named that cannot be one")
+        except (UserError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{index} is broken ({error}). {_AGAIN}") from None
     else:
         names = [name for name in ("model.safetensors",) if (folder / name).is_file()]

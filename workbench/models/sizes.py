@@ -1,10 +1,12 @@
 """How much memory a model takes, by arithmetic on its files. No torch here."""
 
-import json
 import subprocess
 from pathlib import Path
 
 import psutil
+
+from workbench.errors import UserError
+from workbench.storage import files
 
 _OF_16_BIT = {4: 0.32, 8: 0.55}  # what is left of 16-bit weights: embeddings and output head are not quantised
 _BEYOND = 1.1  # buffers, KV cache of a conversation
@@ -23,9 +25,9 @@ def loaded_gib(folder: Path, bits: int | None, on_gpu: bool) -> float:
 def _as_16_bit(folder: Path) -> float:
     """How much of the files' size is left in 16 bits: half for float32 files."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = files.read_object(folder / "config.json")
         return 0.5 if "float32" in (config.get("dtype"), config.get("torch_dtype")) else 1.0
-    except (OSError, ValueError, AttributeError):
+    except (OSError, UserError):
         return 1.0
 
 

@@ -247,7 +247,7 @@ def _row(line: str) -> dict | None:
     try:
         row = json.loads(line)
         return row if isinstance(row, dict) and isinstance(row.get("current_steps", 0), int) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -146,7 +146,7 @@ def last_row(run: Run) -> dict:
             row = json.loads(line)
             if "total_tokens" in row:
                 return row
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
     return {}
 

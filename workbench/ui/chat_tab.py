@@ -6,7 +6,6 @@ Chatbots show is made from it, with HTML in the model's answer escaped.
 
 import asyncio
 import contextlib
-import json
 import traceback
 
 import gradio as gr
@@ -15,6 +14,7 @@ from workbench import conversations, corrections
 from workbench.client import stream
 from workbench.engines import Engine
 from workbench.errors import UserError
+from workbench.storage import files
 from workbench.ui import branches
 from workbench.ui.conversation import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
 from workbench.ui.engine_panel import EnginePanel
@@ -95,11 +95,11 @@ def build(engine: Engine) -> dict:
         if not (text or "").strip():
             return {}
         try:
-            found = json.loads(text)
+            found = files.parse_json(text)
             if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
-                raise ValueError("not a list of objects")
-        except ValueError as error:
-            raise UserError(say("tools_wrong", lang, error=error)) from None
+                raise files.Unreadable("", "it should be a list of objects.")
+        except files.Unreadable as error:
+            raise UserError(say("tools_wrong", lang, error=error.reason)) from None
         return {"tools": found}
 
     async def fill(backend, model: str, column: list[dict], settings: dict, prefix: list[dict], changed, talk) -> None:

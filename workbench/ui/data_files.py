@@ -8,6 +8,7 @@ import gradio as gr
 from workbench.corpus.registry import FORMATTINGS
 from workbench.corpus.store import remove
 from workbench.errors import UserError
+from workbench.storage import files
 from workbench.ui import data_jobs
 from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing
 from workbench.ui.data_view import note_safe
@@ -190,8 +191,8 @@ async def _nothing():
 def _texts(key: str, text: str, lang: str) -> dict:
     """A JSON object of texts. Raises UserError."""
     try:
-        given = json.loads(text) if (text or "").strip() else {}
-    except ValueError:
+        given = files.parse_json(text) if (text or "").strip() else {}
+    except files.Unreadable:
         given = None
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise UserError(say("data_json_wanted", lang, what=key))

@@ -8,6 +8,7 @@ import gradio as gr
 from workbench.corpus.store import is_own
 from workbench.errors import UserError
 from workbench.options import RunConfig
+from workbench.storage import files
 from workbench.ui import data_files, data_jobs, data_view
 from workbench.ui.data_shared import Data, asking
 from workbench.ui.data_view import note_safe
@@ -142,7 +143,7 @@ def build(workspace: Workspace, form: Form) -> dict:
     def save_row(lang, name, number, there, text, *contents):
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
         data.worker.change("change", before=fetched(name, number, there, lang), after=text, **args)
-        line = json.dumps(json.loads(text), ensure_ascii=False)  # as the file has it now
+        line = json.dumps(files.parse_json(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
     def delete_row(lang, name, number, there, *contents):
@@ -196,8 +197,8 @@ def build(workspace: Workspace, form: Form) -> dict:
 
 def _pretty(text: str) -> str:
     try:
-        shown = json.dumps(json.loads(text), ensure_ascii=False, indent=1)
+        shown = json.dumps(files.parse_json(text), ensure_ascii=False, indent=1)
         shown.encode()
         return shown
-    except ValueError:  # a broken row, to be mended; or signs that cannot be sent to the browser
+    except (ValueError, UserError):  # a broken row, to be mended; or signs that cannot be sent to the browser
         return text

@@ -52,6 +52,8 @@ def status_html(run: Run, lang: str) -> str:
         parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(state.reason)}</div>")
     if state.warning and state.active:
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(state.warning)}</div>")
+    for problem in run.problems():
+        parts.append(f"<div class='wb-note bad' style='margin-top:8px'>{escape(problem)}</div>")
     if state.skipped_rows:
         words = say("rows_skipped", lang, count=f"{state.skipped_rows:,}")
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(words)}</div>")

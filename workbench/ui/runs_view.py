@@ -5,15 +5,16 @@ listed again and again.
 """
 
 import html
-import json
 import zipfile
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from workbench.errors import UserError
 from workbench.logs import MetricsReader, file_token, summary
 from workbench.runs import Listed, Run, folder_bytes, list_states, step_of
 from workbench.state import ProcessState
+from workbench.storage import files
 from workbench.ui.strings import say
 from workbench.workspace import Workspace
 
@@ -144,15 +145,19 @@ def samples_html(run: Run, lang: str, last: int = 8) -> str:
     """The answers to the sample prompts side by side: a row for each prompt, a column for each of the last steps."""
     answers: dict[str, dict[int, str]] = {}
     try:
-        with open(run.path / "samples.jsonl", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    answers.setdefault(str(row["prompt"]), {})[int(row["current_steps"])] = str(row["answer"])
-                except (ValueError, KeyError, TypeError):
-                    continue
-    except OSError:
-        pass
+        lines = files.read_bytes(run.path / "samples.jsonl").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except UserError as error:
+        return f"<div class='wb-note bad'>{escape(str(error))}</div>"
+    for line in lines:
+        try:
+            row = files.parse_json(line)
+            prompt, step, answer = row["prompt"], row["current_steps"], row["answer"]
+        except (UserError, KeyError, TypeError):
+            continue
+        if isinstance(prompt, str) and type(step) is int and isinstance(answer, str):
+            answers.setdefault(prompt, {})[step] = answer
     if not answers:
         return f"<div class='wb-sub'>{escape(say('no_samples', lang))}</div>"
     every = sorted({step for of_prompt in answers.values() for step in of_prompt})
@@ -186,7 +191,7 @@ def make_zip(run: Run, target: Path) -> Path:
     file = target / f"{run.id}.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(run.path.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
                 archive.write(path, f"{run.id}/{path.name}")
     return file
 

@@ -40,7 +40,7 @@ def denies(answer: str) -> bool:
 def _is_json(answer: str) -> bool:
     try:
         json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

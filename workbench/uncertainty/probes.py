@@ -11,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from workbench.config import nearest, write_atomically
 from workbench.errors import UserError
 from workbench.runs import run_named
+from workbench.storage import files
 from workbench.uncertainty.judge import check_probe, passes
 from workbench.workspace import PROJECT, Workspace, slug
 
 BUNDLED = PROJECT / "data" / "probes"
 MAX_TOKENS = 64
+MAX_SET = 16 << 20  # bytes of a probe set
 TEMPERATURE = 0.7  # of the extra samples
 Ask = Callable[[str, list[dict], int, float, int], list[str]]  # model, messages, n, temperature, seed -> answers
 
@@ -66,16 +70,16 @@ def read_set(name: str, workspace: Workspace) -> list[dict]:
         )
     probes = []
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as text: {error}.") from None
+        lines = files.read_text(file, MAX_SET).splitlines()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            probe = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file.name}:{number}: not valid JSON: {error.msg}.") from None
+            probe = files.parse_json(line)
+        except files.Unreadable as error:
+            raise UserError(f"{file.name}:{number}: {error.reason}") from None
         check_probe(probe, f"{file.name}:{number}")
         probes.append(probe)
     if not probes:
@@ -111,9 +115,9 @@ def keep(report: Report, workspace: Workspace) -> Path:
 def kept(set_name: str, model: str, workspace: Workspace) -> Report | None:
     """The last report of this set for this model, or None."""
     try:
-        values = json.loads(_file(set_name, model, workspace).read_text(encoding="utf-8"))
-        return Report(values["set"], values["model"], [Result(**r) for r in values["results"]], values["time"])
-    except (OSError, ValueError, KeyError, TypeError):
+        values = files.read_object(_file(set_name, model, workspace))
+        return _report_check.validate_python(values, strict=True)
+    except (OSError, ValueError, UserError):  # ValueError: pydantic's, of another shape
         return None
 
 
@@ -124,6 +128,9 @@ def _file(set_name: str, model: str, workspace: Workspace) -> Path:
     if run is not None:
         return run.path / "probes" / f"{name}{'-' + slug(checkpoint) if checkpoint else ''}.json"
     return workspace.root / "probes" / f"{slug(model)}-{name}.json"
+
+
+_report_check = TypeAdapter(Report)
 
 
 def before_after(reports: list[Report]) -> list[dict]:

@@ -1,0 +1,1 @@
+"""Files of the workspace. Below every other package."""

@@ -1,0 +1,156 @@
+"""Readers of files that may be broken, too large or hostile. Each gives the content or one sentence, whatever the bytes.
+
+Only regular files are opened: a device or a pipe in a data folder would be read forever. Depth is limited because parsers
+recurse: Python's JSON gives up with a RecursionError, libyaml's composer with a segmentation fault.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import orjson
+import yaml
+
+from workbench.errors import UserError
+
+MAX_FILE = 64 << 20  # bytes of a file that is read whole
+MAX_YAML = 1 << 20  # bytes of a config
+MAX_NESTING = 100  # lists and objects within each other
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe as the other, and fast enough for thousands of runs
+
+
+class Unreadable(UserError):
+    """A file or text that cannot be used; the message says why. `reason` is the same without the file's name."""
+
+    def __init__(self, what: str, reason: str):
+        super().__init__(f"{what} cannot be read: {reason}")
+        self.reason = reason
+
+
+def open_regular(path: Path):
+    """A regular file, opened for reading bytes.
+
+    Raises:
+        OSError: there is none, or it may not be read.
+        Unreadable: it is a device, a pipe, a socket or a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unreadable(str(path), "it is not a regular file.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int = MAX_FILE) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Unreadable: anything else, also more than `limit` bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise Unreadable(str(path), f"{getattr(error, 'strerror', None) or error}.") from None
+    if len(data) > limit:
+        raise Unreadable(str(path), f"it has more than {limit >> 20} MiB.")
+    return data
+
+
+def read_text(path: Path, limit: int = MAX_FILE) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises as `read_bytes`."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(str(path), f"it is not UTF-8 text (byte {error.start + 1}).") from None
+
+
+def read_json(path: Path, limit: int = MAX_FILE):
+    """The JSON value in a file. Raises as `read_bytes`."""
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+def read_object(path: Path, limit: int = MAX_FILE) -> dict:
+    """The JSON object in a file. Raises as `read_bytes`, also for other values than objects."""
+    value = read_json(path, limit)
+    if not isinstance(value, dict):
+        raise Unreadable(str(path), "it should hold a JSON object.")
+    return value
+
+
+def parse_json(text: bytes | str, what: str = "The text"):
+    """The value in a JSON text. Raises Unreadable: not JSON, not UTF-8, or nested more than `MAX_NESTING` deep."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = _by_python(text, what)  # which reads a little more (NaN, lone surrogates) and says better what is wrong
+    check_nesting(value, text, what)
+    return value
+
+
+def _by_python(text: bytes | str, what: str):
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise Unreadable(what, f"it is not UTF-8 text (byte {error.start + 1}).") from None
+    except json.JSONDecodeError as error:
+        raise Unreadable(what, f"it is not valid JSON (line {error.lineno}): {error.msg}.") from None
+    except RecursionError:
+        raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise Unreadable(what, f"{str(error)[:100]}.") from None
+
+
+def check_nesting(value, text: bytes | str | None = None, what: str = "The text") -> None:
+    """Raise Unreadable if lists and objects lie more than `MAX_NESTING` deep in each other; `text` is what `value` was parsed from."""
+    if text is not None:
+        signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+        if sum(map(text.count, signs)) <= MAX_NESTING:  # nearly always
+            return
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
+
+
+def parse_yaml(text: str, what: str = "The text"):
+    """The value in a YAML text.
+
+    Raises:
+        Unreadable: not YAML (with the line), too long, nested too deep, or with references (`*name`), which a few bytes
+            can multiply into gigabytes.
+    """
+    if len(text) > MAX_YAML:
+        raise Unreadable(what, f"it has more than {MAX_YAML >> 20} MiB.")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):  # events need no recursion
+            if isinstance(event, yaml.events.AliasEvent):
+                raise Unreadable(what, f"it has a reference (*{event.anchor}); write the value out.")
+            depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(event, yaml.events.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
+        return yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an impossible date
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise Unreadable(what, f"it is not valid YAML{line}: {problem}.") from None
+
+
+def shown(value, limit: int = 200) -> str:
+    """A value from outside as text for a sentence: short, and made in bounded time."""
+    if isinstance(value, dict | list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

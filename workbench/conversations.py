@@ -1,9 +1,11 @@
 """Conversations on the disk: `workspace/conversations/<id>.json`, one file each, written atomically."""
 
+import itertools
 import json
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -140,22 +142,32 @@ def load(workspace: Workspace, id_: str) -> Conversation:
 
 
 def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
-    """Conversations that contain all the words in title, questions or answers; the last changed first. One whose file cannot be
-    read is found by its id and carries the reason in `problem`."""
+    """Conversations that contain all the words in title, questions or answers; the last changed first."""
     wanted, found = words.lower().split(), []
-    for file in sorted(workspace.conversations.glob("*.json"), key=_changed, reverse=True):
-        if not _ID.fullmatch(file.stem):
+    for conversation in _all(workspace):
+        if conversation.problem:
             continue
-        try:
-            conversation = load(workspace, file.stem)
-        except UserError as error:
-            conversation = Conversation(file.stem, file.stem, problem=str(error))
         text = " ".join([conversation.title, *(str(m.get("content")) for c in conversation.columns for m in c)]).lower()
         if all(word in text for word in wanted):
             found.append(conversation)
             if len(found) == limit:
                 break
     return found
+
+
+def unreadable(workspace: Workspace, limit: int = 20) -> list[Conversation]:
+    """Conversations whose files cannot be read, with the reason in `problem`."""
+    return list(itertools.islice((c for c in _all(workspace) if c.problem), limit))
+
+
+def _all(workspace: Workspace) -> Iterator[Conversation]:
+    """Every conversation, the last changed first; one that cannot be read carries the reason in `problem`."""
+    for file in sorted(workspace.conversations.glob("*.json"), key=_changed, reverse=True):
+        if _ID.fullmatch(file.stem):
+            try:
+                yield load(workspace, file.stem)
+            except UserError as error:
+                yield Conversation(file.stem, problem=str(error))
 
 
 def _changed(file: Path) -> float:

@@ -37,7 +37,10 @@ class History:
             self.note = gr.HTML(elem_id="history-note")
 
     def choices(self, words: str = "") -> list[tuple[str, str]]:
-        return [(c.shown_title, c.id) for c in conversations.search(self.workspace, words or "")]
+        listed = conversations.search(self.workspace, words or "")
+        if not words:
+            listed += conversations.unreadable(self.workspace)
+        return [(c.shown_title, c.id) for c in listed]
 
     def keep(self, talk: Session) -> str:
         """Save the session as it is; a sentence when that fails."""

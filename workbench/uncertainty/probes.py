@@ -79,7 +79,7 @@ def read_set(name: str, workspace: Workspace) -> list[dict]:
         try:
             probe = files.parse_json(line)
         except files.Unreadable as error:
-            raise UserError(f"{file.name}:{number}: {error.reason}") from None
+            raise UserError(f"{file.name}:{number}: {error.reason.replace('it is not', 'not', 1)}") from None
         check_probe(probe, f"{file.name}:{number}")
         probes.append(probe)
     if not probes:
@@ -116,7 +116,7 @@ def kept(set_name: str, model: str, workspace: Workspace) -> Report | None:
     """The last report of this set for this model, or None."""
     try:
         values = files.read_object(_file(set_name, model, workspace))
-        return _report_check.validate_python(values, strict=True)
+        return _report_check.validate_python(values)
     except (OSError, ValueError, UserError):  # ValueError: pydantic's, of another shape
         return None
 

@@ -1,4 +1,4 @@
-"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --read-only]`.
+"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --read-only …]`.
 
 It binds 127.0.0.1 unless told otherwise, and then wants --auth (or --no-auth). It never imports torch.
 """
@@ -32,7 +32,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--lang", choices=["en", "zh"], help="language of the page (default: the browser's)")
     parser.add_argument("--read-only", action="store_true", help="only look at runs, beside another page")
+    parser.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME",
+        help="another name under which this server is reached (loopback and --host are known); *.example.com for all below it")  # fmt: skip
+    parser.add_argument(
+        "--trusted-proxy", action="append", default=[], metavar="ADDRESS",
+        help="address or network of a reverse proxy whose X-Forwarded headers count")  # fmt: skip
     parser.add_argument("--root-path", default="", help="path prefix behind a reverse proxy")
+    parser.add_argument(
+        "--allow-remote-code", action="store_true", help="let models bring Python code (trust_remote_code must be ticked, too)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -85,22 +94,39 @@ def incoming(workspace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
+def _door(options: argparse.Namespace):
+    """Under which names the server answers, and which proxies it believes. Raises UserError."""
+    from workbench.errors import UserError
+    from workbench.ui.gate import Door
+
+    bound = [] if options.host in ("0.0.0.0", "::", "") else [options.host]
+    if options.root_path and not options.root_path.startswith("/"):
+        raise UserError(f"--root-path {options.root_path} should begin with a slash, such as /workbench.")
+    try:
+        return Door((*bound, *options.allowed_host), tuple(options.trusted_proxy), options.root_path)
+    except ValueError as error:
+        raise UserError(f"--trusted-proxy should be an address such as 127.0.0.1, or a network such as 10.0.0.0/8: {error}.") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     from workbench.errors import UserError
+    from workbench.ui.gate import LOOPBACK
 
     options = parse(arguments)
     try:
-        local = options.host in ("127.0.0.1", "localhost", "::1")
+        # behind a proxy, or under another name, others can reach it, too
+        local = options.host in LOOPBACK and not options.allowed_host and not options.trusted_proxy
         if not local and not options.auth and not options.no_auth:
-            raise UserError(
-                f"On {options.host} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in."
-            )
+            where = f"On {options.host}" if options.host not in LOOPBACK else "By another name or a proxy"
+            raise UserError(f"{where} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in.")
         if options.auth and ":" not in options.auth:
             raise UserError("--auth should have the form USER:PASSWORD.")
         listener = listen(options.host, options.port)
         from workbench.workspace import Workspace
 
-        workspace = Workspace(options.workspace, options.allow, options.read_only).create()
+        workspace = Workspace(options.workspace, options.allow, options.read_only, remote_code=options.allow_remote_code, confined=True).create()
+        os.environ["WORKBENCH_ALLOW"] = os.pathsep.join(str(Path(folder).resolve()) for folder in options.allow)  # for what it starts
+        door = _door(options)
         shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         if not options.read_only:
@@ -116,9 +142,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     auth = [tuple(options.auth.split(":", 1))] if options.auth else None
     app, engine = build_server(
-        workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, root_path=options.root_path)  # fmt: skip
+        workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, door=door)  # fmt: skip
     print(f"QLoRA Workbench: {url}  (workspace {workspace.root})", flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    # the gate itself looks at what proxies say
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=False, server_header=False, ws="none"))  # fmt: skip
     try:
         server.run(sockets=[listener])
     finally:

@@ -30,6 +30,9 @@ _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
 }
 
 
+_COMPARED = 2000  # known names that one is compared with: more would take seconds
+
+
 def unused_key_reason(key: str) -> str | None:
     """Why a known LLaMA-Factory key is accepted without effect, or None if it is not such a key."""
     return _NO_EFFECT.get(key)
@@ -37,7 +40,7 @@ def unused_key_reason(key: str) -> str | None:
 
 def nearest(name: str, known) -> str:
     """A clause such as ` Did you mean 'lora_rank'?`, or an empty text when nothing is close."""
-    close = difflib.get_close_matches(name, list(known), 1, 0.7)
+    close = difflib.get_close_matches(name[:80], list(itertools.islice(known, _COMPARED)), 1, 0.7)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

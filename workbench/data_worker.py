@@ -1,4 +1,9 @@
-"""The page's side of `corpus/worker.py`: one process that stays for previews, and one of its own for each long job."""
+"""The page's side of `corpus/worker.py`: processes that look at data, each within limits.
+
+Foreign data and templates can do anything that takes time or memory, so nothing of them is looked at in the page's own process. A short
+question goes to a process that is kept for the next one; a long job has a process of its own. One that takes too long is killed, its user
+gets a sentence, and nobody else waits: every user has one question and `JOBS_EACH` jobs at a time.
+"""
 
 import asyncio
 import atexit
@@ -9,138 +14,243 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
+from weakref import WeakValueDictionary
 
 from workbench.errors import UserError
+from workbench.storage.files import parse_json
 from workbench.workspace import PROJECT, Workspace
 
-_LINE = 256 << 20  # bytes of the longest answer
-_PATIENCE = 30.0  # seconds that a question waits for the one before it
-_KILLED = (
-    "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
+LOOK_SECONDS = 30.0  # that a question may take
+SILENT_SECONDS = 120.0  # that a job may be without progress
+LOOK_MEMORY, JOB_MEMORY = 2 << 30, 4 << 30  # bytes of data that a process may hold; twice that with torch
+MAX_ANSWER = 32 << 20  # bytes of one answer
+PROCESSES = 8  # that answer questions at a time; as many for jobs
+JOBS_EACH = 2
+KEPT = 2  # processes that are kept for the next question
+_PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
+
+_KILLED = "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
+_JOB_KILLED = (
+    "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
 )
+_TOO_LONG = (
+    "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason. "
+    "Try fewer rows, or another template."
+)
+_TOO_MUCH = f"The answer has more than {MAX_ANSWER >> 20} MiB. Look at fewer rows at a time."
+
+
+class _Lock:
+    """A lock that can be held weakly."""
+
+    def __init__(self):
+        self.held = threading.Lock()
+
+
+class _Process:
+    """One worker process that answers questions."""
+
+    def __init__(self, workspace: Workspace, torch: bool):
+        self.torch = torch
+        self.popen = subprocess.Popen(
+            _command(workspace, torch, LOOK_MEMORY, LOOK_SECONDS + 5), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(),
+            start_new_session=True)  # fmt: skip
+        self.timed_out = False
+
+    def ask(self, request: bytes) -> tuple[dict | None, int | None]:
+        """`(answer, None)`, or `(None, exit code)` when it has ended instead."""
+        timer = threading.Timer(LOOK_SECONDS, self._too_long)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.popen.stdin.write(request)
+                self.popen.stdin.flush()
+            while (line := self.popen.stdout.readline(MAX_ANSWER + 1)).endswith(b"\n"):  # else it was killed while it wrote
+                answer = parse_json(line, "The worker's answer")
+                if "error" in answer or "result" in answer:
+                    return answer, None
+            if len(line) > MAX_ANSWER:
+                self.end()
+                return {"error": _TOO_MUCH}, None
+            return None, self.popen.wait()
+        finally:
+            timer.cancel()
+
+    def _too_long(self) -> None:
+        self.timed_out = True
+        self.popen.kill()
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self.popen.stdin.close()
+        self.popen.stdout.close()
 
 
 class DataWorker:
-    """Answers questions about data. The process is started when it is first asked, and anew if it should have died."""
+    """Answers questions about data. All methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self._process: subprocess.Popen | None = None
-        self._torch = False
-        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
+        self._busy: set[_Process] = set()
+        self._free = threading.Condition()
+        self._asking: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # by user
+        self._jobs: Counter[str] = Counter()
         atexit.register(self.end)
 
-    def ask(self, op: str, **args):
+    def ask(self, op: str, user: str = "", **args):
         """The result of a short operation (a method of `corpus.worker.Worker`).
 
+        Args:
+            user: who asks; questions of one user come one after the other.
+
         Raises:
-            UserError: what the worker says, or that it has died.
+            UserError: what the worker says, or that it took too long or has died.
         """
         request = (json.dumps({"op": op, "args": args}) + "\n").encode()
-        if not self._lock.acquire(timeout=_PATIENCE):
+        with self._free:
+            lock = self._asking.setdefault(user, _Lock())
+        if not lock.held.acquire(timeout=_PATIENCE):
             raise UserError("The data is still being read for another question. Try again in a moment.")
         try:
             for _ in range(2):
-                process = self._running(_needs_torch(args))
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(request)
-                    process.stdin.flush()
-                for line in process.stdout:
-                    if not line.endswith(b"\n"):
-                        break  # killed while it wrote
-                    answer = json.loads(line)
-                    if "error" in answer:
-                        raise UserError(answer["error"])
-                    if "result" in answer:
-                        return answer["result"]
-                if process.wait() != 0:
-                    break  # killed; one that only had nothing to do for long ends with 0, and is started anew
-            self.end()
+                process = self._take(_needs_torch(args))
+                try:
+                    answer, code = process.ask(request)
+                finally:
+                    self._give_back(process)
+                if answer is not None:
+                    return _result(answer)
+                if process.timed_out or code == -signal.SIGALRM:
+                    raise UserError(_TOO_LONG.format(seconds=LOOK_SECONDS))
+                if code != 0:  # killed; one that only had nothing to do for long ends with 0, and another is started
+                    break
         finally:
-            self._lock.release()
+            lock.held.release()
         raise UserError(_KILLED)
 
-    def change(self, op: str, **args):
-        """The result of an operation that changes data, in a process of its own, so that looking goes on meanwhile.
+    def _take(self, torch: bool) -> _Process:
+        """A process for one question. Raises UserError: all are busy for long."""
+        with self._free:
+            if not self._free.wait_for(lambda: len(self._busy) < PROCESSES, _PATIENCE):
+                raise UserError("Many people look at data at the moment. Try again in a minute.")
+            while self._idle:
+                fitting = next((one for one in reversed(self._idle) if one.torch == torch), self._idle[0])
+                self._idle.remove(fitting)
+                if fitting.torch == torch and fitting.popen.poll() is None:
+                    break
+                fitting.end()
+            else:
+                fitting = _Process(self.workspace, torch)
+            self._busy.add(fitting)
+            return fitting
 
-        Raises:
-            UserError: what the worker says, or that it has died.
-        """
-        request = (json.dumps({"op": op, "args": args}) + "\n").encode()
-        done = subprocess.run(
-            _command(self.workspace, False),
-            input=request,
-            stdout=subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,
-        )
-        for line in done.stdout.splitlines():
-            answer = json.loads(line)
-            if "error" in answer:
-                raise UserError(answer["error"])
-            if "result" in answer:
-                return answer["result"]
-        raise UserError(_KILLED)
+    def _give_back(self, process: _Process) -> None:
+        with self._free:
+            self._busy.discard(process)
+            if process.popen.poll() is None and not process.timed_out and len(self._idle) < KEPT:
+                self._idle.append(process)
+            else:
+                process.end()
+            self._free.notify()
 
-    def _running(self, torch: bool) -> subprocess.Popen:
-        if self._process is not None and (self._process.poll() is not None or self._torch != torch):
-            self.end()
-        if self._process is None:
-            self._torch = torch
-            self._process = subprocess.Popen(
-                _command(self.workspace, torch), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), start_new_session=True)  # fmt: skip
-        return self._process
+    @property
+    def processes(self) -> list[subprocess.Popen]:
+        """Those that answer questions, the one that will be asked next last."""
+        with self._free:
+            return [*(one.popen for one in self._busy), *(one.popen for one in self._idle)]
 
     def end(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
+        """End the processes that wait for questions."""
+        with self._free:
+            while self._idle:
+                self._idle.pop().end()
 
-    async def job(self, op: str, *, torch: bool = False, **args) -> AsyncIterator[dict]:
-        """A long operation in a process of its own: `{"progress": [words, share]}` until `{"result": …}`. It is killed when nobody listens any more.
+    async def job(self, op: str, *, user: str = "", torch: bool = False, **args) -> AsyncIterator[dict]:
+        """A long operation in a process of its own: `{"progress": [words, share]}` until `{"result": …}`. It is killed when nobody listens any
+        more, or when it makes no progress.
 
         Raises:
-            UserError: what the worker says, or that it has died.
+            UserError: what the worker says, that it has died, or that the user has too many.
         """
-        process = await asyncio.create_subprocess_exec(
-            *_command(self.workspace, torch or _needs_torch(args)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(),
-            start_new_session=True, limit=_LINE)  # fmt: skip
+        if self._jobs[user] >= JOBS_EACH or self._jobs.total() >= PROCESSES:
+            whose = "You have" if self._jobs[user] >= JOBS_EACH else "Other users have"
+            raise UserError(f"{whose} jobs going that read data. Wait for one to end, or stop it.")
+        self._jobs[user] += 1
+        torch, process = torch or _needs_torch(args), None
         try:
+            process = await asyncio.create_subprocess_exec(
+                *_command(self.workspace, torch, JOB_MEMORY, SILENT_SECONDS + 5), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                env=_environment(), start_new_session=True, limit=MAX_ANSWER)  # fmt: skip
             process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
-            while line := await process.stdout.readline():
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise UserError(answer["error"])
+            while line := await _line(process):
+                answer = parse_json(line, "The worker's answer")
+                if "progress" in answer:
+                    yield answer
+                    continue
+                _result(answer)
                 yield answer
-                if "result" in answer:
-                    return
-            raise UserError(
-                "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
-            )
+                return
+            code = await process.wait()
+            raise UserError(_TOO_LONG.format(seconds=SILENT_SECONDS) if code == -signal.SIGALRM else _JOB_KILLED)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    await asyncio.wait_for(process.wait(), 5)
-                except TimeoutError:
-                    os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            self._jobs[user] -= 1
+            if not self._jobs[user]:
+                del self._jobs[user]
+            if process is not None:
+                await _ended(process)
+
+    async def change(self, op: str, *, user: str = "", **args):
+        """The result of an operation that changes data, as a job. Raises UserError as `job`."""
+        result = None
+        async for answer in self.job(op, user=user, **args):
+            result = answer.get("result")
+        return result
+
+
+async def _line(process) -> bytes:
+    """The next line of a job. Raises UserError: there is none for too long, or it is too large."""
+    try:
+        return await asyncio.wait_for(process.stdout.readline(), SILENT_SECONDS)
+    except TimeoutError:
+        raise UserError(_TOO_LONG.format(seconds=SILENT_SECONDS)) from None
+    except ValueError:  # longer than the limit
+        raise UserError(_TOO_MUCH) from None
+
+
+async def _ended(process) -> None:
+    """End a job with all its processes: asked first, so that half-written files are deleted."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), 5)
+        except TimeoutError:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _result(answer: dict):
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["result"]
 
 
 def _needs_torch(args: dict) -> bool:
     return bool(args.get("config", {}).get("trust_remote_code"))  # a tokenizer's own code may
 
 
-def _command(workspace: Workspace, torch: bool) -> list[str]:
+def _command(workspace: Workspace, torch: bool, memory: int, seconds: float) -> list[str]:
     command = [sys.executable, "-m", "workbench.corpus.worker", str(workspace.root)]
     for folder in workspace.allowed:
         command += ["--allow", str(folder)]
-    return command + ["--read-only"] * workspace.read_only + ["--torch"] * torch
+    command += ["--memory", str(memory * (2 if torch else 1)), "--seconds", f"{seconds:.0f}"]
+    flags = {"--read-only": workspace.read_only, "--remote-code": workspace.remote_code, "--torch": torch}
+    return command + [flag for flag, on in flags.items() if on]
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,10 @@ Paths that come from the page are checked against this folder and those named at
 """
 
 import contextlib
+import copy
+import os
 import re
+import stat
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -25,8 +28,18 @@ class NotFound(UserError):
 class Workspace:
     """The workspace folder and the other folders that the page may read."""
 
-    def __init__(self, root: Path | str = "workspace", allowed: list[Path | str] = (), read_only: bool = False):
-        self.read_only = read_only
+    def __init__(
+        self,
+        root: Path | str = "workspace",
+        allowed: list[Path | str] = (),
+        read_only: bool = False,
+        remote_code: bool = False,
+        confined: bool = False,
+    ):
+        """`allowed`: folders beside it that may be read, and those of `WORKBENCH_ALLOW`, which a page hands on to what it starts.
+        `remote_code`: code that comes with models may run. `confined`: what asks is a page's user, not who owns the machine."""
+        self.read_only, self.remote_code, self.confined = read_only, remote_code, confined
+        allowed = [*allowed, *filter(None, os.environ.get("WORKBENCH_ALLOW", "").split(os.pathsep))]
         self.root = Path(root).expanduser().resolve()
         self.runs = self.root / "runs"
         self.models = self.root / "models"
@@ -35,7 +48,14 @@ class Workspace:
         self.corrections = self.root / "corrections"
         self.conversations = self.root / "conversations"
         self.cache = self.root / "cache"
+        self.incoming = self.uploads / ".incoming"  # what browsers send, before it is taken in
         self.allowed = [self.root, PROJECT / "data", *(Path(p).expanduser().resolve() for p in allowed)]
+
+    def seen(self, *, confined: bool) -> "Workspace":
+        """This workspace for a page's user (`confined`), or for who owns the machine."""
+        other = copy.copy(self)
+        other.confined = confined
+        return other
 
     def create(self) -> "Workspace":
         """Make the folders. Raises UserError where the place is not writable."""
@@ -66,10 +86,18 @@ class Workspace:
         """`path` resolved (relative ones lie in the workspace), if it is inside an allowed folder.
 
         Raises:
-            UserError: it is outside, also by way of `..` or a link.
+            UserError: it is outside, also by way of `..` or a link; or neither a file nor a folder.
         """
-        resolved = (self.root / Path(path).expanduser()).resolve()
+        resolved = resolve(self.root / expanded(path, what), what)
+        if resolved.is_relative_to(self.incoming):
+            raise UserError(f"The {what} {path} is an upload that is not a dataset yet. Add it on the Data tab.")
         if any(resolved.is_relative_to(folder) for folder in self.allowed):
+            try:
+                mode = resolved.stat().st_mode
+            except OSError:  # not there (yet): who reads it says so
+                return resolved
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(f"The {what} {path} is a device or a pipe. Name a file or a folder.")
             return resolved
         raise UserError(
             f"The {what} {path} is outside the workspace {self.root}. Move it there, or start the page with "
@@ -82,7 +110,7 @@ class Workspace:
         Raises:
             UserError: elsewhere, also by way of `..` or a link.
         """
-        resolved = (self.root / Path(path).expanduser()).resolve()
+        resolved = resolve(self.root / expanded(path, "output_dir"), "output_dir")
         if not resolved.is_relative_to(self.root):
             raise UserError(
                 f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as saves/{resolved.name}."
@@ -97,8 +125,13 @@ class Workspace:
         """Check every path in a config that comes from the page.
 
         Raises:
-            UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders.
+            UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or code that comes with
+                a model, which this server was not told to run.
         """
+        if getattr(config, "trust_remote_code", False) and not self.remote_code:
+            raise UserError(
+                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with --allow-remote-code."
+            )
         for name in (
             "model_name_or_path",
             "adapter_name_or_path",
@@ -108,8 +141,8 @@ class Workspace:
             value = getattr(config, name, None)
             if not value or (name == "resume_from_checkpoint" and value.lower() in ("true", "false")):
                 continue
-            here = Path(value).expanduser()
-            if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.exists() and here.is_dir()):
+            here = expanded(value, name)
+            if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.is_dir()):
                 self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
             elif name == "dataset_dir":
                 with contextlib.suppress(NotFound):
@@ -117,13 +150,34 @@ class Workspace:
         for name in ("dataset", "eval_dataset"):
             # a data file may be named instead of a dataset
             for value in (getattr(config, name, None) or "").split(","):
-                here = Path(value.strip()).expanduser()
+                here = expanded(value.strip(), name)
                 if here.is_absolute() or ".." in here.parts or (("/" in value or here.suffix) and here.exists()):
                     self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
 
     def model_folders(self) -> list[str]:
         """Names of the models in the workspace."""
         return sorted(p.name for p in self.models.glob("*") if (p / "config.json").is_file())
+
+
+def expanded(path: Path | str, what: str = "path") -> Path:
+    """A path with `~` replaced. Raises UserError: it cannot be one (no such user, a NUL, too long)."""
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+        if "\0" in str(path):
+            raise ValueError("it holds a NUL")
+        return found
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The {what} {str(path)[:100]!r} cannot be a path: {reason}.") from None
+
+
+def resolve(path: Path, what: str = "path") -> Path:
+    """An absolute path without `..` and links. Raises UserError: it cannot be one (a NUL, a circle of links)."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"The {what} cannot be a path: {error}.") from None
 
 
 def slug(text: str) -> str:
@@ -133,7 +187,7 @@ def slug(text: str) -> str:
 
 def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path:
     """Where `dataset_dir` points: an absolute path, a folder here, in the workspace, or the bundled one."""
-    given = Path(dataset_dir).expanduser()
+    given = expanded(dataset_dir, "dataset_dir")
     candidates = [given] if given.is_absolute() else [Path.cwd() / given, PROJECT / given]
     if workspace and not given.is_absolute():
         candidates.insert(0, workspace.root / given)

@@ -48,11 +48,11 @@ def test_it_answers_again_and_again_without_torch(place, inside):
     try:
         first = worker.ask("preview", dataset="small", config=inside, start=3, count=2)
         assert [row["row"] for row in first["rows"]] == [4, 5] and first["layout"] == "alpaca" and not first["problem"]
-        process = worker._process
+        process = worker.processes[-1]
         assert worker.ask("count", dataset="small", config=inside) == 24
         assert worker.ask("preview", dataset="small", config=inside, start=30, count=2)["rows"] == []
         assert "Question 8?" in worker.ask("row", dataset="small", config=inside, number=9)
-        assert worker._process is process
+        assert worker.processes[-1] is process
         libraries = {Path(m.path).name for m in psutil.Process(process.pid).memory_maps()}
         assert any("tokenizers" in name for name in libraries) and not any(
             name.startswith("libtorch") for name in libraries
@@ -71,7 +71,7 @@ def test_folders_that_the_page_may_read_can_be_read(place, tiny_model, tiny_data
         worker.end()
     looking = DataWorker(Workspace(place.root, read_only=True))
     with pytest.raises(UserError, match="read-only"):
-        looking.change("change", dataset="abilities", config={}, row=1, before="", after=None)
+        asyncio.run(looking.change("change", dataset="abilities", config={}, row=1, before="", after=None))
 
 
 def test_one_dataset_is_looked_at_under_options_for_several(place, inside):
@@ -131,8 +131,8 @@ def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
                 worker.ask("check", dataset="small", config=inside | changes)
         shown = worker.ask("preview", dataset="small", config=inside | {"model_name_or_path": "no-such-model"}, count=1)
         assert "There is no model 'no-such-model'" in shown["problem"] and shown["rows"][0]["turns"]
-        worker._process.kill()
-        worker._process.wait()
+        worker.processes[-1].kill()
+        worker.processes[-1].wait()
         assert worker.ask("count", dataset="small", config=inside) == 24
     finally:
         worker.end()
@@ -145,7 +145,7 @@ def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
     try:
         for _ in range(2):
             assert worker.ask("count", dataset="small", config=inside) == 24
-            assert worker._process.wait(20) == 0
+            assert worker.processes[-1].wait(20) == 0
     finally:
         worker.end()
 
@@ -155,13 +155,13 @@ def test_a_question_does_not_wait_for_good(place, inside, monkeypatch):
     worker = DataWorker(place)
     try:
         worker.ask("count", dataset="small", config=inside)
-        psutil.Process(worker._process.pid).suspend()
+        psutil.Process(worker.processes[-1].pid).suspend()
         waiting = threading.Thread(target=lambda: worker.ask("count", dataset="small", config=inside))
         waiting.start()
         with pytest.raises(UserError, match="still being read for another question"):
             while True:  # the thread may not have asked yet
-                worker.ask("count", dataset="small", config=inside) if worker._lock.locked() else None
-        psutil.Process(worker._process.pid).resume()
+                worker.ask("count", dataset="small", config=inside) if (lock := worker._asking.get("")) and lock.held.locked() else None
+        psutil.Process(worker.processes[-1].pid).resume()
         waiting.join(20)
         assert not waiting.is_alive()
     finally:
@@ -172,8 +172,8 @@ def test_a_death_in_the_middle_of_an_answer_is_a_sentence(place, inside):
     worker = DataWorker(place)
     try:
         worker.ask("count", dataset="small", config=inside)
-        psutil.Process(worker._process.pid).suspend()  # it will not answer before it is killed
-        threading.Timer(0.3, worker._process.kill).start()
+        psutil.Process(worker.processes[-1].pid).suspend()  # it will not answer before it is killed
+        threading.Timer(0.3, worker.processes[-1].kill).start()
         with pytest.raises(UserError, match="was killed"):
             worker.ask("count", dataset="small", config=inside)
         assert worker.ask("count", dataset="small", config=inside) == 24
@@ -233,7 +233,7 @@ def test_a_job_that_fails_is_a_sentence(place, inside):
 def test_it_ends_with_the_page(place, inside):
     code = (
         "import sys, os; from workbench.data_worker import DataWorker; from workbench.workspace import Workspace\n"
-        f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w._process.pid, flush=True)\n"
+        f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w.processes[-1].pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from workbench.corpus.marked import training_template
 from workbench.errors import UserError
 
 IGNORE = -100
+MAX_RENDERED = 32 << 20  # characters of a conversation
 _ENDS = 8  # tokens that stay at each end of a text that is shortened
 
 
@@ -75,11 +76,14 @@ class Encoder:
     ) -> str:
         """The exact text of a conversation."""
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
+        except MemoryError:
+            raise UserError("The chat template needs more memory for this conversation than there is.") from None
         except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {error}.") from None
+            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+        return _bounded(text)
 
     def encode_example(self, example: Example) -> list[Encoded]:
         """The training rows of one row of data: one, or several of a plain text that is longer than `cutoff_len`.
@@ -165,9 +169,11 @@ class Encoder:
                 rendered, indices = render_jinja_template(
                     [messages], tools=tools, chat_template=self._training_template, return_assistant_tokens_mask=True,
                     **self.tokenizer.special_tokens_map)  # fmt: skip
+            except MemoryError:
+                raise UserError("The chat template needs more memory for this conversation than there is.") from None
             except Exception as error:  # Jinja raises many kinds
-                raise UserError(f"The chat template cannot render this conversation: {error}.") from None
-            return rendered[0], [tuple(span) for span in indices[0]]
+                raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+            return _bounded(rendered[0]), [tuple(span) for span in indices[0]]
         text, spans = self.render(messages, tools), []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -275,6 +281,13 @@ def _first_untrained(encoded: Encoded) -> Encoded:
     if encoded.labels:
         encoded.labels[0] = IGNORE
     return encoded
+
+
+def _bounded(text: str) -> str:
+    """A rendered text. Raises UserError when a template has made far too much of it."""
+    if len(text) > MAX_RENDERED:
+        raise UserError(f"The chat template makes {len(text):,} characters of this conversation. Choose another template.")
+    return text
 
 
 def _check_tools(text: str, messages: list[dict], tools) -> None:

@@ -14,6 +14,7 @@ import orjson
 from workbench.corpus.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo
 from workbench.corpus.rows import BadRow, named
 from workbench.errors import UserError
+from workbench.storage.files import parse_json
 
 # the classes of problems; the first ones make a row unusable, the others should be looked at
 BROKEN = ("json", "utf8", "type", "missing", "empty", "role", "order", "no_assistant", "tools", "template")
@@ -141,8 +142,8 @@ def _tools(row: dict, info: DatasetInfo) -> list[dict] | None:
         return None
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value)
+        except UserError:
             raise BadRow("tools", "the field 'tools' is not valid JSON.") from None
     found = []
     for tool in value if isinstance(value, list) else [value]:
@@ -157,8 +158,8 @@ def _calls(value, where: str) -> list[dict]:
     """Tool calls in OpenAI's form, arguments as an object: what chat templates expect."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value)
+        except UserError:
             raise BadRow("tools", f"{where}: the function call is not valid JSON.") from None
     found = []
     for number, call in enumerate(value if isinstance(value, list) else [value]):
@@ -168,8 +169,8 @@ def _calls(value, where: str) -> list[dict]:
         arguments = inner.get("arguments", inner.get("parameters", {}))
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments or "{}")
-            except (ValueError, RecursionError):
+                arguments = parse_json(arguments or "{}")
+            except UserError:
                 raise BadRow("tools", f"{where}: the arguments of {inner['name']} are not valid JSON.") from None
         if arguments is None:
             arguments = {}

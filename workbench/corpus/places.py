@@ -6,9 +6,10 @@ from pathlib import Path
 
 from workbench import hubs
 from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.rows import Raw, files_of, kind_of, read_file
-from workbench.corpus.sources import file_rows
+from workbench.corpus.rows import Raw, kind_of, pieces, read_file
+from workbench.corpus.sources import data_files, file_rows
 from workbench.errors import UserError
+from workbench.storage.files import open_regular
 
 _EVERY = 500  # rows between two marks
 
@@ -53,16 +54,16 @@ class _File:
         if self.total is not None or (wanted is not None and wanted < row + _EVERY):
             return
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(offset)
-                for text in file:
-                    if text.strip():
+                for text, size in pieces(file):
+                    if text is None or text.strip():
                         if row % _EVERY == 0 and row > self._marks[-1][0]:
                             self._marks.append((row, line, offset))
                             if wanted is not None and row > wanted:
                                 return
                         row += 1
-                    offset += len(text)
+                    offset += size
                     line += 1
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from None
@@ -84,7 +85,7 @@ class Places:
         """Raises UserError: the dataset cannot be read."""
         self.info = info.check()
         self._hub = None if info.path else hubs.dataset_rows(info)
-        self._files = [_File(path, info) for path in files_of(info.path, info.split)] if info.path else []
+        self._files = [_File(path, info) for path in data_files(info)] if info.path else []
 
     def fresh(self) -> bool:
         try:

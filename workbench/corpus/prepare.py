@@ -20,8 +20,8 @@ import xxhash
 from workbench import hubs
 from workbench.corpus.encode import Encoder
 from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.rows import files_of
 from workbench.corpus.scan import Batch, Problem, scan
+from workbench.corpus.sources import data_files
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.storage import files
@@ -185,7 +185,7 @@ def _content(info: DatasetInfo) -> list:
             getattr(hubs.dataset_rows(info), "_fingerprint", time.time()),
         ]
     found = []
-    for file in files_of(info.path, info.split):
+    for file in data_files(info):
         digest = xxhash.xxh3_128()
         with open(file, "rb") as stream:
             while block := stream.read(1 << 20):

@@ -1,5 +1,6 @@
 """`dataset_info.json` as LLaMA-Factory writes it: names of datasets, their files, columns and role names."""
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from workbench.config import nearest, split_names
 from workbench.errors import UserError
 from workbench.storage import files
-from workbench.workspace import Workspace
+from workbench.workspace import Workspace, expanded
 
 _PAIR = {"chosen": "chosen", "rejected": "rejected", "tools": "tools", "system": "system"}
 COLUMNS = {
@@ -44,6 +45,7 @@ class DatasetInfo:
     """One dataset: `path` of its file or folder, or its name on a hub; how its rows are laid out.
 
     `formatting` is empty where the rows are to tell (see `formats.detect`). `columns` and `tags` hold what is not the default.
+    `within`: folders that its files may lie in, whatever links say (empty: anywhere).
     `ranking`: preference pairs. `num_samples`: rows that are drawn from it at random. `folder`: a folder within a hub's dataset.
     """
 
@@ -60,6 +62,7 @@ class DatasetInfo:
     folder: str | None = None
     num_samples: int | None = None
     problem: str = ""
+    within: tuple[Path, ...] = ()
 
     def check(self) -> "DatasetInfo":
         """Itself. Raises UserError when it cannot be read."""
@@ -68,8 +71,10 @@ class DatasetInfo:
         return self
 
 
-def read_registry(folder: Path) -> dict[str, DatasetInfo]:
+def read_registry(folder: Path, workspace: Workspace | None = None) -> dict[str, DatasetInfo]:
     """All datasets of a folder; those that cannot be read carry the reason in `problem`.
+
+    With a `workspace`, what may have come through the page is held inside it: its own folders' entries always, all entries for a page.
 
     Raises:
         UserError: dataset_info.json is missing or broken.
@@ -86,7 +91,7 @@ def read_registry(folder: Path) -> dict[str, DatasetInfo]:
     found = {}
     for name, entry in entries.items():
         try:
-            found[name] = _entry(name, entry, Path(folder))
+            found[name] = read_entry(name, entry, Path(folder), workspace)
         except UserError as error:
             found[name] = DatasetInfo(name, None, problem=str(error))
     return found
@@ -96,7 +101,14 @@ _TYPES = {"file_name": str, "hf_hub_url": str, "ms_hub_url": str, "formatting": 
           "folder": str, "num_samples": int, "columns": dict, "tags": dict, "script_url": str, "cloud_file_name": str, "om_hub_url": str}  # fmt: skip
 
 
-def _entry(name: str, entry, folder: Path) -> DatasetInfo:
+def _within(folder: Path, workspace: Workspace | None) -> tuple[Path, ...]:
+    """The folders in which the datasets of a registry in `folder` may lie; empty: anywhere."""
+    if workspace is None or not (workspace.confined or folder.resolve().is_relative_to(workspace.root)):
+        return ()
+    return tuple(workspace.allowed)
+
+
+def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> DatasetInfo:
     """One entry of dataset_info.json. Raises UserError with what is wrong with it."""
     if not isinstance(entry, dict):
         raise UserError("its entry in dataset_info.json should be an object.")
@@ -115,13 +127,23 @@ def _entry(name: str, entry, folder: Path) -> DatasetInfo:
         raise UserError(f"formatting '{formatting}' is unknown. It can be {', '.join(FORMATTINGS)}.")
     if values.get("num_samples", 1) < 1:
         raise UserError("num_samples should be at least 1.")
-    path, problem = None, ""
+    path, problem, within = None, "", _within(folder, workspace)
+    for key in ("hf_hub_url", "ms_hub_url"):
+        if key in values and not (_HUB_ANY.fullmatch(values[key]) and ".." not in values[key]):
+            raise UserError(f"{key} should be a dataset's name on the hub, such as org/name, not {values[key][:100]!r}.")
+    if (given := values.get("folder")) and (Path(given).is_absolute() or ".." in Path(given).parts):
+        raise UserError(f"folder should be one within the hub's dataset, not {given[:100]!r}.")
     if file_name := values.get("file_name"):
         try:
             path = (folder / file_name).resolve()
+            if within and not any(path.is_relative_to(root) for root in within):
+                raise UserError(
+                    f"file_name {file_name[:200]} leads out of the folder of its dataset_info.json. Move the file there, or start the page "
+                    f"with --allow {path.parent}."
+                )
             if not path.exists():
                 problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"file_name cannot be a file's name: {error}.") from None
     elif not values.get("hf_hub_url") and not values.get("ms_hub_url"):
         other = next((key for key in ("script_url", "cloud_file_name", "om_hub_url") if key in values), "")
@@ -139,7 +161,7 @@ def _entry(name: str, entry, folder: Path) -> DatasetInfo:
         name=name, path=path, hub=values.get("hf_hub_url"), ms_hub=values.get("ms_hub_url"), formatting=formatting,
         ranking=values.get("ranking", False), columns={k: v for k, v in values.get("columns", {}).items() if v},
         tags={k: v for k, v in values.get("tags", {}).items() if v}, subset=values.get("subset"), split=values.get("split", "train"),
-        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem,
+        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem, within=within,
     )  # fmt: skip
 
 
@@ -149,16 +171,17 @@ def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetIn
     Raises:
         UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left out.
     """
-    found = read_registry(folder)
+    found = read_registry(folder, workspace)
     for other in workspace.dataset_folders if workspace else ():
         if (other / "dataset_info.json").is_file():
             try:
-                found = read_registry(other) | found
+                found = read_registry(other, workspace) | found
             except UserError as error:
                 found.setdefault(other.name, DatasetInfo(other.name, None, problem=str(error)))
     return found
 
 
+_HUB_ANY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -171,20 +194,19 @@ def select(names: str, folder: Path, workspace: Workspace | None = None) -> list
         UserError: no such dataset, or one that cannot be read.
     """
     registry = registries(folder, workspace)
-    return [(registry.get(name) or unlisted(name, folder, registry)).check() for name in split_names(names)]
+    return [(registry.get(name) or unlisted(name, folder, registry, workspace)).check() for name in split_names(names)]
 
 
-def unlisted(name: str, folder: Path, known=()) -> DatasetInfo:
+def unlisted(name: str, folder: Path, known=(), workspace: Workspace | None = None) -> DatasetInfo:
     """A dataset without an entry: a file, a folder, or a hub's dataset. Raises UserError."""
-    path = Path(name).expanduser()
-    try:
-        if ("/" in name or path.suffix) and path.exists():
+    path = expanded(name, "dataset")
+    if ("/" in name or path.suffix) and path.exists():
+        if workspace is None or not workspace.confined:
             return DatasetInfo(name, path.resolve())
-    except (OSError, ValueError):
-        pass
+        return DatasetInfo(name, workspace.inside(Path.cwd() / path, what="dataset"), within=tuple(workspace.allowed))
     if _HUB_NAME.fullmatch(name) and not path.suffix:
         return DatasetInfo(name, None, hub=name, ms_hub=name)
     raise UserError(
         f"There is no dataset '{name[:200]}' in {folder / 'dataset_info.json'}.{nearest(name, list(known))} "
-        f"It has: {', '.join(known) or 'none'}. Or give a data file, or a hub's dataset as org/name."
+        f"It has: {', '.join(itertools.islice(known, 50)) or 'none'}. Or give a data file, or a hub's dataset as org/name."
     )

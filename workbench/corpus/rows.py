@@ -7,8 +7,10 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,16 @@ from typing import BinaryIO
 import orjson
 
 from workbench.errors import UserError
+from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _CHUNK = 1 << 20
-_LONGEST = 64 << 20  # characters of one row in a JSON list; what does not end within them is broken
+_LONGEST = 64 << 20  # bytes of a line, characters of a row in a JSON list or a CSV file; what does not end within them is broken
 _CELL = 16 << 20  # characters of one cell in a CSV file
+_FIELDS = 4096  # of a row
+_UNPACKED = 256 << 20  # bytes that any gzip file may unpack to
+_RATIO = 200  # times its own size that a larger one may; text comes to about 10
+_BATCH = 256  # rows of a Parquet file that are made at a time
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json"}
 
 
@@ -68,9 +75,9 @@ def named(value) -> str:
 
 
 def parse_line(line: bytes):
-    """A line of JSON. Raises BadRow: not UTF-8, or not JSON."""
+    """A line of JSON. Raises BadRow: not UTF-8, not JSON, or nested too deep."""
     try:
-        return orjson.loads(line)
+        return _shallow(orjson.loads(line), line)
     except orjson.JSONDecodeError:
         pass  # Python's own parser reads a little more (NaN, lone surrogates) and says better what is wrong
     try:
@@ -78,11 +85,25 @@ def parse_line(line: bytes):
     except UnicodeDecodeError as error:
         raise BadRow("utf8", f"not UTF-8 text (byte {error.start + 1} of the line). Save the file as UTF-8.") from None
     try:
-        return json.loads(text)
+        return _shallow(json.loads(text), text)
     except json.JSONDecodeError as error:
         raise BadRow("json", f"not valid JSON: {error.msg} (column {error.colno}).") from None
-    except (RecursionError, ValueError) as error:
+    except RecursionError:
+        raise BadRow("json", _DEEP) from None
+    except ValueError as error:
         raise BadRow("json", f"not readable JSON: {str(error)[:100]}.") from None
+
+
+_DEEP = f"nested more than {MAX_NESTING} deep."
+
+
+def _shallow(value, text: bytes | str | None = None):
+    """`value`. Raises BadRow when it is nested too deep for what comes after."""
+    try:
+        check_nesting(value, text)
+    except Unreadable:
+        raise BadRow("json", _DEEP) from None
+    return value
 
 
 def kind_of(path: Path) -> str:
@@ -137,11 +158,11 @@ def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
     readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _parquet}
     reader = readers.get(kind, _lines)
     try:
-        with open(path, "rb") as plain:
+        with open_regular(path) as plain:
             zipped = path.name.lower().endswith(".gz")
             if zipped and reader is _parquet:
                 raise UserError(f"{path.name}: unpack it first; Parquet files are compressed within.")
-            file = gzip.GzipFile(fileobj=plain) if zipped else plain
+            file = _Unzipped(path, plain) if zipped else plain
             if reader is _parquet:
                 yield from _parquet(path)
                 return
@@ -162,13 +183,56 @@ def _refuse_utf16(path: Path, file: BinaryIO) -> None:
         raise UserError(f"{path.name} is UTF-16 text. Save it as UTF-8.")
 
 
+class _Unzipped(gzip.GzipFile):
+    """A gzip file that is read as long as it does not grow beyond all measure: a few megabytes can become terabytes."""
+
+    def __init__(self, path: Path, plain: BinaryIO):
+        super().__init__(fileobj=plain)
+        self._path, self._limit, self._given = path, max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size), 0
+
+    def _count(self, data: bytes) -> bytes:
+        self._given += len(data)
+        if self._given > self._limit:
+            raise UserError(
+                f"{self._path.name} unpacks to more than {self._limit >> 20:,} MiB, over {_RATIO} times its size. If that is right, unpack it first."
+            )
+        return data
+
+    def read(self, size=-1):
+        return self._count(super().read(size if size is not None and size >= 0 else self._limit + 1))
+
+    def read1(self, size=-1):
+        return self._count(super().read1(size))
+
+    def readline(self, size=-1):
+        return self._count(super().readline(size))
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self._given = min(self._given, offset) if whence == io.SEEK_SET else self._given
+        return super().seek(offset, whence)
+
+
+def pieces(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """`(line, its bytes)` of a file; None in place of a line of more than `_LONGEST` bytes, which is passed over."""
+    while line := file.readline(_LONGEST + 1):
+        size = len(line)
+        if size <= _LONGEST:
+            yield line, size
+            continue
+        while not line.endswith(b"\n") and (line := file.readline(_CHUNK)):
+            size += len(line)
+        yield None, size
+
+
 def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iterator[Raw]:
     """One object a line."""
     at = offset or file.tell()
-    for line in file:
-        if stripped := line.strip():
+    for line, size in pieces(file):
+        if line is None:
+            yield Raw(f"{path.name}:{number}", BadRow("json", f"the line has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read."), at)
+        elif stripped := line.strip():
             yield Raw(f"{path.name}:{number}", stripped, at)
-        at += len(line)
+        at += size
         number += 1
 
 
@@ -224,7 +288,7 @@ def _json(path: Path, file: BinaryIO) -> Iterator[Raw]:
     if first == "{":  # JSON Lines in a .json file is common
         try:
             json.loads(text.buffer[text.at :].split("\n", 1)[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         else:
             text.reader.detach()
@@ -271,7 +335,10 @@ def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
             yield Raw(place, BadRow("json", reason))
             end = found.start()
         else:
-            yield Raw(place, value)
+            try:
+                yield Raw(place, _shallow(value))
+            except BadRow as bad:
+                yield Raw(place, bad)
         text.at = end
 
 
@@ -294,14 +361,14 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
     """One row a record, the names of the fields in the first. Cells with a JSON list or object stand for that."""
     csv.field_size_limit(_CELL)
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    start = text.readline()
+    start = text.readline(_LONGEST)
     if not start:
         return
     text.seek(0)
     if text.read(1) != "\ufeff":
         text.seek(0)
     separator = max(",\t;", key=start.count)
-    reader, names, line = csv.reader(text, delimiter=separator), None, 1
+    reader, names, line = csv.reader(_text_lines(path, text), delimiter=separator), None, 1
     while True:
         try:
             cells = next(reader, None)
@@ -314,9 +381,11 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
         place, line = f"{path.name}:{line}", reader.line_num + 1
         if names is None:
             names = cells
-            twice = {name for name in names if names.count(name) > 1}
+            if len(names) > _FIELDS:
+                raise UserError(f"{place}: the first line names {len(names):,} fields; at most {_FIELDS:,} are read.")
+            twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
-                raise UserError(f"{place}: the field {sorted(twice)[0]!r} is named twice in the first line.")
+                raise UserError(f"{place}: the field {min(twice)[:100]!r} is named twice in the first line.")
         elif not cells:
             continue
         elif len(cells) != len(names):
@@ -325,8 +394,19 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
                 BadRow("json", f"the record has {len(cells)} cells, but the first line names {len(names)} fields."),
             )
         else:
-            yield Raw(place, {name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
+            try:
+                yield Raw(place, {name: _shallow(_cell(cell), cell) for name, cell in zip(names, cells, strict=True)})
+            except BadRow as bad:
+                yield Raw(place, bad)
     text.detach()
+
+
+def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines of a CSV file. Raises UserError for one that does not end."""
+    while line := text.readline(_LONGEST + 1):
+        if len(line) > _LONGEST:
+            raise UserError(f"{path.name} has a line of more than {_LONGEST >> 20} million characters. Is it a CSV file?")
+        yield line
 
 
 def _cell(text: str):
@@ -346,14 +426,31 @@ def _parquet(path: Path) -> Iterator[Raw]:
     number = 0
     try:
         if path.suffix.lower() == ".arrow":
-            batches = iter(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))))
+            source = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+            schema, batches = source.schema, (part.slice(at, _BATCH) for part in source for at in range(0, part.num_rows, _BATCH))
         else:
-            batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256)
+            source = pyarrow.parquet.ParquetFile(path, thrift_string_size_limit=_LONGEST, thrift_container_size_limit=1_000_000)
+            schema, batches = source.schema_arrow, source.iter_batches(batch_size=_BATCH)
+        if len(schema) > _FIELDS:
+            raise UserError(f"{path.name} has {len(schema):,} columns; at most {_FIELDS:,} are read.")
         for batch in batches:
-            for row in batch.to_pylist():
+            for row in batch.to_pylist() if batch.nbytes <= _LONGEST else _one_by_one(batch):
                 number += 1
                 yield Raw(f"{path.name}:{number}", row)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, RecursionError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
+        if isinstance(error, MemoryError):  # pyarrow's is both
+            raise MemoryError from None
         yield Raw(f"{path.name}:{number + 1}", BadRow("json", f"the file is damaged from here on: {str(error)[:200]}"))
+
+
+def _one_by_one(batch) -> Iterator[dict | BadRow]:
+    """Rows of a batch that is large, each made when it is asked for; one that is too large itself comes as BadRow."""
+    for at in range(batch.num_rows):
+        row = batch.slice(at, 1)
+        size = row.get_total_buffer_size() if batch.num_rows == 1 else row.nbytes
+        if size > _LONGEST:
+            yield BadRow("json", f"the row has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read.")
+        else:
+            yield row.to_pylist()[0]

@@ -192,6 +192,8 @@ def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example 
         encoded = encoder.encode_example(example)
     except UserError as error:
         return None, [], [Problem(raw.place, "template", str(error))]
+    except RecursionError:
+        return None, [], [Problem(raw.place, "template", "the row is nested too deeply for the chat template.")]
     cutoff, first = encoder.cutoff_len, encoded[0] if encoded else None
     if first is not None and cutoff and first.full_length > cutoff:
         lost = []

@@ -21,12 +21,21 @@ import numpy as np
 
 from workbench.config import write_atomically
 from workbench.corpus.formats import to_example
-from workbench.corpus.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo, read_registry, registries
-from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line
+from workbench.corpus.registry import (
+    COLUMNS,
+    OPENAI_TAGS,
+    SHAREGPT_TAGS,
+    DatasetInfo,
+    read_entry,
+    read_registry,
+    registries,
+)
+from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line, pieces
 from workbench.corpus.sources import raw_rows, with_layout
 from workbench.errors import UserError
 from workbench.locks import locked
 from workbench.storage import files
+from workbench.storage.files import open_regular
 from workbench.workspace import PROJECT, Workspace, slug
 
 Progress = Callable[[str, float], None]
@@ -54,20 +63,26 @@ def add_file(
     stem = file_name[: -len(kind)]
     folder = workspace.uploads
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
-        name = new_name(workspace, name or stem, beside=beside)
-        target = folder / f"{name}{kind}"
-        info = DatasetInfo(name, target)
-        with _room(folder):
-            shutil.move(path, target)
-        try:
-            _refuse_without_rows(info)
-            _register(folder, name, {"file_name": target.name})
-        except (UserError, OSError):
-            target.unlink(missing_ok=True)
-            raise
+    with _room(folder):
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     try:
-        return name, with_layout(info).formatting
+        moved = aside / file_name  # looked at under its own name
+        with _room(folder):
+            shutil.move(path, moved)
+        _refuse_without_rows(DatasetInfo(stem, moved))
+        with locked(folder / ".lock"):
+            name = new_name(workspace, name or stem, beside=beside)
+            target = folder / f"{name}{kind}"
+            os.replace(moved, target)
+            try:
+                _register(folder, name, {"file_name": target.name})
+            except (UserError, OSError):
+                target.unlink(missing_ok=True)
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        return name, with_layout(DatasetInfo(name, target)).formatting
     except UserError:
         return name, ""
 
@@ -100,7 +115,7 @@ def home_of(name: str, workspace: Workspace, shown: Path | None = None) -> Path:
     """
     for folder in workspace.dataset_folders:
         try:
-            known = read_registry(folder).get(name)
+            known = read_registry(folder, workspace).get(name)
         except UserError:
             continue
         if known is not None and shown not in (None, known.path):
@@ -221,31 +236,35 @@ def change_rows(
     """
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
-    with locked(folder / ".lock"):
-        info = with_layout(read_registry(folder)[name].check())
-        if info.path.is_dir() or kind_of(info.path) != ".jsonl" or info.path.name.lower().endswith(".gz"):
-            info = _as_lines(folder, info)
-        fresh = {row: None if text is None else _checked(text, info, row) for row, (_, text) in changes.items()}
-        number = kept = 0
-        with _new_file(folder) as (partial, out), open(info.path, "rb") as file:
-            for line in file:
-                row = line.strip()
-                if not row:
+    info = with_layout(read_registry(folder, workspace)[name].check())
+    if info.path.is_dir() or kind_of(info.path) != ".jsonl" or info.path.name.lower().endswith(".gz"):
+        info = _as_lines(folder, info, workspace)
+    fresh = {row: None if text is None else _checked(text, info, row) for row, (_, text) in changes.items()}
+    number = kept = 0
+    with _new_file(folder) as (partial, out), open_regular(info.path) as file:
+        version = _version(info.path)
+        for line, size in pieces(file):
+            number += line is None or bool(line.strip())
+            if line is None:
+                raise UserError(f"Row {number:,} of {name} has {size >> 20:,} MiB, which is too much to be changed here.")
+            row = line.strip()
+            if not row:
+                continue
+            if number in changes:
+                if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace") != changes[number][0]:
+                    raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
+                row = fresh[number]
+                if row is None:
                     continue
-                number += 1
-                if number in changes:
-                    if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace") != changes[number][0]:
-                        raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
-                    row = fresh[number]
-                    if row is None:
-                        continue
-                kept += 1
-                out.write(row + b"\n")
-            if missing := [row for row in changes if row > number]:
-                raise UserError(f"{name} has {number:,} rows, no row {missing[0]:,}.")
-            if not kept:
-                raise UserError(f"These are all rows of {name}. Remove the dataset instead.")
-            out.close()
+            kept += 1
+            out.write(row + b"\n")
+        if missing := [row for row in changes if row > number]:
+            raise UserError(f"{name} has {number:,} rows, no row {missing[0]:,}.")
+        if not kept:
+            raise UserError(f"These are all rows of {name}. Remove the dataset instead.")
+        out.close()
+        with locked(folder / ".lock"):
+            _unchanged(name, info.path, version)
             os.replace(partial, info.path)
     return kept
 
@@ -266,17 +285,16 @@ def set_layout(
     """
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
+    layout = {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
+    entry = {key: value for key, value in (_entries(folder)[name] | layout).items() if value}
+    info = with_layout(read_entry(name, entry, folder, workspace).check())
+    _refuse_without_rows(info, formatting)
     with locked(folder / ".lock"):
-        old = _entries(folder)
-        entry = old[name] | {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
-        _register(folder, name, {key: value for key, value in entry.items() if value})
-        try:
-            info = with_layout(read_registry(folder)[name])
-            _refuse_without_rows(info, formatting)
-            return info.formatting
-        except UserError:
-            write_atomically(folder / "dataset_info.json", json.dumps(old, ensure_ascii=False, indent=2))
-            raise
+        now = _entries(folder).get(name)
+        if now is None or now.get("file_name") != entry.get("file_name"):
+            raise UserError(f"{name} has changed since it was shown. Look at it again.")
+        _register(folder, name, entry)
+    return info.formatting
 
 
 def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
@@ -284,7 +302,7 @@ def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
     with locked(folder / ".lock"):
-        path = read_registry(folder)[name].path
+        path = read_registry(folder, workspace)[name].path
         _register(folder, name, None)
         if path and path.parent == folder and path.is_file():
             path.unlink()
@@ -294,6 +312,22 @@ def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
 
 
 # --- details
+
+
+def _version(path: Path) -> tuple:
+    """Something that changes when a file does."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _unchanged(name: str, path: Path, version: tuple) -> None:
+    """Raise UserError if somebody else has changed the file while it was read."""
+    try:
+        if _version(path) == version:
+            return
+    except OSError:
+        pass
+    raise UserError(f"{name} was changed by somebody else meanwhile. Look at it again.")
 
 
 def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
@@ -393,10 +427,11 @@ def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
         return json.dumps(value).encode()
 
 
-def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
+def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetInfo:
     """A dataset of the workspace as a JSONL file of its own; the file that it was stays in `.originals`, until the dataset is removed."""
     target, old = folder / f"{info.name}.jsonl", info.path
     with _new_file(folder) as (partial, out):
+        version = _version(old)
         for raw in raw_rows(info):
             line = _line(raw)
             if line is None:
@@ -407,11 +442,13 @@ def _as_lines(folder: Path, info: DatasetInfo) -> DatasetInfo:
                 )
             out.write(line + b"\n")
         out.close()
-        os.replace(partial, target)
-    _register(folder, info.name, _entry(info, target.name))
-    if old.parent == folder and old.is_file() and old != target:
-        (folder / _ORIGINALS).mkdir(exist_ok=True)
-        os.replace(old, folder / _ORIGINALS / old.name)
+        with locked(folder / ".lock"):
+            _unchanged(info.name, old, version)
+            os.replace(partial, target)
+            _register(folder, info.name, _entry(info, target.name))
+            if old.parent == folder and old.is_file() and old != target:
+                (folder / _ORIGINALS).mkdir(exist_ok=True)
+                os.replace(old, folder / _ORIGINALS / old.name)
     return replace(info, path=target)
 
 

@@ -1,7 +1,7 @@
-"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--allow FOLDER --read-only --torch]`.
+"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--allow FOLDER --read-only --torch …]`.
 
 One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress": [words, share]}`, then
-`{"result": …}` or `{"error": sentence}`. It ends with its stdin. It does without torch, unless a tokenizer with code of its own or a look at the
+`{"result": …}` or `{"error": sentence}`. It ends with its stdin, and within limits on memory and time whatever it looks at. It does without torch, unless a tokenizer with code of its own or a look at the
 trainer's own batches needs it.
 """
 
@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, workspace: Workspace, say, *, confined: bool = True):
         """`say` takes what is told on the way; `confined`: paths must lie where the page may read."""
-        self.workspace, self.say, self.confined = workspace, say, confined
+        self.workspace, self.say, self.confined = workspace.seen(confined=confined), say, confined
         self._told = 0.0
         self._places = {}
         self._tokenizers = {}
@@ -109,6 +109,12 @@ class Worker:
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
         return {**vars(counts), "problems": listed, "untokenised": why}
 
+    def preflight(self, config: dict) -> None:
+        """What can be found wrong with a run before it starts; see `train.supervise.preflight`."""
+        from workbench.train.supervise import preflight
+
+        preflight(self._options(config), self.workspace)
+
     def stats(self, config: dict, dataset: str = "") -> dict:
         """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that the run will use."""
         from workbench.corpus.prepare import prepare
@@ -138,7 +144,10 @@ class Worker:
 
     def add(self, path: str, file_name: str, config: dict) -> list:
         """Take a file in: `[name, layout]`."""
-        return list(store.add_file(self.workspace, Path(path), file_name, beside=self._folder(config)))
+        sent = Path(path)
+        if self.confined and not (sent.resolve().is_relative_to(self.workspace.incoming) and sent.is_file() and not sent.is_symlink()):
+            raise UserError(f"{sent.name} is not an upload. Send the file again.")
+        return list(store.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
 
     def copy(self, dataset: str, config: dict) -> list:
         """Copy a dataset into the workspace: `[name, rows that could not be read]`."""
@@ -266,15 +275,29 @@ def _report(target: Path | None):
         Path(name).unlink(missing_ok=True)
 
 
+def _limit_memory(limit: int) -> None:
+    """Let allocations beyond `limit` bytes fail. RLIMIT_DATA counts what a process may write to, not the libraries that it maps (torch for CUDA
+    maps gigabytes), so it can be far tighter than RLIMIT_AS."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def main() -> None:
     """Serve requests until stdin ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("workspace")
     parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--remote-code", action="store_true")
     parser.add_argument("--torch", action="store_true")
+    parser.add_argument("--memory", type=int, default=0, help="bytes of data that this process, and each that it starts, may hold")
+    parser.add_argument("--seconds", type=int, default=0, help="that may pass without an answer or progress")
     parser.add_argument("--idle", type=float, default=900.0, help="seconds without a request after which it ends")
     given = parser.parse_args()
+    _limit_memory(given.memory)
     if not given.torch:
         from workbench.corpus.marked import without_torch
 
@@ -285,21 +308,25 @@ def main() -> None:
     os.dup2(2, 1)
 
     def say(message: dict) -> None:
+        signal.alarm(given.seconds)  # it goes on: the time begins anew
         answers.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
         answers.flush()
 
-    workspace = Workspace(given.workspace, given.allow, given.read_only)
+    workspace = Workspace(given.workspace, given.allow, given.read_only, remote_code=given.remote_code, confined=True)
     worker = Worker(workspace.create(), say)
     while True:
         # idle memory is better used elsewhere; the page starts another process when it needs one
         idle = threading.Timer(given.idle, os._exit, [0])
         idle.daemon = True
         idle.start()
+        signal.alarm(0)
         line = sys.stdin.readline()
         idle.cancel()
         if not line:
             return
         request = json.loads(line)
+        # the default action of SIGALRM ends the process, whatever it is doing, also when the page is gone
+        signal.alarm(given.seconds)
         try:
             say({"result": getattr(worker, request["op"])(**request["args"])})
         except UserError as error:
@@ -307,11 +334,8 @@ def main() -> None:
         except OSError as error:
             say({"error": f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."})
         except MemoryError:
-            say(
-                {
-                    "error": "There was not enough memory for this. Close other programs, or take a smaller part of the data."
-                }
-            )
+            limit = f" More than {given.memory / 2**30:g} GiB would be needed." if given.memory else ""
+            say({"error": f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat template."})
         except Exception as error:  # the page must be told; the whole is on stderr
             import traceback
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.runs import Run, run_named
-from workbench.workspace import DEMO_MODEL, Workspace
+from workbench.workspace import DEMO_MODEL, Workspace, expanded
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CATALOGUE = {  # model -> its preset's purpose, for the lists in the page
@@ -21,7 +21,7 @@ CATALOGUE = {  # model -> its preset's purpose, for the lists in the page
 
 
 def is_demo(name: str) -> bool:
-    return name.rstrip("/").split("/")[-1].lower() == DEMO_MODEL.lower() and not Path(name).is_dir()
+    return name.rstrip("/").split("/")[-1].lower() == DEMO_MODEL.lower() and not expanded(name, "model").is_dir()
 
 
 def demo_package() -> Path | None:
@@ -36,10 +36,10 @@ def locate_model(name: str, workspace: Workspace) -> str:
     Raises:
         UserError: a path that does not exist or holds no model, or something that is neither a path nor an id.
     """
+    path = expanded(name, "model")
     local = workspace.models / name.split("/")[-1]
-    if (local / "config.json").is_file() and not Path(name).is_absolute():
+    if (local / "config.json").is_file() and not path.is_absolute():
         return str(local)
-    path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
@@ -65,7 +65,7 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     Raises:
         UserError: there is no adapter there.
     """
-    path = Path(name).expanduser()
+    path = expanded(name, "adapter")
     if not path.is_absolute() and not (path / "adapter_config.json").is_file():
         run_id, _, checkpoint = name.partition("/")
         run = run_named(workspace, run_id)

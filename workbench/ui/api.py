@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI, Request
@@ -11,8 +10,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from workbench.engines import Engine
 from workbench.errors import UserError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 8 << 20  # bytes
+MAX_REQUESTS = 1000  # under way at a time
 
 
 def _error(status: int, message: str, code: str | None = None) -> JSONResponse:
@@ -24,10 +23,9 @@ def _error(status: int, message: str, code: str | None = None) -> JSONResponse:
 def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> None:
     """Mount OpenAI's routes on `app` and pass them on to the engine. With `needs_key` and no key, all are refused.
 
-    Without a key only pages and clients of this machine are let in: a foreign site that points its name at loopback
-    (DNS rebinding) is told by the Host and Origin headers.
+    Foreign names and pages of other sites do not come so far (`gate.Gate`).
     """
-    client = httpx.AsyncClient(timeout=httpx.Timeout(10, read=None))
+    client = httpx.AsyncClient(timeout=httpx.Timeout(10, read=None), limits=httpx.Limits(max_connections=MAX_REQUESTS))
 
     def refusal(request: Request) -> JSONResponse | None:
         if api_key:
@@ -39,12 +37,6 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
             )
         if needs_key:
             return _error(403, "The API is closed: start the page with --api-key to open it.", "api_key_required")
-        origin = request.headers.get("origin")
-        names = [request.url.hostname, *([urlsplit(origin).hostname] if origin else [])]
-        if any(name not in LOOPBACK for name in names):
-            return _error(403, "Without --api-key the API answers only to 127.0.0.1 and localhost.", "forbidden_host")
-        if int(request.headers.get("content-length") or 0) > MAX_BODY:
-            return _error(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
         return None
 
     async def forward(request: Request, path: str):

@@ -46,7 +46,7 @@ class Data:
     def info(self, name: str, contents) -> DatasetInfo:
         """The dataset that `name` names. Raises UserError, also with the reason why it cannot be read."""
         found = self._registry(contents)
-        return (found.get(name) or unlisted(name, self._folder(contents), found)).check()
+        return (found.get(name) or unlisted(name, self._folder(contents), found, self.workspace)).check()
 
     def choices(self, contents) -> list[tuple[str, str]]:
         """`(label, name)` of all datasets, those that cannot be read marked. Raises UserError: the folder has none."""

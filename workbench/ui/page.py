@@ -14,19 +14,26 @@ from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
+from workbench.ui.data_shared import clear_temporary
+from workbench.ui.gate import Door, Gate
 from workbench.ui.notes import QUIET, note
+from workbench.ui.sessions import Sessions
+from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, say, t
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 from workbench.workspace import Workspace
 
+CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
-def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
-    """The page's components and events."""
+
+def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -> gr.Blocks:
+    """The page's components and events. `login`: users log in, and can log out."""
     with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="topbar"):
             gr.HTML("<h1>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
+            leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
                 train = train_tab.build(workspace)
@@ -39,6 +46,7 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
             with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
                 probed = probes_tab.build(chat["panel"])
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
+        leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
         known = gr.State(None)
@@ -116,29 +124,38 @@ def build_blocks(workspace: Workspace, engine: Engine) -> gr.Blocks:
 
 
 def build_server(
-    workspace: Workspace, *, auth: list[tuple[str, str]] | None, api_key: str, lang: str | None, local: bool, root_path: str = "",
-) -> tuple[FastAPI, Engine]:  # fmt: skip
-    """The FastAPI app with the page at `/` and the API at `/v1`. `local`: bound to loopback only."""
+    workspace: Workspace, *, auth: list[tuple[str, str]] | None, api_key: str, lang: str | None, local: bool, door: Door | None = None,
+) -> tuple[Gate, Engine]:  # fmt: skip
+    """The server: the page at `/` and the API at `/v1`, behind the gate. `local`: bound to loopback only."""
+    door = door or Door()
     engine = Engine(workspace)
-    if not workspace.read_only:
-        threading.Thread(target=_start_queued, args=(workspace,), daemon=True).start()
     app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
     add_api(app, engine, api_key, needs_key=not local or bool(auth))
     gr.set_static_paths([PLOTLY])
+    blocks = build_blocks(workspace, engine, login=bool(auth)).queue(default_concurrency_limit=8)
     gr.mount_gradio_app(
-        app, build_blocks(workspace, engine).queue(default_concurrency_limit=8), path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=PLOTLY_SCRIPT,
-        ssr_mode=False, run_history=False, show_error=False, root_path=root_path or None, footer_links=[],
+        app, blocks, path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=PLOTLY_SCRIPT,
+        ssr_mode=False, run_history=False, show_error=False, root_path=door.root_path or None, footer_links=[],
         favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
+    blocks.has_launched = True  # without it Gradio checks no path that an event names; only its own launch() sets it
+    sessions = use_sessions(next(route.app for route in app.routes if hasattr(route, "app") and hasattr(route.app, "state_holder")), blocks)
+    threading.Thread(target=_keep_house, args=(workspace, sessions), daemon=True).start()
     app.add_middleware(ScriptFirst, script=first_script(lang))
-    return app, engine
+    return Gate(app, door), engine
 
 
-def _start_queued(workspace: Workspace) -> None:
-    """Start queued runs as devices become free; for good. What the Runs tab shows of thousands of runs is read beforehand."""
-    warm = False
+def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
+    """Start queued runs as devices become free, forget tabs that are closed; for good. What the Runs tab shows of thousands of runs is
+    read beforehand."""
+    warm, last = False, time.monotonic()
     while True:
         try:
-            launcher.start_queued(workspace)
+            sessions.delete_all_expired_state()
+            if time.monotonic() - last > CLEAR_SECONDS:
+                last = time.monotonic()
+                clear_temporary()
+            if not workspace.read_only:
+                launcher.start_queued(workspace)
             if not warm:
                 warm = True
                 runs_view.summaries(workspace)

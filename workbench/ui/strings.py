@@ -113,6 +113,7 @@ TEXT = {
         "data/dataset_info.json 中有 {count} 个数据集无法读取：原因",
     ),
     "language": ("中文", "English"),
+    "logout": ("Log out", "退出登录"),
     "theme": ("Light / dark", "亮色 / 暗色"),
     "queued_as": ("{id} waits in the queue, as number {place}.", "{id} 已排队，位置 {place}。"),
     "search": ("Search", "搜索"),

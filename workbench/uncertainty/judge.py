@@ -4,9 +4,12 @@ import json
 import re
 import unicodedata
 
+import regex
+
 from workbench.errors import UserError
 
 MAX_JUDGED = 4000  # characters of an answer that patterns are tried on
+PATTERN_SECONDS = 1.0  # that one may take: somebody wrote it, and some never end
 _DENIES = re.compile(
     r"\b(no|not|cannot|can't|can’t|don't|don’t|doesn't|doesn’t|unable|never|none|isn't|isn’t|won't|won’t|neither|without)\b"
     r"|不|没|無|无法|未",
@@ -63,10 +66,20 @@ def passes(answer: str, probe: dict) -> bool:
     if expect := probe.get("expect"):
         verdicts.append(any(mentions(answer, wanted) for wanted in ([expect] if isinstance(expect, str) else expect)))
     if pattern := probe.get("pattern"):
-        verdicts.append(bool(re.search(pattern, answer[:MAX_JUDGED], re.IGNORECASE if probe.get("ignore_case") else 0)))
+        verdicts.append(_matches(pattern, answer[:MAX_JUDGED], bool(probe.get("ignore_case"))))
     if judge := probe.get("judge"):
         verdicts.append(RULES[judge](answer))
     return all(verdicts)
+
+
+def _matches(pattern: str, answer: str, ignore_case: bool) -> bool:
+    """Whether a pattern occurs in an answer. Raises UserError: it takes too long, as some patterns do on some texts."""
+    try:
+        return bool(regex.search(pattern, answer, regex.IGNORECASE if ignore_case else 0, timeout=PATTERN_SECONDS))
+    except TimeoutError:
+        raise UserError(f"The pattern {pattern[:100]!r} took more than {PATTERN_SECONDS:g} s on an answer. Write a simpler one.") from None
+    except regex.error as error:
+        raise UserError(f"The pattern {pattern[:100]!r} is no regular expression: {error}.") from None
 
 
 def check_probe(probe: dict, place: str) -> None:
@@ -84,8 +97,8 @@ def check_probe(probe: dict, place: str) -> None:
         raise UserError(f"{place}: there is no rule '{probe['judge']}'. It can be {', '.join(RULES)}.")
     if (pattern := probe.get("pattern")) is not None:
         try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
+            regex.compile(pattern)
+        except (regex.error, TypeError) as error:
             raise UserError(f"{place}: 'pattern' is no regular expression: {error}.") from None
     if not any(probe.get(key) for key in ("expect", "pattern", "judge")):
         raise UserError(f"{place}: it needs one of 'expect', 'pattern' and 'judge'.")

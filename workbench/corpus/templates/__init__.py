@@ -31,7 +31,7 @@ def read(name: str) -> str | None:
     name = name.strip().lower()
     if name in _OWN:
         return None
-    path = _FOLDER / f"{_SAME.get(name, name)}.jinja"
-    if path.stem not in names():
-        raise UserError(f"There is no template '{name}'. It can be auto (the model's own), {', '.join(names())}.")
-    return path.read_text(encoding="utf-8")
+    name = _SAME.get(name, name)
+    if name not in names():  # never a path
+        raise UserError(f"There is no template '{name[:100]}'. It can be auto (the model's own), {', '.join(names())}.")
+    return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")

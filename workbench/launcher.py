@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from workbench.config import to_yaml, validated, write_atomically
@@ -83,8 +85,16 @@ def queue_lock(workspace: Workspace):
     return locked(workspace.create().root / ".queue.lock")
 
 
-def launch(config: RunConfig, workspace: Workspace, parent: str = "") -> Run:
+def launch(
+    config: RunConfig,
+    workspace: Workspace,
+    parent: str = "",
+    check: Callable[[RunConfig, Workspace], None] = preflight,
+) -> Run:
     """Check a config, make its run directory, and start it, or queue it while its devices are busy.
+
+    Args:
+        check: looks at model and data; a page lets its data worker do that.
 
     Raises:
         UserError: the config cannot work here.
@@ -92,7 +102,7 @@ def launch(config: RunConfig, workspace: Workspace, parent: str = "") -> Run:
     workspace.check_writable()
     workspace.confine(config)
     check_devices(config)
-    preflight(config, workspace)
+    check(config, workspace)
     run = create_run(workspace, config, confined=True)
     if parent:
         run.set_notes(parent=parent)
@@ -143,6 +153,7 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment,
             start_new_session=True, cwd=PROJECT)  # fmt: skip
+    threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay as a zombie of ours
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if run.stored_state().pid:

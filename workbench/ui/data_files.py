@@ -1,5 +1,6 @@
 """Parts of the Data tab that change files: upload, copy, split, layout, remove; and download. All of it inside the workspace."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,29 +11,29 @@ from workbench.corpus.store import remove
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui import data_jobs
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing, stopped, user_of
 from workbench.ui.data_view import note_safe
 from workbench.ui.notes import QUIET
 from workbench.ui.strings import language, say, t
 
 
-def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
-    """A dropped file becomes a dataset of the workspace, and the chosen one."""
+def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) -> None:
+    """A dropped file becomes a dataset of the workspace, and the chosen one; `halt` stops that."""
 
-    def added(path, looks, request: gr.Request, *contents):
+    async def added(path, looks, request: gr.Request, *contents):
         lang = language(request)
         if not path:
             return [gr.skip()] * 4
         try:
             data.workspace.check_writable()
-            name, layout = data.worker.change(
-                "add", path=str(path), file_name=Path(path).name, config=data.options(contents)
+            name, layout = await data.worker.change(
+                "add", user=user_of(request), path=str(path), file_name=Path(path).name, config=data.options(contents)
             )
             words = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
             return (
                 note_safe(words, "ok" if layout else "warn"),
                 (looks or 0) + 1,
-                gr.Dropdown(choices=data.choices(contents), value=name),
+                gr.update(choices=data.choices(contents), value=name),
                 None,
             )
         except UserError as error:
@@ -40,13 +41,15 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML) -> None:
         finally:
             clear_temporary()
 
-    drop.upload(
+    going = drop.upload(
         added,
         [drop, data.looks, *data.form.components],
         [message, data.looks, data.chosen, drop],
         show_progress="minimal",
         api_visibility="private",
+        concurrency_limit=None,
     )
+    halt.click(stopped, None, message, cancels=[going], **QUIET)
 
 
 def build(data: Data) -> None:
@@ -56,6 +59,7 @@ def build(data: Data) -> None:
         copy = gr.Button(t("data_copy"), elem_id="data-copy")
         download = gr.Button(t("data_download"), elem_id="data-download")
         drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
+        halt = gr.Button(t("stop"), elem_id="data-files-stop", variant="stop")
     with gr.Row(equal_height=True):
         share = gr.Number(0.05, label=t("data_share"), elem_id="data-share", scale=2)
         split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
@@ -74,7 +78,7 @@ def build(data: Data) -> None:
         keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
     words = gr.HTML(elem_id="data-filed")
 
-    async def change(op: str, args: dict, finish, looks, contents, lang: str):
+    async def change(op: str, args: dict, finish, looks, contents, request: gr.Request):
         """A job whose `finish` has words and the name of the dataset that is chosen then."""
         try:
             data.workspace.check_writable()
@@ -84,9 +88,9 @@ def build(data: Data) -> None:
 
         def outputs(result, lang):
             said, name = finish(result, lang)
-            return [note_safe(said, "ok"), gr.Dropdown(choices=data.choices(contents), value=name), (looks or 0) + 1]
+            return [note_safe(said, "ok"), gr.update(choices=data.choices(contents), value=name), (looks or 0) + 1]
 
-        async for found in data.job(op, args, outputs, 2, lang):
+        async for found in data.job(op, args, outputs, 2, request):
             yield found
 
     def copied(result, lang):
@@ -101,18 +105,18 @@ def build(data: Data) -> None:
 
     async def run_copy(name, looks, request: gr.Request, *contents):
         args = {"dataset": name, "config": data.options(contents)}
-        async for outputs in change("copy", args, copied, looks, contents, language(request)) if name else _nothing():
+        async for outputs in change("copy", args, copied, looks, contents, request) if name else _nothing():
             yield outputs
 
     async def run_split(name, looks, share_, request: gr.Request, *contents):
         args = {"dataset": name, "config": data.options(contents), "share": float(share_ or 0)}
-        async for outputs in change("split", args, parted, looks, contents, language(request)) if name else _nothing():
+        async for outputs in change("split", args, parted, looks, contents, request) if name else _nothing():
             yield outputs
 
-    def removed(lang, name, *contents):
-        remove(data.workspace, name, shown_file(name, contents))
+    async def removed(request, name, *contents):
+        await asyncio.to_thread(remove, data.workspace, name, shown_file(name, contents))
         data_jobs.report_file(data.workspace, name).unlink(missing_ok=True)
-        return say("data_removed", lang, name=name), gr.Dropdown(choices=data.choices(contents), value=None)
+        return say("data_removed", language(request), name=name), gr.update(choices=data.choices(contents), value=None)
 
     def shown_file(name, contents) -> Path | None:
         try:
@@ -120,7 +124,8 @@ def build(data: Data) -> None:
         except UserError:  # one that cannot be read can still be removed
             return None
 
-    def laid_out(lang, name, formatting_, ranking_, columns_, tags_, *contents):
+    async def laid_out(request, name, formatting_, ranking_, columns_, tags_, *contents):
+        lang = language(request)
         given = {key: _texts(key, text, lang) for key, text in (("columns", columns_), ("tags", tags_))}
         args = {
             "dataset": name,
@@ -129,7 +134,7 @@ def build(data: Data) -> None:
             "ranking": bool(ranking_),
             **given,
         }
-        layout = data.worker.change("layout", **args)
+        layout = await data.worker.change("layout", user=user_of(request), **args)
         return (say("data_layout_saved", lang, layout=layout),)
 
     def layout_of(name, *contents):
@@ -167,8 +172,8 @@ def build(data: Data) -> None:
     chosen.change(layout_of, [chosen, *contents], [formatting, ranking, columns, tags], **QUIET)
     taken = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
     use.click(used, [chosen, *contents], [words, *taken], **QUIET)
-    copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
-    split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
+    copying = copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
+    splitting = split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
     drop.click(
         data.changing(removed, 1),
         [looks, chosen, *contents],
@@ -176,9 +181,10 @@ def build(data: Data) -> None:
         js=asking("dataset-sure"),
         **QUIET,
     )
-    keep.click(
-        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [words, looks], **QUIET
+    keeping = keep.click(
+        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [words, looks], **LONG
     )
+    halt.click(stopped, None, words, cancels=[copying, splitting, keeping], **QUIET)
     download.click(downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private").success(
         None, js=DOWNLOAD_JS)  # fmt: skip
 

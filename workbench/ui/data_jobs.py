@@ -8,17 +8,13 @@ import gradio as gr
 
 from workbench.charts import length_chart
 from workbench.ui import data_view
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing
+from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing, stopped
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
 from workbench.workspace import Workspace, slug
 
 SEQUENCES = 3  # shown at a time
-
-
-def _stopped(request: gr.Request):
-    return note(say("data_stopped", language(request)), "warn")
 
 
 def report_file(workspace: Workspace, name: str) -> Path:
@@ -41,7 +37,7 @@ def build_check(data: Data) -> gr.HTML:
             return
         args = {"dataset": name, "config": data.options(contents), "report": str(report_file(data.workspace, name))}
         async for (words,) in data.job(
-            "check", args, lambda result, lang: [data_view.check_html(result, lang)], 0, lang
+            "check", args, lambda result, lang: [data_view.check_html(result, lang)], 0, request
         ):
             yield words
 
@@ -52,7 +48,7 @@ def build_check(data: Data) -> gr.HTML:
         return outgoing(there), gr.skip()
 
     going = check.click(run, [data.chosen, *data.form.components], checked, **LONG)
-    halt.click(_stopped, None, checked, cancels=[going], **QUIET)
+    halt.click(stopped, None, checked, cancels=[going], **QUIET)
     report.click(
         reported, data.chosen, [data.file, checked], show_progress="minimal", api_visibility="private"
     ).success(None, js=DOWNLOAD_JS)
@@ -80,7 +76,7 @@ def build_statistics(data: Data) -> None:
         return [data_view.stats_html(result, lang), figure, result["suggestions"]]
 
     async def run_all(request: gr.Request, *contents):
-        async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, language(request)):
+        async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, request):
             yield outputs
 
     async def run(name, request: gr.Request, *contents):
@@ -88,7 +84,7 @@ def build_statistics(data: Data) -> None:
             yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
             return
         args = {"config": data.options(contents), "dataset": name}
-        async for outputs in data.job("stats", args, finish, 2, language(request)):
+        async for outputs in data.job("stats", args, finish, 2, request):
             yield outputs
 
     def take_over(found, request: gr.Request):
@@ -109,7 +105,7 @@ def build_statistics(data: Data) -> None:
         count.click(run, [data.chosen, *data.form.components], shown, **LONG),
         count_all.click(run_all, data.form.components, shown, **LONG),
     ]
-    halt.click(_stopped, None, counted, cancels=going, **QUIET)
+    halt.click(stopped, None, counted, cancels=going, **QUIET)
     # what was counted before is of another dataset, or of other rows
     gr.on(
         [data.chosen.change, data.looks.change],
@@ -134,8 +130,8 @@ def build_sequences(data: Data) -> None:
     async def run(number, request: gr.Request, *contents):
         args = {"config": data.options(contents), "start": max(0, int(number or 1) - 1), "count": SEQUENCES}
         finish = lambda result, lang: [data_view.batches_html(result, lang)]  # noqa: E731
-        async for (words,) in data.job("batches", args, finish, 0, language(request), torch=True):
+        async for (words,) in data.job("batches", args, finish, 0, request, torch=True):
             yield words
 
     going = show.click(run, [first, *data.form.components], shown, **LONG)
-    halt.click(_stopped, None, shown, cancels=[going], **QUIET)
+    halt.click(stopped, None, shown, cancels=[going], **QUIET)

@@ -15,7 +15,9 @@ from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.ui.data_view import bar_html, note_safe
 from workbench.ui.form import Form, by_length
-from workbench.ui.strings import language
+from workbench.ui.gate import COOKIE
+from workbench.ui.notes import note
+from workbench.ui.strings import language, say
 from workbench.workspace import Workspace, dataset_folder
 
 # options on which depends what the model sees of the data, and how long an epoch takes
@@ -24,16 +26,21 @@ OPTIONS = (
     "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
     "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
 )  # fmt: skip
-LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
+LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}  # the worker limits them, by user
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
+
+
+def user_of(request: gr.Request) -> str:
+    """Who asks, for the limits that each user has: a browser, or a tab of one that keeps no cookies."""
+    return request.cookies.get(COOKIE) or str(request.session_hash)
 
 
 class Data:
     """The tab's dataset, worker and form. `chosen` is the dataset's name, `looks` goes up with every change to data,
     `visits` whenever the tab is opened, `file` gives files out."""
 
-    def __init__(self, workspace: Workspace, form: Form):
-        self.workspace, self.form, self.worker = workspace, form, DataWorker(workspace)
+    def __init__(self, workspace: Workspace, form: Form, worker: DataWorker):
+        self.workspace, self.form, self.worker = workspace, form, worker
         self.chosen: gr.Dropdown
         self.looks = gr.Number(0, visible="hidden", elem_id="data-looks")
         self.visits = gr.Number(0, visible="hidden", elem_id="data-visits")
@@ -59,26 +66,26 @@ class Data:
     def _registry(self, contents) -> dict[str, DatasetInfo]:
         return registries(self._folder(contents), self.workspace)
 
-    async def job(self, op: str, args: dict, finish: Callable, others: int, lang: str, *, torch: bool = False):
+    async def job(self, op: str, args: dict, finish: Callable, others: int, request: gr.Request, *, torch: bool = False):
         """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""
         try:
-            async for answer in self.worker.job(op, torch=torch, **args):
+            async for answer in self.worker.job(op, user=user_of(request), torch=torch, **args):
                 if "progress" in answer:
                     yield [bar_html(*answer["progress"]), *[gr.skip()] * others]
                 else:
-                    yield finish(answer["result"], lang)
+                    yield finish(answer["result"], language(request))
         except UserError as error:
             yield [note_safe(str(error), "bad"), *[gr.skip()] * others]
 
     def changing(self, action: Callable, others: int = 0):
-        """A handler that changes data: `action(lang, name, …)` has the words and `others` more outputs. Outputs: words, `looks`, the others."""
+        """A handler that changes data: `await action(request, name, …)` has the words and `others` more outputs. Outputs: words, `looks`, the others."""
 
-        def handler(request: gr.Request, looks, name, *given):
+        async def handler(request: gr.Request, looks, name, *given):
             if not name:  # nothing is chosen, or the question was answered with no
                 return [gr.skip()] * (2 + others)
             try:
                 self.workspace.check_writable()
-                words, *more = action(language(request), name, *given)
+                words, *more = await action(request, name, *given)
                 return note_safe(words, "ok"), (looks or 0) + 1, *more
             except UserError as error:
                 return note_safe(str(error), "bad"), gr.skip(), *[gr.skip()] * others
@@ -92,6 +99,11 @@ def asking(words_id: str, named: int = 1) -> str:
         f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1, {1 + named}).join(' · ')) "
         "? all : [all[0], '', ...all.slice(2)]"
     )
+
+
+def stopped(request: gr.Request) -> str:
+    """What Stop says of a job."""
+    return note(say("data_stopped", language(request)), "warn")
 
 
 def outgoing(path: Path) -> str:

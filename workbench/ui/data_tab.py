@@ -6,11 +6,12 @@ import json
 import gradio as gr
 
 from workbench.corpus.store import is_own
+from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.storage import files
 from workbench.ui import data_files, data_jobs, data_view
-from workbench.ui.data_shared import Data, asking
+from workbench.ui.data_shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.data_view import note_safe
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
@@ -21,9 +22,9 @@ PAGE = 5  # rows at a time
 _IDS_JS = "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on); document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
 
 
-def build(workspace: Workspace, form: Form) -> dict:
+def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
     """Lay the tab out and wire it; `form` is the Train tab's, whose options decide what the model sees."""
-    data = Data(workspace, form)
+    data = Data(workspace, form, worker)
     with gr.Row():
         with gr.Column(scale=5, min_width=420):
             chosen = data.chosen = gr.Dropdown(
@@ -32,6 +33,7 @@ def build(workspace: Workspace, form: Form) -> dict:
         with gr.Column(scale=3, min_width=260):
             drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
             uploaded = gr.HTML(elem_id="data-uploaded")
+            halt_upload = gr.Button(t("stop"), elem_id="data-upload-stop", variant="stop", size="sm")
     message = gr.HTML(elem_id="data-message")
     with gr.Tabs(elem_id="data-parts") as parts:
         with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
@@ -60,6 +62,7 @@ def build(workspace: Workspace, form: Form) -> dict:
                     fetch = gr.Button(t("data_fetch"), elem_id="data-fetch", scale=1, min_width=100)
                     save = gr.Button(t("data_save_row"), elem_id="data-save", variant="primary", scale=2, min_width=120)
                     cut = gr.Button(t("data_delete_row"), elem_id="data-delete", variant="stop", scale=2, min_width=120)
+                    halt = gr.Button(t("stop"), elem_id="data-edit-stop", variant="stop", scale=1, min_width=80)
                 source = gr.Textbox(label=t("data_edit_source"), lines=5, max_lines=18, elem_id="data-source")
                 edited = gr.HTML(elem_id="data-edited")
         with gr.Tab(t("data_check"), id="check", elem_id="part-check"):
@@ -96,7 +99,7 @@ def build(workspace: Workspace, form: Form) -> dict:
             data.info(name, contents)
             tokens = bool({"tokens", "text"} & set(shown or []))
             found = data.worker.ask(
-                "preview", dataset=name, config=data.options(contents), start=number - 1, count=PAGE, tokens=tokens)  # fmt: skip
+                "preview", user_of(request), dataset=name, config=data.options(contents), start=number - 1, count=PAGE, tokens=tokens)  # fmt: skip
             words = note_safe(say("data_no_tokens", lang, why=found["problem"]), "warn") if found["problem"] else ""
             if not found["rows"]:
                 words += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
@@ -114,23 +117,23 @@ def build(workspace: Workspace, form: Form) -> dict:
         asked[request.session_hash] = name
         args, count = {"dataset": name, "config": data.options(contents)}, 0
         try:
-            look = await asyncio.to_thread(data.worker.ask, "preview", count=0, tokens=False, **args)
+            look = await asyncio.to_thread(data.worker.ask, "preview", user_of(request), count=0, tokens=False, **args)
             if look["quick"]:
-                count = await asyncio.to_thread(data.worker.ask, "count", **args)
+                count = await asyncio.to_thread(data.worker.ask, "count", user_of(request), **args)
             else:
-                async for answer in data.worker.job("count", **args):
+                async for answer in data.worker.job("count", user=user_of(request), **args):
                     count = answer.get("result")
             words = describe(name, contents, look["layout"], count, language(request))
         except UserError:
             return gr.skip()
         return words if asked.get(request.session_hash) == name else gr.skip()
 
-    def get_row(name, number, *contents):
+    def get_row(name, number, request: gr.Request, *contents):
         if not name:
             return gr.skip(), gr.skip(), None
         try:
             data.info(name, contents)
-            text = data.worker.ask("row", dataset=name, config=data.options(contents), number=int(number or 1))
+            text = data.worker.ask("row", user_of(request), dataset=name, config=data.options(contents), number=int(number or 1))
         except UserError as error:
             return note_safe(str(error), "bad"), gr.skip(), None
         return "", _pretty(text), (name, int(number or 1), text)
@@ -140,22 +143,24 @@ def build(workspace: Workspace, form: Form) -> dict:
             raise UserError(say("data_fetch_first", lang))
         return there[2]
 
-    def save_row(lang, name, number, there, text, *contents):
+    async def save_row(request, name, number, there, text, *contents):
+        lang = language(request)
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
-        data.worker.change("change", before=fetched(name, number, there, lang), after=text, **args)
+        await data.worker.change("change", user=user_of(request), before=fetched(name, number, there, lang), after=text, **args)
         line = json.dumps(files.parse_json(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
-    def delete_row(lang, name, number, there, *contents):
+    async def delete_row(request, name, number, there, *contents):
+        lang = language(request)
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
-        left = data.worker.change("change", before=fetched(name, number, there, lang), after=None, **args)
+        left = await data.worker.change("change", user=user_of(request), before=fetched(name, number, there, lang), after=None, **args)
         return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, ""
 
     def clicked(event: gr.EventData):
         """A row's button: to edit it, or (in the check's table) to look at it."""
         if number := event._data.get("edit"):
-            return gr.skip(), gr.skip(), int(number), gr.Accordion(open=True)
-        return gr.Tabs(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), int(number), gr.update(open=True)
+        return gr.update(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
 
     def arrive(name, visits, *contents):
         """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have changed."""
@@ -166,7 +171,7 @@ def build(workspace: Workspace, form: Form) -> dict:
         names, wanted = [value for _, value in listed], (data.options(contents).get("dataset") or "").split(",")[0]
         if not name or (name not in names and "/" not in name and "." not in name):
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)
-        return gr.Dropdown(choices=listed, value=name), (visits or 0) + 1, words
+        return gr.update(choices=listed, value=name), (visits or 0) + 1, words
 
     contents = form.components
     gr.on([chosen.change, columns.change, start.change, data.looks.change, data.visits.change], show, [chosen, columns, start, *contents], [message, about, rows],
@@ -183,15 +188,16 @@ def build(workspace: Workspace, form: Form) -> dict:
         None, js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})", api_visibility="private")  # fmt: skip
     checked.click(clicked, None, [parts, start, row, editing], **QUIET)
     fetch.click(*fetching, **QUIET)
-    save.click(
+    saving = save.click(
         data.changing(save_row, 1),
         [data.looks, chosen, row, before, source, *contents],
         [edited, data.looks, before],
-        **QUIET,
+        **LONG,
     )
-    cut.click(
-        data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), **QUIET)  # fmt: skip
-    data_files.wire_upload(data, drop, uploaded)
+    cutting = cut.click(
+        data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), **LONG)  # fmt: skip
+    halt.click(stopped, None, edited, cancels=[saving, cutting], **QUIET)
+    data_files.wire_upload(data, drop, uploaded, halt_upload)
     return {"arrive": (arrive, [chosen, data.visits, *contents], [chosen, data.visits, message])}
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from workbench import corrections, launcher
+from workbench.data_worker import DataWorker
 from workbench.engines import Engine
 from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
@@ -28,6 +29,7 @@ CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
 def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -> gr.Blocks:
     """The page's components and events. `login`: users log in, and can log out."""
+    worker = DataWorker(workspace)
     with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="topbar"):
             gr.HTML("<h1>QLoRA Workbench</h1>", scale=8)
@@ -36,9 +38,9 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
-                train = train_tab.build(workspace)
+                train = train_tab.build(workspace, worker)
             with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
-                data = data_tab.build(workspace, train["form"])
+                data = data_tab.build(workspace, train["form"], worker)
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
                 runs = runs_tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:

@@ -8,11 +8,13 @@ import gradio as gr
 from workbench import launcher
 from workbench.compat import import_text
 from workbench.config import coerced, to_yaml
+from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.presets import DEFAULT, Preset, list_presets
 from workbench.runs import find_run, list_states, run_named
 from workbench.ui import monitor
+from workbench.ui.data_shared import user_of
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note
 from workbench.ui.runs_view import differences
@@ -44,7 +46,7 @@ def about_html(preset: Preset, lang: str) -> str:
     return f"<div class='wb-sub'>{escape(words)}</div>"
 
 
-def build(workspace: Workspace) -> dict:
+def build(workspace: Workspace, worker: DataWorker) -> dict:
     """Lay the tab out and wire it; returns the components that other tabs need."""
     presets = {preset.name: preset for preset in list_presets()}
     form = Form(workspace, presets[DEFAULT].values)
@@ -135,7 +137,11 @@ def build(workspace: Workspace) -> dict:
     def begin(request: gr.Request, parent_id, *contents):
         lang = language(request)
         try:
-            run = launcher.launch(form.config(list(contents)), workspace, parent_id)
+            config = form.config(list(contents))
+            values = config.model_dump(exclude_unset=True)
+            run = launcher.launch(
+                config, workspace, parent_id, check=lambda *_: worker.ask("preflight", user_of(request), config=values)
+            )
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
         words, waiting = say("started", lang, id=run.id), launcher.queue(workspace)

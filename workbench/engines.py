@@ -23,6 +23,10 @@ from workbench.options import EngineConfig
 from workbench.state import ProcessState, StateDirectory
 from workbench.workspace import PROJECT, Workspace, slug
 
+SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
+LISTEN_SECONDS = 1.0  # between two looks
+SILENT = f"The engine has not answered for {SILENT_SECONDS:.0f} s. Wait, or load the model again in the Chat tab."
+
 
 class Engine:
     """The page's engine. All methods may be called from any thread."""
@@ -35,6 +39,7 @@ class Engine:
         self._key = ""
         self._adapters: set[str] = set()
         self._lock = threading.Lock()
+        self._heard = time.monotonic()
 
     @property
     def model(self) -> str:
@@ -48,12 +53,34 @@ class Engine:
 
     def state(self) -> ProcessState | None:
         """What the engine process says of itself, or None when none was started."""
+        process = self._process
+        if process is not None:
+            process.poll()  # one that has ended does not stay as a zombie
         return self._directory.state() if self._directory else None
 
     @property
     def ready(self) -> bool:
         state = self.state()
-        return bool(state and state.state == "running")
+        return bool(state and state.state == "running") and not self.silent
+
+    @property
+    def silent(self) -> bool:
+        """Whether the process lives, but has not answered for `SILENT_SECONDS`."""
+        return self._process is not None and time.monotonic() - self._heard > SILENT_SECONDS
+
+    def _listen(self, process: subprocess.Popen, directory: StateDirectory) -> None:
+        """Ask the engine again and again whether it is there, until it has ended."""
+        import httpx
+
+        with httpx.Client(timeout=SILENT_SECONDS) as client:
+            while self._process is process and process.poll() is None:
+                state = directory.state()
+                try:
+                    if state.state != "running" or client.get(f"http://127.0.0.1:{state.port}/health").status_code == 200:
+                        self._heard = time.monotonic()
+                except httpx.HTTPError:
+                    pass
+                time.sleep(LISTEN_SECONDS)
 
     @property
     def url(self) -> str:
@@ -65,6 +92,8 @@ class Engine:
         state = self.state()
         if not state or state.state != "running":
             raise UserError("No model is loaded. Load one in the Chat tab first.")
+        if self.silent:
+            raise UserError(SILENT)
         return f"http://127.0.0.1:{state.port}"
 
     def load(self, config: EngineConfig, adapter: str = "") -> None:
@@ -106,6 +135,8 @@ class Engine:
             # an engine that dies before its first word would otherwise look as if it were still starting
             directory.update(pid=self._process.pid)
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
+            self._heard = time.monotonic()
+            threading.Thread(target=self._listen, args=(self._process, directory), daemon=True).start()
 
     def check_room(self, config: EngineConfig) -> None:
         """Say before it is tried that a model will not fit, and above all that it would end a run beside it.

@@ -8,7 +8,7 @@ about HTTP; the tests run it on a fake decoder.
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -99,6 +99,25 @@ class Job:
         self.cancelled.set()
 
 
+@dataclass
+class Call:
+    """Something to be done on the decoding thread between two turns."""
+
+    function: Callable[[], object]
+    done: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it is not begun."""
+        self.cancelled.set()
+
+    def run(self) -> None:
+        try:
+            self.done.put(None if self.cancelled.is_set() else self.function())
+        except Exception as error:
+            self.done.put(error)
+
+
 class Decoder(Protocol):
     """What the scheduler needs of a model."""
 
@@ -122,11 +141,11 @@ class Scheduler:
         self._incoming.put(job)
         return job
 
-    def call(self, function) -> object:
-        """Run `function()` on the decoding thread between two turns (loading an adapter, say); returns its result."""
-        done: queue.SimpleQueue = queue.SimpleQueue()
-        self._incoming.put((function, done))
-        result = done.get()
+    def call(self, function: Callable[[], object] | Call) -> object:
+        """Run `function()` on the decoding thread between two turns (loading an adapter, say); returns its result, None of a cancelled one."""
+        call = function if isinstance(function, Call) else Call(function)
+        self._incoming.put(call)
+        result = call.done.get()
         if isinstance(result, Exception):
             raise result
         return result
@@ -136,20 +155,20 @@ class Scheduler:
         while True:
             while not active or not self._incoming.empty():
                 item = self._incoming.get()
-                if isinstance(item, Job):
-                    active.append((item, self.decoder.open(item)))
+                if isinstance(item, Call):
+                    item.run()
+                elif item.cancelled.is_set():  # given up while it waited: its prompt is not read
+                    item.events.put(None)
                 else:
-                    self._call(*item)
+                    active.append((item, self.decoder.open(item)))
+            for given_up in [one for one in active if one[0].cancelled.is_set()]:
+                active.remove(given_up)
+                self._turn(*given_up)  # which ends it
+            if not active:
+                continue
             job, tokens = active.popleft()
             if self._turn(job, tokens):
                 active.append((job, tokens))
-
-    @staticmethod
-    def _call(function, done) -> None:
-        try:
-            done.put(function())
-        except Exception as error:
-            done.put(error)
 
     def _turn(self, job: Job, tokens: Iterator[Token]) -> bool:
         """A few tokens of one job; whether it goes on."""

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from workbench.corpus.encode import set_template
 from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
+from workbench.engine.limits import time_limit
 from workbench.engine.replies import response_template
 from workbench.engine.sampling import Sampler, measure
 from workbench.engine.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ _END_OF_TURN = (
     "<|observation|>",
     "<|endoftext|>",
 )
+TEMPLATE_SECONDS = 20.0  # that a chat template may take for one conversation: others wait meanwhile
 _SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
 _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before others take their turn
 
@@ -237,11 +239,16 @@ class TransformersDecoder:
                 "The chat template of this model has no place for tools. Leave them out, or use a model made for them."
             )
         try:
-            job.prompt_text = self.tokenizer.apply_chat_template(
-                job.messages, tools=job.tools, tokenize=False, add_generation_prompt=not job.continue_final,
-                continue_final_message=job.continue_final, **job.template_values)  # fmt: skip
+            with time_limit(TEMPLATE_SECONDS):
+                job.prompt_text = self.tokenizer.apply_chat_template(
+                    job.messages, tools=job.tools, tokenize=False, add_generation_prompt=not job.continue_final,
+                    continue_final_message=job.continue_final, **job.template_values)  # fmt: skip
+        except TimeoutError:
+            raise UserError(
+                f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another template."
+            ) from None
         except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {error}.") from None
+            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
         job.response_template = response_template(self.tokenizer, bool(job.tools))
         return self.tokenizer(job.prompt_text, add_special_tokens=False)["input_ids"]
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from workbench.engine.answers import Chat, Plain, event, logprob_entry, usage, whole
-from workbench.engine.decoding import Job, Sampling, Scheduler
+from workbench.engine.decoding import Call, Job, Sampling, Scheduler
 from workbench.engine.protocol import (
     DEFAULT_COMPLETION_TOKENS,
     DEFAULT_NEW_TOKENS,
@@ -28,7 +28,6 @@ from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes of a request
 _WAITING = ThreadPoolExecutor(512, "waiting")  # one for each request in flight: none waits because others do
-DISCONNECT_CHECK = 16  # tokens between two looks whether the client of a whole answer is still there
 
 
 class ApiError(Exception):
@@ -135,15 +134,18 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "", cors: lis
         return {"adapters": decoder.adapters}
 
     @app.post("/v1/score", dependencies=guarded)
-    async def score(body: ScoreRequest):
+    async def score(body: ScoreRequest, request: Request):
         """The log-probability of each token of a given answer, in one forward pass."""
         adapter, messages = known(body.model), plain_messages(body.messages)
         answer = body.token_ids if body.token_ids is not None else body.answer
+        call = Call(lambda: decoder.score(adapter, messages, answer, body.top_logprobs))
+        gone = asyncio.create_task(_cancel_when_gone(request, call))
         try:
-            infos = await asyncio.to_thread(
-                scheduler.call, lambda: decoder.score(adapter, messages, answer, body.top_logprobs))  # fmt: skip
+            infos = await asyncio.get_running_loop().run_in_executor(_WAITING, scheduler.call, call)
         except UserError as error:
             raise ApiError(400, str(error)) from None
+        finally:
+            gone.cancel()
         return {"object": "score", "model": body.model, "content": [logprob_entry(info) for info in infos]}
 
     @app.post("/v1/chat/completions", dependencies=guarded)
@@ -209,25 +211,32 @@ def _sampling(body: Generation, max_tokens: int) -> Sampling:
 
 
 async def _answer(scheduler: Scheduler, job: Job, body: Generation, answer: Chat | Plain, request: Request):
+    gone = asyncio.create_task(_cancel_when_gone(request, job))
     scheduler.submit(job)
     try:
         first = await _next(job)  # errors of the prompt still get their own status code
+        if body.stream and not gone.done():
+            with_usage = bool(body.stream_options and body.stream_options.include_usage)
+            # the response looks itself whether its client is there
+            return StreamingResponse(_stream(job, answer, first, with_usage), media_type="text/event-stream")
+        tokens, token = [], first
+        while token is not None:
+            tokens.append(token)
+            token = await _next(job)
     except BaseException:
         job.cancel()
         raise
-    if body.stream:
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return StreamingResponse(_stream(job, answer, first, with_usage), media_type="text/event-stream")
-    tokens, token = [], first
-    try:
-        while token is not None:
-            tokens.append(token)
-            if len(tokens) % DISCONNECT_CHECK == 0 and await request.is_disconnected():
-                break
-            token = await _next(job)
     finally:
-        job.cancel()
-    return JSONResponse(whole(answer, tokens))
+        gone.cancel()
+    job.cancel()
+    return JSONResponse(whole(answer, tokens)) if tokens else JSONResponse({}, 499)
+
+
+async def _cancel_when_gone(request: Request, job: Job | Call) -> None:
+    """Cancel a request as soon as its client closes the connection: before its prompt is read, or between any two steps."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.cancel()
 
 
 async def _next(job: Job):

@@ -1,12 +1,13 @@
 """Load a tokenizer and a model as the options say: quantisation, attention, RoPE scaling, device."""
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from workbench import hubs
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
-from workbench.models.locate import is_demo, locate_model
+from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.rope import set_rope_scaling
 from workbench.models.sizes import loaded_gib
 from workbench.options import ModelOptions
@@ -81,7 +82,7 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=options.model_revision, trust_remote_code=options.trust_remote_code)  # fmt: skip
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a file that says what the libraries do not expect
         raise UserError(_load_failure(source, error)) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -138,17 +139,19 @@ def load_model(
         with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
             model, info = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, quantization_config=quantisation, device_map=device_map,
-                attn_implementation=attention, output_loading_info=True, **common)  # fmt: skip
+                attn_implementation=attention, output_loading_info=True, use_safetensors=True, **common)  # fmt: skip
         check_loaded(source, model, info)
     except torch.OutOfMemoryError:
         raise UserError(_does_not_fit(source, options)) from None
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise UserError(
-            f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not belong together."
-        ) from None
-    except (OSError, ValueError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a file that says what the libraries do not expect
+        if "ignore_mismatched_sizes" in str(error):
+            raise UserError(
+                f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not belong together."
+            ) from None
+        if not isinstance(error, OSError | ValueError | ImportError):
+            log(traceback.format_exc())  # it may also be a fault of ours
         raise UserError(_load_failure(source, error)) from None
     if torch.cuda.is_available():
         now, peak = torch.cuda.memory_allocated() / 2**30, torch.cuda.max_memory_allocated() / 2**30
@@ -176,14 +179,16 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
     if is_demo(options.model_name_or_path):
         return str(ensure_demo_model(workspace, progress))
     if hubs.use_modelscope() and not Path(source).is_dir():
-        return hubs.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
-    if not Path(source).is_dir():
+        source = hubs.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    else:
         hubs.wait_for_no_hub()
     return source
 
 
 def _load_failure(source: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     if not Path(source).is_dir() and hubs.missing(error):
         return f"{hubs.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`."
     if "trust_remote_code" in text:

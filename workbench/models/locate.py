@@ -6,8 +6,10 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.runs import Run, run_named
+from workbench.storage import files
 from workbench.workspace import DEMO_MODEL, Workspace, expanded
 
+MAX_JSON = 256 << 20  # bytes of a model's JSON file
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CATALOGUE = {  # model -> its preset's purpose, for the lists in the page
     DEMO_MODEL: "demo, runs on a CPU",
@@ -59,6 +61,36 @@ def locate_model(name: str, workspace: Workspace) -> str:
     )
 
 
+_JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_MOST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 32}  # of a size in a config, else a million
+_SIZES = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "head_dim",
+    "max_position_embeddings", "kv_lora_rank", "n_routed_experts", "num_experts", "num_local_experts", "moe_intermediate_size",
+)  # fmt: skip
+
+
+def check_folder(folder: Path) -> None:
+    """What can be told of a model's folder before a library reads it.
+
+    Raises:
+        UserError: a JSON file that is none, is nested too deep or is no object; a size in config.json that none can be; pickled weights only.
+    """
+    for name in _JSON:
+        try:
+            values = files.read_object(folder / name, MAX_JSON)
+        except FileNotFoundError:
+            continue
+        for key in _SIZES if name == "config.json" else ():
+            value, most = values.get(key), _MOST.get(key, 1_000_000 if key != "vocab_size" else 10_000_000)
+            if value is not None and not (type(value) is int and 1 <= value <= most):
+                raise UserError(f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to {most:,}.")
+    if not any(folder.glob("*.safetensors")) and (pickled := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise UserError(
+            f"{folder} has its weights only in pickled form ({pickled[0].name}), which can run code when it is read. Use its *.safetensors, or "
+            "convert it where you trust it."
+        )
+
+
 def locate_adapter(name: str, workspace: Workspace) -> Path:
     """The folder of an adapter: a run id, a run id with a checkpoint (`id/checkpoint-100`), or a path.
 
@@ -74,6 +106,7 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (path / n).is_file()]
     if missing:
         raise UserError(f"{name} holds no adapter: {' and '.join(missing)} missing in {path}. Choose a finished run.")
+    files.read_object(path / "adapter_config.json", files.MAX_YAML)
     return path.resolve()
 
 

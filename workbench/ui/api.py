@@ -7,7 +7,7 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from workbench.engines import Engine
+from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes
@@ -50,18 +50,22 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
         headers = {"content-type": "application/json", "authorization": f"Bearer {engine.key}"}
         try:
             sent = client.build_request(request.method, f"{engine.url}/v1/{path}", content=body, headers=headers)
-            answer = await _unless_gone(request, client.send(sent, stream=True))
+            answer = await _unless_gone(request, client.send(sent, stream=True), engine)
         except UserError as error:
-            return _error(503, str(error), "model_not_loaded")
+            return _error(503, str(error), "engine_unavailable" if engine.silent else "model_not_loaded")
         except httpx.HTTPError:
             return _error(502, "The engine did not answer. Load the model again in the Chat tab.", "engine_unavailable")
         if answer is None:  # the client went away, and with the connection the engine's work for it
             return _error(499, "The client closed the connection.")
 
         async def relay():
+            pieces = answer.aiter_raw()
             try:
-                async for chunk in answer.aiter_raw():
+                while (chunk := await _unless_gone(request, anext(pieces, None), engine)) is not None:
                     yield chunk
+            except UserError as error:  # the engine has gone silent in the middle of the answer
+                if kind.startswith("text/event-stream"):
+                    yield b"data: " + _error(503, str(error), "engine_unavailable").body + b"\n\n"
             except httpx.HTTPError:
                 return  # the engine ended in the middle of the answer: the client sees a cut-off stream
             finally:
@@ -94,12 +98,20 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
         )
 
 
-async def _unless_gone(request: Request, work):
-    """The result of `work`, or None (with `work` cancelled) when the client closes its connection first."""
+async def _unless_gone(request: Request, work, engine: Engine):
+    """The result of `work`, or None when the client closes its connection first.
+
+    Raises:
+        UserError: the engine has gone silent meanwhile. Then, too, `work` is cancelled.
+    """
     task = asyncio.ensure_future(work)
-    while not task.done():
-        await asyncio.wait([task], timeout=0.5)
-        if not task.done() and await request.is_disconnected():
-            task.cancel()
-            return None
-    return await task
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=0.25)
+            if not task.done() and engine.silent:
+                raise UserError(SILENT)
+            if not task.done() and await request.is_disconnected():
+                return None
+        return task.result()
+    finally:
+        task.cancel()

@@ -12,7 +12,7 @@ import gradio as gr
 
 from workbench import conversations, corrections
 from workbench.client import stream
-from workbench.engines import Engine
+from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui import branches
@@ -164,6 +164,8 @@ def build(engine: Engine) -> dict:
             ]
             while talk.turn == turn:
                 done, pending = await asyncio.wait(running, timeout=0.08)
+                if backend.own and engine.silent:
+                    raise UserError(SILENT)
                 if (changed.is_set() or not pending) and talk.turn == turn:
                     changed.clear()
                     yield talk.shown()

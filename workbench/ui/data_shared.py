@@ -106,10 +106,14 @@ def stopped(request: gr.Request) -> str:
     return note(say("data_stopped", language(request)), "warn")
 
 
-def outgoing(path: Path) -> str:
+def outgoing_folder() -> Path:
+    """A new folder for a file that is given out; it is deleted after a while."""
+    return Path(tempfile.mkdtemp(prefix="out-", dir=os.environ.get("GRADIO_TEMP_DIR")))
+
+
+def outgoing(path: Path, name: str = "") -> str:
     """A file under gradio's own folder, from where it is given out: a link where that is possible, which takes no room."""
-    folder = Path(tempfile.mkdtemp(prefix="out-", dir=os.environ.get("GRADIO_TEMP_DIR")))
-    target = folder / path.name
+    target = outgoing_folder() / (name or path.name)
     try:
         os.link(path, target)
     except OSError:

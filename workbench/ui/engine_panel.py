@@ -11,7 +11,7 @@ import gradio as gr
 
 from workbench.client import Backend, models
 from workbench.config import validated
-from workbench.engines import Engine
+from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
 from workbench.fields import options
 from workbench.models.locate import adapter_choices, locate_adapter
@@ -102,6 +102,8 @@ class EnginePanel:
     def _widget(self, name: str):
         option = self.defaults[name]
         common = {"label": t(f"opt_{name}"), "info": t(f"help_{name}"), "elem_id": f"chat-{name}"}
+        if name == "trust_remote_code" and not self.workspace.remote_code:
+            return gr.Checkbox(value=False, **common | {"info": t("remote_code_off"), "interactive": False})
         if option.kind == "bool":
             return gr.Checkbox(value=option.default, **common)
         if option.kind == "choice":
@@ -122,6 +124,8 @@ class EnginePanel:
             UserError: no model is loaded, or the other server is not named.
         """
         if not external:
+            if self.engine.silent:
+                raise UserError(SILENT)
             if not self.engine.ready:
                 raise UserError(say("load_first", lang))
             return Backend(f"{self.engine.url}/v1", self.engine.key), self.engine.model
@@ -176,7 +180,7 @@ class EnginePanel:
     def _look(self, token, request: gr.Request):
         """Engine status; sent only when it changed."""
         lang, state = language(request), self.engine.state()
-        fresh = (lang, self.engine.model, state and (state.state, state.phase, state.progress, state.reason, state.warning),
+        fresh = (lang, self.engine.model, state and (state.state, state.phase, state.progress, state.reason, state.warning), self.engine.silent,
                  tuple(sorted(self.engine._adapters)))  # fmt: skip
         if token in (fresh, "failed"):
             return gr.skip(), gr.skip()
@@ -187,6 +191,8 @@ class EnginePanel:
         state, model = self.engine.state(), self.engine.model
         if state is None:
             return note(say("engine_none", lang), "warn")
+        if state.state == "running" and self.engine.silent:
+            return note(SILENT, "bad")
         if state.state == "running":
             names = ", ".join([model, *sorted(self.engine._adapters)])
             words = (

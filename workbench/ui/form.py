@@ -78,6 +78,8 @@ class Form:
             widget = gr.Dropdown(model_choices(self.workspace), allow_custom_value=True, **common)
         elif option.name == "adapter_name_or_path":
             widget = gr.Dropdown(["", *adapter_choices(list_runs(self.workspace))], allow_custom_value=True, **common)
+        elif option.name == "trust_remote_code" and not self.workspace.remote_code:
+            widget = gr.Checkbox(**common | {"info": t("remote_code_off"), "interactive": False})
         elif option.kind == "bool":
             widget = gr.Checkbox(**common)
         elif option.kind == "choice":

@@ -1,14 +1,13 @@
 """The Chat tab's list of conversations: search, open, rename, delete, download."""
 
 import contextlib
-import tempfile
-from pathlib import Path
 
 import gradio as gr
 
 from workbench import conversations
 from workbench.errors import UserError
 from workbench.ui.conversation import Session
+from workbench.ui.data_shared import outgoing_folder
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.workspace import Workspace, slug
@@ -100,7 +99,7 @@ class History:
             except UserError as error:
                 return note(str(error), "bad"), gr.skip()
             write = conversations.as_jsonl if kind == "jsonl" else conversations.as_markdown
-            file = Path(tempfile.mkdtemp()) / f"{slug(conversation.shown_title)}.{kind}"
+            file = outgoing_folder() / f"{slug(conversation.shown_title)}.{kind}"
             file.write_text(write(conversation), encoding="utf-8")
             return "", gr.DownloadButton(value=str(file))
 

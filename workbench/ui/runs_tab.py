@@ -1,8 +1,6 @@
 """The Runs tab: all runs in a table, one run's page, and several runs side by side."""
 
-import tempfile
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -14,6 +12,7 @@ from workbench.logs import file_token
 from workbench.runs import Run, list_runs, run_named
 from workbench.state import ACTIVE, FINAL
 from workbench.ui import monitor, runs_view
+from workbench.ui.data_shared import outgoing, outgoing_folder
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
@@ -241,15 +240,13 @@ def build(workspace: Workspace) -> dict:
 
     def zipped(run_id):
         run = run_of(run_id)
-        return str(runs_view.make_zip(run, Path(tempfile.mkdtemp(prefix="workbench-")))) if run else None
+        return str(runs_view.make_zip(run, outgoing_folder())) if run else None
 
     def logged(run_id):
         run = run_of(run_id)
         if run is None or not run.log.is_file():
             return None
-        target = Path(tempfile.mkdtemp(prefix="workbench-")) / f"{run.id}.log"
-        target.write_bytes(run.log.read_bytes())
-        return str(target)
+        return outgoing(run.log, f"{run.id}.log")
 
     listing = [search, states, sort, page, seen_table]
     listed = [table, count, seen_table, chosen, several]

@@ -113,6 +113,10 @@ TEXT = {
         "data/dataset_info.json 中有 {count} 个数据集无法读取：原因",
     ),
     "language": ("中文", "English"),
+    "remote_code_off": (
+        "This server does not run code that comes with models (start it with --allow-remote-code).",
+        "此服务器不运行模型自带的代码（如需，请以 --allow-remote-code 启动）。",
+    ),
     "logout": ("Log out", "退出登录"),
     "theme": ("Light / dark", "亮色 / 暗色"),
     "queued_as": ("{id} waits in the queue, as number {place}.", "{id} 已排队，位置 {place}。"),

@@ -61,9 +61,7 @@ class _Process:
 
     def ask(self, request: bytes) -> tuple[dict | None, int | None]:
         """`(answer, None)`, or `(None, exit code)` when it has ended instead."""
-        timer = threading.Timer(LOOK_SECONDS, self._too_long)
-        timer.daemon = True
-        timer.start()
+        timer = self._timer()
         try:
             with contextlib.suppress(BrokenPipeError):
                 self.popen.stdin.write(request)
@@ -72,12 +70,20 @@ class _Process:
                 answer = parse_json(line, "The worker's answer")
                 if "error" in answer or "result" in answer:
                     return answer, None
+                timer.cancel()  # it tells that it goes on
+                timer = self._timer()
             if len(line) > MAX_ANSWER:
                 self.end()
                 return {"error": _TOO_MUCH}, None
             return None, self.popen.wait()
         finally:
             timer.cancel()
+
+    def _timer(self) -> threading.Timer:
+        timer = threading.Timer(LOOK_SECONDS, self._too_long)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def _too_long(self) -> None:
         self.timed_out = True

@@ -24,6 +24,7 @@ from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.workspace import PROJECT, Workspace, dataset_folder
 
+PATIENT_SECONDS = 600.0  # that a download may take
 LISTED = 500  # problems that the page shows; the file has all
 
 
@@ -213,7 +214,8 @@ class Worker:
         if known is None or known.info != info or not known.fresh():
             if len(self._places) >= 8:
                 self._places.pop(next(iter(self._places)))
-            known = self._places[info.name] = Places(info)
+            with contextlib.nullcontext() if info.path else self._patient(f"Downloading {info.name}"):
+                known = self._places[info.name] = Places(info)
         return known
 
     def _encoder(self, config: dict):
@@ -235,16 +237,36 @@ class Worker:
             is_demo(options.model_name_or_path)
             and not Path(locate_model(options.model_name_or_path, self.workspace)).is_dir()
         ):
-            self.say({"progress": ["Converting the demo model", 0.0]})
             code = "import sys; from workbench.models.demo import *; ensure_demo_model(Workspace(sys.argv[1]), lambda *_: None)"
             path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-            done = subprocess.run(
-                [sys.executable, "-c", code, str(self.workspace.root)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+            with self._patient("Converting the demo model"):
+                done = subprocess.run(
+                    [sys.executable, "-c", code, str(self.workspace.root)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
             if done.returncode:
                 raise UserError(
                     f"The demo model could not be converted: {(done.stderr.strip().splitlines() or ['–'])[-1][:300]}"
                 )
-        return load_tokenizer(options, self.workspace, self.progress)
+        if Path(locate_model(options.model_name_or_path, self.workspace)).is_dir():
+            return load_tokenizer(options, self.workspace, self.progress)
+        with self._patient("Downloading the tokenizer"):
+            return load_tokenizer(options, self.workspace, self.progress)
+
+    @contextlib.contextmanager
+    def _patient(self, words: str):
+        """Something that depends on a network or is our own, and may take minutes: it is told again and again that it goes on."""
+        over = threading.Event()
+
+        def tell() -> None:
+            for _ in range(int(PATIENT_SECONDS / 5)):
+                self.say({"progress": [words, 0.0]})
+                if over.wait(5):
+                    return
+
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def alone(config: dict, dataset: str) -> dict:
@@ -307,10 +329,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
+    one_at_a_time = threading.Lock()
+
     def say(message: dict) -> None:
-        signal.alarm(given.seconds)  # it goes on: the time begins anew
-        answers.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
-        answers.flush()
+        line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n"
+        with one_at_a_time:
+            signal.alarm(given.seconds)  # it goes on: the time begins anew
+            answers.write(line)
+            answers.flush()
 
     workspace = Workspace(given.workspace, given.allow, given.read_only, remote_code=given.remote_code, confined=True)
     worker = Worker(workspace.create(), say)

@@ -23,7 +23,7 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
     async def added(path, looks, request: gr.Request, *contents):
         lang = language(request)
         if not path:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         try:
             data.workspace.check_writable()
             name, layout = await data.worker.change(
@@ -35,21 +35,25 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
                 (looks or 0) + 1,
                 gr.update(choices=data.choices(contents), value=name),
                 None,
+                gr.update(visible=False),
             )
         except UserError as error:
-            return note_safe(str(error), "bad"), gr.skip(), gr.skip(), None
+            return note_safe(str(error), "bad"), gr.skip(), gr.skip(), None, gr.update(visible=False)
         finally:
             clear_temporary()
 
     going = drop.upload(
         added,
         [drop, data.looks, *data.form.components],
-        [message, data.looks, data.chosen, drop],
+        [message, data.looks, data.chosen, drop, halt],
         show_progress="minimal",
         api_visibility="private",
         concurrency_limit=None,
     )
-    halt.click(stopped, None, message, cancels=[going], **QUIET)
+    drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET)
+    halt.click(
+        lambda request: (stopped(request), None, gr.update(visible=False)), None, [message, drop, halt], cancels=[going], **QUIET
+    )
 
 
 def build(data: Data) -> None:

@@ -33,7 +33,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
         with gr.Column(scale=3, min_width=260):
             drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
             uploaded = gr.HTML(elem_id="data-uploaded")
-            halt_upload = gr.Button(t("stop"), elem_id="data-upload-stop", variant="stop", size="sm")
+            halt_upload = gr.Button(t("stop"), elem_id="data-upload-stop", variant="stop", size="sm", visible=False)
     message = gr.HTML(elem_id="data-message")
     with gr.Tabs(elem_id="data-parts") as parts:
         with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
@@ -195,7 +195,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
         **LONG,
     )
     cutting = cut.click(
-        data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), **LONG)  # fmt: skip
+        data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), trigger_mode="always_last", **LONG)  # fmt: skip
     halt.click(stopped, None, edited, cancels=[saving, cutting], **QUIET)
     data_files.wire_upload(data, drop, uploaded, halt_upload)
     return {"arrive": (arrive, [chosen, data.visits, *contents], [chosen, data.visits, message])}

@@ -45,7 +45,7 @@ def nearest(name: str, known) -> str:
 
 
 def _sentence(error: dict, model: type[ModelOptions]) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "config"
+    key = shown(".".join(str(part) for part in error["loc"]), 80) or "config"
     if error["type"] == "extra_forbidden":
         return f"Unknown option '{key}'.{nearest(key, model.model_fields)} All options: docs/options.md."
     given = error.get("input")

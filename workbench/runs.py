@@ -46,7 +46,7 @@ class Run(StateDirectory):
             values = files.parse_yaml(files.read_text(self.path / "run.yaml", files.MAX_YAML))
         except (OSError, UserError):
             return {}
-        return values if isinstance(values, dict) else {}
+        return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first (see `is_whole`)."""

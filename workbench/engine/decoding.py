@@ -133,6 +133,7 @@ class Scheduler:
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
+        self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
         self._incoming: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
         self._thread.start()
@@ -151,7 +152,7 @@ class Scheduler:
         return result
 
     def _run(self) -> None:
-        active: deque[tuple[Job, Iterator[Token]]] = deque()
+        active = self.active
         while True:
             while not active or not self._incoming.empty():
                 item = self._incoming.get()

@@ -51,9 +51,11 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
         concurrency_limit=None,
     )
     drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET)
-    halt.click(
-        lambda request: (stopped(request), None, gr.update(visible=False)), None, [message, drop, halt], cancels=[going], **QUIET
-    )
+
+    def halted(request: gr.Request):
+        return stopped(request), None, gr.update(visible=False)
+
+    halt.click(halted, None, [message, drop, halt], cancels=[going], **QUIET)
 
 
 def build(data: Data) -> None:

@@ -38,7 +38,7 @@ _SAFE = ("GET", "HEAD")
 _ROUTES = re.compile(
     r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout"
     r"|/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|startup-events|login_check/?"
-    r"|theme\.css|user/?|app_id/?|token/?)"
+    r"|theme\.css|user/?)"
 )
 _EVENT = re.compile(r"/gradio_api/(queue/join|run/predict/?)")
 _HEADERS = {

@@ -1,0 +1,174 @@
+"""Requests that nobody waits for any more, an engine that has gone silent, one that was killed."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+
+from workbench.engine.decoding import Call, Job, Sampling, Scheduler, Token
+from workbench.engine.limits import time_limit
+from workbench.engine.server import build_app
+from workbench.engines import Engine
+from workbench.options import EngineConfig
+from workbench.workspace import Workspace
+
+
+class Gated:
+    """A decoder whose steps wait until they are let through, and are counted."""
+
+    adapters: list = []
+
+    def __init__(self):
+        self.prompts = self.steps = 0
+        self.gate = threading.Semaphore(0)
+
+    def select(self, adapter):
+        pass
+
+    def open(self, job):
+        self.prompts += 1
+        for _ in range(job.sampling.max_tokens):
+            self.gate.acquire()
+            self.steps += 1
+            yield Token("x")
+        yield Token("", "length")
+
+    def score(self, adapter, messages, answer, top):
+        self.prompts += 1
+        return []
+
+
+@contextlib.contextmanager
+def served(decoder):
+    """The API over a decoder on a free port: its address, and the scheduler."""
+    scheduler = Scheduler(decoder)
+    server = uvicorn.Server(uvicorn.Config(build_app(scheduler, "base"), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", scheduler
+    server.should_exit = True
+    decoder.gate.release(100_000)
+    thread.join(10)
+
+
+def body(stream: bool, tokens: int = 500) -> dict:
+    return {"model": "base", "messages": [{"role": "user", "content": "q"}], "max_tokens": tokens, "stream": stream}
+
+
+async def given_up(url: str, count: int, stream: bool, decoder) -> None:
+    """Ask `count` times, and close all connections when the first request has begun."""
+
+    async def ask(client):
+        with contextlib.suppress(httpx.HTTPError):
+            await client.post(f"{url}/v1/chat/completions", json=body(stream))
+
+    async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) as client:
+        tasks = [asyncio.create_task(ask(client)) for _ in range(count)]
+        while not decoder.prompts:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("stream", [False, True])
+def test_sixty_requests_that_were_given_up_cost_a_few_steps(stream):
+    """Issue: they delayed the next one by 76 s. Counted in steps of the model, not in seconds."""
+    decoder = Gated()
+    with served(decoder) as (url, scheduler):
+        asyncio.run(given_up(url, 60, stream, decoder))
+        deadline = time.monotonic() + 30
+        while any(job[0].cancelled.is_set() is False for job in list(scheduler.active)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the server has noticed that the connections are closed
+        begun = decoder.prompts
+        decoder.gate.release(200)
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body(False, 10), timeout=60)
+        assert (answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 0) or answer.json()["choices"][0]["message"]["content"] == "x" * 10
+        # what had begun may finish the step that it was in; what had only waited never reads its prompt
+        assert decoder.prompts == begun + 1 and decoder.steps <= begun + 10 + 4
+
+
+def test_a_request_that_was_given_up_in_the_queue_is_never_begun():
+    decoder = Gated()
+    scheduler = Scheduler(decoder)
+    first = scheduler.submit(Job(None, [], Sampling(max_tokens=2)))
+    while not decoder.prompts:
+        time.sleep(0.001)
+    waiting = [Job(None, [], Sampling(max_tokens=2)) for _ in range(5)]
+    for job in waiting:
+        job.cancel()
+        scheduler.submit(job)
+    call = Call(lambda: decoder.score(None, [], "", 0))
+    call.cancel()
+    decoder.gate.release(2)
+    assert [token.text for token in first] == ["x", "x", ""]
+    assert all(list(job) == [] for job in waiting) and scheduler.call(call) is None and decoder.prompts == 1
+
+
+def test_an_endless_chat_template_is_ended():
+    with pytest.raises(TimeoutError), time_limit(0.2):
+        while True:
+            pass
+    with time_limit(5):
+        assert sum(range(10)) == 45
+    for _ in range(200):  # nothing arrives late
+        with contextlib.suppress(TimeoutError), time_limit(0.0005):
+            sum(range(20_000))
+        [None] * 100
+
+
+@pytest.mark.process
+def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model, tmp_path):
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from workbench import engines
+    from workbench.ui.api import add_api
+    from workbench.ui.engine_panel import EnginePanel
+
+    engine = Engine(Workspace(tmp_path / "w", [tiny_model]).create())
+    app = FastAPI()
+    add_api(app, engine, "", needs_key=False)
+    panel = EnginePanel(engine)
+    try:
+        engine.load(EngineConfig(model_name_or_path=str(tiny_model), devices="cpu"))
+        wait_for(lambda: engine.ready or not engine.state().active)
+        assert engine.ready, engine.state().reason
+        asked = {"model": "tiny-llama", "messages": [{"role": "user", "content": "q"}], "max_tokens": 4}
+        with TestClient(app) as client:
+            assert client.post("/v1/chat/completions", json=asked).status_code == 200
+            process = psutil.Process(engine._process.pid)
+            process.suspend()
+            # one that is under way, and one that comes later: a sentence each instead of waiting without end
+            answer = client.post("/v1/chat/completions", json=asked)
+            assert answer.status_code == 503 and "has not answered for 10 s" in answer.json()["error"]["message"]
+            assert client.get("/v1/models").json()["error"]["code"] == "engine_unavailable"
+            assert "has not answered for 10 s" in panel._status_html("en") and not engine.ready
+            process.resume()
+            wait_for(lambda: engine.ready)
+            assert client.post("/v1/chat/completions", json=asked).status_code == 200
+            assert "has not answered" not in panel._status_html("en")
+        process.send_signal(signal.SIGKILL)
+        wait_for(lambda: engine.state().state != "running" and not psutil.pid_exists(process.pid))
+        assert "gone" in panel._status_html("en") or "ended" in panel._status_html("en")
+    finally:
+        engine.unload()
+    assert engines.SILENT_SECONDS == 10 and json.dumps(asked)
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

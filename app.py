@@ -40,7 +40,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="address or network of a reverse proxy whose X-Forwarded headers count")  # fmt: skip
     parser.add_argument("--root-path", default="", help="path prefix behind a reverse proxy")
     parser.add_argument(
-        "--allow-remote-code", action="store_true", help="let models bring Python code (trust_remote_code must be ticked, too)"
+        "--allow-remote-code",
+        action="store_true",
+        help="let models bring Python code (trust_remote_code must be ticked, too)",
     )
     return parser.parse_args(arguments)
 
@@ -105,7 +107,9 @@ def _door(options: argparse.Namespace):
     try:
         return Door((*bound, *options.allowed_host), tuple(options.trusted_proxy), options.root_path)
     except ValueError as error:
-        raise UserError(f"--trusted-proxy should be an address such as 127.0.0.1, or a network such as 10.0.0.0/8: {error}.") from None
+        raise UserError(
+            f"--trusted-proxy should be an address such as 127.0.0.1, or a network such as 10.0.0.0/8: {error}."
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,14 +122,20 @@ def main(arguments: list[str] | None = None) -> int:
         local = options.host in LOOPBACK and not options.allowed_host and not options.trusted_proxy
         if not local and not options.auth and not options.no_auth:
             where = f"On {options.host}" if options.host not in LOOPBACK else "By another name or a proxy"
-            raise UserError(f"{where} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in.")
+            raise UserError(
+                f"{where} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in."
+            )
         if options.auth and ":" not in options.auth:
             raise UserError("--auth should have the form USER:PASSWORD.")
         listener = listen(options.host, options.port)
         from workbench.workspace import Workspace
 
-        workspace = Workspace(options.workspace, options.allow, options.read_only, remote_code=options.allow_remote_code, confined=True).create()
-        os.environ["WORKBENCH_ALLOW"] = os.pathsep.join(str(Path(folder).resolve()) for folder in options.allow)  # for what it starts
+        workspace = Workspace(
+            options.workspace, options.allow, options.read_only, remote_code=options.allow_remote_code, confined=True
+        ).create()
+        os.environ["WORKBENCH_ALLOW"] = os.pathsep.join(
+            str(Path(folder).resolve()) for folder in options.allow
+        )  # for what it starts
         door = _door(options)
         shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
         url = f"http://{shown}:{listener.getsockname()[1]}"

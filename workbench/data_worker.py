@@ -31,10 +31,10 @@ JOBS_EACH = 2
 KEPT = 2  # processes that are kept for the next question
 _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
 
-_KILLED = "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
-_JOB_KILLED = (
-    "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
+_KILLED = (
+    "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
 )
+_JOB_KILLED = "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
 _TOO_LONG = (
     "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason. "
     "Try fewer rows, or another template."
@@ -66,7 +66,9 @@ class _Process:
             with contextlib.suppress(BrokenPipeError):
                 self.popen.stdin.write(request)
                 self.popen.stdin.flush()
-            while (line := self.popen.stdout.readline(MAX_ANSWER + 1)).endswith(b"\n"):  # else it was killed while it wrote
+            while (line := self.popen.stdout.readline(MAX_ANSWER + 1)).endswith(
+                b"\n"
+            ):  # else it was killed while it wrote
                 answer = parse_json(line, "The worker's answer")
                 if "error" in answer or "result" in answer:
                     return answer, None

@@ -76,7 +76,10 @@ class Engine:
             while self._process is process and process.poll() is None:
                 state = directory.state()
                 try:
-                    if state.state != "running" or client.get(f"http://127.0.0.1:{state.port}/health").status_code == 200:
+                    if (
+                        state.state != "running"
+                        or client.get(f"http://127.0.0.1:{state.port}/health").status_code == 200
+                    ):
                         self._heard = time.monotonic()
                 except httpx.HTTPError:
                     pass

@@ -33,7 +33,9 @@ def dataset_rows(info: DatasetInfo):
     scope = info.ms_hub and (use_modelscope() or not info.hub)
     name = info.ms_hub if scope else info.hub
     if Path(name).exists():  # the libraries would read a folder of this name instead
-        raise UserError(f"Dataset {info.name}: there is a file or folder {name} here. Name it as file_name in dataset_info.json.")
+        raise UserError(
+            f"Dataset {info.name}: there is a file or folder {name} here. Name it as file_name in dataset_info.json."
+        )
     try:
         if scope:
             rows = _modelscope("MsDataset").load(name, subset_name=info.subset, data_dir=info.folder, split=info.split)

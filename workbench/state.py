@@ -112,7 +112,9 @@ class StateDirectory:
         except files.Unreadable as error:
             return ProcessState(state="lost", reason=f"state.json cannot be read: {error.reason}", created=0.0)
         except (OSError, ValueError, TypeError):
-            return ProcessState(state="lost", reason="state.json cannot be read: its values are not those of a state.", created=0.0)
+            return ProcessState(
+                state="lost", reason="state.json cannot be read: its values are not those of a state.", created=0.0
+            )
 
     def state(self) -> ProcessState:
         """The run's true state: an active one whose process is gone reads as `lost`."""

@@ -87,9 +87,14 @@ def test_nesting(tmp_path, name, text):
 
 def test_nesting_inside_of_texts(tmp_path):
     deep = "[" * 100_000
-    info = with_layout_of(tmp_path, [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": deep}])
+    info = with_layout_of(
+        tmp_path,
+        [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": deep}],
+    )
     with pytest.raises(BadRow, match="not valid JSON"):
-        to_example({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": deep}, info)
+        to_example(
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": deep}, info
+        )
 
 
 def with_layout_of(folder, lines) -> DatasetInfo:
@@ -118,7 +123,9 @@ def test_a_gzip_file_that_unpacks_beyond_measure(tmp_path, monkeypatch):
         assert "over 200 times its size" in problem(tmp_path / name), name
     with gzip.open(tmp_path / "e.jsonl.gz", "wt") as file:  # as large, but no bomb
         for number in range(40_000):
-            file.write(json.dumps({"instruction": f"{number * 7919 % 40_009} {number}", "output": str(number**3)}) + "\n")
+            file.write(
+                json.dumps({"instruction": f"{number * 7919 % 40_009} {number}", "output": str(number**3)}) + "\n"
+            )
     assert problem(tmp_path / "e.jsonl.gz") == ""
 
 
@@ -128,7 +135,9 @@ def test_parquet_rows_that_are_far_larger_than_their_file(tmp_path, monkeypatch)
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
     found = list(read_file(tmp_path / "a.parquet"))
-    assert [isinstance(raw.data, BadRow) for raw in found] == [False, True, False] and "at most 1 are read" in str(found[1].data)
+    assert [isinstance(raw.data, BadRow) for raw in found] == [False, True, False] and "at most 1 are read" in str(
+        found[1].data
+    )
     wide = pyarrow.table({f"c{i}": [1] for i in range(5000)})
     pyarrow.parquet.write_table(wide, tmp_path / "wide.parquet")
     assert "5,000 columns" in problem(tmp_path / "wide.parquet")
@@ -167,7 +176,10 @@ def test_an_uploaded_registry_names_nothing_outside(tmp_path):
     from workbench.corpus.registry import registries, select
     from workbench.corpus.sources import raw_rows
 
-    for seen in (workspace, workspace.seen(confined=False)):  # the trainer is not confined, but the registry is an uploaded one
+    for seen in (
+        workspace,
+        workspace.seen(confined=False),
+    ):  # the trainer is not confined, but the registry is an uploaded one
         found = registries(workspace.uploads, seen)
         assert {name for name, info in found.items() if not info.problem} >= {"own", "inside"}
         for name in set(entries) - {"own", "inside"}:
@@ -260,7 +272,9 @@ def test_a_template_that_wants_all_memory(place):
         said = [reason for row in found["rows"] for _, reason in row["problems"]]
         assert said and all("more memory" in words for words in said)
         (place.models / "tiny" / "chat_template.jinja").write_text("{{ 'x' * 50000000 }}")
-        assert "characters of this conversation" in str(worker.ask("preview", dataset="small", config=config(model_revision="2"))["rows"])
+        assert "characters of this conversation" in str(
+            worker.ask("preview", dataset="small", config=config(model_revision="2"))["rows"]
+        )
 
 
 @pytest.mark.process
@@ -270,7 +284,9 @@ def test_a_job_without_progress_is_ended(place, monkeypatch, op):
     (place.models / "tiny" / "chat_template.jinja").write_text(ENDLESS)
 
     async def listen(worker) -> None:
-        async for _ in worker.job(op, user="mallory", config=config(), **({"dataset": "small"} if op == "check" else {})):
+        async for _ in worker.job(
+            op, user="mallory", config=config(), **({"dataset": "small"} if op == "check" else {})
+        ):
             pass
 
     with working(place) as worker, pytest.raises(UserError, match="took more than 5 s"):

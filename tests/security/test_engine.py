@@ -94,7 +94,9 @@ def test_sixty_requests_that_were_given_up_cost_a_few_steps(stream):
         begun = decoder.prompts
         decoder.gate.release(200)
         answer = httpx.post(f"{url}/v1/chat/completions", json=body(False, 10), timeout=60)
-        assert (answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 0) or answer.json()["choices"][0]["message"]["content"] == "x" * 10
+        assert (answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 0) or answer.json()[
+            "choices"
+        ][0]["message"]["content"] == "x" * 10
         # what had begun may finish the step that it was in; what had only waited never reads its prompt
         assert decoder.prompts == begun + 1 and decoder.steps <= begun + 10 + 4
 
@@ -122,10 +124,10 @@ def test_an_endless_chat_template_is_ended():
             pass
     with time_limit(5):
         assert sum(range(10)) == 45
-    for _ in range(200):  # nothing arrives late
-        with contextlib.suppress(TimeoutError), time_limit(0.0005):
-            sum(range(20_000))
-        [None] * 100
+    for _ in range(30):  # nothing arrives late
+        with contextlib.suppress(TimeoutError), time_limit(0.003):
+            sum(range(200_000))
+        assert sorted(range(100))[-1] == 99
 
 
 @pytest.mark.process

@@ -19,7 +19,10 @@ async def echo(request: Request):
     seen = {"path": request.url.path, "host": request.headers.get("host"), "scheme": request.url.scheme, "client": request.client.host,
             "forwarded": {k: v for k, v in request.headers.items() if "forward" in k}, "body": (await request.body()).decode()}  # fmt: skip
     # as Gradio answers: any origin is let in with credentials
-    return JSONResponse(seen, headers={"access-control-allow-origin": "https://evil.example", "access-control-allow-credentials": "true"})
+    return JSONResponse(
+        seen,
+        headers={"access-control-allow-origin": "https://evil.example", "access-control-allow-credentials": "true"},
+    )
 
 
 async def login(request: Request):
@@ -87,7 +90,10 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-@pytest.mark.parametrize("path", ["/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/upload", "/login", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/upload", "/login", "/v1/chat/completions"],
+)
 def test_pages_of_other_sites_change_nothing(headers, path):
     answer = through().post(path, headers=headers | {"cookie": f"{COOKIE}={OWNER}"}, content=b"{}")
     assert answer.status_code == 403 and "another site" in answer.text
@@ -105,8 +111,16 @@ def test_other_sites_may_link_here_and_no_more():
     linked = cross | {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert client.get("/", headers=linked).status_code == 200
     assert client.get("/", headers=linked | {"sec-fetch-dest": "iframe"}).status_code == 403
-    assert client.get("/gradio_api/file=x.jsonl", headers=cross | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}).status_code == 403
-    assert client.get("/config", headers=cross | {"sec-fetch-mode": "cors", "origin": "https://evil.example"}).status_code == 403
+    assert (
+        client.get(
+            "/gradio_api/file=x.jsonl", headers=cross | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}
+        ).status_code
+        == 403
+    )
+    assert (
+        client.get("/config", headers=cross | {"sec-fetch-mode": "cors", "origin": "https://evil.example"}).status_code
+        == 403
+    )
     assert client.get("/logout", headers=linked).status_code == 403  # nor log anybody out
     preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
     answer = client.options("/gradio_api/run/predict", headers=preflight)
@@ -116,7 +130,10 @@ def test_other_sites_may_link_here_and_no_more():
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/file=/x", "/v1/models", "/nowhere"])
 def test_headers_of_every_answer(path):
     answer = through().get(path)
-    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"] or "sandbox" in answer.headers["content-security-policy"]
+    assert (
+        "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+        or "sandbox" in answer.headers["content-security-policy"]
+    )
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert not [name for name in answer.headers if name.startswith("access-control") or name == "server"]
 
@@ -176,15 +193,29 @@ def test_a_file_is_named_by_who_uploaded_it():
 
 def test_what_is_no_event():
     client = through()
-    for body in (b"", b"[]", b"null", b"\xff", b"{" * 100_000, b'{"a":' * 100_000, b'{"data": [' + b"[" * 5000 + b"]" * 5000 + b"]}"):
+    for body in (
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"{" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"data": [' + b"[" * 5000 + b"]" * 5000 + b"]}",
+    ):
         assert client.post("/gradio_api/run/predict", content=body).status_code == 400
-    assert client.post("/gradio_api/run/predict", content=b'{"data": ["' + b"x" * (16 << 20) + b'"]}').status_code == 413
+    assert (
+        client.post("/gradio_api/run/predict", content=b'{"data": ["' + b"x" * (16 << 20) + b'"]}').status_code == 413
+    )
     assert list(file_paths({"data": [{"path": "just text"}, {"meta": 1}, "…"]})) == []
 
 
 # --- proxies
 
-FORWARDED = {"x-forwarded-for": "203.0.113.9, 10.0.0.2", "x-forwarded-proto": "https", "x-forwarded-host": "box.example"}
+FORWARDED = {
+    "x-forwarded-for": "203.0.113.9, 10.0.0.2",
+    "x-forwarded-proto": "https",
+    "x-forwarded-host": "box.example",
+}
 
 
 def test_what_a_proxy_says_counts_only_from_named_ones():
@@ -196,9 +227,19 @@ def test_what_a_proxy_says_counts_only_from_named_ones():
     for client in (("127.0.0.1", 1), ("11.0.0.1", 1), ("testclient", 1)):
         answer = through(door, client=client).get("/", headers=FORWARDED)
         seen = answer.json()
-        assert seen["scheme"] == "http" and seen["client"] == client[0] and not seen["forwarded"] and "Secure" not in answer.headers["set-cookie"]
+        assert (
+            seen["scheme"] == "http"
+            and seen["client"] == client[0]
+            and not seen["forwarded"]
+            and "Secure" not in answer.headers["set-cookie"]
+        )
         assert seen["host"] == "127.0.0.1:7860"
-    assert through(door, client=("10.0.0.1", 1)).get("/", headers=FORWARDED | {"x-forwarded-host": "evil.example"}).status_code == 403
+    assert (
+        through(door, client=("10.0.0.1", 1))
+        .get("/", headers=FORWARDED | {"x-forwarded-host": "evil.example"})
+        .status_code
+        == 403
+    )
     post = through(door, client=("10.0.0.1", 1)).post("/v1/x", headers=FORWARDED | {"origin": "https://box.example"})
     assert post.status_code == 200
     plain = through(door, client=("10.0.0.1", 1)).post("/v1/x", headers=FORWARDED | {"origin": "http://box.example"})
@@ -207,7 +248,10 @@ def test_what_a_proxy_says_counts_only_from_named_ones():
 
 def test_a_prefix_that_the_proxy_leaves_on():
     client = through(Door(root_path="/workbench"))
-    assert client.get("/workbench/config").status_code == 200 and client.get("/workbench/gradio_api/info").status_code == 404
+    assert (
+        client.get("/workbench/config").status_code == 200
+        and client.get("/workbench/gradio_api/info").status_code == 404
+    )
     assert client.post("/workbench/gradio_api/run/predict", json={"data": [named("/etc/passwd")]}).status_code == 403
 
 
@@ -221,7 +265,10 @@ def test_a_door_that_is_no_address():
 
 def test_cookies_are_strict_and_secure_behind_tls_only():
     right = {"username": "a", "password": "right"}
-    for door, client, secure in ((None, ("127.0.0.1", 1), False), (Door(("box.example",), ("10.0.0.1",)), ("10.0.0.1", 1), True)):
+    for door, client, secure in (
+        (None, ("127.0.0.1", 1), False),
+        (Door(("box.example",), ("10.0.0.1",)), ("10.0.0.1", 1), True),
+    ):
         answer = through(door, client).post("/login", data=right, headers=FORWARDED if secure else {})
         for cookie in answer.headers.get_list("set-cookie"):
             parts = [part.strip() for part in cookie.split(";")]

@@ -34,13 +34,24 @@ def test_every_event_refuses_files_in_every_input(page, client):
     for event in config["dependencies"]:
         for place in range(max(1, len(event["inputs"]))):
             data = [None] * len(event["inputs"])
-            value = [named("/etc/passwd"), named("/dev/zero"), named("http://127.0.0.1:1/"), named("/proc/self/environ")][tried % 4]
+            value = [
+                named("/etc/passwd"),
+                named("/dev/zero"),
+                named("http://127.0.0.1:1/"),
+                named("/proc/self/environ"),
+            ][tried % 4]
             if data:
                 data[place] = value
-            for answer in (client.event(event["id"], data, event_data=value), client.event(event["id"], data or [value])):
+            for answer in (
+                client.event(event["id"], data, event_data=value),
+                client.event(event["id"], data or [value]),
+            ):
                 assert answer.status_code == 403 and SECRET not in answer.text
             tried += 1
-        answer = client.post("/gradio_api/queue/join", json={"data": [named("/etc/passwd")], "fn_index": event["id"], "session_hash": "a"})
+        answer = client.post(
+            "/gradio_api/queue/join",
+            json={"data": [named("/etc/passwd")], "fn_index": event["id"], "session_hash": "a"},
+        )
         assert answer.status_code == 403
     assert tried > 51 and cached(page) == before
 
@@ -54,7 +65,9 @@ def test_gradios_own_check_is_on(tmp_path):
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path / "gradio")
     try:
-        gate, _ = build_server(Workspace(tmp_path / "w", confined=True).create(), auth=None, api_key="", lang=None, local=True)
+        gate, _ = build_server(
+            Workspace(tmp_path / "w", confined=True).create(), auth=None, api_key="", lang=None, local=True
+        )
         inner = TestClient(gate.app, base_url="http://127.0.0.1:7860", raise_server_exceptions=False)
         config, refused = inner.get("/config").json(), 0
         kinds = {c["id"]: c["type"] for c in config["components"]}
@@ -64,7 +77,9 @@ def test_gradios_own_check_is_on(tmp_path):
                     continue
                 data = [None] * len(event["inputs"])
                 data[place] = named("/etc/passwd")
-                answer = inner.post("/gradio_api/run/predict", json={"data": data, "fn_index": event["id"], "session_hash": "a"})
+                answer = inner.post(
+                    "/gradio_api/run/predict", json={"data": data, "fn_index": event["id"], "session_hash": "a"}
+                )
                 assert answer.status_code >= 400 and SECRET not in answer.text, event["id"]
                 refused += 1
                 break
@@ -79,7 +94,16 @@ def test_gradios_own_check_is_on(tmp_path):
      "uploads/.incoming/../../.page", "..%2f..%2fetc%2fpasswd", "/etc/passwd%00.js"],
 )  # fmt: skip
 def test_no_file_route_leads_out(page, path):
-    for route in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/file/", "/static/", "/assets/", "/gradio_api/custom_component/", "/"):
+    for route in (
+        "/gradio_api/file=",
+        "/gradio_api/file/",
+        "/file=",
+        "/file/",
+        "/static/",
+        "/assets/",
+        "/gradio_api/custom_component/",
+        "/",
+    ):
         request = urllib.request.Request(page.url + route + path)
         try:
             body = urllib.request.urlopen(request, timeout=20).read()
@@ -99,7 +123,9 @@ def test_an_upload_is_its_browsers_own(page, client):
     path = client.upload("mine.jsonl", b'{"instruction": "a", "output": "b"}\n')
     config = client.get("/config").json()
     drop = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "data-drop")
-    event = next(d for d in config["dependencies"] if d["inputs"] and d["inputs"][0] == drop and d["queue"] is not False)
+    event = next(
+        d for d in config["dependencies"] if d["inputs"] and d["inputs"][0] == drop and d["queue"] is not False
+    )
     data = [None] * len(event["inputs"])
     data[0] = named(path)
     with Client(page.url) as other:
@@ -117,8 +143,12 @@ def test_foreign_names_and_pages_get_nothing(page):
             assert plain.get(path, headers={"host": "evil.example"}).status_code == 403
             assert plain.get(path, headers={"host": f"evil.example:{plain.base_url.port}"}).status_code == 403
         form = {"files": ("a.jsonl", b"{}")}
-        assert plain.post("/gradio_api/upload", files=form, headers={"origin": "https://evil.example"}).status_code == 403
-        assert plain.post("/gradio_api/run/predict", json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+        assert (
+            plain.post("/gradio_api/upload", files=form, headers={"origin": "https://evil.example"}).status_code == 403
+        )
+        assert (
+            plain.post("/gradio_api/run/predict", json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+        )
         answer = plain.get("/", headers={"origin": "http://localhost:9"})
         assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
         assert "frame-ancestors 'self'" in plain.get("/").headers["content-security-policy"]
@@ -126,7 +156,11 @@ def test_foreign_names_and_pages_get_nothing(page):
 
 def test_code_that_comes_with_models_needs_the_servers_word(page, client):
     config = client.get("/config").json()
-    boxes = [c for c in config["components"] if c["props"].get("elem_id") in ("opt-trust_remote_code", "chat-trust_remote_code")]
+    boxes = [
+        c
+        for c in config["components"]
+        if c["props"].get("elem_id") in ("opt-trust_remote_code", "chat-trust_remote_code")
+    ]
     assert len(boxes) == 2 and not any(box["props"]["interactive"] for box in boxes)
     load = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "load")
     event = next(d for d in config["dependencies"] if [load, "click"] in [list(t) for t in d["targets"]])
@@ -162,7 +196,12 @@ def test_a_login_is_the_pages_own(guarded):
             assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "SameSite=none" not in cookie
         assert ann.get("/config").status_code == 200
         port = ann.base_url.port + 1
-        for origin in (f"http://127.0.0.1:{port}", f"http://localhost:{ann.base_url.port}", "https://evil.example", "null"):
+        for origin in (
+            f"http://127.0.0.1:{port}",
+            f"http://localhost:{ann.base_url.port}",
+            "https://evil.example",
+            "null",
+        ):
             answer = ann.get("/config", headers={"origin": origin})
             assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
             assert ann.post("/gradio_api/run/predict", json={}, headers={"origin": origin}).status_code == 403
@@ -211,18 +250,28 @@ class Proxy:
             if not message.get("more_body"):
                 break
         headers = [(k.decode(), v.decode()) for k, v in scope["headers"] if k not in (b"host", b"content-length")]
-        headers += [("x-forwarded-host", self.public), ("x-forwarded-proto", "https"), ("x-forwarded-for", "203.0.113.9")]
+        headers += [
+            ("x-forwarded-host", self.public),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "203.0.113.9"),
+        ]
         query = "?" + scope["query_string"].decode() if scope["query_string"] else ""
         async with httpx.AsyncClient(base_url=self.target) as client:
             answer = await client.request(scope["method"], path + query, content=body, headers=headers)
-        kept = [(k.encode(), v.encode()) for k, v in answer.headers.multi_items() if k not in ("content-encoding", "content-length", "transfer-encoding")]
+        kept = [
+            (k.encode(), v.encode())
+            for k, v in answer.headers.multi_items()
+            if k not in ("content-encoding", "content-length", "transfer-encoding")
+        ]
         await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
         await send({"type": "http.response.body", "body": answer.content})
 
 
 def asked(proxy: Proxy, method: str, path: str, **more) -> httpx.Response:
     async def ask():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url=f"https://{proxy.public}") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=proxy), base_url=f"https://{proxy.public}"
+        ) as client:
             return await client.request(method, path, **more)
 
     return asyncio.run(ask())
@@ -235,13 +284,22 @@ def test_behind_a_named_proxy_with_a_prefix(tmp_path):
         proxy = Proxy(page.url, "/workbench", "box.example")
         mine = {"origin": "https://box.example", "sec-fetch-site": "same-origin"}
         home = asked(proxy, "GET", "/workbench/", headers=mine)
-        assert home.status_code == 200 and "https://box.example/workbench" in home.text and "Secure" in home.headers["set-cookie"]
-        script = re.search(r'src="\.?/?(assets/[^"]+\.js)"', home.text) or re.search(r"(assets/index-[\w-]+\.js)", home.text)
+        assert (
+            home.status_code == 200
+            and "https://box.example/workbench" in home.text
+            and "Secure" in home.headers["set-cookie"]
+        )
+        script = re.search(r'src="\.?/?(assets/[^"]+\.js)"', home.text) or re.search(
+            r"(assets/index-[\w-]+\.js)", home.text
+        )
         assert asked(proxy, "GET", f"/workbench/{script[1]}", headers=mine).status_code == 200
         form = {"username": "ann", "password": "right"}
         answer = asked(proxy, "POST", "/workbench/login", data=form, headers=mine)
         assert answer.status_code == 200 and all("Secure" in c for c in answer.headers.get_list("set-cookie"))
-        assert asked(proxy, "POST", "/workbench/login", data=form, headers={"origin": "http://box.example"}).status_code == 403
+        assert (
+            asked(proxy, "POST", "/workbench/login", data=form, headers={"origin": "http://box.example"}).status_code
+            == 403
+        )
         # somebody who reaches the port directly cannot say that he is a proxy for another name
         other = Proxy(page.url, "/workbench", "evil.example")
         assert asked(other, "GET", "/workbench/").status_code == 403

@@ -20,14 +20,29 @@ from workbench.ui.history import History
 from workbench.uncertainty import probes
 from workbench.workspace import Workspace
 
-DEEP = ["[" * 100_000, '{"a":' * 100_000, '{"state": ' + "[" * 500 + "]" * 500 + "}", "- " * 50_000, "? " * 50_000, "{a: " * 50_000]
+DEEP = [
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    '{"state": ' + "[" * 500 + "]" * 500 + "}",
+    "- " * 50_000,
+    "? " * 50_000,
+    "{a: " * 50_000,
+]
 ODD = ["", "\x00", "null", "[]", "3", '"x"', "{}", '{"state": null}', '{"state": "running", "pid": -1}', '{"state": "running", "pid": 99999999999999999999}',
        '{"state": "running", "pid": 1, "step": 1e999}', '{"state": "finished", "step": NaN}', '{"state": "running", "total_steps": -3, "step": 5, "created": 1}',
        '{"title": ["a"], "note": {"b": 1}}', '{"title": "x", "parent": "../.."}', "a: &x [1]\nb: [*x, *x]", "dataset: [[[1]]]", "1: 2", "{1: {2: 3}}",
        '{"checkpoint": 1}', "model_name_or_path: {a: b}", "devices: [1]", "﻿{}", '{"columns": null}', '{"columns": [[{"content": "x"}]]}',
        '{"current_steps": 1, "loss": "high", "elapsed_seconds": "x", "throughput": [1], "total_steps": {}}', '{"current_steps": 1e300, "loss": 1}',
        '{"prompt": 1, "current_steps": [], "answer": null}', '{"prompt": "p", "current_steps": 1, "answer": {}}']  # fmt: skip
-RUN_FILES = ("state.json", "meta.json", "run.yaml", "trainer_log.jsonl", "samples.jsonl", "running_log.txt", "checkpoint-5/files.json")
+RUN_FILES = (
+    "state.json",
+    "meta.json",
+    "run.yaml",
+    "trainer_log.jsonl",
+    "samples.jsonl",
+    "running_log.txt",
+    "checkpoint-5/files.json",
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3)
@@ -111,7 +126,10 @@ def test_a_broken_conversation_is_listed_with_the_reason(workspace, content):
     conversations.save(workspace, fine)
     (workspace.conversations / "20260101-bbbbbb.json").write_text(content)
     history = History(workspace)
-    assert next(id_ for _, id_ in history.choices()) == fine.id and ("⚠ 20260101-bbbbbb", "20260101-bbbbbb") in history.choices()
+    assert (
+        next(id_ for _, id_ in history.choices()) == fine.id
+        and ("⚠ 20260101-bbbbbb", "20260101-bbbbbb") in history.choices()
+    )
     assert [id_ for _, id_ in history.choices("hello")] == [fine.id]
     with pytest.raises(UserError, match="cannot be read") as error:
         conversations.load(workspace, "20260101-bbbbbb")
@@ -145,7 +163,9 @@ def test_conversations_that_nearly_fit(workspace):
         {"tokens": [{"top_logprobs": [{"logprob": 0.0, "bytes": [999]}]}]}, {"branches": [{"content": "a"}], "branch": 3}, {"branches": [{}]},
         {"samples": [1]}, {"calls": ["x"]}, {"difference": [[]]}, {"system": [{}]}, {"tokens": [{"logprob": float("nan")}]},
     ):  # fmt: skip
-        (workspace.conversations / "20260101-bbbbbb.json").write_text(json.dumps({"id": "20260101-bbbbbb", "columns": [[message | wrong]]}))
+        (workspace.conversations / "20260101-bbbbbb.json").write_text(
+            json.dumps({"id": "20260101-bbbbbb", "columns": [[message | wrong]]})
+        )
         with pytest.raises(UserError, match="cannot be read"):
             conversations.load(workspace, "20260101-bbbbbb")
 
@@ -160,7 +180,12 @@ def test_other_readers(tmp_path_factory, content):
                  workspace.models / "a" / "adapter_model.safetensors", workspace.root / "log.jsonl"):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    corrections.rows(workspace), corrections.votes(workspace), probes.kept("abilities", "m", workspace), workspace.model_folders()
+    (
+        corrections.rows(workspace),
+        corrections.votes(workspace),
+        probes.kept("abilities", "m", workspace),
+        workspace.model_folders(),
+    )
     reader = MetricsReader(workspace.root / "log.jsonl")
     reader.update(), summary(workspace.root / "log.jsonl")
     for read in (
@@ -181,7 +206,9 @@ def test_corrections_that_cannot_be_read_are_not_overwritten(workspace):
     assert (workspace.corrections / "corrections.jsonl").read_bytes() == b"\xff\xfe"
 
 
-@pytest.mark.parametrize("text", ["a: &x [1, 2]\nb: [*x, *x]", "x: " + "[" * 1000, "- " * 5000, "a: " + "x" * (2 << 20)])
+@pytest.mark.parametrize(
+    "text", ["a: &x [1, 2]\nb: [*x, *x]", "x: " + "[" * 1000, "- " * 5000, "a: " + "x" * (2 << 20)]
+)
 def test_pasted_yaml_that_would_blow_up(text):
     from workbench.compat import import_text
 
@@ -190,7 +217,9 @@ def test_pasted_yaml_that_would_blow_up(text):
     assert len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("values", [{"lora_rank": {"a": [1] * 100_000}}, {"lora_rank": "x" * 100_000}, {"x" * 100_000: 1}])
+@pytest.mark.parametrize(
+    "values", [{"lora_rank": {"a": [1] * 100_000}}, {"lora_rank": "x" * 100_000}, {"x" * 100_000: 1}]
+)
 def test_a_wrong_value_is_shown_short(values):
     from workbench.config import validated
 

@@ -286,7 +286,9 @@ def _first_untrained(encoded: Encoded) -> Encoded:
 def _bounded(text: str) -> str:
     """A rendered text. Raises UserError when a template has made far too much of it."""
     if len(text) > MAX_RENDERED:
-        raise UserError(f"The chat template makes {len(text):,} characters of this conversation. Choose another template.")
+        raise UserError(
+            f"The chat template makes {len(text):,} characters of this conversation. Choose another template."
+        )
     return text
 
 

@@ -130,7 +130,9 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
     path, problem, within = None, "", _within(folder, workspace)
     for key in ("hf_hub_url", "ms_hub_url"):
         if key in values and not (_HUB_ANY.fullmatch(values[key]) and ".." not in values[key]):
-            raise UserError(f"{key} should be a dataset's name on the hub, such as org/name, not {values[key][:100]!r}.")
+            raise UserError(
+                f"{key} should be a dataset's name on the hub, such as org/name, not {values[key][:100]!r}."
+            )
     if (given := values.get("folder")) and (Path(given).is_absolute() or ".." in Path(given).parts):
         raise UserError(f"folder should be one within the hub's dataset, not {given[:100]!r}.")
     if file_name := values.get("file_name"):

@@ -23,7 +23,9 @@ from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _CHUNK = 1 << 20
-_LONGEST = 64 << 20  # bytes of a line, characters of a row in a JSON list or a CSV file; what does not end within them is broken
+_LONGEST = (
+    64 << 20
+)  # bytes of a line, characters of a row in a JSON list or a CSV file; what does not end within them is broken
 _CELL = 16 << 20  # characters of one cell in a CSV file
 _FIELDS = 4096  # of a row
 _UNPACKED = 256 << 20  # bytes that any gzip file may unpack to
@@ -229,7 +231,11 @@ def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iter
     at = offset or file.tell()
     for line, size in pieces(file):
         if line is None:
-            yield Raw(f"{path.name}:{number}", BadRow("json", f"the line has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read."), at)
+            yield Raw(
+                f"{path.name}:{number}",
+                BadRow("json", f"the line has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read."),
+                at,
+            )
         elif stripped := line.strip():
             yield Raw(f"{path.name}:{number}", stripped, at)
         at += size
@@ -405,7 +411,9 @@ def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
     """Lines of a CSV file. Raises UserError for one that does not end."""
     while line := text.readline(_LONGEST + 1):
         if len(line) > _LONGEST:
-            raise UserError(f"{path.name} has a line of more than {_LONGEST >> 20} million characters. Is it a CSV file?")
+            raise UserError(
+                f"{path.name} has a line of more than {_LONGEST >> 20} million characters. Is it a CSV file?"
+            )
         yield line
 
 
@@ -427,9 +435,14 @@ def _parquet(path: Path) -> Iterator[Raw]:
     try:
         if path.suffix.lower() == ".arrow":
             source = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
-            schema, batches = source.schema, (part.slice(at, _BATCH) for part in source for at in range(0, part.num_rows, _BATCH))
+            schema, batches = (
+                source.schema,
+                (part.slice(at, _BATCH) for part in source for at in range(0, part.num_rows, _BATCH)),
+            )
         else:
-            source = pyarrow.parquet.ParquetFile(path, thrift_string_size_limit=_LONGEST, thrift_container_size_limit=1_000_000)
+            source = pyarrow.parquet.ParquetFile(
+                path, thrift_string_size_limit=_LONGEST, thrift_container_size_limit=1_000_000
+            )
             schema, batches = source.schema_arrow, source.iter_batches(batch_size=_BATCH)
         if len(schema) > _FIELDS:
             raise UserError(f"{path.name} has {len(schema):,} columns; at most {_FIELDS:,} are read.")

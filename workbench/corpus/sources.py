@@ -38,7 +38,9 @@ def data_files(info: DatasetInfo) -> list[Path]:
     for file in found if info.within else ():
         target = file.resolve()
         if not any(target.is_relative_to(root) for root in info.within):
-            raise UserError(f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there instead.")
+            raise UserError(
+                f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there instead."
+            )
     return found
 
 

@@ -246,7 +246,9 @@ def change_rows(
         for line, size in pieces(file):
             number += line is None or bool(line.strip())
             if line is None:
-                raise UserError(f"Row {number:,} of {name} has {size >> 20:,} MiB, which is too much to be changed here.")
+                raise UserError(
+                    f"Row {number:,} of {name} has {size >> 20:,} MiB, which is too much to be changed here."
+                )
             row = line.strip()
             if not row:
                 continue

@@ -146,7 +146,9 @@ class Worker:
     def add(self, path: str, file_name: str, config: dict) -> list:
         """Take a file in: `[name, layout]`."""
         sent = Path(path)
-        if self.confined and not (sent.resolve().is_relative_to(self.workspace.incoming) and sent.is_file() and not sent.is_symlink()):
+        if self.confined and not (
+            sent.resolve().is_relative_to(self.workspace.incoming) and sent.is_file() and not sent.is_symlink()
+        ):
             raise UserError(f"{sent.name} is not an upload. Send the file again.")
         return list(store.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
 
@@ -315,7 +317,9 @@ def main() -> None:
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--remote-code", action="store_true")
     parser.add_argument("--torch", action="store_true")
-    parser.add_argument("--memory", type=int, default=0, help="bytes of data that this process, and each that it starts, may hold")
+    parser.add_argument(
+        "--memory", type=int, default=0, help="bytes of data that this process, and each that it starts, may hold"
+    )
     parser.add_argument("--seconds", type=int, default=0, help="that may pass without an answer or progress")
     parser.add_argument("--idle", type=float, default=900.0, help="seconds without a request after which it ends")
     given = parser.parse_args()
@@ -361,7 +365,11 @@ def main() -> None:
             say({"error": f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."})
         except MemoryError:
             limit = f" More than {given.memory / 2**30:g} GiB would be needed." if given.memory else ""
-            say({"error": f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat template."})
+            say(
+                {
+                    "error": f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat template."
+                }
+            )
         except Exception as error:  # the page must be told; the whole is on stderr
             import traceback
 

@@ -13,12 +13,12 @@ def time_limit(seconds: float) -> Iterator[None]:
     The exception is set from another thread (CPython's `PyThreadState_SetAsyncExc`) and arrives between two instructions: an endless loop
     ends, one long call into C is waited for.
     """
-    thread, lock, over, fired = threading.get_ident(), threading.Lock(), False, False
+    thread, lock, armed, fired = threading.get_ident(), threading.Lock(), False, False
 
     def fire() -> None:
         nonlocal fired
         with lock:
-            if not over:
+            if armed:  # never while this thread is in the code that starts or ends the timer
                 fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeoutError))
 
@@ -26,10 +26,11 @@ def time_limit(seconds: float) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
+        armed = True
         yield
     finally:
-        timer.cancel()
         with lock:
-            over = True
+            armed = False
             if fired:  # in case it has not arrived yet
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+        timer.cancel()

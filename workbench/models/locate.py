@@ -61,7 +61,14 @@ def locate_model(name: str, workspace: Workspace) -> str:
     )
 
 
-_JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_JSON = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _MOST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 32}  # of a size in a config, else a million
 _SIZES = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "head_dim",
@@ -83,8 +90,12 @@ def check_folder(folder: Path) -> None:
         for key in _SIZES if name == "config.json" else ():
             value, most = values.get(key), _MOST.get(key, 1_000_000 if key != "vocab_size" else 10_000_000)
             if value is not None and not (type(value) is int and 1 <= value <= most):
-                raise UserError(f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to {most:,}.")
-    if not any(folder.glob("*.safetensors")) and (pickled := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+                raise UserError(
+                    f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to {most:,}."
+                )
+    if not any(folder.glob("*.safetensors")) and (
+        pickled := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+    ):
         raise UserError(
             f"{folder} has its weights only in pickled form ({pickled[0].name}), which can run code when it is read. Use its *.safetensors, or "
             "convert it where you trust it."

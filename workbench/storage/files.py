@@ -36,7 +36,9 @@ def open_regular(path: Path):
         OSError: there is none, or it may not be read.
         Unreadable: it is a device, a pipe, a socket or a folder.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+    )  # a pipe would wait for its writer
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Unreadable(str(path), "it is not a regular file.")
@@ -116,7 +118,12 @@ def check_nesting(value, text: bytes | str | None = None, what: str = "The text"
             return
     level = [value]
     for _ in range(MAX_NESTING + 1):
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
         level = [inner for inner in level if isinstance(inner, dict | list)]
         if not level:
             return
@@ -137,7 +144,9 @@ def parse_yaml(text: str, what: str = "The text"):
         for event in yaml.parse(text, Loader=_LOADER):  # events need no recursion
             if isinstance(event, yaml.events.AliasEvent):
                 raise Unreadable(what, f"it has a reference (*{event.anchor}); write the value out.")
-            depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(event, yaml.events.CollectionEndEvent)
+            depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(
+                event, yaml.events.CollectionEndEvent
+            )
             if depth > MAX_NESTING:
                 raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
         return yaml.load(text, Loader=_LOADER)

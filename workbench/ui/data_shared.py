@@ -26,7 +26,11 @@ OPTIONS = (
     "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
     "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
 )  # fmt: skip
-LONG = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}  # the worker limits them, by user
+LONG = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": None,
+}  # the worker limits them, by user
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
 
 
@@ -66,7 +70,9 @@ class Data:
     def _registry(self, contents) -> dict[str, DatasetInfo]:
         return registries(self._folder(contents), self.workspace)
 
-    async def job(self, op: str, args: dict, finish: Callable, others: int, request: gr.Request, *, torch: bool = False):
+    async def job(
+        self, op: str, args: dict, finish: Callable, others: int, request: gr.Request, *, torch: bool = False
+    ):
         """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""
         try:
             async for answer in self.worker.job(op, user=user_of(request), torch=torch, **args):

@@ -133,7 +133,9 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
             return gr.skip(), gr.skip(), None
         try:
             data.info(name, contents)
-            text = data.worker.ask("row", user_of(request), dataset=name, config=data.options(contents), number=int(number or 1))
+            text = data.worker.ask(
+                "row", user_of(request), dataset=name, config=data.options(contents), number=int(number or 1)
+            )
         except UserError as error:
             return note_safe(str(error), "bad"), gr.skip(), None
         return "", _pretty(text), (name, int(number or 1), text)
@@ -146,14 +148,18 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
     async def save_row(request, name, number, there, text, *contents):
         lang = language(request)
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
-        await data.worker.change("change", user=user_of(request), before=fetched(name, number, there, lang), after=text, **args)
+        await data.worker.change(
+            "change", user=user_of(request), before=fetched(name, number, there, lang), after=text, **args
+        )
         line = json.dumps(files.parse_json(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
     async def delete_row(request, name, number, there, *contents):
         lang = language(request)
         args = {"dataset": name, "config": data.options(contents), "row": int(number or 0)}
-        left = await data.worker.change("change", user=user_of(request), before=fetched(name, number, there, lang), after=None, **args)
+        left = await data.worker.change(
+            "change", user=user_of(request), before=fetched(name, number, there, lang), after=None, **args
+        )
         return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, ""
 
     def clicked(event: gr.EventData):

@@ -54,7 +54,14 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 _FILE_POLICY = "default-src 'none'; sandbox"  # of files that somebody uploaded
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-prefix")
+_FORWARDED = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+)
 
 
 @dataclass
@@ -96,7 +103,9 @@ class Uploads:
     MOST = 10_000
 
     def __init__(self):
-        self._owners: OrderedDict[str, str] = OrderedDict()  # path -> cookie; a file uploaded twice is the last one's and the first one's
+        self._owners: OrderedDict[str, str] = (
+            OrderedDict()
+        )  # path -> cookie; a file uploaded twice is the last one's and the first one's
 
     def add(self, owner: str, paths: list[str]) -> None:
         for path in paths:
@@ -132,7 +141,9 @@ class Gate:
                 given = MutableHeaders(raw=message["headers"])
                 _dress(given, path, secure)
                 if fresh and path == "/":
-                    given.append("set-cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Strict{'; Secure' * secure}")
+                    given.append(
+                        "set-cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Strict{'; Secure' * secure}"
+                    )
             await send(message)
 
         if refused := self._refusal(scope, headers, path):
@@ -179,7 +190,10 @@ class Gate:
 
         def no(status: int, message: str, code: str) -> Response:
             if api:
-                return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}, status)
+                return JSONResponse(
+                    {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}},
+                    status,
+                )
             return PlainTextResponse(message, status)
 
         host = headers.get("host", "")
@@ -195,7 +209,9 @@ class Gate:
         foreign = site not in ("", "same-origin", "none")
         if method in _SAFE and path != "/logout":
             # another site may link to a page; it may not load, frame or read anything from here
-            linked = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
+            linked = (
+                headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
+            )
             if not mine or (foreign and not linked):
                 return no(403, "Pages of other sites may link to this server, but not use it.", "forbidden_origin")
         elif not mine or foreign or (site == "none" and method not in _SAFE):
@@ -226,7 +242,9 @@ class Gate:
             await PlainTextResponse("An event is a JSON object.", 400)(scope, receive, send)
             return
         if any(not self.uploads.has(owner, path) for path in file_paths(values)):
-            await PlainTextResponse("A file that this browser has not uploaded cannot be named.", 403)(scope, receive, send)
+            await PlainTextResponse("A file that this browser has not uploaded cannot be named.", 403)(
+                scope, receive, send
+            )
             return
         await self.app(scope, _again(body, receive), send)
 

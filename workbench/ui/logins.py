@@ -18,7 +18,9 @@ class Attempts:
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now, self._lock = now, threading.Lock()
-        self._failures: OrderedDict[tuple, tuple[float, float]] = OrderedDict()  # key -> (failures that count still, when that was)
+        self._failures: OrderedDict[tuple, tuple[float, float]] = (
+            OrderedDict()
+        )  # key -> (failures that count still, when that was)
 
     def wait(self, address: str, name: str) -> float:
         """Seconds until the next attempt is looked at; 0: now."""

@@ -13,7 +13,9 @@ from gradio.blocks import Block, Blocks
 from gradio.components import State
 from gradio.state_holder import SessionState, StateHolder
 
-CLOSED_SECONDS = 300.0  # a tab that is closed is forgotten after this time: until then it may be a connection that broke
+CLOSED_SECONDS = (
+    300.0  # a tab that is closed is forgotten after this time: until then it may be a connection that broke
+)
 IDLE_SECONDS = 3600.0  # one that has asked for nothing; an open tab asks every second
 MOST = 2000
 

@@ -77,7 +77,9 @@ def _matches(pattern: str, answer: str, ignore_case: bool) -> bool:
     try:
         return bool(regex.search(pattern, answer, regex.IGNORECASE if ignore_case else 0, timeout=PATTERN_SECONDS))
     except TimeoutError:
-        raise UserError(f"The pattern {pattern[:100]!r} took more than {PATTERN_SECONDS:g} s on an answer. Write a simpler one.") from None
+        raise UserError(
+            f"The pattern {pattern[:100]!r} took more than {PATTERN_SECONDS:g} s on an answer. Write a simpler one."
+        ) from None
     except regex.error as error:
         raise UserError(f"The pattern {pattern[:100]!r} is no regular expression: {error}.") from None
 

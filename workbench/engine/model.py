@@ -18,7 +18,7 @@ from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
-from workbench.models.locate import locate_adapter
+from workbench.models.locate import check_folder, locate_adapter
 from workbench.options import EngineConfig
 from workbench.workspace import Workspace
 
@@ -74,6 +74,7 @@ class TransformersDecoder:
         if name in self.adapters:
             return
         folder: Path = locate_adapter(path, self.workspace)
+        check_folder(folder)
         inner = f"adapter_{next(self._numbers)}"
         try:
             if self.adapters:

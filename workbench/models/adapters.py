@@ -1,9 +1,11 @@
 """LoRA adapters: which modules get one, and the PEFT config."""
 
 from collections import defaultdict
+from pathlib import Path
 
 from workbench.config import split_names
 from workbench.errors import UserError
+from workbench.models.locate import check_folder
 from workbench.options import RunConfig
 
 
@@ -77,6 +79,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter_folder is not None:
+        check_folder(Path(adapter_folder))
         try:
             return PeftModel.from_pretrained(model, adapter_folder, is_trainable=True)
         except (ValueError, RuntimeError, OSError, KeyError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import load_model, load_tokenizer
-from workbench.models.locate import locate_adapter
+from workbench.models.locate import check_folder, locate_adapter
 from workbench.options import EngineConfig
 from workbench.workspace import Workspace, slug
 
@@ -30,6 +30,8 @@ def export(
     if target.exists():
         raise UserError(f"There is a model named {target.name} already. Choose another name.")
     folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
+    for folder in folders.values():
+        check_folder(folder)
     if not folders:
         raise UserError("Name at least one adapter to merge.")
     config = config.model_copy(update={"quantization_bit": None})

@@ -66,6 +66,7 @@ _JSON = (
     "generation_config.json",
     "tokenizer_config.json",
     "tokenizer.json",
+    "adapter_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -77,7 +78,7 @@ _SIZES = (
 
 
 def check_folder(folder: Path) -> None:
-    """What can be told of a model's folder before a library reads it.
+    """What can be told of a model's or an adapter's folder before a library reads it.
 
     Raises:
         UserError: a JSON file that is none, is nested too deep or is no object; a size in config.json that none can be; pickled weights only.
@@ -117,7 +118,6 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (path / n).is_file()]
     if missing:
         raise UserError(f"{name} holds no adapter: {' and '.join(missing)} missing in {path}. Choose a finished run.")
-    files.read_object(path / "adapter_config.json", files.MAX_YAML)
     return path.resolve()
 
 

@@ -44,7 +44,8 @@ def theme() -> gr.themes.Base:
     )
 
 
-PLOTLY_SCRIPT = f'<script src="/gradio_api/file={PLOTLY}"></script>'
+# no slash before it: behind a proxy the page lies under a prefix
+PLOTLY_SCRIPT = f'<script src="gradio_api/file={PLOTLY}"></script>'
 
 
 def first_script(default_language: str | None) -> str:

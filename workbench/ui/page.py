@@ -18,12 +18,13 @@ from workbench.ui.api import add_api
 from workbench.ui.data_shared import clear_temporary
 from workbench.ui.gate import Door, Gate
 from workbench.ui.notes import QUIET, note
-from workbench.ui.sessions import Sessions
+from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, say, t
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 from workbench.workspace import Workspace
 
+TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
 
@@ -151,13 +152,16 @@ def build_server(
 def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
     """Start queued runs as devices become free, forget tabs that are closed; for good. What the Runs tab shows of thousands of runs is
     read beforehand."""
-    warm, last = False, time.monotonic()
+    warm, cleared, trimmed = False, time.monotonic(), time.monotonic()
     while True:
         try:
             sessions.delete_all_expired_state()
-            if time.monotonic() - last > CLEAR_SECONDS:
-                last = time.monotonic()
+            if time.monotonic() - cleared > CLEAR_SECONDS:
+                cleared = time.monotonic()
                 clear_temporary()
+            if time.monotonic() - trimmed > TRIM_SECONDS:
+                trimmed = time.monotonic()
+                trim()
             if not workspace.read_only:
                 launcher.start_queued(workspace)
             if not warm:

@@ -133,6 +133,10 @@ def main() -> int:
         url = page.stdout.readline().split()[2]
         try:
             found = asyncio.run(soak(url, run, psutil.Process(page.pid), options))
+        except httpx.HTTPError as error:
+            time.sleep(1)
+            print(f"The page stopped answering ({type(error).__name__}); its exit code: {page.poll()}")
+            return 1
         finally:
             page.terminate()
             page.wait()

@@ -7,6 +7,11 @@ from workbench.errors import UserError
 
 TOP_LOGPROBS = 5
 _PATIENCE = 3600  # seconds; a long answer on a CPU takes its time
+# what another server, whose address a user has given, may send
+MAX_LIST = 4 << 20  # bytes of a list of models
+MAX_ANSWER = 64 << 20  # bytes of an answer: 4,096 tokens with their alternatives are about 5 MB
+MAX_CHARACTERS = 400_000  # of a streamed answer with its thoughts
+MAX_MODELS, MAX_NAME = 1000, 200
 
 
 @dataclass(frozen=True)
@@ -17,10 +22,58 @@ class Backend:
     key: str
     own: bool = True
 
-    def client(self):
+    def client(self, limit: int = MAX_ANSWER):
+        """A client of this server that reads at most `limit` bytes of an answer."""
+        import httpx
         from openai import AsyncOpenAI
 
-        return AsyncOpenAI(base_url=self.url, api_key=self.key or "none", max_retries=0, timeout=_PATIENCE)
+        return AsyncOpenAI(
+            base_url=self.url, api_key=self.key or "none", max_retries=0, timeout=_PATIENCE, http_client=httpx.AsyncClient(
+                transport=_Bounded(limit), headers={"accept-encoding": "identity"}, follow_redirects=False, timeout=_PATIENCE))  # fmt: skip
+
+
+class _Bounded:
+    """An httpx transport whose answers end in an error when they are larger than `limit` bytes, or packed, so that their size is not known."""
+
+    def __init__(self, limit: int):
+        import httpx
+
+        self._limit, self._inner = limit, httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request):
+        import httpx
+
+        answer = await self._inner.handle_async_request(request)
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            await answer.aclose()
+            raise httpx.ReadError("it sends packed answers, which it was asked not to")
+        stream, limit = answer.stream, self._limit
+
+        class Counted(httpx.AsyncByteStream):
+            async def __aiter__(self):
+                left = limit
+                async for piece in stream:
+                    left -= len(piece)
+                    if left < 0:
+                        raise httpx.ReadError(f"its answer has more than {limit >> 20} MiB")
+                    yield piece
+
+            async def aclose(self):
+                await stream.aclose()
+
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, stream=Counted(), extensions=answer.extensions
+        )
+
+    async def aclose(self):
+        await self._inner.aclose()
+
+    async def __aenter__(self):
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *error):
+        await self._inner.__aexit__(*error)
 
 
 @dataclass
@@ -42,9 +95,8 @@ def _said(error) -> UserError:
     if isinstance(error, APIStatusError):
         body = error.body.get("message", "") if isinstance(error.body, dict) else ""
         return UserError(str(body or error)[:600])
-    return UserError(
-        f"The server did not answer ({str(error).rstrip('.')}). Load the model again, or check its address."
-    )
+    reason = str(error.__cause__ or error).rstrip(".")[:300]
+    return UserError(f"The server did not answer ({reason}). Load the model again, or check its address.")
 
 
 async def stream(backend: Backend, model: str, messages: list[dict], settings: dict) -> AsyncIterator[Delta]:
@@ -70,7 +122,7 @@ async def stream(backend: Backend, model: str, messages: list[dict], settings: d
                 if "logprob" not in str(error).lower():
                     raise
                 answer = await client.chat.completions.create(**asked)
-            finished = False
+            finished, written = False, 0
             try:
                 async for chunk in answer:
                     delta = Delta(usage=chunk.usage.model_dump() if chunk.usage else None)
@@ -83,6 +135,9 @@ async def stream(backend: Backend, model: str, messages: list[dict], settings: d
                         finished = finished or bool(delta.finish)
                         if choice.logprobs and choice.logprobs.content:
                             delta.entries = [entry.model_dump() for entry in choice.logprobs.content]
+                    written += len(delta.content) + len(delta.reasoning)
+                    if written > MAX_CHARACTERS:
+                        raise UserError(f"The answer was ended: it has more than {MAX_CHARACTERS:,} characters.")
                     yield delta
             finally:
                 await answer.close()
@@ -149,9 +204,10 @@ async def models(backend: Backend) -> list[str]:
     """Names of a server's models. Raises UserError."""
     from openai import APIError
 
-    async with backend.client() as client:
+    async with backend.client(MAX_LIST) as client:
         try:
-            return [model.id for model in (await client.with_options(timeout=15).models.list()).data]
+            found = (await client.with_options(timeout=15).models.list()).data
+            return [str(model.id)[:MAX_NAME] for model in found[:MAX_MODELS]]
         except APIError as error:
             raise _said(error) from None
         except ValueError:

@@ -14,6 +14,7 @@ from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.storage import files
 
+MAX_IMPORT = 64 << 10  # characters
 _FULL_WIDTH = {ord("\u3000"): " ", ord("\u00a0"): " ", ord("\u200b"): None, ord("\ufeff"): None}
 _FULL_WIDTH |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # ！ to ～, ， ＝ ＼ － and letters
 _FULL_WIDTH |= {ord(a): b for a, b in zip("“”„‘’‚、。", "\"\"\"''',.", strict=True)}
@@ -46,6 +47,10 @@ def import_text(text: str) -> Imported:
     Raises:
         UserError: the text is empty or neither a command nor YAML.
     """
+    if len(text) > MAX_IMPORT:
+        raise UserError(
+            f"The text has {len(text):,} characters; at most {MAX_IMPORT:,} are imported. Paste one command or one YAML file."
+        )
     if not text.strip():
         raise UserError("There is nothing to import. Paste a llamafactory-cli command or a YAML file.")
     cleaned = _DASHES.sub("--", text.translate(_FULL_WIDTH))

@@ -1,10 +1,12 @@
 """Conversations on the disk: `workspace/conversations/<id>.json`, one file each, written atomically."""
 
+import contextlib
 import itertools
 import json
 import re
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +16,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from workbench.config import write_atomically
 from workbench.errors import UserError
+from workbench.logs import file_token
 from workbench.storage import files
 from workbench.storage.files import Unreadable
 from workbench.workspace import Workspace
 
 MAX_TITLE = 80
+MAX_BYTES = 16 << 20  # of a conversation's file
 _ID = re.compile(r"[a-z0-9-]{6,40}")
 
 
@@ -115,17 +119,35 @@ def save(workspace: Workspace, conversation: Conversation) -> None:
     file = _file(workspace, conversation.id)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = {key: value for key, value in vars(conversation).items() if key != "problem"}
-        write_atomically(file, json.dumps(kept, ensure_ascii=False))
+        write_atomically(file, _as_json(conversation))
     except OSError as error:
         raise UserError(f"The conversation could not be saved: {error.strerror or error}.") from None
+
+
+def _as_json(conversation: Conversation) -> str:
+    """For the file. What is known of the tokens of old answers gives way when it would be too large. Raises UserError: it is even then."""
+    kept = {key: value for key, value in vars(conversation).items() if key != "problem"}
+    text = json.dumps(kept, ensure_ascii=False)
+    if len(text) > MAX_BYTES // 4:  # UTF-8 has up to 4 bytes a character
+        closer = ("tokens", "difference", "samples", "branches", "branch")
+        for last in (1, 0):  # messages of a column that keep it
+            if len(text.encode()) <= MAX_BYTES:
+                break
+            columns = [
+                [m if i >= len(c) - last else {k: v for k, v in m.items() if k not in closer} for i, m in enumerate(c)]
+                for c in kept["columns"]
+            ]
+            text = json.dumps(kept | {"columns": columns}, ensure_ascii=False)
+        if len(text.encode()) > MAX_BYTES:
+            raise UserError(f"The conversation has more than {MAX_BYTES >> 20} MiB and is not saved. Begin a new one.")
+    return text
 
 
 def load(workspace: Workspace, id_: str) -> Conversation:
     """Raises UserError: there is none, or its file is broken."""
     file = _file(workspace, id_)
     try:
-        values = files.read_object(file)
+        values = files.read_object(file, MAX_BYTES)
         _file_check.validate_python(values, strict=True)
         branches = [m for column in values["columns"] for m in column if m.get("branches")]
         if any(m.get("branch", 0) >= len(m["branches"]) for m in branches):
@@ -142,12 +164,20 @@ def load(workspace: Workspace, id_: str) -> Conversation:
 
 
 def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
-    """Conversations that contain all the words in title, questions or answers; the last changed first."""
+    """As `listed`, whole."""
+    found = []
+    for conversation in listed(workspace, words, limit):
+        with contextlib.suppress(UserError):  # deleted meanwhile
+            found.append(load(workspace, conversation.id))
+    return found
+
+
+def listed(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
+    """Conversations that contain all the words in title, questions or answers, for a list: each with its first question only; the last changed first."""
     wanted, found = words.lower().split(), []
-    for conversation in _all(workspace):
+    for conversation, text in _all(workspace):
         if conversation.problem:
             continue
-        text = " ".join([conversation.title, *(str(m.get("content")) for c in conversation.columns for m in c)]).lower()
         if all(word in text for word in wanted):
             found.append(conversation)
             if len(found) == limit:
@@ -157,17 +187,39 @@ def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conv
 
 def unreadable(workspace: Workspace, limit: int = 20) -> list[Conversation]:
     """Conversations whose files cannot be read, with the reason in `problem`."""
-    return list(itertools.islice((c for c in _all(workspace) if c.problem), limit))
+    return list(itertools.islice((c for c, _ in _all(workspace) if c.problem), limit))
 
 
-def _all(workspace: Workspace) -> Iterator[Conversation]:
-    """Every conversation, the last changed first; one that cannot be read carries the reason in `problem`."""
+_known: OrderedDict[Path, tuple[tuple, tuple[Conversation, str]]] = (
+    OrderedDict()
+)  # file -> its version, what `_all` says of it
+_KNOWN, _SEARCHED = 2000, 20_000  # files; characters of each that are searched
+
+
+def _all(workspace: Workspace) -> Iterator[tuple[Conversation, str]]:
+    """Every conversation for a list, with its first question alone, and its text to be searched; the last changed first. One that cannot be read
+    carries the reason in `problem`. A file is read again only when it has changed."""
     for file in sorted(workspace.conversations.glob("*.json"), key=_changed, reverse=True):
-        if _ID.fullmatch(file.stem):
-            try:
-                yield load(workspace, file.stem)
-            except UserError as error:
-                yield Conversation(file.stem, problem=str(error))
+        if not _ID.fullmatch(file.stem):
+            continue
+        version = file_token(file)
+        known = _known.get(file)
+        if known is None or known[0] != version:
+            known = _known[file] = version, _listed(workspace, file.stem)
+            while len(_known) > _KNOWN:
+                _known.popitem(last=False)
+        yield known[1]
+
+
+def _listed(workspace: Workspace, id_: str) -> tuple[Conversation, str]:
+    try:
+        whole = load(workspace, id_)
+    except UserError as error:
+        return Conversation(id_, problem=str(error)), ""
+    text = " ".join([whole.title, *(m["content"] for column in whole.columns for m in column)])[:_SEARCHED].lower()
+    first = next((m for m in (whole.columns or [[]])[0] if m["role"] == "user"), None)
+    begin = [[{"role": "user", "content": first["content"][: 10 * MAX_TITLE]}]] if first else []
+    return Conversation(id_, whole.title, begin, whole.models, whole.changed), text
 
 
 def _changed(file: Path) -> float:

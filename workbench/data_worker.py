@@ -2,7 +2,7 @@
 
 Foreign data and templates can do anything that takes time or memory, so nothing of them is looked at in the page's own process. A short
 question goes to a process that is kept for the next one; a long job has a process of its own. One that takes too long is killed, its user
-gets a sentence, and nobody else waits: every user has one question and `JOBS_EACH` jobs at a time.
+gets a sentence, and nobody else waits: every user has one question and `JOBS_EACH` jobs at a time, every address `ADDRESS_EACH` of each.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ SILENT_SECONDS = 120.0  # that a job may be without progress
 LOOK_MEMORY, JOB_MEMORY = 2 << 30, 4 << 30  # bytes of data that a process may hold; twice that with torch
 MAX_ANSWER = 32 << 20  # bytes of one answer
 PROCESSES = 8  # that answer questions at a time; as many for jobs
-JOBS_EACH = 2
+JOBS_EACH = 2  # of a user
+ADDRESS_EACH = 4  # jobs, and questions, of one address: whoever takes many names does not get all places
 KEPT = 2  # processes that are kept for the next question
 _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
 
@@ -89,10 +90,15 @@ class _Process:
 
     def _too_long(self) -> None:
         self.timed_out = True
-        self.popen.kill()
+        self._kill()
+
+    def _kill(self) -> None:
+        """End it with what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        self.popen.kill()
+        self._kill()
         self.popen.wait()
         self.popen.stdin.close()
         self.popen.stdout.close()
@@ -107,14 +113,15 @@ class DataWorker:
         self._busy: set[_Process] = set()
         self._free = threading.Condition()
         self._asking: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # by user
-        self._jobs: Counter[str] = Counter()
+        self._jobs: Counter[str] = Counter()  # by user
+        self._questions: Counter[str] = Counter()  # by address
         atexit.register(self.end)
 
     def ask(self, op: str, user: str = "", **args):
         """The result of a short operation (a method of `corpus.worker.Worker`).
 
         Args:
-            user: who asks; questions of one user come one after the other.
+            user: who asks, an address first; questions of one user come one after the other.
 
         Raises:
             UserError: what the worker says, or that it took too long or has died.
@@ -126,11 +133,11 @@ class DataWorker:
             raise UserError("The data is still being read for another question. Try again in a moment.")
         try:
             for _ in range(2):
-                process = self._take(_needs_torch(args))
+                process = self._take(_needs_torch(args), _address(user))
                 try:
                     answer, code = process.ask(request)
                 finally:
-                    self._give_back(process)
+                    self._give_back(process, _address(user))
                 if answer is not None:
                     return _result(answer)
                 if process.timed_out or code == -signal.SIGALRM:
@@ -141,10 +148,11 @@ class DataWorker:
             lock.held.release()
         raise UserError(_KILLED)
 
-    def _take(self, torch: bool) -> _Process:
+    def _take(self, torch: bool, address: str) -> _Process:
         """A process for one question. Raises UserError: all are busy for long."""
         with self._free:
-            if not self._free.wait_for(lambda: len(self._busy) < PROCESSES, _PATIENCE):
+            room = lambda: len(self._busy) < PROCESSES and self._questions[address] < ADDRESS_EACH  # noqa: E731
+            if not self._free.wait_for(room, _PATIENCE):
                 raise UserError("Many people look at data at the moment. Try again in a minute.")
             while self._idle:
                 fitting = next((one for one in reversed(self._idle) if one.torch == torch), self._idle[0])
@@ -155,16 +163,18 @@ class DataWorker:
             else:
                 fitting = _Process(self.workspace, torch)
             self._busy.add(fitting)
+            self._questions[address] += 1
             return fitting
 
-    def _give_back(self, process: _Process) -> None:
+    def _give_back(self, process: _Process, address: str) -> None:
         with self._free:
             self._busy.discard(process)
+            _less(self._questions, address)
             if process.popen.poll() is None and not process.timed_out and len(self._idle) < KEPT:
                 self._idle.append(process)
             else:
                 process.end()
-            self._free.notify()
+            self._free.notify_all()
 
     @property
     def processes(self) -> list[subprocess.Popen]:
@@ -185,7 +195,8 @@ class DataWorker:
         Raises:
             UserError: what the worker says, that it has died, or that the user has too many.
         """
-        if self._jobs[user] >= JOBS_EACH or self._jobs.total() >= PROCESSES:
+        here = sum(count for other, count in self._jobs.items() if _address(other) == _address(user))
+        if self._jobs[user] >= JOBS_EACH or here >= ADDRESS_EACH or self._jobs.total() >= PROCESSES:
             whose = "You have" if self._jobs[user] >= JOBS_EACH else "Other users have"
             raise UserError(f"{whose} jobs going that read data. Wait for one to end, or stop it.")
         self._jobs[user] += 1
@@ -206,9 +217,7 @@ class DataWorker:
             code = await process.wait()
             raise UserError(_TOO_LONG.format(seconds=SILENT_SECONDS) if code == -signal.SIGALRM else _JOB_KILLED)
         finally:
-            self._jobs[user] -= 1
-            if not self._jobs[user]:
-                del self._jobs[user]
+            _less(self._jobs, user)
             if process is not None:
                 await _ended(process)
 
@@ -218,6 +227,16 @@ class DataWorker:
         async for answer in self.job(op, user=user, **args):
             result = answer.get("result")
         return result
+
+
+def _address(user: str) -> str:
+    return user.split(" ")[0]
+
+
+def _less(counts: Counter, key: str) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
 
 
 async def _line(process) -> bytes:

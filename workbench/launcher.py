@@ -218,9 +218,11 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         overrides: options to change, such as more epochs; the old file stays beside the new one.
 
     Raises:
-        UserError: the run is going, has no such checkpoint, or does not go with the options.
+        UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this server does not run.
     """
     workspace.check_writable()
+    if workspace.confined:  # the run may be of a time, or of a command line, that allowed more
+        workspace.check_code(run.config_values().get("trust_remote_code"))
     with queue_lock(workspace):
         lock = run.lock()
         if lock is not None:

@@ -82,6 +82,10 @@ class Workspace:
         if self.read_only:
             raise UserError("This page is read-only: another one works on this workspace. Use that one.")
 
+    def may_read(self, path: Path) -> bool:
+        """Whether a path lies in an allowed folder, whatever links say."""
+        return any(path.resolve().is_relative_to(folder) for folder in self.allowed)
+
     def inside(self, path: Path | str, *, what: str = "path") -> Path:
         """`path` resolved (relative ones lie in the workspace), if it is inside an allowed folder.
 
@@ -121,6 +125,13 @@ class Workspace:
             )
         return resolved
 
+    def check_code(self, trusted) -> None:
+        """Raise UserError where code that comes with a model is trusted by a user, but not by the server."""
+        if trusted and not self.remote_code:
+            raise UserError(
+                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with --allow-remote-code."
+            )
+
     def confine(self, config) -> None:
         """Check every path in a config that comes from the page.
 
@@ -128,10 +139,7 @@ class Workspace:
             UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or code that comes with
                 a model, which this server was not told to run.
         """
-        if getattr(config, "trust_remote_code", False) and not self.remote_code:
-            raise UserError(
-                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with --allow-remote-code."
-            )
+        self.check_code(getattr(config, "trust_remote_code", False))
         for name in (
             "model_name_or_path",
             "adapter_name_or_path",
@@ -188,11 +196,14 @@ def slug(text: str) -> str:
 def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path:
     """Where `dataset_dir` points: an absolute path, a folder here, in the workspace, or the bundled one."""
     given = expanded(dataset_dir, "dataset_dir")
+    confined = workspace is not None and workspace.confined
+    if confined and (given.is_absolute() or ".." in given.parts):  # before it is looked whether it exists
+        workspace.inside(given, what="dataset_dir")
     candidates = [given] if given.is_absolute() else [Path.cwd() / given, PROJECT / given]
     if workspace and not given.is_absolute():
         candidates.insert(0, workspace.root / given)
     for folder in candidates:
-        if folder.is_dir():
+        if folder.is_dir() and not (confined and not workspace.may_read(folder)):
             return folder.resolve()
     raise NotFound(
         f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."

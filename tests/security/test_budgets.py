@@ -393,3 +393,187 @@ def test_patterns_that_never_end_are_ended():
     with pytest.raises(UserError, match="took more than 1 s"):
         passes("a" * 60 + "!", {"pattern": "^(a|a|aa)+$"})
     assert passes("yes, 42", {"pattern": r"\d+"}) and not passes("no", {"pattern": r"\d+"})
+
+
+@pytest.mark.process
+def test_one_address_does_not_get_all_places(place):
+    """Each request with a cookie of its own."""
+
+    async def many(worker) -> tuple[int, bool]:
+        begun, refused = [], 0
+        for number in range(8):
+            job = worker.job("check", user=f"10.0.0.1 cookie{number}", dataset="small", config=config())
+            try:
+                await anext(job)
+                begun.append(job)
+            except UserError:
+                refused += 1
+        other = worker.job("check", user="10.0.0.2 ann", dataset="small", config=config())
+        answered = bool(await anext(other))
+        for job in [*begun, other]:
+            await job.aclose()
+        return refused, answered
+
+    with working(place) as worker:
+        assert asyncio.run(many(worker)) == (4, True) and not worker._jobs
+
+
+def test_workers_are_no_more_than_cores(monkeypatch, tmp_path):
+    from workbench.corpus import scan
+
+    asked = []
+
+    class Pool:
+        def __init__(self, workers, *_, initargs, **__):
+            asked.append((workers, initargs[2]))
+            raise UserError("enough")
+
+    monkeypatch.setattr(scan, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(scan, "cores", lambda: 3)
+    (tmp_path / "a.jsonl").write_text(ROW * 3000)
+    with pytest.raises(UserError, match="enough"):
+        list(scan.scan(DatasetInfo("a", tmp_path / "a.jsonl"), workers=256))
+    assert asked == [(3, 0)]
+
+
+def test_a_text_to_import_is_bounded():
+    """shlex took 36 s for a quoted word of 2 MB."""
+    from workbench.compat import import_text
+
+    with pytest.raises(UserError, match="at most 65,536 are imported"):
+        import_text("--a '" + "x" * 2_000_000)
+
+
+def test_a_dataset_folder_outside_says_nothing_of_itself(tmp_path, monkeypatch):
+    from workbench.workspace import dataset_folder
+
+    workspace = Workspace(tmp_path / "w", confined=True).create()
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "dataset_info.json").write_text('{"top_secret": {"file_name": "x.jsonl"}}')
+    said = set()
+    for folder in (secret, tmp_path / "nowhere"):
+        with pytest.raises(UserError) as error:
+            dataset_folder(str(folder), workspace)
+        said.add(str(error.value).replace(str(folder), "FOLDER"))
+    assert len(said) == 1 and "top_secret" not in str(said)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no dataset folder"):
+        dataset_folder("secret", workspace)
+    assert (
+        dataset_folder("data", workspace).name == "data"
+        and dataset_folder("secret", workspace.seen(confined=False)) == secret
+    )
+
+
+def test_a_probe_set_comes_from_where_the_page_may_read(tmp_path, monkeypatch):
+    from workbench.uncertainty import probes
+
+    workspace = Workspace(tmp_path / "w", confined=True).create()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat.jsonl").write_text('{"prompt": "PRIVATE", "expect": "x"}\n')
+    (tmp_path / "private").mkdir()
+    (tmp_path / "flat").write_text((tmp_path / "flat.jsonl").read_text())
+    (tmp_path / "private" / "q.jsonl").write_text((tmp_path / "flat.jsonl").read_text())
+    for name in ("flat.jsonl", "flat", "private/q.jsonl", str(tmp_path / "flat.jsonl"), "../flat.jsonl"):
+        with pytest.raises(UserError):
+            probes.read_set(name, workspace)
+        assert probes.read_set(name, workspace.seen(confined=False)) if name != "../flat.jsonl" else True
+    (workspace.root / "own.jsonl").write_text((tmp_path / "flat.jsonl").read_text())
+    assert probes.read_set("own.jsonl", workspace)
+
+
+def test_resume_runs_no_code_that_the_server_does_not_allow(tmp_path):
+    """A run of a time, or of a command line, that allowed it."""
+    from workbench import launcher
+    from workbench.config import validated
+    from workbench.runs import create_run
+
+    workspace = Workspace(tmp_path / "w", confined=True).create()
+    run = create_run(workspace, validated({"model_name_or_path": "evil", "dataset": "d", "trust_remote_code": True}))
+    run.update(state="stopped", ended=1.0)
+    with pytest.raises(UserError, match="--allow-remote-code"):
+        launcher.resume(run, workspace)
+    assert run.state().state == "stopped"
+
+
+def test_a_conversation_that_grows_keeps_its_words(tmp_path):
+    from workbench import conversations
+
+    workspace = Workspace(tmp_path / "w").create()
+    entry = {
+        "token": "x",
+        "logprob": -1.0,
+        "top_logprobs": [{"token": "y" * 50, "logprob": -2.0, "bytes": [1] * 20}] * 5,
+    }
+    long = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "tokens": [entry] * 13000}]
+    kept = conversations.Conversation("20260101-aaaaaa", columns=[long * 2], models=["m"])
+    conversations.save(workspace, kept)
+    again = conversations.load(workspace, kept.id)
+    assert [m["content"] for m in again.columns[0]] == ["q", "a", "q", "a"]
+    assert "tokens" not in again.columns[0][1] and len(again.columns[0][3]["tokens"]) == 13000
+    assert (workspace.conversations / f"{kept.id}.json").stat().st_size <= conversations.MAX_BYTES
+    too_long = conversations.Conversation("20260101-bbbbbb", columns=[[{"role": "user", "content": "q" * (17 << 20)}]])
+    with pytest.raises(UserError, match="is not saved"):
+        conversations.save(workspace, too_long)
+
+
+class Endless:
+    """A server that never stops, packs what it sends, or lists hundreds of thousands of models."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    async def __call__(self, scope, receive, send):
+        headers = [(b"content-type", b"text/event-stream" if scope["method"] == "POST" else b"application/json")]
+        if self.kind == "packed":
+            headers.append((b"content-encoding", b"gzip"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        pieces = {"endless": b" " * 65536, "packed": gzip.compress(b" " * 1_000_000), "chat": b"data: " + json.dumps(
+            {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [{"index": 0, "delta": {"content": "x" * 1000}}]}).encode() + b"\n\n"}  # fmt: skip
+        if self.kind == "many":
+            listed = [{"id": f"{'m' * 1000}{i}", "object": "model", "created": 0, "owned_by": "x"} for i in range(3000)]
+            await send({"type": "http.response.body", "body": json.dumps({"object": "list", "data": listed}).encode()})
+            return
+        for _ in range(3000):
+            await send({"type": "http.response.body", "body": pieces[self.kind], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("endless", "more than 4 MiB"),
+        ("packed", "packed answers"),
+        ("many", ""),
+        ("chat", "more than 400,000 characters"),
+    ],
+)
+def test_another_server_cannot_fill_the_page(kind, words):
+    import uvicorn
+
+    from workbench.client import Backend, models, stream
+
+    server = uvicorn.Server(uvicorn.Config(Endless(kind), port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    backend = Backend(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1", "", own=False)
+
+    async def ask():
+        if kind != "chat":
+            return await models(backend)
+        return [delta async for delta in stream(backend, "m", [{"role": "user", "content": "q"}], {"max_tokens": 10})]
+
+    try:
+        if kind == "many":
+            found = asyncio.run(ask())
+            assert len(found) == 1000 and max(map(len, found)) == 200
+        else:
+            with pytest.raises(UserError, match=words):
+                asyncio.run(ask())
+    finally:
+        server.should_exit = True
+        thread.join(10)

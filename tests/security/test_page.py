@@ -300,7 +300,10 @@ def test_behind_a_named_proxy_with_a_prefix(tmp_path):
         inside = mine | {"cookie": "; ".join(cookie.split(";")[0] for cookie in answer.headers.get_list("set-cookie"))}
         head = asked(proxy, "GET", "/workbench/config", headers=inside).json()["head"]
         address = re.search(r'src="([^"]*plotly[^"]*)"', head)[1]
-        assert not address.startswith("/") and asked(proxy, "GET", f"/workbench/{address}", headers=inside).status_code == 200
+        assert (
+            not address.startswith("/")
+            and asked(proxy, "GET", f"/workbench/{address}", headers=inside).status_code == 200
+        )
         assert (
             asked(proxy, "POST", "/workbench/login", data=form, headers={"origin": "http://box.example"}).status_code
             == 403

@@ -86,14 +86,17 @@ def scan(
     if more is None:
         return
     batches = itertools.chain([more], batches)
-    workers = workers or cores()
+    workers = min(workers or cores(), cores())
     if workers == 1:
         yield from (work(rows, info, encoder) for rows in batches)
         return
     # pickled by hand, so that a worker can first make up its mind about torch
     job = pickle.dumps((info, encoder))
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(job, os.getpid())
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(job, os.getpid(), _share_of_memory(workers)),
     )
     waiting: deque = deque()
     try:
@@ -126,8 +129,17 @@ def _batches(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
 _job: tuple[DatasetInfo, Encoder | None]
 
 
-def _begin(job: bytes, parent: int) -> None:
+def _share_of_memory(workers: int) -> int:
+    """Bytes of data that each of some processes may hold, where this one is limited; 0: as many as there are."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return 0 if limit == resource.RLIM_INFINITY else max(limit // workers, 512 << 20)
+
+
+def _begin(job: bytes, parent: int, memory: int) -> None:
     global _job
+    import resource
     import signal
 
     from workbench.corpus.marked import without_torch
@@ -135,6 +147,8 @@ def _begin(job: bytes, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _end_with(parent)
     without_torch()
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     _job = pickle.loads(job)
 
 

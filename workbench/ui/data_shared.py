@@ -35,8 +35,8 @@ DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.clic
 
 
 def user_of(request: gr.Request) -> str:
-    """Who asks, for the limits that each user has: a browser, or a tab of one that keeps no cookies."""
-    return request.cookies.get(COOKIE) or str(request.session_hash)
+    """Who asks, for the limits that each user and each address have: the address, and a browser, or a tab of one that keeps no cookies."""
+    return f"{request.client.host} {request.cookies.get(COOKIE) or request.session_hash}"
 
 
 class Data:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -31,6 +32,9 @@ _MORE = (
     "devices",
     "trust_remote_code",
 )
+
+
+MAX_MERGED = 16  # adapters
 
 
 class EnginePanel:
@@ -247,7 +251,7 @@ class EnginePanel:
     def _weights(text: str, lang: str) -> dict[str, float]:
         """`ADAPTER = WEIGHT` lines. Raises UserError."""
         found = {}
-        for line in filter(None, map(str.strip, (text or "").splitlines())):
+        for line in itertools.islice(filter(None, map(str.strip, (text or "").splitlines())), MAX_MERGED + 1):
             name, _, weight = line.rpartition("=") if "=" in line else (line, "", "1")
             try:
                 found[name.strip()] = float(weight)
@@ -255,6 +259,8 @@ class EnginePanel:
                 raise UserError(say("merge_line_wrong", lang, line=line)) from None
         if not found:
             raise UserError(say("merge_empty", lang))
+        if len(found) > MAX_MERGED:
+            raise UserError(say("merge_many", lang, most=MAX_MERGED))
         return found
 
     async def _merge(self, text, name, request: gr.Request):

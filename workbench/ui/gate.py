@@ -18,7 +18,7 @@ import math
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -30,8 +30,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from workbench.ui.logins import Attempts
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_EVENT = 16 << 20  # bytes of an event's inputs
-MAX_LOGIN = 64 << 10  # bytes of a login form
+MAX_EVENT = 4 << 20  # bytes of an event's inputs
+MAX_PARTS = 20_000  # lists and objects in them
+MAX_SMALL = 64 << 10  # bytes of a login form, and of what else is sent
 COOKIE = "workbench_session"  # which browser uploaded what; says nothing of who is logged in
 
 _SAFE = ("GET", "HEAD")
@@ -39,6 +40,9 @@ _ROUTES = re.compile(
     r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout"
     r"|/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|startup-events|login_check/?"
     r"|theme\.css|user/?)"
+)
+_OPEN = re.compile(
+    r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout|/gradio_api/(startup-events|theme\.css|login_check/?)"
 )
 _EVENT = re.compile(r"/gradio_api/(queue/join|run/predict/?)")
 _HEADERS = {
@@ -100,28 +104,30 @@ class Door:
 class Uploads:
     """Which browser (by `COOKIE`) uploaded which files; the oldest are forgotten."""
 
-    MOST = 10_000
+    EACH, OWNERS = 200, 2000
 
     def __init__(self):
-        self._owners: OrderedDict[str, str] = (
-            OrderedDict()
-        )  # path -> cookie; a file uploaded twice is the last one's and the first one's
+        self._paths: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()  # by cookie
 
     def add(self, owner: str, paths: list[str]) -> None:
-        for path in paths:
-            self._owners[f"{owner}\n{path}"] = owner
-        while len(self._owners) > self.MOST:
-            self._owners.popitem(last=False)
+        own = self._paths.setdefault(owner, OrderedDict())
+        own.update(dict.fromkeys(paths))
+        while len(own) > self.EACH:
+            own.popitem(last=False)
+        self._paths.move_to_end(owner)
+        while len(self._paths) > self.OWNERS:
+            self._paths.popitem(last=False)
 
     def has(self, owner: str, path: str) -> bool:
-        return bool(owner) and f"{owner}\n{path}" in self._owners
+        return bool(owner) and path in self._paths.get(owner, ())
 
 
 class Gate:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app, door: Door | None = None):
-        self.app, self.door = app, door or Door()
+    def __init__(self, app, door: Door | None = None, logged_in: Callable[[dict[str, str]], bool] | None = None):
+        """`logged_in`: whether a request with these cookies is a user's; nothing of others is read. None: everybody is one."""
+        self.app, self.door, self.logged_in = app, door or Door(), logged_in
         self.uploads, self.attempts = Uploads(), Attempts()
 
     async def __call__(self, scope, receive, send):
@@ -148,12 +154,21 @@ class Gate:
 
         if refused := self._refusal(scope, headers, path):
             await refused(scope, receive, out)
+        elif (
+            self.logged_in
+            and not path.startswith("/v1")
+            and not _OPEN.fullmatch(path)
+            and not self.logged_in(_cookies(headers))
+        ):
+            await JSONResponse({"detail": "Not authenticated"}, 401)(scope, receive, out)
         elif scope["method"] == "POST" and _EVENT.fullmatch(path):
             await self._event(scope, receive, out, owner)
         elif scope["method"] == "POST" and path.rstrip("/") == "/gradio_api/upload":
             await self._upload(scope, receive, out, owner)
         elif scope["method"] == "POST" and path.rstrip("/") == "/login":
             await self._login(scope, receive, out)
+        elif scope["method"] == "POST" and not path.startswith("/v1"):
+            await self._small(scope, receive, out)
         else:
             await self.app(scope, receive, out)
 
@@ -205,6 +220,8 @@ class Gate:
                 403, f"This server does not answer to the name {name[:100] or 'that was sent'!r}. It is known as: {known}. "
                 "Start it with --allowed-host NAME to add one.", "forbidden_host")  # fmt: skip
         site, origin, method = headers.get("sec-fetch-site", ""), headers.get("origin"), scope["method"]
+        if path == "/logout" and not site:  # a browser that does not say so still names the page that an image is on
+            origin = origin or headers.get("referer") or origin
         mine = origin is None or _same_origin(origin, scope["scheme"], host, by_browser=site == "same-origin")
         foreign = site not in ("", "same-origin", "none")
         if method in _SAFE and path != "/logout":
@@ -234,6 +251,9 @@ class Gate:
         if body is None:
             await PlainTextResponse(f"The inputs are larger than {MAX_EVENT >> 20} MiB.", 413)(scope, receive, send)
             return
+        if body.count(b"[") + body.count(b"{") > MAX_PARTS:
+            await PlainTextResponse(f"The inputs have more than {MAX_PARTS:,} parts.", 413)(scope, receive, send)
+            return
         try:
             values = orjson.loads(body)  # which refuses what is nested more than 1024 deep
             if not isinstance(values, dict):
@@ -245,6 +265,15 @@ class Gate:
             await PlainTextResponse("A file that this browser has not uploaded cannot be named.", 403)(
                 scope, receive, send
             )
+            return
+        del values
+        await self.app(scope, _again(body, receive), send)
+
+    async def _small(self, scope, receive, send) -> None:
+        """What else is sent, such as the name of an event that is cancelled."""
+        body = await _body(receive, MAX_SMALL)
+        if body is None:
+            await PlainTextResponse(f"The request is larger than {MAX_SMALL >> 10} KiB.", 413)(scope, receive, send)
             return
         await self.app(scope, _again(body, receive), send)
 
@@ -269,13 +298,13 @@ class Gate:
 
     async def _login(self, scope, receive, send) -> None:
         """Let an attempt through, unless too many from this address or for this name have failed lately."""
-        body = await _body(receive, MAX_LOGIN)
+        body = await _body(receive, MAX_SMALL)
         if body is None:
             await PlainTextResponse("The form is too large.", 413)(scope, receive, send)
             return
         try:
             async with Request(scope, _again(body, receive)).form(max_files=1, max_fields=10) as form:
-                name = str(form.get("username", ""))[:200].strip()
+                name = str(form.get("username", "")).strip()[:200]
         except Exception:  # not a form
             name = ""
         address = (scope.get("client") or ("", 0))[0]
@@ -341,13 +370,15 @@ def _same_origin(origin: str, scheme: str, host: str, *, by_browser: bool) -> bo
     return same_name and (ports[0] == ports[1] if given.scheme == mine.scheme else by_browser)
 
 
+def _cookies(headers: Headers) -> dict[str, str]:
+    pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+    return {name: value for name, _, value in pairs}
+
+
 def _cookie(headers: Headers) -> str:
     """The browser's cookie of this server, or nothing."""
-    for part in headers.get("cookie", "").split(";"):
-        key, _, value = part.strip().partition("=")
-        if key == COOKIE and re.fullmatch(r"[\w-]{20,64}", value):
-            return value
-    return ""
+    value = _cookies(headers).get(COOKIE, "")
+    return value if re.fullmatch(r"[\w-]{20,64}", value) else ""
 
 
 def _dress(headers: MutableHeaders, path: str, secure: bool) -> None:

@@ -36,7 +36,7 @@ class History:
             self.note = gr.HTML(elem_id="history-note")
 
     def choices(self, words: str = "") -> list[tuple[str, str]]:
-        listed = conversations.search(self.workspace, words or "")
+        listed = conversations.listed(self.workspace, words or "")
         if not words:
             listed += conversations.unreadable(self.workspace)
         return [(c.shown_title, c.id) for c in listed]

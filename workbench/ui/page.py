@@ -141,12 +141,16 @@ def build_server(
         ssr_mode=False, run_history=False, show_error=False, root_path=door.root_path or None, footer_links=[],
         favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
     blocks.has_launched = True  # without it Gradio checks no path that an event names; only its own launch() sets it
-    sessions = use_sessions(
-        next(route.app for route in app.routes if hasattr(route, "app") and hasattr(route.app, "state_holder")), blocks
-    )
+    pages = next(route.app for route in app.routes if hasattr(route, "app") and hasattr(route.app, "state_holder"))
+    sessions = use_sessions(pages, blocks)
     threading.Thread(target=_keep_house, args=(workspace, sessions), daemon=True).start()
     app.add_middleware(ScriptFirst, script=first_script(lang))
-    return Gate(app, door), engine
+    names = (f"access-token-{pages.cookie_id}", f"access-token-unsecure-{pages.cookie_id}")  # Gradio's
+
+    def logged_in(cookies: dict[str, str]) -> bool:
+        return any(cookies.get(name) in pages.tokens for name in names)
+
+    return Gate(app, door, logged_in if auth else None), engine
 
 
 def _keep_house(workspace: Workspace, sessions: Sessions) -> None:

@@ -77,8 +77,6 @@ def build(panel: EnginePanel) -> dict:
         lang = language(request)
         try:
             backend, base = panel.backend(external, url, key, remote, lang)
-            if name and name not in probes.probe_sets(workspace) and ("/" in name or "\\" in name):
-                workspace.inside(name, what="probe set")
             questions = probes.read_set(name or "", workspace)[: int(most) or None]
             models = [base, *[await panel.adapter_name(n) for n in (names or []) if backend.own]]
             reports = [probes.Report(name, model) for model in models]

@@ -117,6 +117,7 @@ TEXT = {
         "This server does not run code that comes with models (start it with --allow-remote-code).",
         "此服务器不运行模型自带的代码（如需，请以 --allow-remote-code 启动）。",
     ),
+    "merge_many": ("At most {most} adapters can be merged.", "最多可合并 {most} 个适配器。"),
     "logout": ("Log out", "退出登录"),
     "theme": ("Light / dark", "亮色 / 暗色"),
     "queued_as": ("{id} waits in the queue, as number {place}.", "{id} 已排队，位置 {place}。"),

@@ -22,6 +22,8 @@ from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
 from workbench.workspace import Workspace
 
+LISTED = 100  # keys that an import could not take over
+
 
 def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple[str, str]]:
     """Runs for a list, newest first."""
@@ -130,7 +132,9 @@ def build(workspace: Workspace, worker: DataWorker) -> dict:
         words = say("imported", lang, count=len(found.values))
         if found.left_out:
             words += (
-                "\n" + say("left_out", lang) + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in found.left_out)
+                "\n"
+                + say("left_out", lang)
+                + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in found.left_out[:LISTED])
             )
         return [note(words, "warn" if found.left_out else "ok"), *form.fill(found.values)]
 

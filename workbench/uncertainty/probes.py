@@ -63,8 +63,11 @@ def read_set(name: str, workspace: Workspace) -> list[dict]:
         UserError: no such set, or a broken line (with its number).
     """
     sets = probe_sets(workspace)
-    file = sets.get(name) or Path(name)
-    if not file.is_file():
+    file = sets.get(name)
+    if file is None and workspace.confined and ("/" in name or "." in name):  # a file: where a page's user may read
+        file = workspace.inside(name, what="probe set")
+    file = file or Path(name)
+    if not file.is_file() or (workspace.confined and not workspace.may_read(file)):
         raise UserError(
             f"There is no probe set '{name}'.{nearest(name, sets)} There are: {', '.join(sets)}. Or give a JSONL file."
         )

@@ -1,5 +1,6 @@
 """A page process on a free port, and Chromium to look at it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -48,8 +49,9 @@ class Page:
         self.process.wait(15)
 
 
-@pytest.fixture(scope="session")
-def chromium():
+@contextlib.contextmanager
+def started_chromium():
+    """A headless Chromium. While it runs, its event loop is the thread's: `asyncio.run` cannot be used."""
     from playwright.sync_api import sync_playwright
 
     if not Path(CHROMIUM).exists():
@@ -63,6 +65,12 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with started_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -160,7 +160,9 @@ def test_a_question_does_not_wait_for_good(place, inside, monkeypatch):
         waiting.start()
         with pytest.raises(UserError, match="still being read for another question"):
             while True:  # the thread may not have asked yet
-                worker.ask("count", dataset="small", config=inside) if (lock := worker._asking.get("")) and lock.held.locked() else None
+                worker.ask("count", dataset="small", config=inside) if (
+                    lock := worker._asking.get("")
+                ) and lock.held.locked() else None
         psutil.Process(worker.processes[-1].pid).resume()
         waiting.join(20)
         assert not waiting.is_alive()

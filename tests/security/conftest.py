@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.browser.conftest import Page, chromium, tab  # noqa: F401
+from tests.browser.conftest import Page, started_chromium, tab  # noqa: F401
 
 
 class Client(httpx.Client):
@@ -25,6 +25,13 @@ class Client(httpx.Client):
         """The path of an uploaded file."""
         (path,) = self.post("/gradio_api/upload", files={"files": (name, content)}).json()
         return path
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Ended with the module, as other tests here use `asyncio.run`."""
+    with started_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

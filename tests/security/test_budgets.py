@@ -296,10 +296,11 @@ def test_a_job_without_progress_is_ended(place, monkeypatch, op):
 @pytest.mark.process
 def test_memory_is_limited(place, monkeypatch):
     """A compressed table of a few KB whose one value takes more than there is."""
-    monkeypatch.setattr(data_worker, "LOOK_MEMORY", 400 << 20)
-    table = pyarrow.table({"instruction": ["x" * (700 << 20)], "output": ["b"]})
+    monkeypatch.setattr(data_worker, "LOOK_MEMORY", 300 << 20)
+    table = pyarrow.table({"instruction": ["x" * (320 << 20)], "output": ["b"]})
     pyarrow.parquet.write_table(table, place.uploads / "huge.parquet", compression="zstd", use_dictionary=False)
     del table
+    pyarrow.default_memory_pool().release_unused()
     (place.uploads / "dataset_info.json").write_text('{"huge": {"file_name": "huge.parquet"}}')
     with working(place) as worker, pytest.raises(UserError, match="memory"):
         worker.ask("preview", dataset="huge", config=config(dataset="huge"))

@@ -54,10 +54,12 @@ def served(decoder):
     thread.start()
     while not server.started:
         thread.join(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", scheduler
-    server.should_exit = True
-    decoder.gate.release(100_000)
-    thread.join(10)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", scheduler
+    finally:
+        server.should_exit = True
+        decoder.gate.release(100_000)
+        thread.join(10)
 
 
 def body(stream: bool, tokens: int = 500) -> dict:
@@ -87,16 +89,14 @@ def test_sixty_requests_that_were_given_up_cost_a_few_steps(stream):
     """Issue: they delayed the next one by 76 s. Counted in steps of the model, not in seconds."""
     decoder = Gated()
     with served(decoder) as (url, scheduler):
+        jobs, submit = [], scheduler.submit
+        scheduler.submit = lambda job: jobs.append(job) or submit(job)
         asyncio.run(given_up(url, 60, stream, decoder))
-        deadline = time.monotonic() + 30
-        while any(job[0].cancelled.is_set() is False for job in list(scheduler.active)) and time.monotonic() < deadline:
-            time.sleep(0.01)  # until the server has noticed that the connections are closed
-        begun = decoder.prompts
+        wait_for(lambda: jobs and all(job.cancelled.is_set() for job in jobs))  # the server has noticed
+        scheduler.submit, begun = submit, decoder.prompts
         decoder.gate.release(200)
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body(False, 10), timeout=60)
-        assert (answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 0) or answer.json()[
-            "choices"
-        ][0]["message"]["content"] == "x" * 10
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body(False, 10), timeout=30)
+        assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "x" * 10
         # what had begun may finish the step that it was in; what had only waited never reads its prompt
         assert decoder.prompts == begun + 1 and decoder.steps <= begun + 10 + 4
 

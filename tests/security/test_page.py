@@ -31,29 +31,18 @@ def cached(page: Page) -> set[Path]:
 def test_every_event_refuses_files_in_every_input(page, client):
     """Issue: any file of the machine could be read through any text field."""
     config, before, tried = client.get("/config").json(), cached(page), 0
+    files = [named(path) for path in ("/etc/passwd", "/dev/zero", "http://127.0.0.1:1/", "/proc/self/environ")]
     for event in config["dependencies"]:
-        for place in range(max(1, len(event["inputs"]))):
+        for place in range(len(event["inputs"])):
             data = [None] * len(event["inputs"])
-            value = [
-                named("/etc/passwd"),
-                named("/dev/zero"),
-                named("http://127.0.0.1:1/"),
-                named("/proc/self/environ"),
-            ][tried % 4]
-            if data:
-                data[place] = value
-            for answer in (
-                client.event(event["id"], data, event_data=value),
-                client.event(event["id"], data or [value]),
-            ):
-                assert answer.status_code == 403 and SECRET not in answer.text
+            data[place] = files[tried % len(files)]
+            answer = client.event(event["id"], data)
+            assert answer.status_code == 403 and SECRET not in answer.text
             tried += 1
-        answer = client.post(
-            "/gradio_api/queue/join",
-            json={"data": [named("/etc/passwd")], "fn_index": event["id"], "session_hash": "a"},
-        )
-        assert answer.status_code == 403
-    assert tried > 51 and cached(page) == before
+        assert client.event(event["id"], [None] * len(event["inputs"]), event_data=files[0]).status_code == 403
+        queued = {"data": [files[0]], "fn_index": event["id"], "session_hash": "attacker"}
+        assert client.post("/gradio_api/queue/join", json=queued).status_code == 403
+    assert len(config["dependencies"]) > 51 and tried > 500 and cached(page) == before
 
 
 def test_gradios_own_check_is_on(tmp_path):

@@ -99,8 +99,8 @@ def incoming(workspace) -> None:
 
 def _door(options: argparse.Namespace):
     """Under which names the server answers, and which proxies it believes. Raises UserError."""
+    from workbench.door import Door
     from workbench.errors import UserError
-    from workbench.ui.gate import Door
 
     bound = [] if options.host in ("0.0.0.0", "::", "") else [options.host]
     if options.root_path and not options.root_path.startswith("/"):
@@ -120,8 +120,8 @@ def _few_arenas() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from workbench.door import LOOPBACK
     from workbench.errors import UserError
-    from workbench.ui.gate import LOOPBACK
 
     options = parse(arguments)
     _few_arenas()

@@ -174,3 +174,31 @@ def wait_for(condition, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_server_without_a_key_answers_to_its_own_names_only():
+    """`python -m workbench serve` on loopback: the same rebinding as the page's."""
+    from starlette.testclient import TestClient
+
+    from workbench.door import Door
+
+    decoder = Gated()
+    decoder.gate.release(1000)
+    client = TestClient(
+        build_app(Scheduler(decoder), "base", cors=["https://my.site"], door=Door(("127.0.0.1",))),
+        base_url="http://127.0.0.1:8000",
+    )
+    asked = body(False, 1)
+    for headers in ({}, {"host": "localhost:8000"}, {"origin": "https://my.site"}, {"origin": "http://127.0.0.1:8000"}):
+        assert client.post("/v1/chat/completions", json=asked, headers=headers).status_code == 200
+    for headers in (
+        {"host": "evil.example:8000"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"host": ""},
+    ):
+        answer = client.post("/v1/chat/completions", json=asked, headers=headers)
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "forbidden_host"
+        assert client.post("/adapters", json={"name": "x", "path": "/etc"}, headers=headers).status_code == 403
+    with_key = TestClient(build_app(Scheduler(decoder), "base", "key"), base_url="http://host.docker.internal:8000")
+    assert with_key.get("/v1/models", headers={"authorization": "Bearer key"}).status_code == 200

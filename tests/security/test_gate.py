@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from workbench.ui.gate import COOKIE, Door, Gate, file_paths
+from workbench.door import Door
+from workbench.ui.gate import COOKIE, Gate, file_paths
 from workbench.ui.logins import BY_ADDRESS, BY_NAME, Attempts
 
 OWNER = "a" * 32

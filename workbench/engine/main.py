@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+from workbench.door import Door
 from workbench.errors import UserError
 from workbench.options import EngineConfig
 from workbench.state import StateDirectory, own_process
@@ -72,7 +73,9 @@ def serve(
     if state:
         state.update(state="running", phase="", progress=1.0, device=device)
     log(f"{name} is ready on {device}: http://{host}:{listener.getsockname()[1]}/v1")
-    app = build_app(scheduler, name, api_key, cors)
+    # a key protects as well, and clients in containers have other names for this machine
+    door = None if api_key else Door(() if host in ("0.0.0.0", "::") else (host,))
+    app = build_app(scheduler, name, api_key, cors, door)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     server.run(sockets=[listener])
     if state:

@@ -10,8 +10,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
+from workbench.door import Door, host_name, same_origin
 from workbench.engine.answers import Chat, Plain, event, logprob_entry, usage, whole
 from workbench.engine.decoding import Call, Job, Sampling, Scheduler
 from workbench.engine.protocol import (
@@ -46,15 +48,20 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def build_app(scheduler: Scheduler, base_name: str, api_key: str = "", cors: list[str] | None = None) -> FastAPI:
+def build_app(
+    scheduler: Scheduler, base_name: str, api_key: str = "", cors: list[str] | None = None, door: Door | None = None
+) -> FastAPI:
     """The API over a scheduler. `base_name` is the base model's name in `/v1/models`; adapters come beside it.
 
-    `cors`: origins whose pages may call it from a browser; none unless asked.
+    `cors`: origins whose pages may call it from a browser; none unless asked. `door`: the names it answers to; any without, for servers that a
+    key protects.
     """
     app = FastAPI(title="QLoRA Workbench engine", docs_url=None, redoc_url=None)
     if cors:
         app.add_middleware(CORSMiddleware, allow_origins=cors, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_BodyLimit)
+    if door:
+        app.add_middleware(_Names, door=door, cors=tuple(cors or ()))
     decoder = scheduler.decoder
 
     def authorise(request: Request) -> None:
@@ -168,6 +175,33 @@ def build_app(scheduler: Scheduler, base_name: str, api_key: str = "", cors: lis
         return await _answer(scheduler, job, body, Plain(job, _head(Plain, body), body.echo), request)
 
     return app
+
+
+class _Names:
+    """Answers only to its own names, and to no page of another site but those that may call it."""
+
+    def __init__(self, app, door: Door, cors: tuple[str, ...]):
+        self.app, self.door, self.cors = app, door, cors
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and (message := self._refusal(scope)):
+            refused = ApiError(403, message, code="forbidden_host")
+            await JSONResponse(refused.body, refused.status)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _refusal(self, scope) -> str:
+        headers = Headers(scope=scope)
+        name, origin = host_name(headers.get("host", "")), headers.get("origin")
+        if not name or not self.door.knows(name, (scope.get("server") or ("", 0))[0]):
+            return f"Without --api-key this server does not answer to the name {name[:100]!r}, only to 127.0.0.1 and localhost."
+        if origin is None or "*" in self.cors or origin in self.cors:
+            return ""
+        site = headers.get("sec-fetch-site", "")
+        mine = same_origin(origin, scope["scheme"], headers.get("host", ""), by_browser=site == "same-origin")
+        return (
+            "" if mine else "Pages of other sites may not use this server. Start it with --cors ORIGIN to let one in."
+        )
 
 
 class _BodyLimit:

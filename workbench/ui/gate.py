@@ -13,23 +13,20 @@ It is the outermost layer of the server, so that nothing behind it (Gradio's own
 `X-Forwarded-*` counts only from proxies that were named; from others it is taken out.
 """
 
-import ipaddress
 import math
 import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from workbench.door import Door, host_name, same_origin
 from workbench.ui.logins import Attempts
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_EVENT = 4 << 20  # bytes of an event's inputs
 MAX_PARTS = 20_000  # lists and objects in them
 MAX_SMALL = 64 << 10  # bytes of a login form, and of what else is sent
@@ -66,39 +63,6 @@ _FORWARDED = (
     b"x-forwarded-port",
     b"x-forwarded-prefix",
 )
-
-
-@dataclass
-class Door:
-    """What the gate lets in.
-
-    `hosts`: names beside loopback's that are this server's, `*.name` for all below one. `proxies`: addresses or networks whose
-    `X-Forwarded-*` counts. `root_path`: the prefix that a proxy may leave on.
-    """
-
-    hosts: tuple[str, ...] = ()
-    proxies: tuple[str, ...] = ()
-    root_path: str = ""
-    networks: list = field(init=False)
-
-    def __post_init__(self):
-        """Raises ValueError for a proxy that is no address or network."""
-        self.hosts = tuple(host.lower().rstrip(".") for host in self.hosts)
-        self.networks = [ipaddress.ip_network(proxy, strict=False) for proxy in self.proxies]
-
-    def knows(self, name: str, reached: str) -> bool:
-        """Whether `name` is this server's; `reached`: the address at which the connection came in, which may be any in a bind of all."""
-        if name in LOOPBACK or name in self.hosts or _same_address(name, reached):
-            return True
-        return any(host.startswith("*.") and name.endswith(host[1:]) for host in self.hosts)
-
-    def trusts(self, address: str) -> bool:
-        """Whether `address` is one of the named proxies."""
-        try:
-            peer = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(peer in network for network in self.networks)
 
 
 class Uploads:
@@ -212,7 +176,7 @@ class Gate:
             return PlainTextResponse(message, status)
 
         host = headers.get("host", "")
-        name = _host_name(host)
+        name = host_name(host)
         reached = (scope.get("server") or ("", 0))[0]
         if not name or not self.door.knows(name, reached):
             known = ", ".join(("127.0.0.1", "localhost", *self.door.hosts))
@@ -222,7 +186,7 @@ class Gate:
         site, origin, method = headers.get("sec-fetch-site", ""), headers.get("origin"), scope["method"]
         if path == "/logout" and not site:  # a browser that does not say so still names the page that an image is on
             origin = origin or headers.get("referer") or origin
-        mine = origin is None or _same_origin(origin, scope["scheme"], host, by_browser=site == "same-origin")
+        mine = origin is None or same_origin(origin, scope["scheme"], host, by_browser=site == "same-origin")
         foreign = site not in ("", "same-origin", "none")
         if method in _SAFE and path != "/logout":
             # another site may link to a page; it may not load, frame or read anything from here
@@ -341,33 +305,6 @@ def file_paths(values) -> Iterator[str]:
 def _is_file(value: dict) -> bool:
     meta = value.get("meta")
     return isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header without its port, in lower case; empty for what is none."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@\s]+?))\.?(?::\d{1,5})?", host)
-    return (match[1] or match[2]).lower() if match else ""
-
-
-def _same_address(name: str, reached: str) -> bool:
-    try:
-        return ipaddress.ip_address(name) == ipaddress.ip_address(reached)
-    except ValueError:
-        return False
-
-
-def _same_origin(origin: str, scheme: str, host: str, *, by_browser: bool) -> bool:
-    """Whether `origin` is this server as it was addressed. `by_browser`: the browser says so, too; then a scheme that a proxy changed is no
-    reason against it."""
-    try:
-        given, mine = urlsplit(origin), urlsplit(f"{scheme}://{host}")
-        ports = [part.port or {"http": 80, "https": 443}.get(part.scheme) for part in (given, mine)]
-        same_name = given.hostname is not None and given.hostname == mine.hostname
-    except ValueError:
-        return False
-    if given.scheme not in ("http", "https"):
-        return False
-    return same_name and (ports[0] == ports[1] if given.scheme == mine.scheme else by_browser)
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

@@ -10,13 +10,14 @@ from fastapi import FastAPI
 
 from workbench import corrections, launcher
 from workbench.data_worker import DataWorker
+from workbench.door import Door
 from workbench.engines import Engine
 from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.data_shared import clear_temporary
-from workbench.ui.gate import Door, Gate
+from workbench.ui.gate import Gate
 from workbench.ui.notes import QUIET, note
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions

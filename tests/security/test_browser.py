@@ -1,15 +1,20 @@
 """Attacks from a browser: a foreign page that calls this one by another name, forms, frames; a workspace full of broken files; markup in names."""
 
+import contextlib
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import CHROMIUM, Page
 from workbench import conversations
 from workbench.config import validated
+from workbench.data_worker import JOB_MEMORY
 from workbench.runs import Run, create_run
 from workbench.workspace import Workspace
 
@@ -219,3 +224,61 @@ def test_a_title_is_text_everywhere(tab, broken):
     assert not [link for link in tab.evaluate(links) if "evil" in link]
     assert tab.evaluate("window.owned") is None
     tab.screenshot(path="/tmp/legend.png")
+
+
+def job_of(page) -> "psutil.Process":
+    """The data worker's job that has just begun, suspended, so that it does not end by itself."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for child in psutil.Process(page.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                words = child.cmdline()
+                if "workbench.corpus.worker" in words and str(JOB_MEMORY) in words:
+                    child.suspend()
+                    return child
+        time.sleep(0.005)
+    raise AssertionError("no job was started")
+
+
+def gone(process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
+    return True
+
+
+def stopped(process, tab, button: str, words: str) -> None:
+    tab.click(button)
+    expect(tab.locator(words)).to_contain_text("Stopped")
+    deadline = time.monotonic() + 30
+    while not gone(process):
+        assert time.monotonic() < deadline, "the job goes on"
+        tab.wait_for_timeout(100)
+
+
+def test_long_changes_can_be_stopped(tab, page):
+    """Upload, change of a row, copy: each process is ended by its Stop, and nothing half-done is left."""
+    rows = '{"instruction": "a", "output": "b"}\n' * 3
+    tab.goto(page.url)
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    tab.get_by_role("tab", name="Data", exact=True).click()
+    field = tab.locator("#data-drop input[type=file]")
+    field.set_input_files({"name": "first.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
+    expect(tab.locator("#data-uploaded")).to_contain_text("first is there", timeout=60_000)
+    field.set_input_files({"name": "second.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
+    upload = job_of(page)
+    stopped(upload, tab, "#data-upload-stop", "#data-uploaded")
+    assert not (page.workspace / "uploads" / "second.jsonl").exists()
+    expect(tab.locator("#data-rows .wb-row").first).to_be_visible(timeout=60_000)
+    tab.click("#data-edit button")
+    tab.click("#data-fetch")
+    expect(tab.locator("#data-source textarea")).to_have_value(re.compile("instruction"))
+    tab.locator("#data-source textarea").fill('{"instruction": "new", "output": "b"}')
+    tab.click("#data-save")
+    stopped(job_of(page), tab, "#data-edit-stop", "#data-edited")
+    assert (page.workspace / "uploads" / "first.jsonl").read_text() == rows
+    tab.get_by_role("tab", name="Split, copy, layout").click()
+    tab.click("#data-copy")
+    stopped(job_of(page), tab, "#data-files-stop", "#data-filed")
+    assert not list((page.workspace / "uploads").glob("*-copy*")) and not list(
+        (page.workspace / "uploads").glob(".new-*")
+    )

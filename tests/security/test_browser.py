@@ -264,6 +264,7 @@ def test_long_changes_can_be_stopped(tab, page):
     field = tab.locator("#data-drop input[type=file]")
     field.set_input_files({"name": "first.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
     expect(tab.locator("#data-uploaded")).to_contain_text("first is there", timeout=60_000)
+    expect(tab.locator("#data-upload-stop")).to_be_hidden()
     field.set_input_files({"name": "second.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
     upload = job_of(page)
     stopped(upload, tab, "#data-upload-stop", "#data-uploaded")

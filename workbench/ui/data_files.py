@@ -42,7 +42,7 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
         finally:
             clear_temporary()
 
-    going = drop.upload(
+    going = drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
         added,
         [drop, data.looks, *data.form.components],
         [message, data.looks, data.chosen, drop, halt],
@@ -50,7 +50,6 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
         api_visibility="private",
         concurrency_limit=None,
     )
-    drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET)
 
     def halted(request: gr.Request):
         return stopped(request), None, gr.update(visible=False)

@@ -29,7 +29,7 @@ from workbench.state import own_process  # noqa: E402
 from workbench.workspace import Workspace  # noqa: E402
 
 ALLOWED = 1.10  # of the memory at minute 5
-count = {"requests": 0, "failed": 0, "tabs": 0}
+count = {"requests": 0, "failed": 0, "tabs": 0, "reconnected": 0}
 
 
 def timers(config: dict, run_id: str) -> list[tuple[float, int, list]]:
@@ -66,7 +66,14 @@ async def tab(url: str, run_id: str, seconds: float) -> None:
         async def ask(every: float, event: int, data: list) -> None:
             while time.monotonic() < until:
                 body = {"data": data, "fn_index": event, "session_hash": session}
-                answer = await client.post("/gradio_api/run/predict", json=body)
+                try:
+                    answer = await client.post("/gradio_api/run/predict", json=body)
+                except (
+                    httpx.ReadError,
+                    httpx.RemoteProtocolError,
+                ):  # kept too long for the server: a browser connects anew
+                    count["reconnected"] += 1
+                    answer = await client.post("/gradio_api/run/predict", json=body)
                 count["requests"] += 1
                 count["failed"] += answer.status_code != 200
                 await asyncio.sleep(every)
@@ -142,7 +149,7 @@ def main() -> int:
             page.wait()
     early = found[min(4, len(found) - 1)]
     print(f"minute {min(5, len(found))}: {early:.1f} MB; end: {found[-1]:.1f} MB, {found[-1] / early - 1:+.1%}; "
-          f"{count['requests']:,} requests, {count['failed']} failed, {count['tabs']} tabs")  # fmt: skip
+          f"{count['requests']:,} requests, {count['failed']} failed, {count['reconnected']} connected anew, {count['tabs']} tabs")  # fmt: skip
     return int(found[-1] > ALLOWED * early or count["failed"] > 0)
 
 

@@ -203,8 +203,8 @@ def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path
     if workspace and not given.is_absolute():
         candidates.insert(0, workspace.root / given)
     for folder in candidates:
-        if folder.is_dir() and not (confined and not workspace.may_read(folder)):
-            return folder.resolve()
+        if folder.is_dir():
+            return workspace.inside(folder, what="dataset_dir") if confined else folder.resolve()
     raise NotFound(
         f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."
     )

@@ -459,7 +459,7 @@ def test_a_dataset_folder_outside_says_nothing_of_itself(tmp_path, monkeypatch):
         said.add(str(error.value).replace(str(folder), "FOLDER"))
     assert len(said) == 1 and "top_secret" not in str(said)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="There is no dataset folder"):
+    with pytest.raises(UserError, match="is outside the workspace"):
         dataset_folder("secret", workspace)
     assert (
         dataset_folder("data", workspace).name == "data"

@@ -223,7 +223,6 @@ def test_a_title_is_text_everywhere(tab, broken):
     links = "[...document.querySelectorAll('a')].map(a => a.getAttribute('href') || a.getAttributeNS('http://www.w3.org/1999/xlink', 'href') || '')"
     assert not [link for link in tab.evaluate(links) if "evil" in link]
     assert tab.evaluate("window.owned") is None
-    tab.screenshot(path="/tmp/legend.png")
 
 
 def job_of(page) -> "psutil.Process":

@@ -578,3 +578,21 @@ def test_another_server_cannot_fill_the_page(kind, words):
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("pytorch_model.bin", "x", "only in pickled form"), ("config.json", "[" * 100_000, "nested more than 100 deep"), ("config.json", "[]", "a JSON object"),
+        ("config.json", '{"num_hidden_layers": -3}', "num_hidden_layers is -3"), ("config.json", '{"hidden_size": "many"}', "hidden_size is many"),
+        ("tokenizer.json", '{"a":' * 100_000, "nested more than 100 deep"), ("adapter_config.json", "\xff", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_models_folder_that_no_library_should_read(tmp_path, name, text, words):
+    from workbench.models.locate import check_folder
+
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=words):
+        check_folder(tmp_path)
+    (tmp_path / name).unlink()
+    check_folder(tmp_path)

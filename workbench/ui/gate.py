@@ -33,14 +33,13 @@ MAX_SMALL = 64 << 10  # bytes of a login form, and of what else is sent
 COOKIE = "workbench_session"  # which browser uploaded what; says nothing of who is logged in
 
 _SAFE = ("GET", "HEAD")
-_ROUTES = re.compile(
+# what shows the page and its login, and what only the page asks for
+_SHOWN = (
     r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout"
-    r"|/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|startup-events|login_check/?"
-    r"|theme\.css|user/?)"
+    r"|/gradio_api/(startup-events|login_check/?|theme\.css)"
 )
-_OPEN = re.compile(
-    r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout|/gradio_api/(startup-events|theme\.css|login_check/?)"
-)
+_ASKED = r"/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|user/?)"
+_OPEN, _ROUTES = re.compile(_SHOWN), re.compile(f"{_SHOWN}|{_ASKED}")
 _EVENT = re.compile(r"/gradio_api/(queue/join|run/predict/?)")
 _HEADERS = {
     "content-security-policy": (

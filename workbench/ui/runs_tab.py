@@ -132,16 +132,20 @@ def build(workspace: Workspace) -> dict:
         """One run's page; what has not changed is not sent again."""
         lang, run = language(request), run_of(run_id)
         if run is None:
-            return [gr.skip()] * 8 if token == lang else ["", "", "", "", "", "", gr.skip(), lang]
+            return [gr.skip()] * 10 if token == lang else ["", "", "", "", "", "", gr.skip(), "", "", lang]
         names = sorted(p.name for p in run.path.glob("checkpoint-*"))
         files = *names, *file_token(run.metrics, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
         fresh = monitor.change_token(run, lang, False), files
         if fresh == token:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 10
         status_ = monitor.status_html(run, lang)
-        if isinstance(token, tuple) and token[0][0] == run.id and token[1] == files:
-            return status_, *[gr.skip()] * 6, fresh
-        return status_, *parts(run, lang), fresh
+        same = isinstance(token, tuple) and token[0][0] == run.id
+        if same and token[1] == files:
+            return status_, *[gr.skip()] * 8, fresh
+        # name and note come with the rest of a run that was chosen, once: later they may hold what is being typed
+        notes = run.notes()
+        texts = [gr.skip()] * 2 if same else [notes.get("title", ""), notes.get("note", "")]
+        return status_, *parts(run, lang), *texts, fresh
 
     def parts(run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
@@ -164,19 +168,10 @@ def build(workspace: Workspace) -> dict:
                 gr.Dropdown(choices=names))  # fmt: skip
 
     def choose(run_id, request: gr.Request):
-        """Another run was chosen: its checkpoint, name and note."""
+        """Another run was chosen: no checkpoint of it is, and the log shown was another's."""
         run = run_of(run_id)
-        if run is None:
-            return None, "", "", "", None
-        names = [p.name for p in run.checkpoints()][::-1]
-        notes = run.notes()
-        return (
-            gr.Dropdown(choices=names, value=None),
-            notes.get("title", ""),
-            notes.get("note", ""),
-            "",
-            None,
-        )
+        names = [p.name for p in run.checkpoints()][::-1] if run else []
+        return gr.Dropdown(choices=names, value=None), ""
 
     def pick(event: gr.SelectData):
         return event.row_value[-1]
@@ -250,7 +245,7 @@ def build(workspace: Workspace) -> dict:
 
     listing = [search, states, sort, page, seen_table]
     listed = [table, count, seen_table, chosen, several]
-    seeing, shown = [chosen, seen_run], [status, charts, saved, changed, config, samples, checkpoint, seen_run]
+    seeing, shown = [chosen, seen_run], [status, charts, saved, changed, config, samples, checkpoint, title, remark, seen_run]
     gr.on(
         [search.change, states.change, sort.change, page.change],
         list_them,
@@ -262,7 +257,7 @@ def build(workspace: Workspace) -> dict:
     gr.Timer(2).tick(list_them, listing, listed, **QUIET)
     gr.Timer(1).tick(look, seeing, shown, **QUIET)
     table.select(pick, None, chosen, **QUIET)
-    chosen.change(choose, chosen, [checkpoint, title, remark, full_log, seen_run], **QUIET).then(
+    chosen.change(choose, chosen, [checkpoint, full_log], **QUIET).then(
         look, seeing, shown, **QUIET
     )
     resume.click(resumed, [chosen, checkpoint, epochs], message, **QUIET)

@@ -70,9 +70,9 @@ def claim(folder: Path, url: str) -> None:
     Raises:
         UserError: another page has it.
     """
-    from workbench.config import write_atomically
     from workbench.errors import UserError
-    from workbench.locks import try_lock
+    from workbench.storage.files import write_atomically
+    from workbench.storage.locks import try_lock
 
     holder = folder / ".page"
     if try_lock(folder / ".page.lock") is None:
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.auth and ":" not in options.auth:
             raise UserError("--auth should have the form USER:PASSWORD.")
         listener = listen(options.host, options.port)
-        from workbench.workspace import Workspace
+        from workbench.storage.workspace import Workspace
 
         workspace = Workspace(
             options.workspace, options.allow, options.read_only, remote_code=options.allow_remote_code, confined=True

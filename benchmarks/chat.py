@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     from workbench.models.demo import ensure_demo_model
-    from workbench.workspace import Workspace
+    from workbench.storage.workspace import Workspace
 
     model = ensure_demo_model(Workspace(options.workspace).create(), lambda phase, share: None)
     ours, theirs = free_port(), free_port()

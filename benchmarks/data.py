@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from workbench.data_worker import DataWorker  # noqa: E402
-from workbench.workspace import Workspace  # noqa: E402
+from workbench.storage.workspace import Workspace  # noqa: E402
 
 
 class Memory:

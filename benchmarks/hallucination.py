@@ -29,8 +29,8 @@ def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperatu
     from workbench.engine.decoding import Job, Sampling
     from workbench.engine.model import TransformersDecoder
     from workbench.options import EngineConfig
+    from workbench.storage.workspace import Workspace
     from workbench.uncertainty.judge import passes
-    from workbench.workspace import Workspace
 
     place = Workspace(out.parent / "workspace").create()
     config = validated({"model_name_or_path": model, "infer_dtype": dtype}, EngineConfig)

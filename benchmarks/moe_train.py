@@ -163,9 +163,9 @@ def profiled(folder: Path, overrides: list[str]) -> None:
 
     from workbench.config import parse_overrides
     from workbench.runs import Run
+    from workbench.storage.workspace import Workspace
     from workbench.train import main as trainer_main
     from workbench.train import sft
-    from workbench.workspace import Workspace
 
     class Profiled(sft.WorkbenchTrainer):
         seen = 0

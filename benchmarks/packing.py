@@ -21,9 +21,9 @@ import torch  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 from workbench.config import validated  # noqa: E402
 from workbench.runs import create_run  # noqa: E402
+from workbench.storage.workspace import Workspace  # noqa: E402
 from workbench.train.data import load_data  # noqa: E402
 from workbench.train.sft import build_trainer  # noqa: E402
-from workbench.workspace import Workspace  # noqa: E402
 
 
 def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale=None):

@@ -51,7 +51,7 @@ def main() -> int:
     from workbench.config import validated
     from workbench.errors import UserError
     from workbench.runs import create_run, list_runs
-    from workbench.workspace import Workspace
+    from workbench.storage.workspace import Workspace
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from workbench.config import validated  # noqa: E402
 from workbench.runs import create_run  # noqa: E402
 from workbench.state import own_process  # noqa: E402
-from workbench.workspace import Workspace  # noqa: E402
+from workbench.storage.workspace import Workspace  # noqa: E402
 
 ALLOWED = 1.10  # of the memory at minute 5
 count = {"requests": 0, "failed": 0, "tabs": 0, "reconnected": 0}

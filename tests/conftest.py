@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_tiny_data, make_tiny_model
-from workbench.workspace import DEMO_MODEL, Workspace
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 ROOT = Path(__file__).parents[1]
 

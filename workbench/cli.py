@@ -9,7 +9,7 @@ import typer
 
 from workbench.cli_data import data_app
 from workbench.errors import UserError
-from workbench.workspace import PRESETS, Workspace
+from workbench.storage.workspace import PRESETS, Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
@@ -283,7 +283,7 @@ def options():
 def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """List the datasets of a folder; those that cannot be read with the reason."""
     from workbench.corpus.registry import registries
-    from workbench.workspace import dataset_folder
+    from workbench.storage.workspace import dataset_folder
 
     place = Workspace(workspace)
     found = registries(dataset_folder(dataset_dir, place), place).values()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench.errors import UserError
-from workbench.workspace import PRESETS, Workspace, dataset_folder
+from workbench.storage.workspace import PRESETS, Workspace, dataset_folder
 
 data_app = typer.Typer(
     no_args_is_help=True, help="Look at datasets before a run is paid for, and change those of the workspace."

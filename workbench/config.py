@@ -6,7 +6,6 @@ what is wrong, what exists, what to do.
 
 import difflib
 import itertools
-import os
 from pathlib import Path
 
 import yaml
@@ -210,19 +209,3 @@ def to_yaml(values: dict) -> str:
     """Flat YAML, keys in the given order, readable numbers."""
     plain = {k: int(v) if isinstance(v, float) and v.is_integer() and abs(v) < 1e9 else v for k, v in values.items()}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False)
-
-
-_numbers = itertools.count()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write so that a reader, or a power cut, sees the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")  # a signal handler may write, too
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

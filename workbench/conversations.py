@@ -14,12 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from workbench.config import write_atomically
 from workbench.errors import UserError
 from workbench.logs import file_token
 from workbench.storage import files
-from workbench.storage.files import Unreadable
-from workbench.workspace import Workspace
+from workbench.storage.files import Unreadable, write_atomically
+from workbench.storage.workspace import Workspace
 
 MAX_TITLE = 80
 MAX_BYTES = 16 << 20  # of a conversation's file

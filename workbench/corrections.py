@@ -7,11 +7,11 @@ pairs (`chosen`, `rejected`) in LLaMA-Factory's sharegpt shape for preference tr
 import json
 import time
 
-from workbench.config import write_atomically
 from workbench.errors import UserError
-from workbench.locks import locked
 from workbench.storage import files
-from workbench.workspace import Workspace
+from workbench.storage.files import write_atomically
+from workbench.storage.locks import locked
+from workbench.storage.workspace import Workspace
 
 DATASET, PAIRS = "corrections", "corrections_preference"
 _TAGS = {

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from workbench.errors import UserError
 from workbench.storage.files import parse_json
-from workbench.workspace import PROJECT, Workspace
+from workbench.storage.workspace import PROJECT, Workspace
 
 LOOK_SECONDS = 30.0  # that a question may take
 SILENT_SECONDS = 120.0  # that a job may be without progress

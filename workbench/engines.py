@@ -21,7 +21,7 @@ from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.sizes import free_gib, loaded_gib
 from workbench.options import EngineConfig
 from workbench.state import ProcessState, StateDirectory
-from workbench.workspace import PROJECT, Workspace, slug
+from workbench.storage.workspace import PROJECT, Workspace, slug
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks

@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.config import to_yaml, validated, write_atomically
+from workbench.config import to_yaml, validated
 from workbench.errors import UserError
-from workbench.locks import is_held, locked
 from workbench.options import RunConfig
 from workbench.runs import Run, create_run, delete_run, list_states, step_of
 from workbench.state import process_alive
+from workbench.storage.files import write_atomically
+from workbench.storage.locks import is_held, locked
+from workbench.storage.workspace import PROJECT, Workspace
 from workbench.train.supervise import preflight
-from workbench.workspace import PROJECT, Workspace
 
 
 def slots() -> list[str]:

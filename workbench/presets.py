@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config import parse_yaml
-from workbench.workspace import PRESETS
+from workbench.storage.workspace import PRESETS
 
 DEFAULT = "smollm2-demo"
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from workbench.config import to_yaml, write_atomically
+from workbench.config import to_yaml
 from workbench.errors import UserError
-from workbench.locks import is_held, try_lock
 from workbench.options import RunConfig
 from workbench.state import ProcessState, StateDirectory
 from workbench.storage import files
-from workbench.workspace import Workspace, slug
+from workbench.storage.files import write_atomically
+from workbench.storage.locks import is_held, try_lock
+from workbench.storage.workspace import Workspace, slug
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from workbench.config import write_atomically
 from workbench.storage import files
+from workbench.storage.files import write_atomically
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 FINAL = ("stopped", "finished", "failed", "lost")

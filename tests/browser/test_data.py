@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
 from workbench.runs import list_runs
-from workbench.workspace import DEMO_MODEL, Workspace
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 

@@ -13,14 +13,14 @@ from tests.unit.test_compat import ARTICLE
 from workbench.config import validated
 from workbench.runs import create_run
 from workbench.state import own_process
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, demo_model):
-    from workbench.workspace import DEMO_MODEL, Workspace
+    from workbench.storage.workspace import DEMO_MODEL, Workspace
 
     place = Workspace(tmp_path_factory.mktemp("page")).create()
     (place.models / DEMO_MODEL).symlink_to(demo_model)

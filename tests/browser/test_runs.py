@@ -10,7 +10,7 @@ from tests.browser.conftest import Page
 from workbench.config import validated
 from workbench.runs import create_run, write_manifest
 from workbench.state import own_process
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 

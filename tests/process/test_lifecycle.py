@@ -18,7 +18,7 @@ import yaml
 from tests.browser.conftest import Page
 from tests.process.test_train import BASE, only_run, rows_of, state_of, workbench, write
 from workbench.runs import Run, is_whole, step_of
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.process

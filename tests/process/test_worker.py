@@ -14,7 +14,7 @@ from workbench import data_worker
 from workbench.corpus.worker import Worker
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
-from workbench.workspace import PROJECT, Workspace
+from workbench.storage.workspace import PROJECT, Workspace
 
 pytestmark = pytest.mark.process
 
@@ -234,7 +234,7 @@ def test_a_job_that_fails_is_a_sentence(place, inside):
 
 def test_it_ends_with_the_page(place, inside):
     code = (
-        "import sys, os; from workbench.data_worker import DataWorker; from workbench.workspace import Workspace\n"
+        "import sys, os; from workbench.data_worker import DataWorker; from workbench.storage.workspace import Workspace\n"
         f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w.processes[-1].pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )

@@ -16,7 +16,7 @@ from workbench import conversations
 from workbench.config import validated
 from workbench.data_worker import JOB_MEMORY
 from workbench.runs import Run, create_run
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 pytestmark = pytest.mark.browser
 

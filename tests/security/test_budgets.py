@@ -21,7 +21,7 @@ from workbench.corpus.rows import BadRow, read_file
 from workbench.corpus.sources import with_layout
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 ROW = '{"instruction": "a", "output": "b"}\n'
 
@@ -336,7 +336,7 @@ def test_an_answer_is_limited(place, monkeypatch):
 
 def test_the_lock_is_free_while_rows_are_read(place, monkeypatch):
     """Issue: an upload that was looked at held everybody up."""
-    from workbench.locks import is_held
+    from workbench.storage.locks import is_held
 
     looked = []
 
@@ -446,7 +446,7 @@ def test_a_text_to_import_is_bounded():
 
 
 def test_a_dataset_folder_outside_says_nothing_of_itself(tmp_path, monkeypatch):
-    from workbench.workspace import dataset_folder
+    from workbench.storage.workspace import dataset_folder
 
     workspace = Workspace(tmp_path / "w", confined=True).create()
     secret = tmp_path / "secret"

@@ -17,7 +17,7 @@ from workbench.engine.limits import time_limit
 from workbench.engine.server import build_app
 from workbench.engines import Engine
 from workbench.options import EngineConfig
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 
 class Gated:

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 from workbench.config import validated
 from workbench.runs import create_run
 from workbench.state import own_process
+from workbench.storage.workspace import Workspace
 from workbench.ui import page, sessions
-from workbench.workspace import Workspace
 
 
 @pytest.fixture

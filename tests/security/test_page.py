@@ -49,8 +49,8 @@ def test_gradios_own_check_is_on(tmp_path):
     """Behind the gate, too: the same events on Gradio's app itself."""
     from starlette.testclient import TestClient
 
+    from workbench.storage.workspace import Workspace
     from workbench.ui.page import build_server
-    from workbench.workspace import Workspace
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path / "gradio")
     try:

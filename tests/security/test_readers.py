@@ -14,11 +14,11 @@ from workbench.logs import MetricsReader, summary
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.runs import Run, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
+from workbench.storage.workspace import Workspace
 from workbench.ui import monitor, runs_view
 from workbench.ui.conversation import Session
 from workbench.ui.history import History
 from workbench.uncertainty import probes
-from workbench.workspace import Workspace
 
 DEEP = [
     "[" * 100_000,

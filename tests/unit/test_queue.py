@@ -12,7 +12,7 @@ from workbench.errors import UserError
 from workbench.launcher import assign, wanted_slots
 from workbench.runs import create_run
 from workbench.state import own_process, process_alive
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 

@@ -22,9 +22,9 @@ from workbench.corpus.validate import Report, problems_of
 from workbench.corpus.worker import Worker
 from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
+from workbench.storage.workspace import PROJECT, Workspace
 from workbench.ui import data_view
 from workbench.ui.data_view import rows_html
-from workbench.workspace import PROJECT, Workspace
 
 
 def quiet(words, share):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_never_imports_torch():
     code = (
-        "import sys, app; from workbench.workspace import Workspace; from workbench.ui.page import build_server;"
+        "import sys, app; from workbench.storage.workspace import Workspace; from workbench.ui.page import build_server;"
         "build_server(Workspace(sys.argv[1]), auth=None, api_key='', lang=None, local=True);"
         "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'datasets') if m in sys.modules])"
     )

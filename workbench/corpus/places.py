@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from workbench import hubs
 from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.rows import Raw, kind_of, pieces, read_file
 from workbench.corpus.sources import data_files, file_rows
 from workbench.errors import UserError
+from workbench.storage import hub
 from workbench.storage.files import open_regular
 
 _EVERY = 500  # rows between two marks
@@ -84,7 +84,7 @@ class Places:
     def __init__(self, info: DatasetInfo):
         """Raises UserError: the dataset cannot be read."""
         self.info = info.check()
-        self._hub = None if info.path else hubs.dataset_rows(info)
+        self._hub = None if info.path else hub.dataset_rows(info)
         self._files = [_File(path, info) for path in data_files(info)] if info.path else []
 
     def fresh(self) -> bool:

@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from workbench import hubs
 from workbench.corpus.encode import Encoder
 from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.scan import Batch, Problem, scan
 from workbench.corpus.sources import data_files
 from workbench.errors import UserError
 from workbench.models.demo import Progress
-from workbench.storage import files
-from workbench.workspace import Workspace
+from workbench.storage import files, hub
+from workbench.storage.workspace import Workspace
 
 _LISTED = 200  # problems whose words are kept; all are counted
 _LIMIT_GIB = float(os.environ.get("WORKBENCH_CACHE_GIB", 50))
@@ -182,7 +181,7 @@ def _content(info: DatasetInfo) -> list:
             info.ms_hub,
             info.subset,
             info.folder,
-            getattr(hubs.dataset_rows(info), "_fingerprint", time.time()),
+            getattr(hub.dataset_rows(info), "_fingerprint", time.time()),
         ]
     found = []
     for file in data_files(info):

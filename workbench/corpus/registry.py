@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench.config import nearest, split_names
 from workbench.errors import UserError
 from workbench.storage import files
-from workbench.workspace import Workspace, expanded
+from workbench.storage.workspace import Workspace, expanded
 
 _PAIR = {"chosen": "chosen", "rejected": "rejected", "tools": "tools", "system": "system"}
 COLUMNS = {

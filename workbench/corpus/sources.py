@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from workbench import hubs
 from workbench.corpus.formats import Example, detect, to_example
 from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.rows import BadRow, Raw, files_of, read_file
 from workbench.errors import UserError
+from workbench.storage import hub
 
 _LOOK = 50  # rows from which a layout is told
 
@@ -22,7 +22,7 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
     """
     info.check()
     if info.path is None:
-        rows = hubs.dataset_rows(info)
+        rows = hub.dataset_rows(info)
         found = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
     else:
         found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))

@@ -13,7 +13,7 @@ from workbench.corpus.registry import DatasetInfo
 from workbench.logs import MetricsReader
 from workbench.options import RunConfig
 from workbench.runs import list_runs
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 PACKED_TOGETHER = 1000  # rows that TRL's `pack_dataset` packs at a time (the batch size of `datasets.Dataset.map`)
 _BINS = 60

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.config import write_atomically
 from workbench.corpus.formats import to_example
 from workbench.corpus.registry import (
     COLUMNS,
@@ -33,10 +32,10 @@ from workbench.corpus.registry import (
 from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line, pieces
 from workbench.corpus.sources import raw_rows, with_layout
 from workbench.errors import UserError
-from workbench.locks import locked
 from workbench.storage import files
-from workbench.storage.files import open_regular
-from workbench.workspace import PROJECT, Workspace, slug
+from workbench.storage.files import open_regular, write_atomically
+from workbench.storage.locks import locked
+from workbench.storage.workspace import PROJECT, Workspace, slug
 
 Progress = Callable[[str, float], None]
 _LOOK = 200  # rows by which a file is judged

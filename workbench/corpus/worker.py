@@ -22,7 +22,7 @@ from workbench.config import validated
 from workbench.corpus import store
 from workbench.errors import UserError
 from workbench.options import RunConfig
-from workbench.workspace import PROJECT, Workspace, dataset_folder
+from workbench.storage.workspace import PROJECT, Workspace, dataset_folder
 
 PATIENT_SECONDS = 600.0  # that a download may take
 LISTED = 500  # problems that the page shows; the file has all

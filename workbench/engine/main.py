@@ -12,7 +12,7 @@ from workbench.door import Door
 from workbench.errors import UserError
 from workbench.options import EngineConfig
 from workbench.state import StateDirectory, own_process
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 
 def serve(

@@ -20,7 +20,7 @@ from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.options import EngineConfig
-from workbench.workspace import Workspace
+from workbench.storage.workspace import Workspace
 
 _END_OF_TURN = (
     "<|im_end|>",

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from workbench.models.locate import demo_package
-from workbench.workspace import DEMO_MODEL, Workspace
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 Progress = Callable[[str, float], None]
 

@@ -9,7 +9,7 @@ from workbench.models.demo import Progress
 from workbench.models.load import load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.options import EngineConfig
-from workbench.workspace import Workspace, slug
+from workbench.storage.workspace import Workspace, slug
 
 
 def export(

@@ -4,14 +4,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench import hubs
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.rope import set_rope_scaling
 from workbench.models.sizes import loaded_gib
 from workbench.options import ModelOptions
-from workbench.workspace import Workspace
+from workbench.storage import hub
+from workbench.storage.workspace import Workspace
 
 _ATTENTION = {
     "auto": None,
@@ -178,26 +178,26 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
     source = locate_model(options.model_name_or_path, workspace)
     if is_demo(options.model_name_or_path):
         return str(ensure_demo_model(workspace, progress))
-    if hubs.use_modelscope() and not Path(source).is_dir():
-        source = hubs.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
+    if hub.use_modelscope() and not Path(source).is_dir():
+        source = hub.fetch_model(source, options.model_revision, workspace.models / ".modelscope")
     if Path(source).is_dir():
         check_folder(Path(source))
     else:
-        hubs.wait_for_no_hub()
+        hub.wait_for_no_hub()
     return source
 
 
 def _load_failure(source: str, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if not Path(source).is_dir() and hubs.missing(error):
-        return f"{hubs.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`."
+    if not Path(source).is_dir() and hub.missing(error):
+        return f"{hub.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`."
     if "trust_remote_code" in text:
         return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
     if any(
         word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")
     ):
         return (
-            f"{source} is not on this machine and {hubs.endpoint()} cannot be reached; wanted are its config.json, tokenizer files and "
-            f"*.safetensors. {hubs.by_hand(source)}"
+            f"{source} is not on this machine and {hub.endpoint()} cannot be reached; wanted are its config.json, tokenizer files and "
+            f"*.safetensors. {hub.by_hand(source)}"
         )
     return f"{source} cannot be loaded: {text[:400]}"

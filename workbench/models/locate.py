@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.errors import UserError
 from workbench.runs import Run, run_named
 from workbench.storage import files
-from workbench.workspace import DEMO_MODEL, Workspace, expanded
+from workbench.storage.workspace import DEMO_MODEL, Workspace, expanded
 
 MAX_JSON = 256 << 20  # bytes of a model's JSON file
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

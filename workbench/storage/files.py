@@ -4,6 +4,7 @@ Only regular files are opened: a device or a pipe in a data folder would be read
 recurse: Python's JSON gives up with a RecursionError, libyaml's composer with a segmentation fault.
 """
 
+import itertools
 import json
 import os
 import stat
@@ -163,3 +164,19 @@ def shown(value, limit: int = 200) -> str:
         return f"{type(value).__name__} of {len(value)}"
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+_numbers = itertools.count()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write so that a reader, or a power cut, sees the old text or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")  # a signal handler may write, too
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

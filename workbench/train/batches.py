@@ -5,8 +5,8 @@ from workbench.corpus.preview import tokens_view
 from workbench.engine.vocabulary import Vocabulary
 from workbench.models.demo import Progress
 from workbench.options import RunConfig
+from workbench.storage.workspace import Workspace
 from workbench.train.data import load_data
-from workbench.workspace import Workspace
 
 
 def collator_of(config: RunConfig, tokenizer):

@@ -4,14 +4,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from workbench.config import write_atomically
 from workbench.corpus.encode import Encoder
 from workbench.corpus.mix import drawn, joined, mixed, split
 from workbench.corpus.prepare import Prepared, Progress, Summary, prepare
 from workbench.corpus.registry import DatasetInfo, select
 from workbench.errors import UserError
 from workbench.options import RunConfig
-from workbench.workspace import Workspace, dataset_folder
+from workbench.storage.files import write_atomically
+from workbench.storage.workspace import Workspace, dataset_folder
 
 
 def encoder_of(config: RunConfig, tokenizer) -> Encoder:

@@ -16,11 +16,11 @@ import traceback
 import warnings
 from pathlib import Path
 
-from workbench.config import write_atomically
 from workbench.errors import NothingLeft, UserError
 from workbench.runs import Run, is_whole, step_of
 from workbench.state import own_process
-from workbench.workspace import Workspace
+from workbench.storage.files import write_atomically
+from workbench.storage.workspace import Workspace
 
 
 class Stopped(BaseException):

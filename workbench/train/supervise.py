@@ -17,7 +17,7 @@ from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.runs import Run
 from workbench.state import FINAL, own_process, process_of
-from workbench.workspace import PROJECT, Workspace
+from workbench.storage.workspace import PROJECT, Workspace
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -229,7 +229,7 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     from workbench.corpus.registry import select
     from workbench.corpus.validate import check_first_rows
     from workbench.models.locate import locate_adapter, locate_model
-    from workbench.workspace import dataset_folder
+    from workbench.storage.workspace import dataset_folder
 
     locate_model(config.model_name_or_path, workspace)
     if config.adapter_name_or_path:

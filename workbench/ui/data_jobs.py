@@ -7,12 +7,12 @@ from pathlib import Path
 import gradio as gr
 
 from workbench.charts import length_chart
+from workbench.storage.workspace import Workspace, slug
 from workbench.ui import data_view
 from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing, stopped
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
-from workbench.workspace import Workspace, slug
 
 SEQUENCES = 3  # shown at a time
 

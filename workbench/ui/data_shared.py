@@ -13,12 +13,12 @@ import gradio as gr
 from workbench.corpus.registry import DatasetInfo, registries, unlisted
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
+from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.data_view import bar_html, note_safe
 from workbench.ui.form import Form, by_length
 from workbench.ui.gate import COOKIE
 from workbench.ui.notes import note
 from workbench.ui.strings import language, say
-from workbench.workspace import Workspace, dataset_folder
 
 # options on which depends what the model sees of the data, and how long an epoch takes
 OPTIONS = (

@@ -10,13 +10,13 @@ from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.storage import files
+from workbench.storage.workspace import Workspace
 from workbench.ui import data_files, data_jobs, data_view
 from workbench.ui.data_shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.data_view import note_safe
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
-from workbench.workspace import Workspace
 
 PAGE = 5  # rows at a time
 _IDS_JS = "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on); document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"

@@ -18,10 +18,10 @@ from workbench.fields import options
 from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.options import EngineConfig
 from workbench.runs import list_runs
+from workbench.storage.workspace import DEMO_MODEL, PROJECT
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
-from workbench.workspace import DEMO_MODEL, PROJECT
 
 _MORE = (
     "template",

@@ -9,8 +9,8 @@ from workbench.fields import Option, options
 from workbench.models.locate import CATALOGUE, adapter_choices
 from workbench.options import GROUPS, RunConfig
 from workbench.runs import list_runs
+from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.strings import t
-from workbench.workspace import Workspace, dataset_folder
 
 _HIDDEN = {"stage", "do_train", "resume_from_checkpoint"}  # one possible value, or set elsewhere
 

@@ -14,6 +14,7 @@ from workbench.door import Door
 from workbench.engines import Engine
 from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
+from workbench.storage.workspace import Workspace
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.data_shared import clear_temporary
@@ -23,7 +24,6 @@ from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, say, t
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
-from workbench.workspace import Workspace
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left

@@ -11,12 +11,12 @@ from workbench.errors import UserError
 from workbench.logs import file_token
 from workbench.runs import Run, list_runs, run_named
 from workbench.state import ACTIVE, FINAL
+from workbench.storage.workspace import Workspace
 from workbench.ui import monitor, runs_view
 from workbench.ui.data_shared import outgoing, outgoing_folder
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
-from workbench.workspace import Workspace
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
 _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
@@ -245,7 +245,10 @@ def build(workspace: Workspace) -> dict:
 
     listing = [search, states, sort, page, seen_table]
     listed = [table, count, seen_table, chosen, several]
-    seeing, shown = [chosen, seen_run], [status, charts, saved, changed, config, samples, checkpoint, title, remark, seen_run]
+    seeing, shown = (
+        [chosen, seen_run],
+        [status, charts, saved, changed, config, samples, checkpoint, title, remark, seen_run],
+    )
     gr.on(
         [search.change, states.change, sort.change, page.change],
         list_them,
@@ -257,9 +260,7 @@ def build(workspace: Workspace) -> dict:
     gr.Timer(2).tick(list_them, listing, listed, **QUIET)
     gr.Timer(1).tick(look, seeing, shown, **QUIET)
     table.select(pick, None, chosen, **QUIET)
-    chosen.change(choose, chosen, [checkpoint, full_log], **QUIET).then(
-        look, seeing, shown, **QUIET
-    )
+    chosen.change(choose, chosen, [checkpoint, full_log], **QUIET).then(look, seeing, shown, **QUIET)
     resume.click(resumed, [chosen, checkpoint, epochs], message, **QUIET)
     stop.click(stopped, chosen, message, **QUIET)
     earlier.click(moved(-1), chosen, message, **QUIET)

@@ -15,8 +15,8 @@ from workbench.logs import MetricsReader, file_token, summary
 from workbench.runs import Listed, Run, folder_bytes, list_states, step_of
 from workbench.state import ProcessState
 from workbench.storage import files
+from workbench.storage.workspace import Workspace
 from workbench.ui.strings import say
-from workbench.workspace import Workspace
 
 COLUMNS = (
     "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory", "id",

@@ -13,6 +13,7 @@ from workbench.errors import UserError
 from workbench.options import RunConfig
 from workbench.presets import DEFAULT, Preset, list_presets
 from workbench.runs import find_run, list_states, run_named
+from workbench.storage.workspace import Workspace
 from workbench.ui import monitor
 from workbench.ui.data_shared import user_of
 from workbench.ui.form import Form, dataset_choices
@@ -20,7 +21,6 @@ from workbench.ui.notes import QUIET, note
 from workbench.ui.runs_view import differences
 from workbench.ui.strings import language, say, t
 from workbench.ui.theme import CHART_JS
-from workbench.workspace import Workspace
 
 LISTED = 100  # keys that an import could not take over
 

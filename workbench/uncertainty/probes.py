@@ -13,12 +13,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from workbench.config import nearest, write_atomically
+from workbench.config import nearest
 from workbench.errors import UserError
 from workbench.runs import run_named
 from workbench.storage import files
+from workbench.storage.files import write_atomically
+from workbench.storage.workspace import PROJECT, Workspace, slug
 from workbench.uncertainty.judge import check_probe, passes
-from workbench.workspace import PROJECT, Workspace, slug
 
 BUNDLED = PROJECT / "data" / "probes"
 MAX_TOKENS = 64

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = PROJECT / "presets"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 

@@ -25,10 +25,10 @@ P_TRUE = (
 
 def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperature: float) -> None:
     """Ask every question: a greedy answer, samples, rewordings; keep what the model thought of each token."""
-    from workbench.config import validated
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import validated
     from workbench.engine.decoding import Job, Sampling
     from workbench.engine.model import TransformersDecoder
-    from workbench.options import EngineConfig
     from workbench.storage.workspace import Workspace
     from workbench.uncertainty.judge import passes
 

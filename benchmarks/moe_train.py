@@ -128,7 +128,7 @@ def ours(folder: Path, overrides: list[str]) -> dict:
     """One run of the real trainer process; its figures from the run directory."""
     import yaml
 
-    from workbench.config import parse_overrides
+    from workbench.config.run_config import parse_overrides
 
     workspace = folder / f"w-{time.time_ns()}"
     workspace.mkdir()
@@ -161,7 +161,7 @@ def profiled(folder: Path, overrides: list[str]) -> None:
     import yaml
     from torch.profiler import ProfilerActivity, profile
 
-    from workbench.config import parse_overrides
+    from workbench.config.run_config import parse_overrides
     from workbench.runs import Run
     from workbench.storage.workspace import Workspace
     from workbench.train import main as trainer_main

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from tests.tiny import make_tiny_model  # noqa: E402
-from workbench.config import validated  # noqa: E402
+from workbench.config.run_config import validated  # noqa: E402
 from workbench.runs import create_run  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
 from workbench.train.data import load_data  # noqa: E402

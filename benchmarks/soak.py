@@ -48,7 +48,7 @@ def start_page(workspace) -> subprocess.Popen:
 def main() -> int:
     from tests.tiny import make_tiny_data, make_tiny_model
     from workbench import launcher
-    from workbench.config import validated
+    from workbench.config.run_config import validated
     from workbench.errors import UserError
     from workbench.runs import create_run, list_runs
     from workbench.storage.workspace import Workspace

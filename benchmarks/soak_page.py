@@ -23,7 +23,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from workbench.config import validated  # noqa: E402
+from workbench.config.run_config import validated  # noqa: E402
 from workbench.runs import create_run  # noqa: E402
 from workbench.state import own_process  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402

@@ -40,7 +40,7 @@ def train(
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
     from workbench import launcher
-    from workbench.config import load_run_config
+    from workbench.config.run_config import load_run_config
     from workbench.runs import Run, create_run
     from workbench.state import own_process
     from workbench.train.supervise import preflight, supervise
@@ -73,7 +73,7 @@ def train(
 @app.command()
 def presets(json_: JsonOption = False):
     """List the presets."""
-    from workbench.presets import list_presets
+    from workbench.config.presets import list_presets
 
     found = list_presets()
     if json_:
@@ -156,7 +156,7 @@ def resume(
     More epochs for a finished run: --set num_train_epochs=5.
     """
     from workbench import launcher
-    from workbench.config import parse_overrides
+    from workbench.config.run_config import parse_overrides
     from workbench.runs import find_run
 
     place = Workspace(workspace)
@@ -209,7 +209,7 @@ def queue_add(
 ):
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench import launcher
-    from workbench.config import load_run_config
+    from workbench.config.run_config import load_run_config
     from workbench.runs import create_run
     from workbench.train.supervise import preflight
 
@@ -250,8 +250,8 @@ def import_(
     json_: JsonOption = False,
 ):
     """Turn a LLaMA-Factory command or YAML into a config: YAML on stdout, what was left out on stderr."""
-    from workbench.compat import import_text
-    from workbench.config import to_yaml
+    from workbench.config.llamafactory import import_text
+    from workbench.config.run_config import to_yaml
 
     if source == "-":
         text = sys.stdin.read()
@@ -274,7 +274,7 @@ def import_(
 @app.command()
 def options():
     """Print the table of all options (docs/options.md)."""
-    from workbench.fields import options_table
+    from workbench.config.fields import options_table
 
     print(options_table(), end="")
 
@@ -319,9 +319,9 @@ def serve(
     """Serve a model with its adapters over OpenAI's protocol, without the page."""
     import time
 
-    from workbench.config import parse_overrides, validated
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import parse_overrides, validated
     from workbench.engine.main import serve as run_engine
-    from workbench.options import EngineConfig
     from workbench.state import StateDirectory
 
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key and not no_auth:
@@ -395,10 +395,10 @@ def probe(
 
 def _ask_here(model: str, adapters: list[str], overrides: list[str], place: Workspace):
     """Answers from a model loaded in this process."""
-    from workbench.config import parse_overrides, validated
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import parse_overrides, validated
     from workbench.engine.decoding import Job, Sampling
     from workbench.models.locate import locate_model
-    from workbench.options import EngineConfig
 
     config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
     locate_model(model, place)
@@ -448,8 +448,8 @@ def export(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Merge adapters into their base model and write it into the workspace as a model of its own."""
-    from workbench.config import parse_overrides, validated
-    from workbench.options import EngineConfig
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import parse_overrides, validated
 
     place = Workspace(workspace).create()
     weights = {}
@@ -478,10 +478,10 @@ def chat(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Talk to a model in the terminal: one line, one answer. An empty line or Ctrl-D ends."""
-    from workbench.config import parse_overrides, validated
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import parse_overrides, validated
     from workbench.engine.decoding import Job, Sampling
     from workbench.models.locate import locate_model
-    from workbench.options import EngineConfig
 
     place = Workspace(workspace).create()
     config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)

@@ -113,7 +113,7 @@ def stats(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions. The tokens are kept for the run."""
-    from workbench.config import parse_overrides
+    from workbench.config.run_config import parse_overrides
     from workbench.ui.data_view import duration, suggestion
 
     given = {
@@ -153,7 +153,7 @@ def sequences(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones marked with *."""
-    from workbench.config import load_run_config
+    from workbench.config.run_config import load_run_config
     from workbench.corpus.worker import Worker
 
     preset = PRESETS / f"{config}.yaml"
@@ -369,9 +369,9 @@ def _worker(workspace: Path, quiet: bool, model: str):
 def _encoder(model: str, template: str, cutoff_len: int, place: Workspace):
     """An encoder with a model's tokenizer."""
     _without_torch(model, place)
+    from workbench.config.options import ModelOptions
     from workbench.corpus.encode import Encoder
     from workbench.models.load import load_tokenizer
-    from workbench.options import ModelOptions
 
     options = ModelOptions(model_name_or_path=model)
     return Encoder(load_tokenizer(options, place.create(), lambda phase, share: None), template, cutoff_len)

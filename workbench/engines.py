@@ -14,12 +14,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from workbench.config import changed_values
+from workbench.config.options import EngineConfig
+from workbench.config.run_config import changed_values
 from workbench.errors import UserError
 from workbench.launcher import active_runs
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.sizes import free_gib, loaded_gib
-from workbench.options import EngineConfig
 from workbench.state import ProcessState, StateDirectory
 from workbench.storage.workspace import PROJECT, Workspace, slug
 

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.config import to_yaml, validated
+from workbench.config.options import RunConfig
+from workbench.config.run_config import to_yaml, validated
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.runs import Run, create_run, delete_run, list_states, step_of
 from workbench.state import process_alive
 from workbench.storage.files import write_atomically

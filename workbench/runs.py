@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from workbench.config import to_yaml
+from workbench.config.options import RunConfig
+from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.state import ProcessState, StateDirectory
 from workbench.storage import files
 from workbench.storage.files import write_atomically

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Page, open_generation
 from tests.unit.test_compat import ARTICLE
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.runs import create_run
 from workbench.state import own_process
 from workbench.storage.workspace import Workspace

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.runs import create_run, write_manifest
 from workbench.state import own_process
 from workbench.storage.workspace import Workspace

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.models.load import load_model
-from workbench.options import RunConfig
 
 
 @pytest.fixture

@@ -234,8 +234,8 @@ RUN = {"model_name_or_path": "x", "dataset": "x", "lora_rank": 4, "lora_target":
 
 def with_lora(model, **changes):
     """PEFT's LoRA on every linear layer and all experts, with B that is not zero."""
+    from workbench.config.options import RunConfig
     from workbench.models.adapters import add_lora
-    from workbench.options import RunConfig
 
     torch.manual_seed(11)
     tuned = add_lora(model, RunConfig(**(RUN | changes)), print)
@@ -306,8 +306,8 @@ def test_two_adapters_on_experts_add_up_and_merging_says_why_not(pair):
 
 @pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
 def test_which_experts_lora_target_means(pair):
+    from workbench.config.options import RunConfig
     from workbench.models.adapters import add_lora, lora_targets
-    from workbench.options import RunConfig
 
     packed, _, _ = pair
     everything = [f"model.layers.{i}.mlp.experts.{p}" for i in (1, 2) for p in ("gate_up_proj", "down_proj")]

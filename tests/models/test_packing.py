@@ -7,7 +7,7 @@ import pytest
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.train.data import load_data
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.corpus import preview
 from workbench.corpus.encode import IGNORE
 from workbench.corpus.mix import split

@@ -7,11 +7,11 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from workbench.config import validated
+from workbench.config.options import EngineConfig
+from workbench.config.run_config import validated
 from workbench.engine.decoding import Job, Sampling
 from workbench.engine.model import TransformersDecoder
 from workbench.models.rope import set_rope_scaling
-from workbench.options import EngineConfig
 
 DIM, ORIGINAL, BASE = 64, 128, 10000.0
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.runs import create_run
 from workbench.train import watch

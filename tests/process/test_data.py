@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.process.test_train import BASE, workbench
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.train.data import load_data
 
 pytestmark = pytest.mark.process

@@ -439,7 +439,7 @@ def test_workers_are_no_more_than_cores(monkeypatch, tmp_path):
 
 def test_a_text_to_import_is_bounded():
     """shlex took 36 s for a quoted word of 2 MB."""
-    from workbench.compat import import_text
+    from workbench.config.llamafactory import import_text
 
     with pytest.raises(UserError, match="at most 65,536 are imported"):
         import_text("--a '" + "x" * 2_000_000)
@@ -487,7 +487,7 @@ def test_a_probe_set_comes_from_where_the_page_may_read(tmp_path, monkeypatch):
 def test_resume_runs_no_code_that_the_server_does_not_allow(tmp_path):
     """A run of a time, or of a command line, that allowed it."""
     from workbench import launcher
-    from workbench.config import validated
+    from workbench.config.run_config import validated
     from workbench.runs import create_run
 
     workspace = Workspace(tmp_path / "w", confined=True).create()

@@ -12,11 +12,11 @@ import psutil
 import pytest
 import uvicorn
 
+from workbench.config.options import EngineConfig
 from workbench.engine.decoding import Call, Job, Sampling, Scheduler, Token
 from workbench.engine.limits import time_limit
 from workbench.engine.server import build_app
 from workbench.engines import Engine
-from workbench.options import EngineConfig
 from workbench.storage.workspace import Workspace
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from starlette.testclient import TestClient
 
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.runs import create_run
 from workbench.state import own_process
 from workbench.storage.workspace import Workspace

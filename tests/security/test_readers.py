@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench import conversations, corrections, launcher
-from workbench.config import read_yaml
+from workbench.config.run_config import read_yaml
 from workbench.corpus.registry import read_registry
 from workbench.errors import UserError
 from workbench.logs import MetricsReader, summary
@@ -210,7 +210,7 @@ def test_corrections_that_cannot_be_read_are_not_overwritten(workspace):
     "text", ["a: &x [1, 2]\nb: [*x, *x]", "x: " + "[" * 1000, "- " * 5000, "a: " + "x" * (2 << 20)]
 )
 def test_pasted_yaml_that_would_blow_up(text):
-    from workbench.compat import import_text
+    from workbench.config.llamafactory import import_text
 
     with pytest.raises(UserError) as error:
         import_text(text)
@@ -221,7 +221,7 @@ def test_pasted_yaml_that_would_blow_up(text):
     "values", [{"lora_rank": {"a": [1] * 100_000}}, {"lora_rank": "x" * 100_000}, {"x" * 100_000: 1}]
 )
 def test_a_wrong_value_is_shown_short(values):
-    from workbench.config import validated
+    from workbench.config.run_config import validated
 
     with pytest.raises(UserError) as error:
         validated({"model_name_or_path": "m", "dataset": "d"} | values)

@@ -1,9 +1,9 @@
 import pytest
 
-from workbench.compat import import_text
-from workbench.config import validated
+from workbench.config.llamafactory import import_text
+from workbench.config.presets import list_presets
+from workbench.config.run_config import validated
 from workbench.errors import UserError
-from workbench.presets import list_presets
 
 ARTICLE = r"""CUDA_VISIBLE_DEVICES=1 llamafactory-cli train \
     --stage sft \

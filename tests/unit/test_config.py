@@ -1,8 +1,8 @@
 import pytest
 
-from workbench.config import changed_values, load_run_config, parse_overrides, parse_yaml, to_yaml, validated
+from workbench.config.options import EngineConfig, RunConfig
+from workbench.config.run_config import changed_values, load_run_config, parse_overrides, parse_yaml, to_yaml, validated
 from workbench.errors import UserError
-from workbench.options import EngineConfig, RunConfig
 
 BASE = {"model_name_or_path": "m", "dataset": "d"}
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from workbench.config import validated
-from workbench.fields import options, options_table
-from workbench.options import GROUPS, RunConfig
-from workbench.presets import DEFAULT, list_presets
+from workbench.config.fields import options, options_table
+from workbench.config.options import GROUPS, RunConfig
+from workbench.config.presets import DEFAULT, list_presets
+from workbench.config.run_config import validated
 from workbench.ui.strings import TEXT, i18n
 
 ROOT = Path(__file__).parents[2]

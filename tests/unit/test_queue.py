@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from workbench import launcher
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.launcher import assign, wanted_slots
 from workbench.runs import create_run

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.models.locate import locate_adapter
 from workbench.runs import Run, create_run, delete_run, find_run, list_runs, run_named, write_manifest

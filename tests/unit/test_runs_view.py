@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from workbench.charts import along, compare_chart, panel_chart
-from workbench.config import validated
+from workbench.config.run_config import validated
 from workbench.logs import MetricsReader
 from workbench.runs import create_run, write_manifest
 from workbench.state import own_process

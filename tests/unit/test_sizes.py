@@ -3,11 +3,11 @@
 import pytest
 
 from workbench import engines
-from workbench.config import validated
+from workbench.config.options import EngineConfig
+from workbench.config.run_config import validated
 from workbench.engines import Engine
 from workbench.errors import UserError
 from workbench.models.sizes import free_gib, loaded_gib, weights_gib
-from workbench.options import EngineConfig
 from workbench.runs import create_run
 from workbench.state import own_process
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config import validated
-from workbench.presets import list_presets
+from workbench.config.presets import list_presets
+from workbench.config.run_config import validated
 from workbench.runs import create_run
 from workbench.ui import monitor
 from workbench.ui.conversation import bubbles, shown

@@ -2,9 +2,9 @@
 
 import random
 
+from workbench.config.options import RunConfig
 from workbench.corpus.registry import DatasetInfo
 from workbench.errors import UserError
-from workbench.options import RunConfig
 
 _MIXES = {
     "interleave_under": "first_exhausted",

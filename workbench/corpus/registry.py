@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.config import nearest, split_names
+from workbench.config.run_config import nearest, split_names
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, expanded

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.config.options import RunConfig
 from workbench.corpus.mix import drawn, mixed, split
 from workbench.corpus.prepare import Prepared
 from workbench.corpus.registry import DatasetInfo
 from workbench.logs import MetricsReader
-from workbench.options import RunConfig
 from workbench.runs import list_runs
 from workbench.storage.workspace import Workspace
 

@@ -18,10 +18,10 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from workbench.config import validated
+from workbench.config.options import RunConfig
+from workbench.config.run_config import validated
 from workbench.corpus import store
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.storage.workspace import PROJECT, Workspace, dataset_folder
 
 PATIENT_SECONDS = 600.0  # that a download may take

@@ -8,9 +8,9 @@ import time
 import warnings
 from pathlib import Path
 
+from workbench.config.options import EngineConfig
 from workbench.door import Door
 from workbench.errors import UserError
-from workbench.options import EngineConfig
 from workbench.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
 

@@ -9,6 +9,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
 
+from workbench.config.options import EngineConfig
 from workbench.corpus.encode import set_template
 from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
 from workbench.engine.limits import time_limit
@@ -19,7 +20,6 @@ from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
-from workbench.options import EngineConfig
 from workbench.storage.workspace import Workspace
 
 _END_OF_TURN = (

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
-from workbench.config import split_names
+from workbench.config.options import RunConfig
+from workbench.config.run_config import split_names
 from workbench.errors import UserError
 from workbench.models.locate import check_folder
-from workbench.options import RunConfig
 
 
 def linear_modules(model) -> dict[str, list[str]]:

@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.config.options import EngineConfig
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
-from workbench.options import EngineConfig
 from workbench.storage.workspace import Workspace, slug
 
 

@@ -4,12 +4,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.config.options import ModelOptions
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.rope import set_rope_scaling
 from workbench.models.sizes import loaded_gib
-from workbench.options import ModelOptions
 from workbench.storage import hub
 from workbench.storage.workspace import Workspace
 

@@ -1,10 +1,10 @@
 """The rows of a run as its collator gives them to the model, for people to look at."""
 
+from workbench.config.options import RunConfig
 from workbench.corpus.encode import IGNORE
 from workbench.corpus.preview import tokens_view
 from workbench.engine.vocabulary import Vocabulary
 from workbench.models.demo import Progress
-from workbench.options import RunConfig
 from workbench.storage.workspace import Workspace
 from workbench.train.data import load_data
 

@@ -122,7 +122,7 @@ def _die_with_parent() -> None:
 
 def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     """Do the run. Raises UserError for what the user can change."""
-    from workbench.config import load_run_config
+    from workbench.config.run_config import load_run_config
     from workbench.train.report import log, progress_writer
 
     config = load_run_config(run.path / "run.yaml")

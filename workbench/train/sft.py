@@ -15,12 +15,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
-from workbench.config import split_names
+from workbench.config.options import RunConfig
+from workbench.config.run_config import split_names
 from workbench.errors import NothingLeft
 from workbench.models.balance import Balance, balance_routers, has_own_balance_loss
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
-from workbench.options import RunConfig
 from workbench.runs import Run, write_manifest
 from workbench.train.report import MetricsLog
 from workbench.train.speed import Speed

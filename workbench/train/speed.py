@@ -15,11 +15,11 @@ What is stored and what is computed again is chosen from what the first steps we
 import torch
 from torch import nn
 
+from workbench.config.options import RunConfig
 from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
 from workbench.models.linears import lora_of_linears, use_packed_linears
 from workbench.models.offload import Offload
 from workbench.models.packed import Casts, keep_unpacked
-from workbench.options import RunConfig
 from workbench.train.data import longest_row
 from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length

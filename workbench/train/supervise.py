@@ -13,8 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+from workbench.config.options import RunConfig
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.runs import Run
 from workbench.state import FINAL, own_process, process_of
 from workbench.storage.workspace import PROJECT, Workspace
@@ -224,7 +224,7 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     """
     import importlib.util
 
-    from workbench.config import split_names
+    from workbench.config.run_config import split_names
     from workbench.corpus import templates
     from workbench.corpus.registry import select
     from workbench.corpus.validate import check_first_rows

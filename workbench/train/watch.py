@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from workbench.config.options import RunConfig
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.runs import Run
 from workbench.train.report import log
 

@@ -5,10 +5,10 @@ import json
 
 import gradio as gr
 
+from workbench.config.options import RunConfig
 from workbench.corpus.store import is_own
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 from workbench.ui import data_files, data_jobs, data_view

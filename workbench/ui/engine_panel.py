@@ -11,12 +11,12 @@ from html import escape
 import gradio as gr
 
 from workbench.client import Backend, models
-from workbench.config import validated
+from workbench.config.fields import options
+from workbench.config.options import EngineConfig
+from workbench.config.run_config import validated
 from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
-from workbench.fields import options
 from workbench.models.locate import adapter_choices, locate_adapter
-from workbench.options import EngineConfig
 from workbench.runs import list_runs
 from workbench.storage.workspace import DEMO_MODEL, PROJECT
 from workbench.ui.form import model_choices

@@ -2,12 +2,12 @@
 
 import gradio as gr
 
-from workbench.config import split_names, validated
+from workbench.config.fields import Option, options
+from workbench.config.options import GROUPS, RunConfig
+from workbench.config.run_config import split_names, validated
 from workbench.corpus.registry import registries
 from workbench.errors import UserError
-from workbench.fields import Option, options
 from workbench.models.locate import CATALOGUE, adapter_choices
-from workbench.options import GROUPS, RunConfig
 from workbench.runs import list_runs
 from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.strings import t

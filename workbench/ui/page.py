@@ -9,10 +9,10 @@ import gradio as gr
 from fastapi import FastAPI
 
 from workbench import corrections, launcher
+from workbench.config.presets import list_presets
 from workbench.data_worker import DataWorker
 from workbench.door import Door
 from workbench.engines import Engine
-from workbench.presets import list_presets
 from workbench.runs import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab

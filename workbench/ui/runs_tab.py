@@ -6,7 +6,7 @@ import gradio as gr
 
 from workbench import launcher
 from workbench.charts import AXES, compare_chart, panel_chart
-from workbench.config import to_yaml
+from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
 from workbench.logs import file_token
 from workbench.runs import Run, list_runs, run_named

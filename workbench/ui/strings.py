@@ -7,8 +7,8 @@ the page's head makes the browser report that language.
 
 import gradio as gr
 
-from workbench.fields import options
-from workbench.options import GROUPS, EngineConfig
+from workbench.config.fields import options
+from workbench.config.options import GROUPS, EngineConfig
 
 COOKIE = "workbench_lang"
 

@@ -6,12 +6,12 @@ from html import escape
 import gradio as gr
 
 from workbench import launcher
-from workbench.compat import import_text
-from workbench.config import coerced, to_yaml
+from workbench.config.llamafactory import import_text
+from workbench.config.options import RunConfig
+from workbench.config.presets import DEFAULT, Preset, list_presets
+from workbench.config.run_config import coerced, to_yaml
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
-from workbench.options import RunConfig
-from workbench.presets import DEFAULT, Preset, list_presets
 from workbench.runs import find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.ui import monitor

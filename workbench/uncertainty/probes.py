@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from workbench.config import nearest
+from workbench.config.run_config import nearest
 from workbench.errors import UserError
 from workbench.runs import run_named
 from workbench.storage import files

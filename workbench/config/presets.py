@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.config import parse_yaml
+from workbench.config.run_config import parse_yaml
 from workbench.storage.workspace import PRESETS
 
 DEFAULT = "smollm2-demo"

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from workbench.config.options import EngineConfig, ModelOptions, RunConfig
 from workbench.errors import UserError
-from workbench.options import EngineConfig, ModelOptions, RunConfig
 from workbench.storage import files
 from workbench.storage.files import shown
 

@@ -9,9 +9,9 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from workbench.config import coerced, nearest, parse_yaml, unused_key_reason
+from workbench.config.options import RunConfig
+from workbench.config.run_config import coerced, nearest, parse_yaml, unused_key_reason
 from workbench.errors import UserError
-from workbench.options import RunConfig
 from workbench.storage import files
 
 MAX_IMPORT = 64 << 10  # characters

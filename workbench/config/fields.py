@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from workbench.options import GROUPS, ModelOptions, RunConfig, literal_choices
+from workbench.config.options import GROUPS, ModelOptions, RunConfig, literal_choices
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def options_table() -> str:
     lines = [
         "# Options of a run",
         "",
-        "Made from `workbench/options.py` by `python -m workbench options`. The same names work in a YAML file, "
+        "Made from `workbench/config/options.py` by `python -m workbench options`. The same names work in a YAML file, "
         "with `--set name=value`, and in the form. The names are LLaMA-Factory's.",
     ]
     by_group: dict[str, list[Option]] = {}

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import CHROMIUM, Page
-from workbench import conversations
+from workbench.chat import conversations
 from workbench.config.run_config import validated
 from workbench.data_worker import JOB_MEMORY
 from workbench.runs import Run, create_run

@@ -499,7 +499,7 @@ def test_resume_runs_no_code_that_the_server_does_not_allow(tmp_path):
 
 
 def test_a_conversation_that_grows_keeps_its_words(tmp_path):
-    from workbench import conversations
+    from workbench.chat import conversations
 
     workspace = Workspace(tmp_path / "w").create()
     entry = {

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench import conversations, corrections, launcher
+from workbench import launcher
+from workbench.chat import conversations, corrections
+from workbench.chat.session import Session
 from workbench.config.run_config import read_yaml
 from workbench.corpus.registry import read_registry
 from workbench.errors import UserError
@@ -16,7 +18,6 @@ from workbench.runs import Run, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 from workbench.ui import monitor, runs_view
-from workbench.ui.conversation import Session
 from workbench.ui.history import History
 from workbench.uncertainty import probes
 
@@ -140,7 +141,7 @@ def test_a_broken_conversation_is_listed_with_the_reason(workspace, content):
 @FEW
 @given(content=contents)
 def test_any_conversation_opens_or_says_why(tmp_path_factory, content):
-    from workbench.ui import branches
+    from workbench.chat import branches
     from workbench.ui.examine import Examine
 
     workspace = Workspace(tmp_path_factory.mktemp("f")).create()

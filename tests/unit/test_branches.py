@@ -2,8 +2,8 @@
 
 import pytest
 
-from workbench.ui import branches
-from workbench.ui.conversation import Session, settled, shown, unshown
+from workbench.chat import branches
+from workbench.chat.session import Session, settled, shown, unshown
 
 
 def entry(text, *others):

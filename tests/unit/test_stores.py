@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from workbench import conversations, corrections
+from workbench.chat import conversations, corrections
+from workbench.chat.session import Session, bubbles, from_bubble, sent
 from workbench.corpus.registry import registries, select
 from workbench.corpus.sources import examples
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace
-from workbench.ui.conversation import Session, bubbles, from_bubble, sent
 
 ASKED = [{"role": "system", "content": "Be honest."}, {"role": "user", "content": "Do you support tool calling?"}]
 

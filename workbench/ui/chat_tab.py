@@ -10,13 +10,12 @@ import traceback
 
 import gradio as gr
 
-from workbench import conversations, corrections
+from workbench.chat import branches, conversations, corrections
+from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
 from workbench.client import stream
 from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
-from workbench.ui import branches
-from workbench.ui.conversation import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
 from workbench.ui.engine_panel import EnginePanel
 from workbench.ui.examine import Examine
 from workbench.ui.history import History

@@ -5,10 +5,10 @@ import random
 
 import gradio as gr
 
-from workbench import corrections
+from workbench.chat import corrections
+from workbench.chat.session import Sampling, Session, sent
 from workbench.client import complete, score
 from workbench.errors import UserError
-from workbench.ui.conversation import Sampling, Session, sent
 from workbench.ui.engine_panel import EnginePanel
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t

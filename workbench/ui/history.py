@@ -4,10 +4,10 @@ import contextlib
 
 import gradio as gr
 
-from workbench import conversations
+from workbench.chat import conversations
+from workbench.chat.session import Session
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
-from workbench.ui.conversation import Session
 from workbench.ui.data_shared import outgoing_folder
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t

@@ -8,7 +8,8 @@ import traceback
 import gradio as gr
 from fastapi import FastAPI
 
-from workbench import corrections, launcher
+from workbench import launcher
+from workbench.chat import corrections
 from workbench.config.presets import list_presets
 from workbench.data_worker import DataWorker
 from workbench.door import Door

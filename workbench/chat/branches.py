@@ -3,8 +3,8 @@
 A message's `branches` hold its versions (`content`, `tokens`, `samples`, and the messages that came `after`); `branch` says which one it shows.
 """
 
+from workbench.chat.session import Session
 from workbench.errors import UserError
-from workbench.ui.conversation import Session
 
 _PARTS = ("content", "tokens", "samples")
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from html import escape, unescape
 
-from workbench.conversations import Conversation, new_id
+from workbench.chat.conversations import Conversation, new_id
 from workbench.errors import UserError
 
 MAX_COLUMNS = 4  # the base model and three adapters

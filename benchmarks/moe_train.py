@@ -162,7 +162,7 @@ def profiled(folder: Path, overrides: list[str]) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     from workbench.config.run_config import parse_overrides
-    from workbench.runs import Run
+    from workbench.runs.run import Run
     from workbench.storage.workspace import Workspace
     from workbench.train import main as trainer_main
     from workbench.train import sft

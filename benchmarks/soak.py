@@ -50,7 +50,7 @@ def main() -> int:
     from workbench import launcher
     from workbench.config.run_config import validated
     from workbench.errors import UserError
-    from workbench.runs import create_run, list_runs
+    from workbench.runs.run import create_run, list_runs
     from workbench.storage.workspace import Workspace
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from workbench.config.run_config import validated  # noqa: E402
-from workbench.runs import create_run  # noqa: E402
-from workbench.state import own_process  # noqa: E402
+from workbench.runs.run import create_run  # noqa: E402
+from workbench.runs.state import own_process  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
 
 ALLOWED = 1.10  # of the memory at minute 5

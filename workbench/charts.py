@@ -5,7 +5,7 @@ from html import escape
 
 import orjson
 
-from workbench.logs import Series, smoothed
+from workbench.runs.metrics import Series, smoothed
 
 RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with colour-blind eyes, and in print
 

@@ -41,8 +41,8 @@ def train(
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
     from workbench import launcher
     from workbench.config.run_config import load_run_config
-    from workbench.runs import Run, create_run
-    from workbench.state import own_process
+    from workbench.runs.run import Run, create_run
+    from workbench.runs.state import own_process
     from workbench.train.supervise import preflight, supervise
 
     place = Workspace(workspace).create()
@@ -91,7 +91,7 @@ def presets(json_: JsonOption = False):
 @app.command()
 def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """List the runs, newest first."""
-    from workbench.runs import list_runs
+    from workbench.runs.run import list_runs
 
     rows = [(run, run.state()) for run in list_runs(Workspace(workspace))]
     if json_:
@@ -106,8 +106,8 @@ def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
 @app.command()
 def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """Everything about one run: state, last figures, checkpoints, options."""
-    from workbench.logs import MetricsReader
-    from workbench.runs import find_run, folder_bytes
+    from workbench.runs.metrics import MetricsReader
+    from workbench.runs.run import find_run, folder_bytes
 
     run = find_run(Workspace(workspace), run_id)
     reader = MetricsReader(run.metrics)
@@ -137,7 +137,7 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _W
 def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
     """Let a run save a checkpoint and stop; a second time: kill it. A queued one leaves the queue."""
     from workbench import launcher
-    from workbench.runs import find_run
+    from workbench.runs.run import find_run
 
     print(launcher.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
 
@@ -157,7 +157,7 @@ def resume(
     """
     from workbench import launcher
     from workbench.config.run_config import parse_overrides
-    from workbench.runs import find_run
+    from workbench.runs.run import find_run
 
     place = Workspace(workspace)
     print(launcher.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
@@ -171,7 +171,7 @@ def note_(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Name a run or write something about it; without options: print what is written."""
-    from workbench.runs import find_run
+    from workbench.runs.run import find_run
 
     run = find_run(Workspace(workspace), run_id)
     changes = {key: value for key, value in (("title", title), ("note", text)) if value is not None}
@@ -188,7 +188,7 @@ def delete(
 ):
     """Delete a run that has ended, with all its files."""
     from workbench import launcher
-    from workbench.runs import find_run
+    from workbench.runs.run import find_run
 
     place = Workspace(workspace)
     run = find_run(place, run_id)
@@ -210,7 +210,7 @@ def queue_add(
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench import launcher
     from workbench.config.run_config import load_run_config
-    from workbench.runs import create_run
+    from workbench.runs.run import create_run
     from workbench.train.supervise import preflight
 
     place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
@@ -235,7 +235,7 @@ def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPAC
 def queue_move(run_id: str, places: int, workspace: WorkspaceOption = _WORKSPACE):
     """Move a queued run: `move ID -- -1` one place towards the front, `move ID 1` one towards the end."""
     from workbench import launcher
-    from workbench.runs import find_run
+    from workbench.runs.run import find_run
 
     place = Workspace(workspace)
     print(launcher.move(find_run(place, run_id), place, places))
@@ -322,7 +322,7 @@ def serve(
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
     from workbench.engine.main import serve as run_engine
-    from workbench.state import StateDirectory
+    from workbench.runs.state import StateDirectory
 
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key and not no_auth:
         raise UserError(f"Serving on {host} needs --api-key, or --no-auth to let everybody in.")

@@ -20,7 +20,7 @@ from workbench.errors import UserError
 from workbench.launcher import active_runs
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.sizes import free_gib, loaded_gib
-from workbench.state import ProcessState, StateDirectory
+from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage.workspace import PROJECT, Workspace, slug
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent

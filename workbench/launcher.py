@@ -18,8 +18,8 @@ from pathlib import Path
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml, validated
 from workbench.errors import UserError
-from workbench.runs import Run, create_run, delete_run, list_states, step_of
-from workbench.state import process_alive
+from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
+from workbench.runs.state import process_alive
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import PROJECT, Workspace

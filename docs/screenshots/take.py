@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 from tests.browser.conftest import CHROMIUM, Page  # noqa: E402
-from workbench.runs import list_runs  # noqa: E402
+from workbench.runs.run import list_runs  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
 from workbench.config.run_config import validated
-from workbench.runs import create_run, write_manifest
-from workbench.state import own_process
+from workbench.runs.run import create_run, write_manifest
+from workbench.runs.state import own_process
 from workbench.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]

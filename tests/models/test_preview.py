@@ -17,7 +17,7 @@ from workbench.corpus.prepare import prepare
 from workbench.corpus.registry import select
 from workbench.corpus.statistics import packed_count, statistics, steps_of
 from workbench.corpus.worker import Worker
-from workbench.runs import create_run
+from workbench.runs.run import create_run
 from workbench.train.data import encoder_of, load_data
 from workbench.train.sft import build_trainer
 

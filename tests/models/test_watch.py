@@ -8,7 +8,7 @@ import torch
 
 from workbench.config.run_config import validated
 from workbench.errors import UserError
-from workbench.runs import create_run
+from workbench.runs.run import create_run
 from workbench.train import watch
 from workbench.train.main import diagnosis
 from workbench.train.watch import LossWatch, check_space

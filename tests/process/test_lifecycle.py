@@ -17,7 +17,7 @@ import yaml
 
 from tests.browser.conftest import Page
 from tests.process.test_train import BASE, only_run, rows_of, state_of, workbench, write
-from workbench.runs import Run, is_whole, step_of
+from workbench.runs.run import Run, is_whole, step_of
 from workbench.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

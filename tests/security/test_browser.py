@@ -15,7 +15,7 @@ from tests.browser.conftest import CHROMIUM, Page
 from workbench.chat import conversations
 from workbench.config.run_config import validated
 from workbench.data_worker import JOB_MEMORY
-from workbench.runs import Run, create_run
+from workbench.runs.run import Run, create_run
 from workbench.storage.workspace import Workspace
 
 pytestmark = pytest.mark.browser

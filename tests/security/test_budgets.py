@@ -488,7 +488,7 @@ def test_resume_runs_no_code_that_the_server_does_not_allow(tmp_path):
     """A run of a time, or of a command line, that allowed it."""
     from workbench import launcher
     from workbench.config.run_config import validated
-    from workbench.runs import create_run
+    from workbench.runs.run import create_run
 
     workspace = Workspace(tmp_path / "w", confined=True).create()
     run = create_run(workspace, validated({"model_name_or_path": "evil", "dataset": "d", "trust_remote_code": True}))

@@ -7,8 +7,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from workbench.config.run_config import validated
-from workbench.runs import create_run
-from workbench.state import own_process
+from workbench.runs.run import create_run
+from workbench.runs.state import own_process
 from workbench.storage.workspace import Workspace
 from workbench.ui import page, sessions
 

@@ -12,9 +12,9 @@ from workbench.chat.session import Session
 from workbench.config.run_config import read_yaml
 from workbench.corpus.registry import read_registry
 from workbench.errors import UserError
-from workbench.logs import MetricsReader, summary
 from workbench.models.locate import check_folder, locate_adapter
-from workbench.runs import Run, delete_run, is_whole, list_states, run_named
+from workbench.runs.metrics import MetricsReader, summary
+from workbench.runs.run import Run, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 from workbench.ui import monitor, runs_view

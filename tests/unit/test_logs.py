@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from workbench.logs import MetricsReader, Series, smoothed, tail
+from workbench.runs.metrics import MetricsReader, Series, smoothed, tail
 
 
 def line(step, **values):

@@ -10,8 +10,8 @@ from workbench import launcher
 from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.launcher import assign, wanted_slots
-from workbench.runs import create_run
-from workbench.state import own_process, process_alive
+from workbench.runs.run import create_run
+from workbench.runs.state import own_process, process_alive
 from workbench.storage.workspace import Workspace
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}

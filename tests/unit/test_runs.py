@@ -7,8 +7,8 @@ import pytest
 from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.models.locate import locate_adapter
-from workbench.runs import Run, create_run, delete_run, find_run, list_runs, run_named, write_manifest
-from workbench.state import own_process, process_alive
+from workbench.runs.run import Run, create_run, delete_run, find_run, list_runs, run_named, write_manifest
+from workbench.runs.state import own_process, process_alive
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 
@@ -185,7 +185,7 @@ def test_notes(workspace):
 
 
 def test_a_full_disk_leaves_room_for_the_last_word(workspace, monkeypatch):
-    from workbench import state as module
+    from workbench.runs.run import state as module
 
     run = create_run(workspace, validated(CONFIG))
     real = module.write_atomically

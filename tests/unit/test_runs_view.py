@@ -7,9 +7,9 @@ import pytest
 
 from workbench.charts import along, compare_chart, panel_chart
 from workbench.config.run_config import validated
-from workbench.logs import MetricsReader
-from workbench.runs import create_run, write_manifest
-from workbench.state import own_process
+from workbench.runs.metrics import MetricsReader
+from workbench.runs.run import create_run, write_manifest
+from workbench.runs.state import own_process
 from workbench.ui import runs_view
 from workbench.ui.strings import TEXT
 
@@ -115,6 +115,6 @@ def test_curves_over_other_axes(workspace, axis, last):
 def test_values_of_choices_are_no_keys_of_the_catalogue():
     """The browser would translate them on their way back."""
     from workbench.charts import AXES
-    from workbench.state import ACTIVE, FINAL
+    from workbench.runs.state import ACTIVE, FINAL
 
     assert not {*runs_view.SORTS, *AXES, *ACTIVE, *FINAL} & TEXT.keys()

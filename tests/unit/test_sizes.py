@@ -8,8 +8,8 @@ from workbench.config.run_config import validated
 from workbench.engines import Engine
 from workbench.errors import UserError
 from workbench.models.sizes import free_gib, loaded_gib, weights_gib
-from workbench.runs import create_run
-from workbench.state import own_process
+from workbench.runs.run import create_run
+from workbench.runs.state import own_process
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from workbench.chat.session import bubbles, shown
 from workbench.config.presets import list_presets
 from workbench.config.run_config import validated
-from workbench.runs import create_run
+from workbench.runs.run import create_run
 from workbench.ui import monitor
 from workbench.ui.form import Form
 from workbench.ui.train_tab import command_line, note

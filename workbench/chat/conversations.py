@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from workbench.errors import UserError
-from workbench.logs import file_token
+from workbench.runs.metrics import file_token
 from workbench.storage import files
 from workbench.storage.files import Unreadable, write_atomically
 from workbench.storage.workspace import Workspace

@@ -11,8 +11,8 @@ from workbench.config.options import RunConfig
 from workbench.corpus.mix import drawn, mixed, split
 from workbench.corpus.prepare import Prepared
 from workbench.corpus.registry import DatasetInfo
-from workbench.logs import MetricsReader
-from workbench.runs import list_runs
+from workbench.runs.metrics import MetricsReader
+from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace
 
 PACKED_TOGETHER = 1000  # rows that TRL's `pack_dataset` packs at a time (the batch size of `datasets.Dataset.map`)

@@ -11,7 +11,7 @@ from pathlib import Path
 from workbench.config.options import EngineConfig
 from workbench.door import Door
 from workbench.errors import UserError
-from workbench.state import StateDirectory, own_process
+from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from workbench.errors import UserError
-from workbench.runs import Run, run_named
+from workbench.runs.run import Run, run_named
 from workbench.storage import files
 from workbench.storage.workspace import DEMO_MODEL, Workspace, expanded
 

@@ -17,8 +17,8 @@ import warnings
 from pathlib import Path
 
 from workbench.errors import NothingLeft, UserError
-from workbench.runs import Run, is_whole, step_of
-from workbench.state import own_process
+from workbench.runs.run import Run, is_whole, step_of
+from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
 

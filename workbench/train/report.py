@@ -6,9 +6,9 @@ import resource
 import time
 from datetime import timedelta
 
-from workbench.logs import tail
 from workbench.models.demo import Progress
-from workbench.runs import Run
+from workbench.runs.metrics import tail
+from workbench.runs.run import Run
 
 
 def log(text: str) -> None:
@@ -179,7 +179,7 @@ def plot_loss(run: Run) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from workbench.logs import MetricsReader, smoothed
+    from workbench.runs.metrics import MetricsReader, smoothed
 
     reader = MetricsReader(run.metrics)
     reader.update()

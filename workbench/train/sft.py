@@ -21,7 +21,7 @@ from workbench.errors import NothingLeft
 from workbench.models.balance import Balance, balance_routers, has_own_balance_loss
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
-from workbench.runs import Run, write_manifest
+from workbench.runs.run import Run, write_manifest
 from workbench.train.report import MetricsLog
 from workbench.train.speed import Speed
 from workbench.train.step_graph import padded_length

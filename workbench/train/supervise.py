@@ -15,8 +15,8 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
-from workbench.runs import Run
-from workbench.state import FINAL, own_process, process_of
+from workbench.runs.run import Run
+from workbench.runs.state import FINAL, own_process, process_of
 from workbench.storage.workspace import PROJECT, Workspace
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card

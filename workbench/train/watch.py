@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
-from workbench.runs import Run
+from workbench.runs.run import Run
 from workbench.train.report import log
 
 _GIB = 2**30

@@ -17,7 +17,7 @@ from workbench.config.run_config import validated
 from workbench.engines import SILENT, Engine
 from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
-from workbench.runs import list_runs
+from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL, PROJECT
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note

@@ -8,7 +8,7 @@ from workbench.config.run_config import split_names, validated
 from workbench.corpus.registry import registries
 from workbench.errors import UserError
 from workbench.models.locate import CATALOGUE, adapter_choices
-from workbench.runs import list_runs
+from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.strings import t
 

@@ -7,9 +7,9 @@ import threading
 from html import escape
 
 from workbench.charts import loss_chart
-from workbench.logs import MetricsReader, file_token, tail
-from workbench.runs import Run
-from workbench.state import ProcessState
+from workbench.runs.metrics import MetricsReader, file_token, tail
+from workbench.runs.run import Run
+from workbench.runs.state import ProcessState
 from workbench.ui.strings import say
 
 _readers: dict[str, MetricsReader] = {}

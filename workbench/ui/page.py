@@ -14,7 +14,7 @@ from workbench.config.presets import list_presets
 from workbench.data_worker import DataWorker
 from workbench.door import Door
 from workbench.engines import Engine
-from workbench.runs import list_states, run_named
+from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api

@@ -8,9 +8,9 @@ from workbench import launcher
 from workbench.charts import AXES, compare_chart, panel_chart
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.logs import file_token
-from workbench.runs import Run, list_runs, run_named
-from workbench.state import ACTIVE, FINAL
+from workbench.runs.metrics import file_token
+from workbench.runs.run import Run, list_runs, run_named
+from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.workspace import Workspace
 from workbench.ui import monitor, runs_view
 from workbench.ui.data_shared import outgoing, outgoing_folder

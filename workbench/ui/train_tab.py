@@ -12,7 +12,7 @@ from workbench.config.presets import DEFAULT, Preset, list_presets
 from workbench.config.run_config import coerced, to_yaml
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
-from workbench.runs import find_run, list_states, run_named
+from workbench.runs.run import find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.ui import monitor
 from workbench.ui.data_shared import user_of

@@ -15,7 +15,7 @@ from pathlib import Path
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.state import ProcessState, StateDirectory
+from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, try_lock

@@ -21,8 +21,8 @@ def main() -> None:
     import bitsandbytes.functional as bnb
     from triton.testing import do_bench
 
-    from workbench.models import experts, kernels
-    from workbench.models.packed import register
+    from workbench.models.quantized import experts, kernels
+    from workbench.models.quantized.weights import register
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=8192)
@@ -154,7 +154,7 @@ def measure_head(show, error, x) -> None:
     target = torch.randint(0, V, (2048,), device=x.device)
     theirs = F.cross_entropy(logits.float(), target, reduction="none")
     copy = logits.clone()
-    from workbench.models import kernels
+    from workbench.models.quantized import kernels
 
     print("cross-entropy: error", error(kernels.cross_entropy_(copy, target), theirs))
     show("cross-entropy of 2,048 rows", lambda: kernels.cross_entropy_(copy, target), logits.numel() * 6e-9)

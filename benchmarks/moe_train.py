@@ -304,9 +304,9 @@ def load(folder: Path) -> dict:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from workbench.models import quant4
+    from workbench.models.quantized import loader
 
-    quant4.install()
+    loader.install()
     bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)  # fmt: skip
     ids = torch.arange(100, 164, device="cuda")[None]

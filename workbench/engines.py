@@ -19,7 +19,7 @@ from workbench.config.run_config import changed_values
 from workbench.errors import UserError
 from workbench.launcher import active_runs
 from workbench.models.locate import locate_adapter, locate_model
-from workbench.models.sizes import free_gib, loaded_gib
+from workbench.models.memory import free_gib, loaded_gib
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage.workspace import PROJECT, Workspace, slug
 

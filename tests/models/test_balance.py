@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.models.test_experts import MODELS, SMALL, relative
 from workbench.errors import UserError
-from workbench.models.balance import Balance, balance_routers
+from workbench.models.aux_loss import Balance, balance_routers
 
 
 def definition(logits, index, segments, experts) -> torch.Tensor:

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from workbench.models import deepseek_moe, quant4
+from workbench.models import deepseek_moe
+from workbench.models.quantized import loader
 
 CONFIG = {  # the original checkpoint's fields, small
     "architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "hidden_size": 64, "intermediate_size": 96,
@@ -117,10 +118,10 @@ def test_generation_with_a_cache_equals_without(folder):
 
 def test_loads_in_4_bits_with_packed_experts(folder):
     deepseek_moe.install()
-    quant4.install()
+    loader.install()
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=nf4)
-    packed = [m for m in model.modules() if quant4.is_fused_experts(m)]
-    assert len(packed) == 2 and all(quant4.is_packed(m.gate_up_proj) for m in packed)
+    packed = [m for m in model.modules() if loader.is_fused_experts(m)]
+    assert len(packed) == 2 and all(loader.is_packed(m.gate_up_proj) for m in packed)
     loss = model(input_ids=torch.arange(3, 20)[None], labels=torch.arange(3, 20)[None]).loss
     assert torch.isfinite(loss)

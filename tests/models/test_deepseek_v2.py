@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DeepseekV2Config, DeepseekV2ForCausalLM
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 
-from workbench.models import quant4, rotary
+from workbench.models import rotary
+from workbench.models.quantized import loader
 
 # Sizes that all differ, so that nothing can be mistaken for something else; an epsilon that matters.
 SMALL = {
@@ -282,7 +283,7 @@ NF4 = BitsAndBytesConfig(
 @pytest.mark.parametrize("kind", PACKED_CASES)
 def test_in_4_bits_equals_the_equations_with_the_weights_dequantised(kind, rotation, tmp_path):
     c = PACKED_CASES[kind]
-    quant4.install()
+    loader.install()
     random_model(c).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=NF4).eval()
     state, packed = {}, 0

@@ -7,10 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from workbench.errors import UserError
-from workbench.models import quant4
-from workbench.models.experts import packed_experts_forward
-from workbench.models.packed import is_packed, unpacked
-from workbench.models.quant4 import expert_parameters, is_fused_experts
+from workbench.models.quantized import loader
+from workbench.models.quantized.experts import packed_experts_forward
+from workbench.models.quantized.loader import expert_parameters, is_fused_experts
+from workbench.models.quantized.weights import is_packed, unpacked
 
 SMALL = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64, "num_hidden_layers": 3,
@@ -39,7 +39,7 @@ NF4 = BitsAndBytesConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def installed():
-    quant4.install()
+    loader.install()
 
 
 def random_model(kind: str):
@@ -187,7 +187,7 @@ def test_an_unknown_layout_is_one_sentence():
             self.down_proj = torch.nn.Parameter(torch.zeros(2, 4, 4))
 
     with pytest.raises(UserError, match="transposed weights, gate_up_proj of a size"):
-        quant4.check_layout("layers.0", Odd())
+        loader.check_layout("layers.0", Odd())
 
 
 def test_real_rotary_equals_the_complex_one():
@@ -348,7 +348,7 @@ def test_only_one_matrix_of_the_experts(pair):
 def test_compiled_layers_that_store_less_or_more_give_the_same_gradients(pair):
     """LoRA everywhere, 4-bit layers as single operators: plain, as operators, computed again, kept."""
     from workbench.models.compiled import compile_layers, keep_layers
-    from workbench.models.linears import use_packed_linears
+    from workbench.models.quantized.linears import use_packed_linears
 
     _, _, folder = pair
     ids = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(6))

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from workbench.models.packed import Casts, cast
+from workbench.models.quantized.weights import Casts, cast
 from workbench.train import step_graph
 from workbench.train.step_graph import StepGraphs
 

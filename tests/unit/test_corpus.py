@@ -236,7 +236,7 @@ def test_sentencepiece_tokens_are_shown_as_the_text_they_stand_for():
     from transformers import PreTrainedTokenizerFast
 
     from workbench.corpus.preview import encoded_view
-    from workbench.engine.vocabulary import Vocabulary
+    from workbench.models.vocabulary import Vocabulary
 
     special = ["<unk>", "<s>", "<|im_end|>", "<|im_start|>"]
     letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?\n"

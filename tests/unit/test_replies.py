@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from workbench.engine.replies import Reply, response_template
-from workbench.engine.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 TOOLS = [
     {

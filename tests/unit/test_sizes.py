@@ -7,7 +7,7 @@ from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
 from workbench.engines import Engine
 from workbench.errors import UserError
-from workbench.models.sizes import free_gib, loaded_gib, weights_gib
+from workbench.models.memory import free_gib, loaded_gib, weights_gib
 from workbench.runs.run import create_run
 from workbench.runs.state import own_process
 

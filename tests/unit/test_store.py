@@ -20,8 +20,8 @@ from workbench.corpus.registry import DatasetInfo, read_registry, select
 from workbench.corpus.sources import examples, raw_rows, with_layout
 from workbench.corpus.validate import Report, problems_of
 from workbench.corpus.worker import Worker
-from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
+from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import PROJECT, Workspace
 from workbench.ui import data_view
 from workbench.ui.data_view import rows_html

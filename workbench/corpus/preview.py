@@ -8,7 +8,7 @@ from workbench.corpus.formats import Example
 from workbench.corpus.registry import DatasetInfo
 from workbench.corpus.rows import BadRow, Raw
 from workbench.corpus.scan import look
-from workbench.engine.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them
 MOST_TEXT = 60_000  # characters of a text that are shown

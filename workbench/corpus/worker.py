@@ -45,7 +45,7 @@ class Worker:
         `problem`: why there are no tokens."""
         from workbench.corpus.preview import row_view
         from workbench.corpus.sources import with_layout
-        from workbench.engine.vocabulary import Vocabulary
+        from workbench.models.vocabulary import Vocabulary
 
         places = self._rows_of(dataset, config)
         info = with_layout(places.info)
@@ -134,7 +134,7 @@ class Worker:
 
     def batches(self, config: dict, start: int = 0, count: int = 3) -> dict:
         """The run's own training rows, mixed and packed, as its collator gives them to the model."""
-        from workbench.engine.vocabulary import Vocabulary
+        from workbench.models.vocabulary import Vocabulary
         from workbench.train.batches import sequences
 
         options = self._options(config)

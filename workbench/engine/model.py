@@ -15,11 +15,11 @@ from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
 from workbench.engine.limits import time_limit
 from workbench.engine.replies import response_template
 from workbench.engine.sampling import Sampler, measure
-from workbench.engine.vocabulary import Vocabulary
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
+from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
 
 _END_OF_TURN = (

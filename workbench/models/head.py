@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.models.packed import on_gpu
+from workbench.models.quantized.weights import on_gpu
 
 CHUNK = 2048  # positions whose logits exist at the same time on a GPU: 400 MiB at a vocabulary of 102,400
 CPU_CHUNK = 512
@@ -57,7 +57,7 @@ def _adjusted(logits: Tensor, scale: float, cap: float) -> Tensor:
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: float, cap: float) -> Tensor:
     """Negative log-likelihood of each row [N]; overwrites `logits` [N, V] with its gradient."""
     if on_gpu(logits):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.cross_entropy_(logits, targets, scale, cap)
     counted = targets >= 0

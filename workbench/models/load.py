@@ -8,8 +8,8 @@ from workbench.config.options import ModelOptions
 from workbench.errors import UserError
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
+from workbench.models.memory import loaded_gib
 from workbench.models.rope import set_rope_scaling
-from workbench.models.sizes import loaded_gib
 from workbench.storage import hub
 from workbench.storage.workspace import Workspace
 
@@ -111,7 +111,7 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from workbench.models import deepseek_moe
-    from workbench.models.checkpoint import check_loaded, check_shards
+    from workbench.models.integrity import check_loaded, check_shards
 
     deepseek_moe.install()
     source = _source(options, workspace, progress)
@@ -121,9 +121,9 @@ def load_model(
         check_shards(Path(source))
     quantisation = None
     if options.quantization_bit == 4:
-        from workbench.models import quant4
+        from workbench.models.quantized import loader
 
-        quant4.install()
+        loader.install()
         quantisation = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=options.quantization_type, bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=options.double_quantization)  # fmt: skip

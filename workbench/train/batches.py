@@ -3,8 +3,8 @@
 from workbench.config.options import RunConfig
 from workbench.corpus.encode import IGNORE
 from workbench.corpus.preview import tokens_view
-from workbench.engine.vocabulary import Vocabulary
 from workbench.models.demo import Progress
+from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
 from workbench.train.data import load_data
 

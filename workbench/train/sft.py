@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
 from workbench.errors import NothingLeft
-from workbench.models.balance import Balance, balance_routers, has_own_balance_loss
+from workbench.models.aux_loss import Balance, balance_routers, has_own_balance_loss
 from workbench.models.head import linear_cross_entropy, logit_adjustment
 from workbench.models.masks import one_sequence_per_row
 from workbench.runs.run import Run, write_manifest

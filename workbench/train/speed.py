@@ -17,9 +17,9 @@ from torch import nn
 
 from workbench.config.options import RunConfig
 from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
-from workbench.models.linears import lora_of_linears, use_packed_linears
 from workbench.models.offload import Offload
-from workbench.models.packed import Casts, keep_unpacked
+from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
+from workbench.models.quantized.weights import Casts, keep_unpacked
 from workbench.train.data import longest_row
 from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
@@ -133,7 +133,7 @@ class Speed:
             + (f"; {unpacked} keep their experts unpacked." if unpacked else "."))  # fmt: skip
 
     def _keep_unpacked(self, spare: float) -> int:
-        from workbench.models.quant4 import is_fused_experts
+        from workbench.models.quantized.loader import is_fused_experts
 
         count = 0
         for module in self._causal.modules():

@@ -48,7 +48,7 @@ def unpacked(parameter) -> torch.Tensor:
         return parameter.data
     state = parameter.quant_state
     if on_gpu(parameter) and not (state.nested and state.state2.dtype is not torch.float32):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.dequantise(parameter.data, state, state.dtype)
     return bnb.functional.dequantize_4bit(parameter.data, state)

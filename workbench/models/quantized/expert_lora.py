@@ -13,8 +13,8 @@ from peft.tuners.lora import layer as peft_lora
 from torch import Tensor
 
 from workbench.errors import UserError
-from workbench.models.linears import PackedLinear
-from workbench.models.packed import is_packed
+from workbench.models.quantized.linears import PackedLinear
+from workbench.models.quantized.weights import is_packed
 
 
 def lora_factors(module, name: str) -> list[Tensor]:

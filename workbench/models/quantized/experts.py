@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
 
-from workbench.models.expert_lora import lora_factors
-from workbench.models.packed import module_of, on_gpu, register, weights
+from workbench.models.quantized.expert_lora import lora_factors
+from workbench.models.quantized.weights import module_of, on_gpu, register, weights
 
 NAME = "packed_experts"
 
 
 def use_packed_experts(model) -> None:
     """Let `model` compute its fused experts with `packed_experts_forward`."""
-    from workbench.models.quant4 import is_fused_experts
+    from workbench.models.quantized.loader import is_fused_experts
 
     ALL_EXPERTS_FUNCTIONS.register(NAME, packed_experts_forward)
     for module in model.modules():
@@ -104,7 +104,7 @@ def route(index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     keys = index.reshape(-1)
     if on_gpu(keys):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.route(keys, experts)
     chosen, order = torch.sort(keys, stable=True)
@@ -128,7 +128,7 @@ def _(index, experts):
 def spread(x: Tensor, back: Tensor, k: int) -> Tensor:
     """[T, H] to one row for each choice, sorted by expert: [S, H]."""
     if on_gpu(x):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.spread(x, back, k)
     out = x.new_empty(back.shape[0], x.shape[1])
@@ -139,7 +139,7 @@ def spread(x: Tensor, back: Tensor, k: int) -> Tensor:
 def combine(rows: Tensor, back: Tensor, k: int) -> Tensor:
     """[S, H] to [T, H], summed over a token's k choices."""
     if on_gpu(rows):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.combine(rows, back, k)
     return rows[back.long()].view(-1, k, rows.shape[-1]).sum(dim=1, dtype=torch.float32).to(rows.dtype)
@@ -148,7 +148,7 @@ def combine(rows: Tensor, back: Tensor, k: int) -> Tensor:
 def gate(gate_up: Tensor, weight: Tensor, source: Tensor) -> Tensor:
     """[S, 2I] -> [S, I]: `silu(gate) * up`, times the routing weight [T k] of each row."""
     if on_gpu(gate_up):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.gate(gate_up, weight, source)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -162,7 +162,7 @@ def gate_backward(gate_up: Tensor, weight: Tensor, source: Tensor, grad: Tensor,
         `(gradient of gate_up, gradient of weight)`.
     """
     if on_gpu(gate_up):
-        from workbench.models import kernels
+        from workbench.models.quantized import kernels
 
         return kernels.gate_backward(gate_up, weight, source, grad, in_place)
     gate, up = gate_up.chunk(2, dim=-1)

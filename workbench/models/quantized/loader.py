@@ -21,7 +21,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from workbench.errors import UserError
-from workbench.models.packed import is_packed
+from workbench.models.quantized.weights import is_packed
 
 EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
 BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
@@ -130,7 +130,7 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
                 self._make_packed(module, parameter)
             module._register_state_dict_hook(_save_packed)
         if found:
-            from workbench.models.experts import use_packed_experts
+            from workbench.models.quantized.experts import use_packed_experts
 
             use_packed_experts(model)
 
@@ -183,7 +183,7 @@ def _save_packed(module, state_dict, prefix, local_metadata):
 
 def install() -> None:
     """Use `ExpertsQuantizer` for every 4-bit load from now on in this process."""
-    from workbench.models import expert_lora
+    from workbench.models.quantized import expert_lora
 
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = ExpertsQuantizer
     expert_lora.install()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import UserError
-from workbench.models.packed import module_of, register
+from workbench.models.quantized.weights import module_of, register
 
 
 class Balance:

@@ -9,7 +9,7 @@ import bitsandbytes as bnb
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import UserError
-from workbench.models.packed import is_packed
+from workbench.models.quantized.weights import is_packed
 from workbench.storage import files
 
 _AGAIN = "Download it again, or copy the file from its source."

@@ -10,7 +10,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
-from workbench.models.packed import cast, is_packed, module_of, register, weights
+from workbench.models.quantized.weights import cast, is_packed, module_of, register, weights
 
 
 @torch.library.custom_op("workbench::low_rank", mutates_args=())

@@ -30,7 +30,7 @@ def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperatu
     from workbench.engine.decoding import Job, Sampling
     from workbench.engine.model import TransformersDecoder
     from workbench.storage.workspace import Workspace
-    from workbench.uncertainty.judge import passes
+    from workbench.uncertainty.rules import passes
 
     place = Workspace(out.parent / "workspace").create()
     config = validated({"model_name_or_path": model, "infer_dtype": dtype}, EngineConfig)

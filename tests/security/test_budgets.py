@@ -389,7 +389,7 @@ def test_an_upload_is_taken_in_only_from_where_uploads_are(place, tmp_path):
 
 
 def test_patterns_that_never_end_are_ended():
-    from workbench.uncertainty.judge import passes
+    from workbench.uncertainty.rules import passes
 
     with pytest.raises(UserError, match="took more than 1 s"):
         passes("a" * 60 + "!", {"pattern": "^(a|a|aa)+$"})

@@ -12,7 +12,7 @@ from workbench.ui.strings import TEXT
 from workbench.ui.token_view import confidence_html, consistency_html, contradiction_html, difference_html
 from workbench.uncertainty import consistency, contradiction, probes
 from workbench.uncertainty.confidence import sentences, spans, summary, views
-from workbench.uncertainty.judge import denies, mentions, passes
+from workbench.uncertainty.rules import denies, mentions, passes
 
 
 def entry(text, probability, top=(), **more):

@@ -11,7 +11,7 @@ from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
 from workbench.ui.token_view import safe
 from workbench.uncertainty import probes
-from workbench.uncertainty.judge import passes
+from workbench.uncertainty.rules import passes
 
 _CELL = {"pass": "ok", "fail": "bad", "inconsistent": "warn"}
 SHOWN = 400  # rows of the table; the whole is in the file

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from workbench.uncertainty.confidence import sentences
-from workbench.uncertainty.judge import plain
+from workbench.uncertainty.rules import plain
 
 SAMPLES = 5
 TEMPERATURE = 0.7  # of the samples; better than 1.0 in docs/hallucination.md

@@ -19,7 +19,7 @@ from workbench.runs.run import run_named
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import PROJECT, Workspace, slug
-from workbench.uncertainty.judge import check_probe, passes
+from workbench.uncertainty.rules import check_probe, passes
 
 BUNDLED = PROJECT / "data" / "probes"
 MAX_TOKENS = 64

@@ -49,7 +49,7 @@ def make(folder: Path, layers: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import DeepseekV2ForCausalLM, PreTrainedTokenizerFast
 
-    from workbench.corpus import templates
+    from workbench.data import templates
 
     model_folder = folder / "v2-lite"
     model_folder.mkdir(parents=True, exist_ok=True)

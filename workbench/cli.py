@@ -282,7 +282,7 @@ def options():
 @app.command()
 def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """List the datasets of a folder; those that cannot be read with the reason."""
-    from workbench.corpus.registry import registries
+    from workbench.data.registry import registries
     from workbench.storage.workspace import dataset_folder
 
     place = Workspace(workspace)

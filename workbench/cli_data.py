@@ -33,8 +33,8 @@ def check(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
-    from workbench.corpus.registry import select
-    from workbench.corpus.validate import Report, problems_of
+    from workbench.data.registry import select
+    from workbench.data.validate import Report, problems_of
 
     place = Workspace(workspace)
     folder = dataset_folder(dataset_dir, place)
@@ -69,11 +69,11 @@ def preview(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
-    from workbench.corpus.encode import IGNORE
-    from workbench.corpus.places import Places
-    from workbench.corpus.registry import select
-    from workbench.corpus.scan import look
-    from workbench.corpus.sources import with_layout
+    from workbench.data.encode import IGNORE
+    from workbench.data.places import Places
+    from workbench.data.registry import select
+    from workbench.data.scan import look
+    from workbench.data.sources import with_layout
 
     place = Workspace(workspace)
     encoder = _encoder(model, template, cutoff_len, place)
@@ -154,7 +154,7 @@ def sequences(
 ):
     """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones marked with *."""
     from workbench.config.run_config import load_run_config
-    from workbench.corpus.worker import Worker
+    from workbench.data.worker import Worker
 
     preset = PRESETS / f"{config}.yaml"
     options = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
@@ -190,7 +190,7 @@ def add(
     import shutil
     import tempfile
 
-    from workbench.corpus.store import add_file
+    from workbench.data.store import add_file
 
     place = Workspace(workspace).create()
     if not file.is_file():
@@ -209,7 +209,7 @@ def add(
 @data_app.command("copy")
 def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = _WORKSPACE):
     """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
-    from workbench.corpus import store
+    from workbench.data import store
 
     place = Workspace(workspace).create()
     for info in _select(name, dataset_dir, place):
@@ -231,7 +231,7 @@ def split(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Write NAME-train and NAME-eval into the workspace; rows with the same content go to the same side."""
-    from workbench.corpus import store
+    from workbench.data import store
 
     place = Workspace(workspace).create()
     for info in _select(name, dataset_dir, place):
@@ -254,7 +254,7 @@ def edit(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Print one row of a dataset of the workspace, or change it."""
-    from workbench.corpus.store import change_rows
+    from workbench.data.store import change_rows
 
     place = Workspace(workspace)
     before = _row(name, row, place)
@@ -272,7 +272,7 @@ def drop(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Delete rows of a dataset of the workspace."""
-    from workbench.corpus.store import change_rows
+    from workbench.data.store import change_rows
 
     place = Workspace(workspace)
     left = change_rows(place, name, {row: (_row(name, row, place), None) for row in rows})
@@ -289,7 +289,7 @@ def layout(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
-    from workbench.corpus.store import set_layout
+    from workbench.data.store import set_layout
     from workbench.storage import files
 
     given = {}
@@ -310,7 +310,7 @@ def remove(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Delete a dataset of the workspace with its file."""
-    from workbench.corpus import store
+    from workbench.data import store
 
     place = Workspace(workspace)
     store.home_of(name, place)
@@ -321,17 +321,17 @@ def remove(
 
 
 def _select(name: str, dataset_dir: str, place: Workspace):
-    from workbench.corpus.registry import select
+    from workbench.data.registry import select
 
     return select(name, dataset_folder(dataset_dir, place), place)
 
 
 def _row(name: str, row: int, place: Workspace) -> str:
     """A row of a dataset of the workspace, as it stands in its file."""
-    from workbench.corpus import store
-    from workbench.corpus.places import Places
-    from workbench.corpus.preview import source
-    from workbench.corpus.registry import read_registry
+    from workbench.data import store
+    from workbench.data.places import Places
+    from workbench.data.preview import source
+    from workbench.data.registry import read_registry
 
     found = Places(read_registry(store.home_of(name, place))[name]).page(row - 1, 1)
     if not found:
@@ -350,7 +350,7 @@ def _tell(message: dict) -> None:
 
 def _without_torch(model: str, place: Workspace) -> None:
     """Let this process do without torch where it can."""
-    from workbench.corpus.marked import without_torch
+    from workbench.data.marked import without_torch
     from workbench.models.locate import is_demo, locate_model
 
     if not is_demo(model) or Path(locate_model(model, place)).is_dir():
@@ -358,7 +358,7 @@ def _without_torch(model: str, place: Workspace) -> None:
 
 
 def _worker(workspace: Path, quiet: bool, model: str):
-    from workbench.corpus.worker import Worker
+    from workbench.data.worker import Worker
 
     place = Workspace(workspace).create()
     _without_torch(model, place)
@@ -370,7 +370,7 @@ def _encoder(model: str, template: str, cutoff_len: int, place: Workspace):
     """An encoder with a model's tokenizer."""
     _without_torch(model, place)
     from workbench.config.options import ModelOptions
-    from workbench.corpus.encode import Encoder
+    from workbench.data.encode import Encoder
     from workbench.models.load import load_tokenizer
 
     options = ModelOptions(model_name_or_path=model)

@@ -272,7 +272,7 @@ def _needs_torch(args: dict) -> bool:
 
 
 def _command(workspace: Workspace, torch: bool, memory: int, seconds: float) -> list[str]:
-    command = [sys.executable, "-m", "workbench.corpus.worker", str(workspace.root)]
+    command = [sys.executable, "-m", "workbench.data.worker", str(workspace.root)]
     for folder in workspace.allowed:
         command += ["--allow", str(folder)]
     command += ["--memory", str(memory * (2 if torch else 1)), "--seconds", f"{seconds:.0f}"]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from workbench import data_worker
-from workbench.corpus.worker import Worker
+from workbench.data.worker import Worker
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace
@@ -206,9 +206,7 @@ def test_a_job_tells_its_progress_and_ends_with_its_listener(place, inside):
         "progress"
     ][1] < 1
     mine = {p.pid for p in psutil.Process().children(recursive=True)}
-    left = [
-        p for p in psutil.process_iter(["cmdline"]) if "workbench.corpus.worker" in " ".join(p.info["cmdline"] or [])
-    ]
+    left = [p for p in psutil.process_iter(["cmdline"]) if "workbench.data.worker" in " ".join(p.info["cmdline"] or [])]
     assert not [p for p in left if p.pid in mine] and not report.exists()
 
     async def both():
@@ -249,9 +247,9 @@ def test_marked_templates_are_the_same_without_torch(tiny_model):
     """TRL's marked versions of models' own templates, found in a process without torch and in one with it."""
     code = (
         "import sys, json\n"
-        "if sys.argv[1] == 'without':\n    from workbench.corpus.marked import without_torch; without_torch()\n"
+        "if sys.argv[1] == 'without':\n    from workbench.data.marked import without_torch; without_torch()\n"
         "from transformers import AutoTokenizer; from pathlib import Path; import trl\n"
-        "from workbench.corpus.marked import training_template\n"
+        "from workbench.data.marked import training_template\n"
         "tokenizer, found = AutoTokenizer.from_pretrained(sys.argv[2]), {}\n"
         "for name in ('qwen3', 'llama3', 'deepseekv3', 'qwen2_5', 'phi3', 'gemma'):\n"
         "    file = Path(trl.__file__).parent / 'chat_templates' / f'{name}.jinja'\n"

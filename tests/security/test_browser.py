@@ -232,7 +232,7 @@ def job_of(page) -> "psutil.Process":
         for child in psutil.Process(page.process.pid).children():
             with contextlib.suppress(psutil.Error):
                 words = child.cmdline()
-                if "workbench.corpus.worker" in words and str(JOB_MEMORY) in words:
+                if "workbench.data.worker" in words and str(JOB_MEMORY) in words:
                     child.suspend()
                     return child
         time.sleep(0.005)

@@ -13,12 +13,12 @@ import pyarrow.parquet
 import pytest
 
 from workbench import data_worker
-from workbench.corpus import rows as readers
-from workbench.corpus import store
-from workbench.corpus.formats import to_example
-from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.rows import BadRow, read_file
-from workbench.corpus.sources import with_layout
+from workbench.data import rows as readers
+from workbench.data import store
+from workbench.data.formats import to_example
+from workbench.data.registry import DatasetInfo
+from workbench.data.rows import BadRow, read_file
+from workbench.data.sources import with_layout
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
@@ -173,8 +173,8 @@ def test_an_uploaded_registry_names_nothing_outside(tmp_path):
         "script": {"script_url": "evil.py"}, "inside": {"file_name": "folder"}, "own": {"file_name": "own.jsonl"},
     }  # fmt: skip
     (workspace.uploads / "dataset_info.json").write_text(json.dumps(entries))
-    from workbench.corpus.registry import registries, select
-    from workbench.corpus.sources import raw_rows
+    from workbench.data.registry import registries, select
+    from workbench.data.sources import raw_rows
 
     for seen in (
         workspace,
@@ -199,7 +199,7 @@ def test_an_uploaded_registry_names_nothing_outside(tmp_path):
 
 
 def test_a_template_name_is_no_path(tmp_path):
-    from workbench.corpus import templates
+    from workbench.data import templates
 
     (tmp_path / "chatml.jinja").write_text("x")
     with pytest.raises(UserError, match="no template"):
@@ -377,7 +377,7 @@ def test_a_file_that_somebody_else_changed_meanwhile_is_kept(place, monkeypatch)
 
 
 def test_an_upload_is_taken_in_only_from_where_uploads_are(place, tmp_path):
-    from workbench.corpus.worker import Worker
+    from workbench.data.worker import Worker
 
     (tmp_path / "secret.jsonl").write_text(ROW)
     worker = Worker(place, lambda message: None)
@@ -420,7 +420,7 @@ def test_one_address_does_not_get_all_places(place):
 
 
 def test_workers_are_no_more_than_cores(monkeypatch, tmp_path):
-    from workbench.corpus import scan
+    from workbench.data import scan
 
     asked = []
 

@@ -10,7 +10,7 @@ from workbench import launcher
 from workbench.chat import conversations, corrections
 from workbench.chat.session import Session
 from workbench.config.run_config import read_yaml
-from workbench.corpus.registry import read_registry
+from workbench.data.registry import read_registry
 from workbench.errors import UserError
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.runs.metrics import MetricsReader, summary

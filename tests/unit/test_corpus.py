@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.corpus import templates
-from workbench.corpus.encode import IGNORE, Encoder
-from workbench.corpus.formats import BadRow, detect, to_example
-from workbench.corpus.registry import DatasetInfo, read_registry, select
-from workbench.corpus.sources import examples
+from workbench.data import templates
+from workbench.data.encode import IGNORE, Encoder
+from workbench.data.formats import BadRow, detect, to_example
+from workbench.data.registry import DatasetInfo, read_registry, select
+from workbench.data.sources import examples
 from workbench.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -235,7 +235,7 @@ def test_sentencepiece_tokens_are_shown_as_the_text_they_stand_for():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from workbench.corpus.preview import encoded_view
+    from workbench.data.preview import encoded_view
     from workbench.models.vocabulary import Vocabulary
 
     special = ["<unk>", "<s>", "<|im_end|>", "<|im_start|>"]

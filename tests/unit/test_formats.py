@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.corpus.encode import IGNORE, Encoder
-from workbench.corpus.formats import detect, to_example
-from workbench.corpus.registry import DatasetInfo, read_registry, select
-from workbench.corpus.rows import BadRow
-from workbench.corpus.sources import examples
-from workbench.corpus.validate import Report, problems_of
+from workbench.data.encode import IGNORE, Encoder
+from workbench.data.formats import detect, to_example
+from workbench.data.registry import DatasetInfo, read_registry, select
+from workbench.data.rows import BadRow
+from workbench.data.sources import examples
+from workbench.data.validate import Report, problems_of
 from workbench.errors import UserError
 
 ASK, SAY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}

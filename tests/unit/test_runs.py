@@ -185,7 +185,7 @@ def test_notes(workspace):
 
 
 def test_a_full_disk_leaves_room_for_the_last_word(workspace, monkeypatch):
-    from workbench.runs.run import state as module
+    from workbench.runs import state as module
 
     run = create_run(workspace, validated(CONFIG))
     real = module.write_atomically

@@ -12,14 +12,14 @@ from hypothesis import given as example
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from workbench.corpus import store
-from workbench.corpus.encode import Encoder
-from workbench.corpus.places import Places
-from workbench.corpus.preview import row_view, source
-from workbench.corpus.registry import DatasetInfo, read_registry, select
-from workbench.corpus.sources import examples, raw_rows, with_layout
-from workbench.corpus.validate import Report, problems_of
-from workbench.corpus.worker import Worker
+from workbench.data import store
+from workbench.data.encode import Encoder
+from workbench.data.places import Places
+from workbench.data.preview import row_view, source
+from workbench.data.registry import DatasetInfo, read_registry, select
+from workbench.data.sources import examples, raw_rows, with_layout
+from workbench.data.validate import Report, problems_of
+from workbench.data.worker import Worker
 from workbench.errors import UserError
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import PROJECT, Workspace
@@ -267,7 +267,7 @@ def test_no_page_of_rows_is_no_rows(workspace, tmp_path):
 
 
 def test_the_first_page_of_a_folder_counts_nothing(tmp_path, monkeypatch):
-    from workbench.corpus import places as module
+    from workbench.data import places as module
 
     for name in ("a.json", "b.json"):
         given(tmp_path, json.dumps(rows_of(10)), name)

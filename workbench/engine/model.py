@@ -10,7 +10,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
 
 from workbench.config.options import EngineConfig
-from workbench.corpus.encode import set_template
+from workbench.data.encode import set_template
 from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
 from workbench.engine.limits import time_limit
 from workbench.engine.replies import response_template

@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from workbench.models.quantized import experts, linears
+from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
 _LINEARS = 2  # outputs of linear layers that are stored, in sizes of the layer's input

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workbench.corpus.registry import DatasetInfo
+from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 
 

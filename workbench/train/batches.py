@@ -1,8 +1,8 @@
 """The rows of a run as its collator gives them to the model, for people to look at."""
 
 from workbench.config.options import RunConfig
-from workbench.corpus.encode import IGNORE
-from workbench.corpus.preview import tokens_view
+from workbench.data.encode import IGNORE
+from workbench.data.preview import tokens_view
 from workbench.models.demo import Progress
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace

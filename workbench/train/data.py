@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.config.options import RunConfig
-from workbench.corpus.encode import Encoder
-from workbench.corpus.mix import drawn, joined, mixed, split
-from workbench.corpus.prepare import Prepared, Progress, Summary, prepare
-from workbench.corpus.registry import DatasetInfo, select
+from workbench.data.encode import Encoder
+from workbench.data.mix import drawn, joined, mixed, split
+from workbench.data.prepare import Prepared, Progress, Summary, prepare
+from workbench.data.registry import DatasetInfo, select
 from workbench.errors import UserError
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder

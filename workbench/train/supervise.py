@@ -225,9 +225,9 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     import importlib.util
 
     from workbench.config.run_config import split_names
-    from workbench.corpus import templates
-    from workbench.corpus.registry import select
-    from workbench.corpus.validate import check_first_rows
+    from workbench.data import templates
+    from workbench.data.registry import select
+    from workbench.data.validate import check_first_rows
     from workbench.models.locate import locate_adapter, locate_model
     from workbench.storage.workspace import dataset_folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench.corpus.registry import DatasetInfo, registries, unlisted
+from workbench.data.registry import DatasetInfo, registries, unlisted
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, dataset_folder

@@ -6,7 +6,7 @@ import json
 import gradio as gr
 
 from workbench.config.options import RunConfig
-from workbench.corpus.store import is_own
+from workbench.data.store import is_own
 from workbench.data_worker import DataWorker
 from workbench.errors import UserError
 from workbench.storage import files

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from workbench.corpus.formats import BROKEN, KINDS_OF_PROBLEMS
+from workbench.data.formats import BROKEN, KINDS_OF_PROBLEMS
 from workbench.ui.notes import note
 from workbench.ui.strings import say
 from workbench.ui.token_view import safe, visible

@@ -5,7 +5,7 @@ import gradio as gr
 from workbench.config.fields import Option, options
 from workbench.config.options import GROUPS, RunConfig
 from workbench.config.run_config import split_names, validated
-from workbench.corpus.registry import registries
+from workbench.data.registry import registries
 from workbench.errors import UserError
 from workbench.models.locate import CATALOGUE, adapter_choices
 from workbench.runs.run import list_runs

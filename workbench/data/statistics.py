@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from workbench.config.options import RunConfig
-from workbench.corpus.mix import drawn, mixed, split
-from workbench.corpus.prepare import Prepared
-from workbench.corpus.registry import DatasetInfo
+from workbench.data.mix import drawn, mixed, split
+from workbench.data.prepare import Prepared
+from workbench.data.registry import DatasetInfo
 from workbench.runs.metrics import MetricsReader
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace

@@ -1,4 +1,4 @@
-"""The process that looks at data for the page, which stays light: `python -m workbench.corpus.worker WORKSPACE [--allow FOLDER --read-only --torch …]`.
+"""The process that looks at data for the page, which stays light: `python -m workbench.data.worker WORKSPACE [--allow FOLDER --read-only --torch …]`.
 
 One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress": [words, share]}`, then
 `{"result": …}` or `{"error": sentence}`. It ends with its stdin, and within limits on memory and time whatever it looks at. It does without torch, unless a tokenizer with code of its own or a look at the
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import validated
-from workbench.corpus import store
+from workbench.data import store
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace, dataset_folder
 
@@ -43,8 +43,8 @@ class Worker:
     def preview(self, dataset: str, config: dict, start: int = 0, count: int = 5, tokens: bool = True) -> dict:
         """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "quick", "problem"}`; `quick`: `count` takes a second at most;
         `problem`: why there are no tokens."""
-        from workbench.corpus.preview import row_view
-        from workbench.corpus.sources import with_layout
+        from workbench.data.preview import row_view
+        from workbench.data.sources import with_layout
         from workbench.models.vocabulary import Vocabulary
 
         places = self._rows_of(dataset, config)
@@ -65,7 +65,7 @@ class Worker:
 
     def row(self, dataset: str, config: dict, number: int) -> str:
         """A row (from 1 on) as it stands in its file."""
-        from workbench.corpus.preview import LARGE, source
+        from workbench.data.preview import LARGE, source
 
         found = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
         if not found:
@@ -79,9 +79,9 @@ class Worker:
 
     def check(self, dataset: str, config: dict, report: str = "") -> dict:
         """Every bad row. The first ones are in the answer, all in the file `report` (JSON Lines)."""
-        from workbench.corpus.preview import readable
-        from workbench.corpus.registry import select
-        from workbench.corpus.validate import Report, problems_of
+        from workbench.data.preview import readable
+        from workbench.data.registry import select
+        from workbench.data.validate import Report, problems_of
 
         info = self._one(dataset, config)
         config = alone(config, dataset)
@@ -118,9 +118,9 @@ class Worker:
 
     def stats(self, config: dict, dataset: str = "") -> dict:
         """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that the run will use."""
-        from workbench.corpus.prepare import prepare
-        from workbench.corpus.preview import readable
-        from workbench.corpus.statistics import statistics
+        from workbench.data.prepare import prepare
+        from workbench.data.preview import readable
+        from workbench.data.statistics import statistics
 
         config = alone(config, dataset) if dataset else config
         options, encoder = self._options(config), self._encoder(config)
@@ -193,7 +193,7 @@ class Worker:
 
     def _select(self, names: str, config: dict) -> list:
         """Datasets by name. Of the options only `dataset_dir` matters, so that others may still be wrong."""
-        from workbench.corpus.registry import select
+        from workbench.data.registry import select
 
         options = self._options(_place(config) | {"dataset": names})
         found = select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
@@ -209,7 +209,7 @@ class Worker:
         return found[0]
 
     def _rows_of(self, dataset: str, config: dict):
-        from workbench.corpus.places import Places
+        from workbench.data.places import Places
 
         info = self._one(dataset, config)
         known = self._places.get(info.name)
@@ -325,7 +325,7 @@ def main() -> None:
     given = parser.parse_args()
     _limit_memory(given.memory)
     if not given.torch:
-        from workbench.corpus.marked import without_torch
+        from workbench.data.marked import without_torch
 
         without_torch()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files are deleted

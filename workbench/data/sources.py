@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.corpus.formats import Example, detect, to_example
-from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.rows import BadRow, Raw, files_of, read_file
+from workbench.data.formats import Example, detect, to_example
+from workbench.data.registry import DatasetInfo
+from workbench.data.rows import BadRow, Raw, files_of, read_file
 from workbench.errors import UserError
 from workbench.storage import hub
 

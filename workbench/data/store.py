@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.corpus.formats import to_example
-from workbench.corpus.registry import (
+from workbench.data.formats import to_example
+from workbench.data.registry import (
     COLUMNS,
     OPENAI_TAGS,
     SHAREGPT_TAGS,
@@ -29,8 +29,8 @@ from workbench.corpus.registry import (
     read_registry,
     registries,
 )
-from workbench.corpus.rows import BadRow, Raw, kind_of, named, parse_line, pieces
-from workbench.corpus.sources import raw_rows, with_layout
+from workbench.data.rows import BadRow, Raw, kind_of, named, parse_line, pieces
+from workbench.data.sources import raw_rows, with_layout
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.files import open_regular, write_atomically

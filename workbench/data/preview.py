@@ -3,11 +3,11 @@
 import codecs
 import json
 
-from workbench.corpus.encode import IGNORE, Encoded, Encoder
-from workbench.corpus.formats import Example
-from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.rows import BadRow, Raw
-from workbench.corpus.scan import look
+from workbench.data.encode import IGNORE, Encoded, Encoder
+from workbench.data.formats import Example
+from workbench.data.registry import DatasetInfo
+from workbench.data.rows import BadRow, Raw
+from workbench.data.scan import look
 from workbench.models.vocabulary import Vocabulary
 
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from workbench.corpus.encode import Encoder
-from workbench.corpus.formats import KINDS_OF_PROBLEMS
-from workbench.corpus.registry import DatasetInfo
-from workbench.corpus.scan import Batch, Problem, look, scan
-from workbench.corpus.seen import Seen
-from workbench.corpus.sources import raw_rows, with_layout
+from workbench.data.encode import Encoder
+from workbench.data.formats import KINDS_OF_PROBLEMS
+from workbench.data.registry import DatasetInfo
+from workbench.data.scan import Batch, Problem, look, scan
+from workbench.data.seen import Seen
+from workbench.data.sources import raw_rows, with_layout
 from workbench.errors import UserError
 
 _FIRST = 1000  # rows that are looked at before a run starts

@@ -3,7 +3,7 @@
 import random
 
 from workbench.config.options import RunConfig
-from workbench.corpus.registry import DatasetInfo
+from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 
 _MIXES = {

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workbench.corpus import templates
-from workbench.corpus.formats import Example
-from workbench.corpus.marked import training_template
+from workbench.data import templates
+from workbench.data.formats import Example
+from workbench.data.marked import training_template
 from workbench.errors import UserError
 
 IGNORE = -100

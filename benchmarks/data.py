@@ -20,7 +20,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from workbench.data_worker import DataWorker  # noqa: E402
+from workbench.data.worker_client import DataWorker  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
 
 

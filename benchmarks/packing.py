@@ -20,9 +20,9 @@ import torch  # noqa: E402
 
 from tests.tiny import make_tiny_model  # noqa: E402
 from workbench.config.run_config import validated  # noqa: E402
+from workbench.data.training_set import load_data  # noqa: E402
 from workbench.runs.run import create_run  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
-from workbench.train.data import load_data  # noqa: E402
 from workbench.train.sft import build_trainer  # noqa: E402
 
 

@@ -69,11 +69,11 @@ def preview(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
+    from workbench.data.dataset import with_layout
     from workbench.data.encode import IGNORE
-    from workbench.data.places import Places
+    from workbench.data.pipeline import look
     from workbench.data.registry import select
-    from workbench.data.scan import look
-    from workbench.data.sources import with_layout
+    from workbench.data.row_index import Places
 
     place = Workspace(workspace)
     encoder = _encoder(model, template, cutoff_len, place)
@@ -190,7 +190,7 @@ def add(
     import shutil
     import tempfile
 
-    from workbench.data.store import add_file
+    from workbench.data.editing import add_file
 
     place = Workspace(workspace).create()
     if not file.is_file():
@@ -209,11 +209,11 @@ def add(
 @data_app.command("copy")
 def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = _WORKSPACE):
     """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
-    from workbench.data import store
+    from workbench.data import editing
 
     place = Workspace(workspace).create()
     for info in _select(name, dataset_dir, place):
-        found, lost = store.copy(info, place, _silent)
+        found, lost = editing.copy(info, place, _silent)
         print(found)
         if lost:
             print(f"{lost:,} rows could not be read and are left out.", file=sys.stderr)
@@ -231,11 +231,11 @@ def split(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Write NAME-train and NAME-eval into the workspace; rows with the same content go to the same side."""
-    from workbench.data import store
+    from workbench.data import editing
 
     place = Workspace(workspace).create()
     for info in _select(name, dataset_dir, place):
-        found = store.split_off(info, share, place, _silent, seed)
+        found = editing.split_off(info, share, place, _silent, seed)
         if json_:
             print(json.dumps(found))
             continue
@@ -254,7 +254,7 @@ def edit(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Print one row of a dataset of the workspace, or change it."""
-    from workbench.data.store import change_rows
+    from workbench.data.editing import change_rows
 
     place = Workspace(workspace)
     before = _row(name, row, place)
@@ -272,7 +272,7 @@ def drop(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Delete rows of a dataset of the workspace."""
-    from workbench.data.store import change_rows
+    from workbench.data.editing import change_rows
 
     place = Workspace(workspace)
     left = change_rows(place, name, {row: (_row(name, row, place), None) for row in rows})
@@ -289,7 +289,7 @@ def layout(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
-    from workbench.data.store import set_layout
+    from workbench.data.editing import set_layout
     from workbench.storage import files
 
     given = {}
@@ -310,13 +310,13 @@ def remove(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Delete a dataset of the workspace with its file."""
-    from workbench.data import store
+    from workbench.data import editing
 
     place = Workspace(workspace)
-    store.home_of(name, place)
+    editing.home_of(name, place)
     if not yes:
         typer.confirm(f"Delete {name} and its file?", abort=True)
-    store.remove(place, name)
+    editing.remove(place, name)
     print(f"{name} is removed.")
 
 
@@ -328,12 +328,12 @@ def _select(name: str, dataset_dir: str, place: Workspace):
 
 def _row(name: str, row: int, place: Workspace) -> str:
     """A row of a dataset of the workspace, as it stands in its file."""
-    from workbench.data import store
-    from workbench.data.places import Places
+    from workbench.data import editing
     from workbench.data.preview import source
     from workbench.data.registry import read_registry
+    from workbench.data.row_index import Places
 
-    found = Places(read_registry(store.home_of(name, place))[name]).page(row - 1, 1)
+    found = Places(read_registry(editing.home_of(name, place))[name]).page(row - 1, 1)
     if not found:
         raise UserError(f"{name} has no row {row:,}.")
     return source(found[0][1])
@@ -350,7 +350,7 @@ def _tell(message: dict) -> None:
 
 def _without_torch(model: str, place: Workspace) -> None:
     """Let this process do without torch where it can."""
-    from workbench.data.marked import without_torch
+    from workbench.data.chat_template import without_torch
     from workbench.models.locate import is_demo, locate_model
 
     if not is_demo(model) or Path(locate_model(model, place)).is_dir():

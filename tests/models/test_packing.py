@@ -8,7 +8,7 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workbench.config.run_config import validated
-from workbench.train.data import load_data
+from workbench.data.training_set import load_data
 
 
 def _flash(q, k, v, causal, softmax_scale=None, **_):

@@ -12,13 +12,13 @@ import torch
 from workbench.config.run_config import validated
 from workbench.data import preview
 from workbench.data.encode import IGNORE
-from workbench.data.mix import split
-from workbench.data.prepare import prepare
+from workbench.data.mixing import split
 from workbench.data.registry import select
 from workbench.data.statistics import packed_count, statistics, steps_of
+from workbench.data.token_cache import prepare
+from workbench.data.training_set import encoder_of, load_data
 from workbench.data.worker import Worker
 from workbench.runs.run import create_run
-from workbench.train.data import encoder_of, load_data
 from workbench.train.sft import build_trainer
 
 WORDS = ["你好", "tool", "naïve", "🙂", "a", "long-ish", "{x}"]
@@ -172,7 +172,7 @@ def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tok
 def test_a_run_takes_over_what_statistics_have_tokenised(workspace, tiny_model, tokenizer, folder, quiet, monkeypatch):
     config = options(tiny_model, folder)
     found = Worker(workspace, lambda message: None, confined=False).stats(config)
-    monkeypatch.setattr("workbench.data.prepare._write", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr("workbench.data.token_cache._write", lambda *_: pytest.fail("tokenised again"))
     rows, _ = load_data(validated(config), workspace, tokenizer, **quiet)
     assert len(rows) == found["training_rows"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.process.test_train import BASE, workbench
 from workbench.config.run_config import validated
-from workbench.train.data import load_data
+from workbench.data.training_set import load_data
 
 pytestmark = pytest.mark.process
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workbench import data_worker
+from workbench.data import worker_client
 from workbench.data.worker import Worker
-from workbench.data_worker import DataWorker
+from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace
 
@@ -140,8 +140,8 @@ def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
 
 def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
     worker = DataWorker(place)
-    command = data_worker._command
-    monkeypatch.setattr(data_worker, "_command", lambda *given: [*command(*given), "--idle", "0.2"])
+    command = worker_client._command
+    monkeypatch.setattr(worker_client, "_command", lambda *given: [*command(*given), "--idle", "0.2"])
     try:
         for _ in range(2):
             assert worker.ask("count", dataset="small", config=inside) == 24
@@ -151,7 +151,7 @@ def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
 
 
 def test_a_question_does_not_wait_for_good(place, inside, monkeypatch):
-    monkeypatch.setattr(data_worker, "_PATIENCE", 0.2)
+    monkeypatch.setattr(worker_client, "_PATIENCE", 0.2)
     worker = DataWorker(place)
     try:
         worker.ask("count", dataset="small", config=inside)
@@ -232,7 +232,7 @@ def test_a_job_that_fails_is_a_sentence(place, inside):
 
 def test_it_ends_with_the_page(place, inside):
     code = (
-        "import sys, os; from workbench.data_worker import DataWorker; from workbench.storage.workspace import Workspace\n"
+        "import sys, os; from workbench.data.worker_client import DataWorker; from workbench.storage.workspace import Workspace\n"
         f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w.processes[-1].pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -247,9 +247,9 @@ def test_marked_templates_are_the_same_without_torch(tiny_model):
     """TRL's marked versions of models' own templates, found in a process without torch and in one with it."""
     code = (
         "import sys, json\n"
-        "if sys.argv[1] == 'without':\n    from workbench.data.marked import without_torch; without_torch()\n"
+        "if sys.argv[1] == 'without':\n    from workbench.data.chat_template import without_torch; without_torch()\n"
         "from transformers import AutoTokenizer; from pathlib import Path; import trl\n"
-        "from workbench.data.marked import training_template\n"
+        "from workbench.data.chat_template import training_template\n"
         "tokenizer, found = AutoTokenizer.from_pretrained(sys.argv[2]), {}\n"
         "for name in ('qwen3', 'llama3', 'deepseekv3', 'qwen2_5', 'phi3', 'gemma'):\n"
         "    file = Path(trl.__file__).parent / 'chat_templates' / f'{name}.jinja'\n"

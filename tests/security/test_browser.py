@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import CHROMIUM, Page
 from workbench.chat import conversations
 from workbench.config.run_config import validated
-from workbench.data_worker import JOB_MEMORY
+from workbench.data.worker_client import JOB_MEMORY
 from workbench.runs.run import Run, create_run
 from workbench.storage.workspace import Workspace
 

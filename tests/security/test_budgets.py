@@ -12,14 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from workbench import data_worker
-from workbench.data import rows as readers
-from workbench.data import store
+from workbench.data import editing, worker_client
+from workbench.data import readers as readers
+from workbench.data.dataset import with_layout
 from workbench.data.formats import to_example
+from workbench.data.readers import BadRow, read_file
 from workbench.data.registry import DatasetInfo
-from workbench.data.rows import BadRow, read_file
-from workbench.data.sources import with_layout
-from workbench.data_worker import DataWorker
+from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
 
@@ -173,8 +172,8 @@ def test_an_uploaded_registry_names_nothing_outside(tmp_path):
         "script": {"script_url": "evil.py"}, "inside": {"file_name": "folder"}, "own": {"file_name": "own.jsonl"},
     }  # fmt: skip
     (workspace.uploads / "dataset_info.json").write_text(json.dumps(entries))
+    from workbench.data.dataset import raw_rows
     from workbench.data.registry import registries, select
-    from workbench.data.sources import raw_rows
 
     for seen in (
         workspace,
@@ -240,7 +239,7 @@ def working(place):
 
 @pytest.mark.process
 def test_an_endless_template_is_ended_and_holds_nobody_up(place, monkeypatch):
-    monkeypatch.setattr(data_worker, "LOOK_SECONDS", 6.0)
+    monkeypatch.setattr(worker_client, "LOOK_SECONDS", 6.0)
     (place.models / "tiny" / "chat_template.jinja").write_text(ENDLESS)
     with working(place) as worker:
         told = []
@@ -280,7 +279,7 @@ def test_a_template_that_wants_all_memory(place):
 @pytest.mark.process
 @pytest.mark.parametrize("op", ["check", "stats"])
 def test_a_job_without_progress_is_ended(place, monkeypatch, op):
-    monkeypatch.setattr(data_worker, "SILENT_SECONDS", 5.0)
+    monkeypatch.setattr(worker_client, "SILENT_SECONDS", 5.0)
     (place.models / "tiny" / "chat_template.jinja").write_text(ENDLESS)
 
     async def listen(worker) -> None:
@@ -296,7 +295,7 @@ def test_a_job_without_progress_is_ended(place, monkeypatch, op):
 @pytest.mark.process
 def test_memory_is_limited(place, monkeypatch):
     """A compressed table of a few KB whose one value takes more than there is."""
-    monkeypatch.setattr(data_worker, "LOOK_MEMORY", 300 << 20)
+    monkeypatch.setattr(worker_client, "LOOK_MEMORY", 300 << 20)
     table = pyarrow.table({"instruction": ["x" * (320 << 20)], "output": ["b"]})
     pyarrow.parquet.write_table(table, place.uploads / "huge.parquet", compression="zstd", use_dictionary=False)
     del table
@@ -326,11 +325,11 @@ def test_each_user_has_two_jobs(place):
 
 @pytest.mark.process
 def test_an_answer_is_limited(place, monkeypatch):
-    monkeypatch.setattr(data_worker, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(worker_client, "MAX_ANSWER", 1000)
     with working(place) as worker:
         with pytest.raises(UserError, match="The answer has more than"):
             worker.ask("preview", dataset="small", config=config())
-        monkeypatch.setattr(data_worker, "MAX_ANSWER", 1 << 20)
+        monkeypatch.setattr(worker_client, "MAX_ANSWER", 1 << 20)
         assert worker.ask("count", dataset="small", config=config()) == 3
 
 
@@ -344,35 +343,35 @@ def test_the_lock_is_free_while_rows_are_read(place, monkeypatch):
         looked.append(is_held(place.uploads / ".lock"))
         return real(info)
 
-    real = store.raw_rows
-    monkeypatch.setattr(store, "raw_rows", looking)
+    real = editing.raw_rows
+    monkeypatch.setattr(editing, "raw_rows", looking)
     sent = place.incoming / "x"
     sent.mkdir(parents=True)
     (sent / "new.jsonl").write_text(ROW * 5)
-    name, _ = store.add_file(place, sent / "new.jsonl")
-    store.copy(store.read_registry(place.uploads, place)[name], place, lambda *_: None)
+    name, _ = editing.add_file(place, sent / "new.jsonl")
+    editing.copy(editing.read_registry(place.uploads, place)[name], place, lambda *_: None)
     (place.uploads / "two.jsonl").write_text(ROW + ROW.replace("a", "z"))
-    store._register(place.uploads, "two", {"file_name": "two.jsonl"})
-    store.split_off(store.read_registry(place.uploads, place)["two"], 1, place, lambda *_: None)
-    store.set_layout(place, name, "alpaca", False, {}, {})
+    editing._register(place.uploads, "two", {"file_name": "two.jsonl"})
+    editing.split_off(editing.read_registry(place.uploads, place)["two"], 1, place, lambda *_: None)
+    editing.set_layout(place, name, "alpaca", False, {}, {})
     (place.uploads / "t.csv").write_text("instruction,output\na,b\nc,d\n")
-    store._register(place.uploads, "t", {"file_name": "t.csv"})
-    assert store.change_rows(place, "t", {2: ('{"instruction": "c", "output": "d"}', None)}) == 1
+    editing._register(place.uploads, "t", {"file_name": "t.csv"})
+    assert editing.change_rows(place, "t", {2: ('{"instruction": "c", "output": "d"}', None)}) == 1
     assert len(looked) >= 4 and not any(looked)
     assert not list(place.uploads.glob(".new-*"))
 
 
 def test_a_file_that_somebody_else_changed_meanwhile_is_kept(place, monkeypatch):
-    real = store.pieces
+    real = editing.pieces
 
     def meanwhile(file):
         yield from real(file)
         (place.uploads / "other").write_text(ROW)
         (place.uploads / "other").rename(place.uploads / "small.jsonl")
 
-    monkeypatch.setattr(store, "pieces", meanwhile)
+    monkeypatch.setattr(editing, "pieces", meanwhile)
     with pytest.raises(UserError, match="changed by somebody else"):
-        store.change_rows(place, "small", {1: (ROW.strip(), None)})
+        editing.change_rows(place, "small", {1: (ROW.strip(), None)})
     assert (place.uploads / "small.jsonl").read_text() == ROW
 
 
@@ -420,7 +419,7 @@ def test_one_address_does_not_get_all_places(place):
 
 
 def test_workers_are_no_more_than_cores(monkeypatch, tmp_path):
-    from workbench.data import scan
+    from workbench.data import pipeline
 
     asked = []
 
@@ -429,11 +428,11 @@ def test_workers_are_no_more_than_cores(monkeypatch, tmp_path):
             asked.append((workers, initargs[2]))
             raise UserError("enough")
 
-    monkeypatch.setattr(scan, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(scan, "cores", lambda: 3)
+    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(pipeline, "cores", lambda: 3)
     (tmp_path / "a.jsonl").write_text(ROW * 3000)
     with pytest.raises(UserError, match="enough"):
-        list(scan.scan(DatasetInfo("a", tmp_path / "a.jsonl"), workers=256))
+        list(pipeline.scan(DatasetInfo("a", tmp_path / "a.jsonl"), workers=256))
     assert asked == [(3, 0)]
 
 

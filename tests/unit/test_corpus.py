@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.data import templates
+from workbench.data.dataset import examples
 from workbench.data.encode import IGNORE, Encoder
 from workbench.data.formats import BadRow, detect, to_example
 from workbench.data.registry import DatasetInfo, read_registry, select
-from workbench.data.sources import examples
 from workbench.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.data.dataset import examples
 from workbench.data.encode import IGNORE, Encoder
 from workbench.data.formats import detect, to_example
+from workbench.data.readers import BadRow
 from workbench.data.registry import DatasetInfo, read_registry, select
-from workbench.data.rows import BadRow
-from workbench.data.sources import examples
 from workbench.data.validate import Report, problems_of
 from workbench.errors import UserError
 

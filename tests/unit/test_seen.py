@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from workbench.data.seen import Seen
+from workbench.data.duplicates import Seen
 
 
 @pytest.mark.parametrize("values", [3, 400, 2**64])

@@ -12,12 +12,12 @@ from hypothesis import given as example
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from workbench.data import store
+from workbench.data import editing
+from workbench.data.dataset import examples, raw_rows, with_layout
 from workbench.data.encode import Encoder
-from workbench.data.places import Places
 from workbench.data.preview import row_view, source
 from workbench.data.registry import DatasetInfo, read_registry, select
-from workbench.data.sources import examples, raw_rows, with_layout
+from workbench.data.row_index import Places
 from workbench.data.validate import Report, problems_of
 from workbench.data.worker import Worker
 from workbench.errors import UserError
@@ -82,12 +82,12 @@ def test_pages_are_the_rows_in_order_wherever_one_begins(tmp_path, suffix):
 
 
 def test_an_upload_becomes_a_dataset_with_a_name_of_its_own(workspace, tmp_path):
-    names = [store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "Meine Daten.jsonl") for _ in range(2)]
+    names = [editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "Meine Daten.jsonl") for _ in range(2)]
     assert names == [("meine-daten", "alpaca"), ("meine-daten-2", "alpaca")]
     assert len(list(examples(own(workspace, "meine-daten-2")))) == 3
     assert select("meine-daten", PROJECT / "data", workspace)[0].path.parent == workspace.uploads
     # a name that a bundled dataset has would hide the upload
-    assert store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "abilities.jsonl")[0] == "abilities-2"
+    assert editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "abilities.jsonl")[0] == "abilities-2"
 
 
 @pytest.mark.parametrize(
@@ -102,27 +102,27 @@ def test_an_upload_becomes_a_dataset_with_a_name_of_its_own(workspace, tmp_path)
 )
 def test_what_is_no_data_is_refused_and_leaves_nothing(workspace, tmp_path, name, text, words):
     with pytest.raises(UserError, match=words.replace(".", "[.]")):
-        store.add_file(workspace, given(tmp_path, text, "upload"), name)
+        editing.add_file(workspace, given(tmp_path, text, "upload"), name)
     assert files(workspace) == [] and not (workspace.uploads / "dataset_info.json").exists()
 
 
 def test_unusual_fields_can_be_told_afterwards(workspace, tmp_path):
     rows = [{"frage": f"q{i}", "antwort": f"a{i}"} for i in range(3)]
-    assert store.add_file(workspace, given(tmp_path, jsonl(rows)), "odd.jsonl") == ("odd", "")
+    assert editing.add_file(workspace, given(tmp_path, jsonl(rows)), "odd.jsonl") == ("odd", "")
     with pytest.raises(UserError, match="the layout of its rows is not known"):
         list(examples(own(workspace, "odd")))
     with pytest.raises(UserError, match="None of the first rows can be read as sharegpt"):
-        store.set_layout(workspace, "odd", "sharegpt", False, {}, {})
+        editing.set_layout(workspace, "odd", "sharegpt", False, {}, {})
     assert own(workspace, "odd").formatting == ""
     columns = {"prompt": "frage", "response": "antwort"}
-    assert store.set_layout(workspace, "odd", "prompt_completion", False, columns, {}) == "prompt_completion"
+    assert editing.set_layout(workspace, "odd", "prompt_completion", False, columns, {}) == "prompt_completion"
     assert next(examples(own(workspace, "odd")))[1].messages[1]["content"] == "a0"
     with pytest.raises(UserError, match="formatting 'nonsense' is unknown"):
-        store.set_layout(workspace, "odd", "nonsense", False, {}, {})
+        editing.set_layout(workspace, "odd", "nonsense", False, {}, {})
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(workspace, tmp_path, monkeypatch):
-    store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
+    editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
     before = own(workspace, "mine").path.read_bytes()
 
     def full(*_):
@@ -130,7 +130,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(workspace, tmp_path, monkey
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="The disk is full"):
-        store.change_rows(workspace, "mine", {1: (jsonl(rows_of(1)).strip(), None)})
+        editing.change_rows(workspace, "mine", {1: (jsonl(rows_of(1)).strip(), None)})
     assert own(workspace, "mine").path.read_bytes() == before and files(workspace) == ["mine.jsonl"]
 
 
@@ -151,7 +151,7 @@ def test_a_copy_has_the_same_examples_in_every_layout(workspace, tmp_path):
         "file_name": "odd.jsonl", "formatting": "sharegpt", "columns": {"messages": "dialog"}, "tags": tags}}  # fmt: skip
     given(tmp_path, json.dumps(entries), "dataset_info.json")
     for name, info in read_registry(tmp_path).items():
-        copied, lost = store.copy(info, workspace, quiet)
+        copied, lost = editing.copy(info, workspace, quiet)
         assert (copied, lost) == (f"{name}-copy", 0)
         assert [e for _, e in examples(own(workspace, copied))] == [e for _, e in examples(info)]
 
@@ -160,19 +160,19 @@ def test_a_split_is_exact_and_keeps_equal_rows_together(workspace, tmp_path):
     rows = rows_of(200) + rows_of(20) + [{"instruction": "broken"}]
     random.Random(1).shuffle(rows)
     info = DatasetInfo("mine", given(tmp_path, jsonl(rows)))
-    done = store.split_off(info, 0.1, workspace, quiet)
+    done = editing.split_off(info, 0.1, workspace, quiet)
     sides = {side: [e.digest() for _, e in examples(own(workspace, done[side][0]))] for side in ("train", "eval")}
     assert done["left_out"] == 1 and [done["train"][0], done["eval"][0]] == ["mine-train", "mine-eval"]
     assert len(sides["train"]) + len(sides["eval"]) == 220 == done["train"][1] + done["eval"][1]
     assert not set(sides["train"]) & set(sides["eval"])
     assert 22 <= len(sides["eval"]) <= 23  # one more where the last one is there twice
-    assert store.split_off(info, 7, workspace, quiet, seed=3)["eval"][1] in (7, 8)
+    assert editing.split_off(info, 7, workspace, quiet, seed=3)["eval"][1] in (7, 8)
     for share in (0, -1, 220, 500):
         with pytest.raises(UserError, match="share"):
-            store.split_off(info, share, workspace, quiet)
+            editing.split_off(info, share, workspace, quiet)
     same = DatasetInfo("same", given(tmp_path, jsonl(rows_of(1) * 9), "same.jsonl"))
     with pytest.raises(UserError, match="same"):
-        store.split_off(same, 0.5, workspace, quiet)
+        editing.split_off(same, 0.5, workspace, quiet)
     assert not [name for name in files(workspace) if name.startswith(".new")]
 
 
@@ -182,16 +182,16 @@ def test_a_split_is_exact_and_keeps_equal_rows_together(workspace, tmp_path):
 def test_rows_are_edited_and_deleted_by_number(workspace, tmp_path):
     lines = [json.dumps(row) for row in rows_of(4)]
     text = f"\ufeff{lines[0]}\n\n{lines[1]}\n{{broken\n{lines[3]}"
-    store.add_file(workspace, given(tmp_path, text), "mine.jsonl")
+    editing.add_file(workspace, given(tmp_path, text), "mine.jsonl")
     fresh = '{"instruction": "Neu?",\n "output": "Ja — 好."}'
-    assert store.change_rows(workspace, "mine", {3: ("{broken", fresh)}) == 4
+    assert editing.change_rows(workspace, "mine", {3: ("{broken", fresh)}) == 4
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "mine"))] == [
         "Answer 0.",
         "Answer 1.",
         "Ja — 好.",
         "Answer 3.",
     ]
-    assert store.change_rows(workspace, "mine", {1: (lines[0], None), 4: (lines[3], None)}) == 2
+    assert editing.change_rows(workspace, "mine", {1: (lines[0], None), 4: (lines[3], None)}) == 2
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "mine"))] == ["Answer 1.", "Ja — 好."]
     before = own(workspace, "mine").path.read_bytes()
     for changes, words in (
@@ -203,19 +203,19 @@ def test_rows_are_edited_and_deleted_by_number(workspace, tmp_path):
         ({1: (lines[1], None), 2: (json.dumps(json.loads(fresh), ensure_ascii=False), None)}, "all rows"),
     ):
         with pytest.raises(UserError, match=words):
-            store.change_rows(workspace, "mine", changes)
+            editing.change_rows(workspace, "mine", changes)
         assert own(workspace, "mine").path.read_bytes() == before
     assert files(workspace) == ["mine.jsonl"]
 
 
 def test_a_table_becomes_lines_when_a_row_is_edited(workspace, tmp_path):
-    store.add_file(workspace, given(tmp_path, "question,answer\nq1,a1\nq2,a2\n"), "table.csv")
+    editing.add_file(workspace, given(tmp_path, "question,answer\nq1,a1\nq2,a2\n"), "table.csv")
     row = json.dumps({"question": "q2", "answer": "a2"})
-    store.change_rows(workspace, "table", {2: (row, '{"question": "q2", "answer": "better"}')})
+    editing.change_rows(workspace, "table", {2: (row, '{"question": "q2", "answer": "better"}')})
     assert own(workspace, "table").path.name == "table.jsonl" and files(workspace) == [".originals", "table.jsonl"]
     assert [e.messages[-1]["content"] for _, e in examples(own(workspace, "table"))] == ["a1", "better"]
     assert (workspace.uploads / ".originals" / "table.csv").read_text() == "question,answer\nq1,a1\nq2,a2\n"
-    store.remove(workspace, "table")
+    editing.remove(workspace, "table")
     assert not list(workspace.uploads.rglob("table*"))
 
 
@@ -223,9 +223,9 @@ def test_only_the_workspaces_own_data_is_changed(workspace):
     bundled = PROJECT / "data" / "abilities.jsonl"
     before = bundled.read_bytes()
     for act in (
-        lambda: store.change_rows(workspace, "abilities", {1: ("", None)}),
-        lambda: store.remove(workspace, "abilities"),
-        lambda: store.set_layout(workspace, "abilities", "alpaca", False, {}, {}),
+        lambda: editing.change_rows(workspace, "abilities", {1: ("", None)}),
+        lambda: editing.remove(workspace, "abilities"),
+        lambda: editing.set_layout(workspace, "abilities", "alpaca", False, {}, {}),
     ):
         with pytest.raises(UserError, match="not a dataset of the workspace"):
             act()
@@ -233,25 +233,25 @@ def test_only_the_workspaces_own_data_is_changed(workspace):
 
 
 def test_a_removed_dataset_is_gone_with_its_file(workspace, tmp_path):
-    store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
-    store.remove(workspace, "mine")
+    editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
+    editing.remove(workspace, "mine")
     assert files(workspace) == [] and read_registry(workspace.uploads) == {}
     outside = given(tmp_path, jsonl(rows_of(1)), "outside.jsonl")
     (workspace.uploads / "dataset_info.json").write_text(json.dumps({"far": {"file_name": str(outside)}}))
-    store.remove(workspace, "far")  # an entry may point elsewhere; what lies there is not the workspace's
+    editing.remove(workspace, "far")  # an entry may point elsewhere; what lies there is not the workspace's
     assert outside.is_file()
 
 
 def test_a_read_only_page_changes_nothing(tmp_path):
     place = Workspace(tmp_path / "workspace").create()
-    store.add_file(place, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
+    editing.add_file(place, given(tmp_path, jsonl(rows_of(3))), "mine.jsonl")
     looking = Workspace(place.root, read_only=True)
     for act in (
-        lambda: store.add_file(looking, given(tmp_path, jsonl(rows_of(3))), "other.jsonl"),
-        lambda: store.copy(own(looking, "mine"), looking, quiet),
-        lambda: store.split_off(own(looking, "mine"), 0.5, looking, quiet),
-        lambda: store.change_rows(looking, "mine", {}),
-        lambda: store.remove(looking, "mine"),
+        lambda: editing.add_file(looking, given(tmp_path, jsonl(rows_of(3))), "other.jsonl"),
+        lambda: editing.copy(own(looking, "mine"), looking, quiet),
+        lambda: editing.split_off(own(looking, "mine"), 0.5, looking, quiet),
+        lambda: editing.change_rows(looking, "mine", {}),
+        lambda: editing.remove(looking, "mine"),
     ):
         with pytest.raises(UserError, match="read-only"):
             act()
@@ -267,7 +267,7 @@ def test_no_page_of_rows_is_no_rows(workspace, tmp_path):
 
 
 def test_the_first_page_of_a_folder_counts_nothing(tmp_path, monkeypatch):
-    from workbench.data import places as module
+    from workbench.data import row_index as module
 
     for name in ("a.json", "b.json"):
         given(tmp_path, json.dumps(rows_of(10)), name)
@@ -283,15 +283,15 @@ def test_bytes_that_are_not_utf8_are_never_replaced(workspace, tmp_path, name):
         "odd.json": b'[{"instruction": "a", "output": "b"}, {"instruction": "x\\ud83d", "output": "y"}]',
     }[name]
     (tmp_path / "file").write_bytes(content)
-    added, _ = store.add_file(workspace, tmp_path / "file", name)
+    added, _ = editing.add_file(workspace, tmp_path / "file", name)
     info = own(workspace, added)
     (_, first), (_, second) = Places(info).page(0, 2)
     for raw in (first, second):
         row_view(0, raw, info, None, None)["source"].encode()  # can be sent
     with pytest.raises(UserError, match="not UTF-8"):
-        store.change_rows(workspace, added, {1: (source(first), '{"instruction": "new", "output": "x"}')})
+        editing.change_rows(workspace, added, {1: (source(first), '{"instruction": "new", "output": "x"}')})
     assert own(workspace, added).path.read_bytes() == content
-    copied, lost = store.copy(info, workspace, quiet)
+    copied, lost = editing.copy(info, workspace, quiet)
     assert lost == 1 and [e.messages[-1]["content"] for _, e in examples(own(workspace, copied))] in (["ok"], ["b"])
 
 
@@ -299,15 +299,15 @@ def test_a_line_that_is_not_utf8_can_be_mended(workspace, tmp_path):
     (tmp_path / "file").write_bytes(
         json.dumps(rows_of(1)[0]).encode() + b'\n{"instruction": "caf\xe9", "output": "y"}\n'
     )
-    name, _ = store.add_file(workspace, tmp_path / "file", "latin.jsonl")
+    name, _ = editing.add_file(workspace, tmp_path / "file", "latin.jsonl")
     before = source(Places(own(workspace, name)).page(1, 1)[0][1])
     assert "caf\\xe9" in before
-    store.change_rows(workspace, name, {2: (before, '{"instruction": "café", "output": "y"}')})
+    editing.change_rows(workspace, name, {2: (before, '{"instruction": "café", "output": "y"}')})
     assert [e.messages[0]["content"] for _, e in examples(own(workspace, name))] == ["Question 0?", "café"]
 
 
 def test_a_dataset_that_hides_another_of_its_name_is_left_alone(workspace, tmp_path):
-    store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "foo.jsonl")
+    editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "foo.jsonl")
     folder = tmp_path / "mydata"
     folder.mkdir()
     given(folder, jsonl(rows_of(1)), "foo.jsonl")
@@ -315,16 +315,16 @@ def test_a_dataset_that_hides_another_of_its_name_is_left_alone(workspace, tmp_p
         folder, json.dumps({"foo": {"file_name": "foo.jsonl"}, "bar": {"file_name": "foo.jsonl"}}), "dataset_info.json"
     )
     shown = select("foo", folder, workspace)[0].path
-    assert shown.parent == folder and not store.is_own("foo", workspace, shown)
+    assert shown.parent == folder and not editing.is_own("foo", workspace, shown)
     for act in (
-        lambda: store.remove(workspace, "foo", shown),
-        lambda: store.change_rows(workspace, "foo", {1: ("", None)}, shown),
-        lambda: store.set_layout(workspace, "foo", "alpaca", False, {}, {}, shown),
+        lambda: editing.remove(workspace, "foo", shown),
+        lambda: editing.change_rows(workspace, "foo", {1: ("", None)}, shown),
+        lambda: editing.set_layout(workspace, "foo", "alpaca", False, {}, {}, shown),
     ):
         with pytest.raises(UserError, match="hides it"):
             act()
     assert files(workspace) == ["foo.jsonl"]
-    assert store.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "bar.jsonl", beside=folder)[0] == "bar-2"
+    assert editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "bar.jsonl", beside=folder)[0] == "bar-2"
 
 
 def test_problems_name_their_rows_also_where_places_come_twice(tmp_path):
@@ -347,10 +347,10 @@ def test_problems_name_their_rows_also_where_places_come_twice(tmp_path):
 
 
 def test_edits_lose_nothing_of_a_row(workspace, tmp_path):
-    store.add_file(workspace, given(tmp_path, jsonl(rows_of(2))), "mine.jsonl")
+    editing.add_file(workspace, given(tmp_path, jsonl(rows_of(2))), "mine.jsonl")
     number = 123456789012345678901234567890
     text = json.dumps(rows_of(1)[0] | {"id": number, "mark": "\ud83d"})
-    store.change_rows(workspace, "mine", {2: (json.dumps(rows_of(2)[1]), text)})
+    editing.change_rows(workspace, "mine", {2: (json.dumps(rows_of(2)[1]), text)})
     assert json.loads(own(workspace, "mine").path.read_text().splitlines()[1]) == json.loads(text)
 
 
@@ -359,13 +359,13 @@ def test_a_layout_keeps_what_else_the_entry_says(workspace, tmp_path):
     given(workspace.uploads / "sub", jsonl(rows_of(3)), "z.jsonl")
     entry = {"file_name": "sub/z.jsonl", "num_samples": 2, "split": "train"}
     given(workspace.uploads, json.dumps({"z": entry}), "dataset_info.json")
-    assert store.set_layout(workspace, "z", "alpaca", False, {}, {}) == "alpaca"
+    assert editing.set_layout(workspace, "z", "alpaca", False, {}, {}) == "alpaca"
     assert json.loads((workspace.uploads / "dataset_info.json").read_text())["z"] == entry | {"formatting": "alpaca"}
 
 
 def test_long_names_keep_their_ends(workspace, tmp_path):
     info = DatasetInfo("a" * 90, given(tmp_path, jsonl(rows_of(10))))
-    done = store.split_off(info, 3, workspace, quiet)
+    done = editing.split_off(info, 3, workspace, quiet)
     assert done["train"][0].endswith("-train") and done["eval"][0].endswith("-eval")
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from workbench.chat import conversations, corrections
 from workbench.chat.session import Session, bubbles, from_bubble, sent
+from workbench.data.dataset import examples
 from workbench.data.registry import registries, select
-from workbench.data.sources import examples
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from workbench.data import templates
+from workbench.data.chat_template import training_template
 from workbench.data.formats import Example
-from workbench.data.marked import training_template
 from workbench.errors import UserError
 
 IGNORE = -100

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from workbench.data.readers import BadRow, named
 from workbench.data.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo
-from workbench.data.rows import BadRow, named
 from workbench.errors import UserError
 from workbench.storage.files import parse_json
 

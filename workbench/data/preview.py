@@ -5,9 +5,9 @@ import json
 
 from workbench.data.encode import IGNORE, Encoded, Encoder
 from workbench.data.formats import Example
+from workbench.data.pipeline import look
+from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
-from workbench.data.rows import BadRow, Raw
-from workbench.data.scan import look
 from workbench.models.vocabulary import Vocabulary
 
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them

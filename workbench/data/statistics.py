@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from workbench.config.options import RunConfig
-from workbench.data.mix import drawn, mixed, split
-from workbench.data.prepare import Prepared
+from workbench.data.mixing import drawn, mixed, split
 from workbench.data.registry import DatasetInfo
+from workbench.data.token_cache import Prepared
 from workbench.runs.metrics import MetricsReader
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace

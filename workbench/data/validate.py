@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from workbench.data.dataset import raw_rows, with_layout
+from workbench.data.duplicates import Seen
 from workbench.data.encode import Encoder
 from workbench.data.formats import KINDS_OF_PROBLEMS
+from workbench.data.pipeline import Batch, Problem, look, scan
 from workbench.data.registry import DatasetInfo
-from workbench.data.scan import Batch, Problem, look, scan
-from workbench.data.seen import Seen
-from workbench.data.sources import raw_rows, with_layout
 from workbench.errors import UserError
 
 _FIRST = 1000  # rows that are looked at before a run starts

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import validated
-from workbench.data import store
+from workbench.data import editing
 from workbench.errors import UserError
 from workbench.storage.workspace import PROJECT, Workspace, dataset_folder
 
@@ -43,8 +43,8 @@ class Worker:
     def preview(self, dataset: str, config: dict, start: int = 0, count: int = 5, tokens: bool = True) -> dict:
         """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "quick", "problem"}`; `quick`: `count` takes a second at most;
         `problem`: why there are no tokens."""
+        from workbench.data.dataset import with_layout
         from workbench.data.preview import row_view
-        from workbench.data.sources import with_layout
         from workbench.models.vocabulary import Vocabulary
 
         places = self._rows_of(dataset, config)
@@ -118,9 +118,9 @@ class Worker:
 
     def stats(self, config: dict, dataset: str = "") -> dict:
         """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that the run will use."""
-        from workbench.data.prepare import prepare
         from workbench.data.preview import readable
         from workbench.data.statistics import statistics
+        from workbench.data.token_cache import prepare
 
         config = alone(config, dataset) if dataset else config
         options, encoder = self._options(config), self._encoder(config)
@@ -134,8 +134,8 @@ class Worker:
 
     def batches(self, config: dict, start: int = 0, count: int = 3) -> dict:
         """The run's own training rows, mixed and packed, as its collator gives them to the model."""
+        from workbench.data.batches import sequences
         from workbench.models.vocabulary import Vocabulary
-        from workbench.train.batches import sequences
 
         options = self._options(config)
         tokenizer = self._load_tokenizer(options)
@@ -150,28 +150,28 @@ class Worker:
             sent.resolve().is_relative_to(self.workspace.incoming) and sent.is_file() and not sent.is_symlink()
         ):
             raise UserError(f"{sent.name} is not an upload. Send the file again.")
-        return list(store.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
+        return list(editing.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
 
     def copy(self, dataset: str, config: dict) -> list:
         """Copy a dataset into the workspace: `[name, rows that could not be read]`."""
         info = self._one(dataset, config)
-        return list(store.copy(info, self.workspace, self.progress, beside=self._folder(config)))
+        return list(editing.copy(info, self.workspace, self.progress, beside=self._folder(config)))
 
     def split(self, dataset: str, config: dict, share: float) -> dict:
         """As `store.split_off`."""
         info = self._one(dataset, config)
         seed = int(config.get("seed") or 42)
-        return store.split_off(info, share, self.workspace, self.progress, seed, beside=self._folder(config))
+        return editing.split_off(info, share, self.workspace, self.progress, seed, beside=self._folder(config))
 
     def change(self, dataset: str, config: dict, row: int, before: str, after: str | None) -> int:
         """Edit or delete a row: how many are left."""
         info = self._one(dataset, config)
-        return store.change_rows(self.workspace, dataset, {row: (before, after)}, info.path)
+        return editing.change_rows(self.workspace, dataset, {row: (before, after)}, info.path)
 
     def layout(self, dataset: str, config: dict, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
         """Say how rows are laid out: the layout that is used."""
         info = self._one(dataset, config)
-        return store.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path)
+        return editing.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path)
 
     # --- details
 
@@ -209,7 +209,7 @@ class Worker:
         return found[0]
 
     def _rows_of(self, dataset: str, config: dict):
-        from workbench.data.places import Places
+        from workbench.data.row_index import Places
 
         info = self._one(dataset, config)
         known = self._places.get(info.name)
@@ -221,7 +221,7 @@ class Worker:
         return known
 
     def _encoder(self, config: dict):
-        from workbench.train.data import encoder_of
+        from workbench.data.training_set import encoder_of
 
         options = self._options(alone(config, config.get("dataset") or "-"))
         # an encoder gives its tokenizer the template, so those of different templates cannot share one
@@ -325,7 +325,7 @@ def main() -> None:
     given = parser.parse_args()
     _limit_memory(given.memory)
     if not given.torch:
-        from workbench.data.marked import without_torch
+        from workbench.data.chat_template import without_torch
 
         without_torch()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files are deleted

@@ -133,10 +133,10 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     import torch
     import transformers
 
+    from workbench.data.training_set import load_data
     from workbench.models.adapters import add_lora
     from workbench.models.load import compute_dtype, load_model, load_tokenizer
     from workbench.models.locate import locate_adapter
-    from workbench.train.data import load_data
     from workbench.train.sft import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from workbench.config.options import RunConfig
+from workbench.data.training_set import longest_row
 from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
 from workbench.models.offload import Offload
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
-from workbench.train.data import longest_row
 from workbench.train.report import log, note_peak
 from workbench.train.step_graph import StepGraphs, padded_length
 

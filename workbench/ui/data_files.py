@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from workbench.data.editing import remove
 from workbench.data.registry import FORMATTINGS
-from workbench.data.store import remove
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui import data_jobs

@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 
 from workbench.data.registry import DatasetInfo, registries, unlisted
-from workbench.data_worker import DataWorker
+from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.data_view import bar_html, note_safe

@@ -6,8 +6,8 @@ import json
 import gradio as gr
 
 from workbench.config.options import RunConfig
-from workbench.data.store import is_own
-from workbench.data_worker import DataWorker
+from workbench.data.editing import is_own
+from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.workspace import Workspace

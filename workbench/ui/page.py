@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from workbench import launcher
 from workbench.chat import corrections
 from workbench.config.presets import list_presets
-from workbench.data_worker import DataWorker
+from workbench.data.worker_client import DataWorker
 from workbench.door import Door
 from workbench.engines import Engine
 from workbench.runs.run import list_states, run_named

@@ -10,7 +10,7 @@ from workbench.config.llamafactory import import_text
 from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, Preset, list_presets
 from workbench.config.run_config import coerced, to_yaml
-from workbench.data_worker import DataWorker
+from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.runs.run import find_run, list_states, run_named
 from workbench.storage.workspace import Workspace

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from workbench.data.dataset import data_files
 from workbench.data.encode import Encoder
+from workbench.data.pipeline import Batch, Problem, scan
 from workbench.data.registry import DatasetInfo
-from workbench.data.scan import Batch, Problem, scan
-from workbench.data.sources import data_files
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.storage import files, hub

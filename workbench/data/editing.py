@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.data.dataset import raw_rows, with_layout
 from workbench.data.formats import to_example
+from workbench.data.readers import BadRow, Raw, kind_of, named, parse_line, pieces
 from workbench.data.registry import (
     COLUMNS,
     OPENAI_TAGS,
@@ -29,8 +31,6 @@ from workbench.data.registry import (
     read_registry,
     registries,
 )
-from workbench.data.rows import BadRow, Raw, kind_of, named, parse_line, pieces
-from workbench.data.sources import raw_rows, with_layout
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.files import open_regular, write_atomically

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.data.encode import Encoder
-from workbench.data.mix import drawn, joined, mixed, split
-from workbench.data.prepare import Prepared, Progress, Summary, prepare
+from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
+from workbench.data.token_cache import Prepared, Progress, Summary, prepare
 from workbench.errors import UserError
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder

@@ -3,10 +3,10 @@
 from workbench.config.options import RunConfig
 from workbench.data.encode import IGNORE
 from workbench.data.preview import tokens_view
+from workbench.data.training_set import load_data
 from workbench.models.demo import Progress
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
-from workbench.train.data import load_data
 
 
 def collator_of(config: RunConfig, tokenizer):

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.data.dataset import data_files, file_rows
+from workbench.data.readers import Raw, kind_of, pieces, read_file
 from workbench.data.registry import DatasetInfo
-from workbench.data.rows import Raw, kind_of, pieces, read_file
-from workbench.data.sources import data_files, file_rows
 from workbench.errors import UserError
 from workbench.storage import hub
 from workbench.storage.files import open_regular

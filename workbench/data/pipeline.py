@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from workbench.data.dataset import raw_rows, with_layout
 from workbench.data.encode import Encoded, Encoder
 from workbench.data.formats import BROKEN, Example, notices, to_example
+from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
-from workbench.data.rows import BadRow, Raw
-from workbench.data.sources import raw_rows, with_layout
 from workbench.errors import UserError
 
 _ROWS, _BYTES = 256, 1 << 20  # of a batch
@@ -142,7 +142,7 @@ def _begin(job: bytes, parent: int, memory: int) -> None:
     import resource
     import signal
 
-    from workbench.data.marked import without_torch
+    from workbench.data.chat_template import without_torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _end_with(parent)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.data.formats import Example, detect, to_example
+from workbench.data.readers import BadRow, Raw, files_of, read_file
 from workbench.data.registry import DatasetInfo
-from workbench.data.rows import BadRow, Raw, files_of, read_file
 from workbench.errors import UserError
 from workbench.storage import hub
 

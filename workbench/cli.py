@@ -41,9 +41,10 @@ def train(
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
     from workbench import launcher
     from workbench.config.run_config import load_run_config
+    from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run
     from workbench.runs.state import own_process
-    from workbench.train.supervise import preflight, supervise
+    from workbench.train.supervise import supervise
 
     place = Workspace(workspace).create()
     if (config / "run.yaml").is_file():
@@ -210,8 +211,8 @@ def queue_add(
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench import launcher
     from workbench.config.run_config import load_run_config
+    from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
-    from workbench.train.supervise import preflight
 
     place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
     parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml, validated
+from workbench.data.preflight import preflight
 from workbench.errors import UserError
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
 from workbench.runs.state import process_alive
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import PROJECT, Workspace
-from workbench.train.supervise import preflight
 
 
 def slots() -> list[str]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.data.formats import Example, detect, to_example
+from workbench.data.hub_datasets import dataset_rows
 from workbench.data.readers import BadRow, Raw, files_of, read_file
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
-from workbench.storage import hub
 
 _LOOK = 50  # rows from which a layout is told
 
@@ -22,7 +22,7 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
     """
     info.check()
     if info.path is None:
-        rows = hub.dataset_rows(info)
+        rows = dataset_rows(info)
         found = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
     else:
         found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workbench.data.dataset import data_files, file_rows
+from workbench.data.hub_datasets import dataset_rows
 from workbench.data.readers import Raw, kind_of, pieces, read_file
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
-from workbench.storage import hub
 from workbench.storage.files import open_regular
 
 _EVERY = 500  # rows between two marks
@@ -84,7 +84,7 @@ class Places:
     def __init__(self, info: DatasetInfo):
         """Raises UserError: the dataset cannot be read."""
         self.info = info.check()
-        self._hub = None if info.path else hub.dataset_rows(info)
+        self._hub = None if info.path else dataset_rows(info)
         self._files = [_File(path, info) for path in data_files(info)] if info.path else []
 
     def fresh(self) -> bool:

@@ -19,11 +19,12 @@ import xxhash
 
 from workbench.data.dataset import data_files
 from workbench.data.encode import Encoder
+from workbench.data.hub_datasets import dataset_rows
 from workbench.data.pipeline import Batch, Problem, scan
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 from workbench.models.demo import Progress
-from workbench.storage import files, hub
+from workbench.storage import files
 from workbench.storage.workspace import Workspace
 
 _LISTED = 200  # problems whose words are kept; all are counted
@@ -181,7 +182,7 @@ def _content(info: DatasetInfo) -> list:
             info.ms_hub,
             info.subset,
             info.folder,
-            getattr(hub.dataset_rows(info), "_fingerprint", time.time()),
+            getattr(dataset_rows(info), "_fingerprint", time.time()),
         ]
     found = []
     for file in data_files(info):

@@ -111,8 +111,8 @@ class Worker:
         return {**vars(counts), "problems": listed, "untokenised": why}
 
     def preflight(self, config: dict) -> None:
-        """What can be found wrong with a run before it starts; see `train.supervise.preflight`."""
-        from workbench.train.supervise import preflight
+        """What can be found wrong with a run before it starts; see `preflight`."""
+        from workbench.data.preflight import preflight
 
         preflight(self._options(config), self.workspace)
 

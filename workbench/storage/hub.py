@@ -4,13 +4,11 @@ The words for what to do where the hub cannot be reached stand here, too.
 """
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 
 
@@ -22,55 +20,6 @@ def use_modelscope() -> bool:
 def endpoint() -> str:
     """Address of the Hugging Face hub or its mirror."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def dataset_rows(info: DatasetInfo):
-    """The rows of a hub's dataset; downloaded on first use, read from disk then.
-
-    Raises:
-        UserError: it cannot be fetched.
-    """
-    scope = info.ms_hub and (use_modelscope() or not info.hub)
-    name = info.ms_hub if scope else info.hub
-    if Path(name).exists():  # the libraries would read a folder of this name instead
-        raise UserError(
-            f"Dataset {info.name}: there is a file or folder {name} here. Name it as file_name in dataset_info.json."
-        )
-    try:
-        if scope:
-            rows = _modelscope("MsDataset").load(name, subset_name=info.subset, data_dir=info.folder, split=info.split)
-            return rows.to_hf_dataset() if hasattr(rows, "to_hf_dataset") else rows
-        from datasets import load_dataset
-
-        wait_for_no_hub()
-        return load_dataset(name, info.subset, data_dir=info.folder, split=info.split)
-    except UserError:
-        raise
-    except Exception as error:  # the hubs' clients raise many kinds
-        where = f"https://modelscope.cn/datasets/{name}" if scope else f"{endpoint()}/datasets/{name}"
-        raise UserError(f"Dataset {info.name}: {_why_not(info, error, where, name, scope)}") from None
-
-
-def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: bool) -> str:
-    """Why a hub's dataset is not here, and what to do."""
-    words = str(error)
-    if missing(error):
-        return f"{where} does not exist, or is not open to everybody. Check its name, or log in with `{'modelscope' if scope else 'hf auth'} login`."
-    if "config name is missing" in words.lower() or "BuilderConfig" in words:
-        parts = re.findall(r"\[(.*?)\]", words)
-        return f"{where} has several parts: give one as subset in its entry of dataset_info.json{': ' + parts[0][:300] if parts else ''}."
-    if "split" in words.lower() and isinstance(error, ValueError):
-        return f"{where}: {_first_line(error)} Set split in its entry of dataset_info.json."
-    get = (
-        f"modelscope download --dataset {name} --local_dir"
-        if scope
-        else f"hf download {name} --repo-type dataset --local-dir"
-    )
-    part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
-    return (
-        f"{where}{part} cannot be fetched: {_first_line(error)} Check the network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. "
-        f"By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
-    )
 
 
 def wait_for_no_hub(patience: float = 4.0) -> None:
@@ -119,12 +68,12 @@ def fetch_model(name: str, revision: str, cache: Path) -> str:
         UserError: it cannot be fetched.
     """
     try:
-        download = _modelscope("snapshot_download")
+        download = modelscope_attribute("snapshot_download")
         return download(name, revision="master" if revision == "main" else revision, cache_dir=str(cache))
     except UserError:
         raise
     except Exception as error:  # the hub's client raises many kinds
-        raise UserError(f"{name} cannot be fetched from ModelScope: {_first_line(error)} {by_hand(name)}") from None
+        raise UserError(f"{name} cannot be fetched from ModelScope: {first_line(error)} {by_hand(name)}") from None
 
 
 def by_hand(name: str) -> str:
@@ -139,7 +88,7 @@ def by_hand(name: str) -> str:
     )
 
 
-def _modelscope(name: str):
+def modelscope_attribute(name: str):
     try:
         import modelscope
     except ImportError:
@@ -149,6 +98,6 @@ def _modelscope(name: str):
     return getattr(modelscope, name)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return words if words.endswith((".", "!")) else words + "."

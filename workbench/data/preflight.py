@@ -1,0 +1,32 @@
+"""What can be found wrong with a run's model and data before anything is loaded. The page lets the data worker do it."""
+
+import importlib.util
+
+from workbench.config.options import RunConfig
+from workbench.config.run_config import split_names
+from workbench.data import templates
+from workbench.data.registry import select
+from workbench.data.validate import check_first_rows
+from workbench.errors import UserError
+from workbench.models.locate import locate_adapter, locate_model
+from workbench.storage.workspace import Workspace, dataset_folder
+
+
+def preflight(config: RunConfig, workspace: Workspace) -> None:
+    """Everything about a run that can be found wrong without loading a model.
+
+    Raises:
+        UserError: a missing model, adapter or dataset, a missing package, an unreadable first row.
+    """
+    locate_model(config.model_name_or_path, workspace)
+    if config.adapter_name_or_path:
+        locate_adapter(config.adapter_name_or_path, workspace)
+    templates.read(config.template)
+    folder = dataset_folder(config.dataset_dir, workspace)
+    for names in (config.dataset, config.eval_dataset):
+        for info in select(names or "", folder, workspace):
+            if info.path:
+                check_first_rows(info, skip_broken=config.skip_broken_rows)
+    for name in split_names(config.report_to):
+        if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+            raise UserError(f"report_to: {name} is not installed. Run: pip install {name}, or set report_to: none.")

@@ -165,7 +165,7 @@ def profiled(folder: Path, overrides: list[str]) -> None:
     from workbench.runs.run import Run
     from workbench.storage.workspace import Workspace
     from workbench.train import main as trainer_main
-    from workbench.train import sft
+    from workbench.train.stages import sft
 
     class Profiled(sft.WorkbenchTrainer):
         seen = 0

@@ -23,7 +23,7 @@ from workbench.config.run_config import validated  # noqa: E402
 from workbench.data.training_set import load_data  # noqa: E402
 from workbench.runs.run import create_run  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
-from workbench.train.sft import build_trainer  # noqa: E402
+from workbench.train.stages.sft import build_trainer  # noqa: E402
 
 
 def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale=None):

@@ -47,11 +47,11 @@ def start_page(workspace) -> subprocess.Popen:
 
 def main() -> int:
     from tests.tiny import make_tiny_data, make_tiny_model
-    from workbench import launcher
     from workbench.config.run_config import validated
     from workbench.errors import UserError
     from workbench.runs.run import create_run, list_runs
     from workbench.storage.workspace import Workspace
+    from workbench.train import queue
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -75,7 +75,7 @@ def main() -> int:
         alive = trainers(workspace)
         if kind == "stop" and going:
             run = chance.choice(going)
-            launcher.stop(run, workspace)
+            queue.stop(run, workspace)
             done_to[run.id].add("stop")
         elif kind == "kill trainer" and alive:
             name, process = chance.choice(alive)
@@ -90,7 +90,7 @@ def main() -> int:
         elif kind == "resume" and ended:
             run = chance.choice(ended)
             try:
-                launcher.resume(run, workspace)
+                queue.resume(run, workspace)
                 done_to[run.id].clear()
             except UserError:
                 return
@@ -104,17 +104,17 @@ def main() -> int:
 
     kinds = ["stop", "kill trainer", "kill supervisor", "resume", "kill page", "end page"]
     while True:
-        waiting = len(launcher.queue(workspace))
+        waiting = len(queue.queue(workspace))
         while made < options.runs and waiting < 3:
             create_run(workspace, config)
             made, waiting = made + 1, waiting + 1
         names = [name for name, _ in trainers(workspace)]
-        if len(names) > len(launcher.slots()):
+        if len(names) > len(queue.slots()):
             time.sleep(0.3)  # one may have been ending at that moment
             names = [name for name, _ in trainers(workspace)]
-            if len(names) > len(launcher.slots()):
+            if len(names) > len(queue.slots()):
                 wrong.append(f"{len(names)} trainers at once: {names}")
-        if made == options.runs and not launcher.active_runs(workspace) and not launcher.busy_slots(workspace):
+        if made == options.runs and not queue.active_runs(workspace) and not queue.busy_slots(workspace):
             break
         if made < options.runs and chance.random() < 0.25:
             act(chance.choices(kinds, [4, 3, 2, 2, 1, 1])[0])

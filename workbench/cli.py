@@ -39,11 +39,11 @@ def train(
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
-    from workbench import launcher
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run
     from workbench.runs.state import own_process
+    from workbench.train import queue
     from workbench.train.supervise import supervise
 
     place = Workspace(workspace).create()
@@ -59,12 +59,12 @@ def train(
         preset = PRESETS / f"{config}.yaml"
         parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
         preflight(parsed, place)
-        launcher.check_devices(parsed)
+        queue.check_devices(parsed)
         run = create_run(place, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if not quiet:
         print(f"Run directory: {run.path}")
     code = supervise(run, parsed, place, echo=not quiet, from_queue=from_queue)
-    launcher.start_queued(place)  # this run's devices are free now
+    queue.start_queued(place)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
         print(f"{state.state}: {state.reason}", file=sys.stderr if code else sys.stdout)
@@ -137,10 +137,10 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _W
 @app.command()
 def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
     """Let a run save a checkpoint and stop; a second time: kill it. A queued one leaves the queue."""
-    from workbench import launcher
     from workbench.runs.run import find_run
+    from workbench.train import queue
 
-    print(launcher.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
+    print(queue.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
 
 
 @app.command()
@@ -156,12 +156,12 @@ def resume(
 
     More epochs for a finished run: --set num_train_epochs=5.
     """
-    from workbench import launcher
     from workbench.config.run_config import parse_overrides
     from workbench.runs.run import find_run
+    from workbench.train import queue
 
     place = Workspace(workspace)
-    print(launcher.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
+    print(queue.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
 
 
 @app.command("note")
@@ -188,14 +188,14 @@ def delete(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Delete a run that has ended, with all its files."""
-    from workbench import launcher
     from workbench.runs.run import find_run
+    from workbench.train import queue
 
     place = Workspace(workspace)
     run = find_run(place, run_id)
     if not yes:
         typer.confirm(f"Delete {run.id} and all its files?", abort=True)
-    print(launcher.delete(run, place))
+    print(queue.delete(run, place))
 
 
 queue_app = typer.Typer(no_args_is_help=True, help="Runs that wait for a free device: add, list, move.")
@@ -209,37 +209,37 @@ def queue_add(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
-    from workbench import launcher
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
+    from workbench.train import queue
 
     place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
     parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
-    launcher.check_devices(parsed)
+    queue.check_devices(parsed)
     preflight(parsed, place)
     run = create_run(place, parsed)
-    launcher.start_queued(place)
+    queue.start_queued(place)
     print(run.id)
 
 
 @queue_app.command("list")
 def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
     """The queued runs in the order in which they will start."""
-    from workbench import launcher
+    from workbench.train import queue
 
-    found = [run.id for run in launcher.queue(Workspace(workspace))]
+    found = [run.id for run in queue.queue(Workspace(workspace))]
     print(json.dumps(found) if json_ else "\n".join(found) or "The queue is empty.")
 
 
 @queue_app.command("move")
 def queue_move(run_id: str, places: int, workspace: WorkspaceOption = _WORKSPACE):
     """Move a queued run: `move ID -- -1` one place towards the front, `move ID 1` one towards the end."""
-    from workbench import launcher
     from workbench.runs.run import find_run
+    from workbench.train import queue
 
     place = Workspace(workspace)
-    print(launcher.move(find_run(place, run_id), place, places))
+    print(queue.move(find_run(place, run_id), place, places))
 
 
 @app.command("import")

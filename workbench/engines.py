@@ -17,11 +17,11 @@ from pathlib import Path
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import changed_values
 from workbench.errors import UserError
-from workbench.launcher import active_runs
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.memory import free_gib, loaded_gib
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage.workspace import PROJECT, Workspace, slug
+from workbench.train.queue import active_runs
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks

@@ -74,7 +74,7 @@ def test_the_loss_reaches_what_is_trained(compiled):
         if balanced:
             balance_routers(model, 0.7).begin(mask, 2.0)
         if compiled and balanced:
-            from workbench.models.compiled import compile_layers
+            from workbench.train.fast.compiled import compile_layers
 
             compile_layers(model)
         seen = []

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.models.test_experts import MODELS, SMALL, relative
-from workbench.models.compiled import compile_layers
+from workbench.train.fast.compiled import compile_layers
 
 ALTERNATING = {
     "qwen3_moe, every second layer dense": ("qwen3_moe", SMALL | MODELS["qwen3_moe"] | {"decoder_sparse_step": 2}),

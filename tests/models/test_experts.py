@@ -206,7 +206,7 @@ def test_real_rotary_equals_the_complex_one():
 def test_compiled_layers_give_the_same_loss_and_gradients(pair):
     from peft import LoraConfig, get_peft_model
 
-    from workbench.models.compiled import compile_layers
+    from workbench.train.fast.compiled import compile_layers
 
     packed, _, folder = pair
     fresh = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=NF4)
@@ -347,8 +347,8 @@ def test_only_one_matrix_of_the_experts(pair):
 @pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
 def test_compiled_layers_that_store_less_or_more_give_the_same_gradients(pair):
     """LoRA everywhere, 4-bit layers as single operators: plain, as operators, computed again, kept."""
-    from workbench.models.compiled import compile_layers, keep_layers
     from workbench.models.quantized.linears import use_packed_linears
+    from workbench.train.fast.compiled import compile_layers, keep_layers
 
     _, _, folder = pair
     ids = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(6))

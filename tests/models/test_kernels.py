@@ -17,7 +17,7 @@ import bitsandbytes.functional as bnb
 import torch
 from torch.nn import functional as F
 from workbench.models import experts, kernels
-from workbench.models.head import cross_entropy_
+from workbench.train.fast.cross_entropy import cross_entropy_
 
 torch.manual_seed(0)
 

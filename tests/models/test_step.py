@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from workbench.models.quantized.weights import Casts, cast
-from workbench.train import step_graph
-from workbench.train.step_graph import StepGraphs
+from workbench.train.fast import step_graph
+from workbench.train.fast.step_graph import StepGraphs
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["at once", "one by one"])

@@ -9,9 +9,9 @@ import torch
 from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.runs.run import create_run
-from workbench.train import watch
+from workbench.train import callbacks
+from workbench.train.callbacks import LossWatch, check_space
 from workbench.train.main import diagnosis
-from workbench.train.watch import LossWatch, check_space
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 
@@ -46,7 +46,7 @@ def test_room_on_the_disk(workspace, monkeypatch):
     config = validated(CONFIG | {"save_steps": 10})
 
     def free(amount):
-        monkeypatch.setattr(watch.shutil, "disk_usage", lambda path: SimpleNamespace(free=amount))
+        monkeypatch.setattr(callbacks.shutil, "disk_usage", lambda path: SimpleNamespace(free=amount))
 
     free(100 * one)
     check_space(run, config, model, 100)

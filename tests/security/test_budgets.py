@@ -485,15 +485,15 @@ def test_a_probe_set_comes_from_where_the_page_may_read(tmp_path, monkeypatch):
 
 def test_resume_runs_no_code_that_the_server_does_not_allow(tmp_path):
     """A run of a time, or of a command line, that allowed it."""
-    from workbench import launcher
     from workbench.config.run_config import validated
     from workbench.runs.run import create_run
+    from workbench.train import queue
 
     workspace = Workspace(tmp_path / "w", confined=True).create()
     run = create_run(workspace, validated({"model_name_or_path": "evil", "dataset": "d", "trust_remote_code": True}))
     run.update(state="stopped", ended=1.0)
     with pytest.raises(UserError, match="--allow-remote-code"):
-        launcher.resume(run, workspace)
+        queue.resume(run, workspace)
     assert run.state().state == "stopped"
 
 

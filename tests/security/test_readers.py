@@ -6,7 +6,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench import launcher
 from workbench.chat import conversations, corrections
 from workbench.chat.session import Session
 from workbench.config.run_config import read_yaml
@@ -17,6 +16,7 @@ from workbench.runs.metrics import MetricsReader, summary
 from workbench.runs.run import Run, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui import monitor, runs_view
 from workbench.ui.history import History
 from workbench.uncertainty import probes
@@ -76,7 +76,7 @@ def look_at_everything(workspace: Workspace) -> None:
         for row in runs_view.summaries(workspace, "x y", ["lost"], sort) + runs_view.summaries(workspace, sort=sort):
             assert all(isinstance(cell, str) for cell in row.cells("zh"))
     runs_view.runs_token(workspace)
-    launcher.queue(workspace), launcher.busy_slots(workspace), launcher.active_runs(workspace)
+    queue.queue(workspace), queue.busy_slots(workspace), queue.active_runs(workspace)
 
 
 def broken_run(workspace: Workspace, name: str, content: bytes) -> Run:

@@ -6,13 +6,13 @@ import time
 import psutil
 import pytest
 
-from workbench import launcher
 from workbench.config.run_config import validated
 from workbench.errors import UserError
-from workbench.launcher import assign, wanted_slots
 from workbench.runs.run import create_run
 from workbench.runs.state import own_process, process_alive
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
+from workbench.train.queue import assign, wanted_slots
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 
@@ -26,7 +26,7 @@ def started(monkeypatch):
         run.update(state="running", devices=devices, **own_process())
         found.append(run.id)
 
-    monkeypatch.setattr(launcher, "_spawn", spawn)
+    monkeypatch.setattr(queue, "_spawn", spawn)
     return found
 
 
@@ -51,55 +51,55 @@ def test_assign_in_order_and_nobody_overtakes_a_run_that_waits_for_several():
 
 def test_gpus_are_slots(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
-    assert launcher.slots() == ["2", "5"]
+    assert queue.slots() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launcher.slots() == ["cpu"]
+    assert queue.slots() == ["cpu"]
 
 
 def test_queue_order_moves_and_cancels(workspace, started):
     first, second, third = (create_run(workspace, validated(CONFIG | {"run_name": n})) for n in "abc")
-    assert launcher.queue(workspace) == [first, second, third]
-    assert "number 1 of 3" in launcher.move(third, workspace, -2)
-    assert launcher.queue(workspace) == [third, first, second]
-    launcher.move(third, workspace, 1)
-    assert launcher.queue(workspace) == [first, third, second]
-    assert "taken out" in launcher.stop(third, workspace) and third.state().state == "stopped"
-    assert launcher.start_queued(workspace) == [first] and started == [first.id]
-    assert launcher.start_queued(workspace) == []  # its device is busy
+    assert queue.queue(workspace) == [first, second, third]
+    assert "number 1 of 3" in queue.move(third, workspace, -2)
+    assert queue.queue(workspace) == [third, first, second]
+    queue.move(third, workspace, 1)
+    assert queue.queue(workspace) == [first, third, second]
+    assert "taken out" in queue.stop(third, workspace) and third.state().state == "stopped"
+    assert queue.start_queued(workspace) == [first] and started == [first.id]
+    assert queue.start_queued(workspace) == []  # its device is busy
     with pytest.raises(UserError, match="not in the queue"):
-        launcher.move(first, workspace, 1)
+        queue.move(first, workspace, 1)
     first.update(state="finished")
-    assert launcher.start_queued(workspace) == []  # it has not left yet
+    assert queue.start_queued(workspace) == []  # it has not left yet
     first.update(ended=time.time())
-    assert launcher.start_queued(workspace) == [second]
+    assert queue.start_queued(workspace) == [second]
 
 
 def test_a_run_that_somebody_starts_by_hand_is_left_to_them(workspace, started):
     run = create_run(workspace, validated(CONFIG))
     lock = run.lock()
-    assert launcher.start_queued(workspace) == []
+    assert queue.start_queued(workspace) == []
     os.close(lock)
-    assert launcher.start_queued(workspace) == [run]
+    assert queue.start_queued(workspace) == [run]
 
 
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    launcher.check_devices(validated(CONFIG | {"devices": "1"}))
-    launcher.check_devices(validated(CONFIG | {"devices": "cpu"}))
+    queue.check_devices(validated(CONFIG | {"devices": "1"}))
+    queue.check_devices(validated(CONFIG | {"devices": "cpu"}))
     with pytest.raises(UserError, match=r"devices: 3 is not there\. This machine has: 0, 1"):
-        launcher.check_devices(validated(CONFIG | {"devices": "0,3"}))
+        queue.check_devices(validated(CONFIG | {"devices": "0,3"}))
 
 
 def test_a_corrupt_state_does_not_stop_the_queue(workspace, started):
     bad, good = create_run(workspace, validated(CONFIG)), create_run(workspace, validated(CONFIG))
     (bad.path / "state.json").write_text("{")
-    assert launcher.start_queued(workspace) == [good]
+    assert queue.start_queued(workspace) == [good]
 
 
 def test_a_read_only_page_changes_nothing(workspace):
     run = create_run(workspace, validated(CONFIG))
     other = Workspace(workspace.root, read_only=True)
-    for action in (launcher.stop, launcher.resume, launcher.delete, lambda r, w: launcher.move(r, w, 1)):
+    for action in (queue.stop, queue.resume, queue.delete, lambda r, w: queue.move(r, w, 1)):
         with pytest.raises(UserError, match="read-only"):
             action(run, other)
     assert run.state().state == "queued"
@@ -119,14 +119,14 @@ def test_a_process_is_the_same_one_whatever_the_clock_says(monkeypatch):
 def test_resume_wants_a_whole_checkpoint_and_an_ended_run(workspace, started):
     run = create_run(workspace, validated(CONFIG))
     with pytest.raises(UserError, match="still going"):
-        launcher.resume(run, workspace)
+        queue.resume(run, workspace)
     run.update(state="failed", ended=time.time())
     with pytest.raises(UserError, match=r"no whole checkpoint '7'\. It has: none"):
-        launcher.resume(run, workspace, checkpoint="7")
+        queue.resume(run, workspace, checkpoint="7")
     with pytest.raises(UserError, match="Unknown option 'lora_rnk'"):
-        launcher.resume(run, workspace, overrides={"lora_rnk": 1})
+        queue.resume(run, workspace, overrides={"lora_rnk": 1})
     lock = run.lock()
     with pytest.raises(UserError, match="still going"):
-        launcher.resume(run, workspace)
+        queue.resume(run, workspace)
     os.close(lock)
-    assert "from the beginning" in launcher.resume(run, workspace) and started == [run.id]
+    assert "from the beginning" in queue.resume(run, workspace) and started == [run.id]

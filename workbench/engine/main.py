@@ -51,7 +51,7 @@ def serve(
     from workbench.engine.decoding import Scheduler
     from workbench.engine.model import TransformersDecoder
     from workbench.engine.server import build_app
-    from workbench.train.report import log, progress_writer
+    from workbench.train.metrics_log import log, progress_writer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
     transformers.utils.logging.disable_progress_bar()

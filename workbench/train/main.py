@@ -123,7 +123,7 @@ def _die_with_parent() -> None:
 def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     """Do the run. Raises UserError for what the user can change."""
     from workbench.config.run_config import load_run_config
-    from workbench.train.report import log, progress_writer
+    from workbench.train.metrics_log import log, progress_writer
 
     config = load_run_config(run.path / "run.yaml")
     progress = progress_writer(run)
@@ -137,7 +137,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     from workbench.models.adapters import add_lora
     from workbench.models.load import compute_dtype, load_model, load_tokenizer
     from workbench.models.locate import locate_adapter
-    from workbench.train.sft import build_trainer
+    from workbench.train.stages.sft import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -189,7 +189,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         metrics["eval_loss"] = evaluated[-1]["eval_loss"]
     (run.path / "all_results.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     if config.plot_loss:
-        from workbench.train.report import plot_loss
+        from workbench.train.metrics_log import plot_loss
 
         plot_loss(run)
     last = trainer.state.global_step

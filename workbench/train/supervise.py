@@ -125,11 +125,11 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
 
 def _free_devices(config: RunConfig, workspace: Workspace) -> str:
     """The devices of a run that was started past the queue: free ones if there are any."""
-    from workbench import launcher
+    from workbench.train import queue
 
-    there = launcher.slots()
-    may, needs = launcher.wanted_slots(config.model_dump(), there)
-    busy = launcher.busy_slots(workspace)
+    there = queue.slots()
+    may, needs = queue.wanted_slots(config.model_dump(), there)
+    busy = queue.busy_slots(workspace)
     return ",".join(sorted(may, key=lambda slot: slot in busy)[:needs])
 
 

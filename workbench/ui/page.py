@@ -8,7 +8,6 @@ import traceback
 import gradio as gr
 from fastapi import FastAPI
 
-from workbench import launcher
 from workbench.chat import corrections
 from workbench.config.presets import list_presets
 from workbench.data.worker_client import DataWorker
@@ -16,6 +15,7 @@ from workbench.door import Door
 from workbench.engines import Engine
 from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
 from workbench.ui.data_shared import clear_temporary
@@ -169,7 +169,7 @@ def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
                 trimmed = time.monotonic()
                 trim()
             if not workspace.read_only:
-                launcher.start_queued(workspace)
+                queue.start_queued(workspace)
             if not warm:
                 warm = True
                 runs_view.summaries(workspace)

@@ -4,7 +4,6 @@ from html import escape
 
 import gradio as gr
 
-from workbench import launcher
 from workbench.charts import AXES, compare_chart, panel_chart
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
@@ -12,6 +11,7 @@ from workbench.runs.metrics import file_token
 from workbench.runs.run import Run, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui import monitor, runs_view
 from workbench.ui.data_shared import outgoing, outgoing_folder
 from workbench.ui.notes import QUIET, note
@@ -191,23 +191,23 @@ def build(workspace: Workspace) -> dict:
         def go_on(run: Run) -> str:
             # steps, where they were given, would take precedence over epochs
             overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
-            return launcher.resume(run, workspace, checkpoint=checkpoint_ or "", overrides=overrides)
+            return queue.resume(run, workspace, checkpoint=checkpoint_ or "", overrides=overrides)
 
         return command(go_on)(run_id, request=request)
 
     def stopped(run_id, request: gr.Request):
-        return command(lambda run: launcher.stop(run, workspace))(run_id, request=request)
+        return command(lambda run: queue.stop(run, workspace))(run_id, request=request)
 
     def moved(places):
         def handler(run_id, request: gr.Request):
-            return command(lambda run: launcher.move(run, workspace, places))(run_id, request=request)
+            return command(lambda run: queue.move(run, workspace, places))(run_id, request=request)
 
         return handler
 
     def deleted(run_id, request: gr.Request):
         if not run_id:
             return gr.skip(), gr.skip()
-        words_ = command(lambda run: launcher.delete(run, workspace))(run_id, request=request)
+        words_ = command(lambda run: queue.delete(run, workspace))(run_id, request=request)
         return words_, None if run_of(run_id) is None else run_id
 
     def noted(run_id, title_, remark_, request: gr.Request):

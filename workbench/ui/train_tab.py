@@ -5,7 +5,6 @@ from html import escape
 
 import gradio as gr
 
-from workbench import launcher
 from workbench.config.llamafactory import import_text
 from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, Preset, list_presets
@@ -14,6 +13,7 @@ from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.runs.run import find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui import monitor
 from workbench.ui.data_shared import user_of
 from workbench.ui.form import Form, dataset_choices
@@ -143,12 +143,12 @@ def build(workspace: Workspace, worker: DataWorker) -> dict:
         try:
             config = form.config(list(contents))
             values = config.model_dump(exclude_unset=True)
-            run = launcher.launch(
+            run = queue.launch(
                 config, workspace, parent_id, check=lambda *_: worker.ask("preflight", user_of(request), config=values)
             )
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
-        words, waiting = say("started", lang, id=run.id), launcher.queue(workspace)
+        words, waiting = say("started", lang, id=run.id), queue.queue(workspace)
         if run in waiting:
             words = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
         return note(words), gr.Dropdown(choices=run_choices(workspace, lang), value=run.id)
@@ -157,7 +157,7 @@ def build(workspace: Workspace, worker: DataWorker) -> dict:
         if not run_id:
             return gr.skip()
         try:
-            return note(launcher.stop(find_run(workspace, run_id), workspace), "warn")
+            return note(queue.stop(find_run(workspace, run_id), workspace), "warn")
         except UserError as error:
             return note(str(error), "bad")
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from workbench.config.options import RunConfig
 from workbench.data.training_set import longest_row
-from workbench.models.compiled import compile_layers, decoder_layers, keep_layers
-from workbench.models.offload import Offload
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
-from workbench.train.report import log, note_peak
-from workbench.train.step_graph import StepGraphs, padded_length
+from workbench.train.fast.compiled import compile_layers, decoder_layers, keep_layers
+from workbench.train.fast.offload import Offload
+from workbench.train.fast.step_graph import StepGraphs, padded_length
+from workbench.train.metrics_log import log, note_peak
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
 _GIB = 2**30

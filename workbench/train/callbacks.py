@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.runs.run import Run
-from workbench.train.report import log
+from workbench.train.metrics_log import log
 
 _GIB = 2**30
 _LOOK_BACK = 5  # logged losses whose mean is compared

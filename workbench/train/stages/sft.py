@@ -19,13 +19,13 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
 from workbench.errors import NothingLeft
 from workbench.models.aux_loss import Balance, balance_routers, has_own_balance_loss
-from workbench.models.head import linear_cross_entropy, logit_adjustment
-from workbench.models.masks import one_sequence_per_row
 from workbench.runs.run import Run, write_manifest
-from workbench.train.report import MetricsLog
-from workbench.train.speed import Speed
-from workbench.train.step_graph import padded_length
-from workbench.train.watch import EarlyStopping, LossWatch, Samples, check_space
+from workbench.train.callbacks import EarlyStopping, LossWatch, Samples, check_space
+from workbench.train.fast.cross_entropy import linear_cross_entropy, logit_adjustment
+from workbench.train.fast.masks import one_sequence_per_row
+from workbench.train.fast.step import Speed
+from workbench.train.fast.step_graph import padded_length
+from workbench.train.metrics_log import MetricsLog
 
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 

@@ -99,7 +99,7 @@ def incoming(workspace) -> None:
 
 def _door(options: argparse.Namespace):
     """Under which names the server answers, and which proxies it believes. Raises UserError."""
-    from workbench.door import Door
+    from workbench.engine.door import Door
     from workbench.errors import UserError
 
     bound = [] if options.host in ("0.0.0.0", "::", "") else [options.host]
@@ -120,7 +120,7 @@ def _few_arenas() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from workbench.door import LOOPBACK
+    from workbench.engine.door import LOOPBACK
     from workbench.errors import UserError
 
     options = parse(arguments)

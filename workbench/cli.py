@@ -398,12 +398,12 @@ def _ask_here(model: str, adapters: list[str], overrides: list[str], place: Work
     """Answers from a model loaded in this process."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.decoding import Job, Sampling
+    from workbench.engine.scheduler import Job, Sampling
     from workbench.models.locate import locate_model
 
     config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
     locate_model(model, place)
-    from workbench.engine.model import TransformersDecoder
+    from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.uncertainty.probes import MAX_TOKENS
 
     decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
@@ -425,7 +425,7 @@ def _ask_server(base_url: str, api_key: str):
     """Answers from a running server."""
     import asyncio
 
-    from workbench.client import Backend, complete
+    from workbench.engine.client import Backend, complete
     from workbench.uncertainty.probes import MAX_TOKENS
 
     backend = Backend(base_url.rstrip("/"), api_key, own=False)
@@ -481,13 +481,13 @@ def chat(
     """Talk to a model in the terminal: one line, one answer. An empty line or Ctrl-D ends."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.decoding import Job, Sampling
+    from workbench.engine.scheduler import Job, Sampling
     from workbench.models.locate import locate_model
 
     place = Workspace(workspace).create()
     config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
     locate_model(model, place)
-    from workbench.engine.model import TransformersDecoder
+    from workbench.engine.transformers_backend import TransformersDecoder
 
     decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
     if adapter:

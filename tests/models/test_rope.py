@@ -9,8 +9,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
-from workbench.engine.decoding import Job, Sampling
-from workbench.engine.model import TransformersDecoder
+from workbench.engine.scheduler import Job, Sampling
+from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.models.rope import set_rope_scaling
 
 DIM, ORIGINAL, BASE = 64, 128, 10000.0

@@ -183,8 +183,8 @@ def test_every_way_to_load_answers(tiny_model, workspace, settings):
     """In this process: the decoder with each quantisation, attention and RoPE scaling."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import validated
-    from workbench.engine.decoding import Job, Sampling
-    from workbench.engine.model import TransformersDecoder
+    from workbench.engine.scheduler import Job, Sampling
+    from workbench.engine.transformers_backend import TransformersDecoder
 
     said = []
     config = validated({"model_name_or_path": str(tiny_model)} | settings, EngineConfig)
@@ -197,7 +197,7 @@ def test_every_way_to_load_answers(tiny_model, workspace, settings):
 
 def test_the_engine_ends_with_the_page(tiny_model, workspace):
     """An Engine's process exits when the process that started it is gone."""
-    code = ("import sys, time; from workbench.engines import Engine; from workbench.storage.workspace import Workspace;"
+    code = ("import sys, time; from workbench.engine.process import Engine; from workbench.storage.workspace import Workspace;"
             "from workbench.config.run_config import validated; from workbench.config.options import EngineConfig;"
             "e = Engine(Workspace(sys.argv[1])); e.load(validated({'model_name_or_path': sys.argv[2]}, EngineConfig));"
             "print(e._process.pid, flush=True); time.sleep(100)")  # fmt: skip

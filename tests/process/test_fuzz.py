@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import schemathesis
 
-from workbench.engine.decoding import Scheduler, Token
+from workbench.engine.scheduler import Scheduler, Token
 from workbench.engine.server import build_app
 from workbench.errors import UserError
 

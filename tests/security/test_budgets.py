@@ -553,7 +553,7 @@ class Endless:
 def test_another_server_cannot_fill_the_page(kind, words):
     import uvicorn
 
-    from workbench.client import Backend, models, stream
+    from workbench.engine.client import Backend, models, stream
 
     server = uvicorn.Server(uvicorn.Config(Endless(kind), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)

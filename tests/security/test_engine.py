@@ -13,10 +13,10 @@ import pytest
 import uvicorn
 
 from workbench.config.options import EngineConfig
-from workbench.engine.decoding import Call, Job, Sampling, Scheduler, Token
 from workbench.engine.limits import time_limit
+from workbench.engine.process import Engine
+from workbench.engine.scheduler import Call, Job, Sampling, Scheduler, Token
 from workbench.engine.server import build_app
-from workbench.engines import Engine
 from workbench.storage.workspace import Workspace
 
 
@@ -135,7 +135,7 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
     from fastapi import FastAPI
     from starlette.testclient import TestClient
 
-    from workbench import engines
+    from workbench.engine import process
     from workbench.ui.api import add_api
     from workbench.ui.engine_panel import EnginePanel
 
@@ -166,7 +166,7 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
         assert "gone" in panel._status_html("en") or "ended" in panel._status_html("en")
     finally:
         engine.unload()
-    assert engines.SILENT_SECONDS == 10 and json.dumps(asked)
+    assert process.SILENT_SECONDS == 10 and json.dumps(asked)
 
 
 def wait_for(condition, seconds: float = 90) -> None:
@@ -180,7 +180,7 @@ def test_a_server_without_a_key_answers_to_its_own_names_only():
     """`python -m workbench serve` on loopback: the same rebinding as the page's."""
     from starlette.testclient import TestClient
 
-    from workbench.door import Door
+    from workbench.engine.door import Door
 
     decoder = Gated()
     decoder.gate.release(1000)

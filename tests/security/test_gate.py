@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from workbench.door import Door
+from workbench.engine.door import Door
 from workbench.ui.gate import COOKIE, Gate, file_paths
 from workbench.ui.logins import BY_ADDRESS, BY_NAME, Attempts
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from workbench.engine.decoding import TURN_TOKENS, Job, Sampling, Scheduler, Token
-from workbench.engine.model import StopText
+from workbench.engine.scheduler import TURN_TOKENS, Job, Sampling, Scheduler, Token
+from workbench.engine.transformers_backend import StopText
 
 
 class FakeDecoder:

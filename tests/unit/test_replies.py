@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
-from workbench.engine.replies import Reply, response_template
+from workbench.engine.reply_parser import Reply, response_template
 from workbench.models.vocabulary import Vocabulary
 
 TOOLS = [

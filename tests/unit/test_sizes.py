@@ -2,10 +2,10 @@
 
 import pytest
 
-from workbench import engines
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
-from workbench.engines import Engine
+from workbench.engine import process
+from workbench.engine.process import Engine
 from workbench.errors import UserError
 from workbench.models.memory import free_gib, loaded_gib, weights_gib
 from workbench.runs.run import create_run
@@ -37,7 +37,7 @@ def test_loading_beside_a_run_says_before_it_tries_that_there_is_no_room(workspa
     run = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}))
     run.update(state="running", **own_process())
     engine, config = Engine(workspace), validated({"model_name_or_path": "big"}, EngineConfig)
-    monkeypatch.setattr(engines, "free_gib", lambda devices: (8.0, True))
+    monkeypatch.setattr(process, "free_gib", lambda devices: (8.0, True))
     with pytest.raises(UserError, match=rf"about 11.0 GiB, but 8.0 GiB are free while {run.id} trains"):
         engine.load(config)
     assert engine.state() is None

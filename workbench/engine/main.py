@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from workbench.config.options import EngineConfig
-from workbench.door import Door
+from workbench.engine.door import Door
 from workbench.errors import UserError
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
@@ -48,9 +48,9 @@ def serve(
     import transformers
     import uvicorn
 
-    from workbench.engine.decoding import Scheduler
-    from workbench.engine.model import TransformersDecoder
+    from workbench.engine.scheduler import Scheduler
     from workbench.engine.server import build_app
+    from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.train.metrics_log import log, progress_writer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers

@@ -13,9 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from workbench.door import Door, host_name, same_origin
-from workbench.engine.answers import Chat, Plain, event, logprob_entry, usage, whole
-from workbench.engine.decoding import Call, Job, Sampling, Scheduler
+from workbench.engine.door import Door, host_name, same_origin
 from workbench.engine.protocol import (
     DEFAULT_COMPLETION_TOKENS,
     DEFAULT_NEW_TOKENS,
@@ -26,6 +24,8 @@ from workbench.engine.protocol import (
     Generation,
     ScoreRequest,
 )
+from workbench.engine.responses import Chat, Plain, event, logprob_entry, usage, whole
+from workbench.engine.scheduler import Call, Job, Sampling, Scheduler
 from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes of a request

@@ -7,7 +7,7 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from workbench.engines import SILENT, Engine
+from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes

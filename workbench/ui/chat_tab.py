@@ -12,8 +12,8 @@ import gradio as gr
 
 from workbench.chat import branches, conversations, corrections
 from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
-from workbench.client import stream
-from workbench.engines import SILENT, Engine
+from workbench.engine.client import stream
+from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui.engine_panel import EnginePanel

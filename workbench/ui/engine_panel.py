@@ -10,11 +10,11 @@ from html import escape
 
 import gradio as gr
 
-from workbench.client import Backend, models
 from workbench.config.fields import options
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
-from workbench.engines import SILENT, Engine
+from workbench.engine.client import Backend, models
+from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.runs.run import list_runs

@@ -7,7 +7,7 @@ import gradio as gr
 
 from workbench.chat import corrections
 from workbench.chat.session import Sampling, Session, sent
-from workbench.client import complete, score
+from workbench.engine.client import complete, score
 from workbench.errors import UserError
 from workbench.ui.engine_panel import EnginePanel
 from workbench.ui.notes import QUIET, note

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from workbench.door import Door, host_name, same_origin
+from workbench.engine.door import Door, host_name, same_origin
 from workbench.ui.logins import Attempts
 
 MAX_EVENT = 4 << 20  # bytes of an event's inputs

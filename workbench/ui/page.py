@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from workbench.chat import corrections
 from workbench.config.presets import list_presets
 from workbench.data.worker_client import DataWorker
-from workbench.door import Door
-from workbench.engines import Engine
+from workbench.engine.door import Door
+from workbench.engine.process import Engine
 from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue

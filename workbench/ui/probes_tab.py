@@ -4,7 +4,7 @@ import asyncio
 
 import gradio as gr
 
-from workbench.client import complete
+from workbench.engine.client import complete
 from workbench.errors import UserError
 from workbench.ui.engine_panel import EnginePanel
 from workbench.ui.notes import QUIET, note

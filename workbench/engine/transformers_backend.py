@@ -11,10 +11,10 @@ from transformers import DynamicCache
 
 from workbench.config.options import EngineConfig
 from workbench.data.encode import set_template
-from workbench.engine.decoding import Job, Sampling, Token, TokenInfo
 from workbench.engine.limits import time_limit
-from workbench.engine.replies import response_template
+from workbench.engine.reply_parser import response_template
 from workbench.engine.sampling import Sampler, measure
+from workbench.engine.scheduler import Job, Sampling, Token, TokenInfo
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer

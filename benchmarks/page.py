@@ -89,7 +89,7 @@ def ticks(url: str, run) -> tuple[list[float], list[int]]:
 
 def many_runs(workspace: Workspace) -> list[tuple[str, float]]:
     """Milliseconds that the Runs tab takes for 5,000 runs: to read them all, to list and sort them again, to see no change."""
-    from workbench.ui import runs_view
+    from workbench.ui.tabs.runs import view
 
     config = validated({"model_name_or_path": "m", "dataset": "d"})
     lines = "".join(row(step) for step in range(1, 101))
@@ -99,9 +99,9 @@ def many_runs(workspace: Workspace) -> list[tuple[str, float]]:
         run.update(state="finished", step=100, total_steps=100, ended=time.time())
     times = []
     for name, act in (
-        ("first look", lambda: runs_view.summaries(workspace)),
-        ("filtered and sorted again", lambda: runs_view.summaries(workspace, search="m d", sort="by_loss")),
-        ("nothing changed", lambda: runs_view.runs_token(workspace)),
+        ("first look", lambda: view.summaries(workspace)),
+        ("filtered and sorted again", lambda: view.summaries(workspace, search="m d", sort="by_loss")),
+        ("nothing changed", lambda: view.runs_token(workspace)),
     ):
         began = time.perf_counter()
         act()

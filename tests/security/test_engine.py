@@ -137,7 +137,7 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
 
     from workbench.engine import process
     from workbench.ui.api import add_api
-    from workbench.ui.engine_panel import EnginePanel
+    from workbench.ui.tabs.chat.engine_panel import EnginePanel
 
     engine = Engine(Workspace(tmp_path / "w", [tiny_model]).create())
     app = FastAPI()

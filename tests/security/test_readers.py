@@ -17,8 +17,9 @@ from workbench.runs.run import Run, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor, runs_view
-from workbench.ui.history import History
+from workbench.ui import monitor
+from workbench.ui.tabs.chat.history import History
+from workbench.ui.tabs.runs import view
 from workbench.uncertainty import probes
 
 DEEP = [
@@ -68,14 +69,14 @@ def look_at_everything(workspace: Workspace) -> None:
             assert monitor.status_html(run, lang) and monitor.chart_json(run, lang, True) is not None
         monitor.log_html(run)
         monitor.change_token(run, "en", False)
-        runs_view.checkpoints_html(run, "en")
-        runs_view.samples_html(run, "en")
-        runs_view.differences_html([("a", run.config_values()), ("b", {})], "en")
+        view.checkpoints_html(run, "en")
+        view.samples_html(run, "en")
+        view.differences_html([("a", run.config_values()), ("b", {})], "en")
         run.checkpoints(), run.notes(), run.problems(), run_named(workspace, run.id)
-    for sort in runs_view.SORTS:
-        for row in runs_view.summaries(workspace, "x y", ["lost"], sort) + runs_view.summaries(workspace, sort=sort):
+    for sort in view.SORTS:
+        for row in view.summaries(workspace, "x y", ["lost"], sort) + view.summaries(workspace, sort=sort):
             assert all(isinstance(cell, str) for cell in row.cells("zh"))
-    runs_view.runs_token(workspace)
+    view.runs_token(workspace)
     queue.queue(workspace), queue.busy_slots(workspace), queue.active_runs(workspace)
 
 
@@ -142,7 +143,7 @@ def test_a_broken_conversation_is_listed_with_the_reason(workspace, content):
 @given(content=contents)
 def test_any_conversation_opens_or_says_why(tmp_path_factory, content):
     from workbench.chat import branches
-    from workbench.ui.examine import Examine
+    from workbench.ui.tabs.chat.examine import Examine
 
     workspace = Workspace(tmp_path_factory.mktemp("f")).create()
     (workspace.conversations / "20260101-bbbbbb.json").write_bytes(content)

@@ -5,13 +5,13 @@ import zipfile
 
 import pytest
 
-from workbench.charts import along, compare_chart, panel_chart
 from workbench.config.run_config import validated
 from workbench.runs.metrics import MetricsReader
 from workbench.runs.run import create_run, write_manifest
 from workbench.runs.state import own_process
-from workbench.ui import runs_view
+from workbench.ui.charts import along, compare_chart, panel_chart
 from workbench.ui.strings import TEXT
+from workbench.ui.tabs.runs import view
 
 CONFIG = {"model_name_or_path": "org/Model-7B", "dataset": "facts"}
 
@@ -29,37 +29,37 @@ def make(workspace, name, losses, evaluations=(), state="finished", **options):
 def test_table_filters_sorts_and_knows_the_best(workspace):
     low = make(workspace, "low", [3.0, 1.0, 2.0], [(2, 1.5), (3, 1.7)])
     high = make(workspace, "high", [5.0, 4.0], state="failed", dataset="other")
-    rows = runs_view.summaries(workspace, sort="by_loss")
+    rows = view.summaries(workspace, sort="by_loss")
     assert [row.run for row in rows] == [low, high]
     assert rows[0].cells("en")[:10] == [
         "finished", low.id, "Model-7B", "facts", "3/9", "2.0000", "1.0000", "1.5000", "0:00:09", "30"]  # fmt: skip
-    assert [row.run for row in runs_view.summaries(workspace, search="model-7b OTHER")] == [high]
-    assert [row.run for row in runs_view.summaries(workspace, states=["finished"])] == [low]
-    assert runs_view.summaries(workspace, search="nothing") == []
+    assert [row.run for row in view.summaries(workspace, search="model-7b OTHER")] == [high]
+    assert [row.run for row in view.summaries(workspace, states=["finished"])] == [low]
+    assert view.summaries(workspace, search="nothing") == []
     low.set_notes(title="my best")
-    assert runs_view.summaries(workspace, search="best")[0].title == "my best"
+    assert view.summaries(workspace, search="best")[0].title == "my best"
     assert rows[1].cells("zh")[0] == "失败"
 
 
 def test_the_table_changes_only_when_a_run_does(workspace):
     run, other = make(workspace, "a", [1.0], state="running"), make(workspace, "b", [1.0])
     run.update(**own_process())
-    before = runs_view.runs_token(workspace)
-    assert runs_view.runs_token(workspace) == before
+    before = view.runs_token(workspace)
+    assert view.runs_token(workspace) == before
     with open(run.metrics, "a") as log:  # of a run that is going
         log.write("\n")
-    after = runs_view.runs_token(workspace)
+    after = view.runs_token(workspace)
     assert after != before
     other.set_notes(title="t")  # of one that has ended
-    assert runs_view.runs_token(workspace) != after
-    assert runs_view.summaries(workspace)[0].title == "t"
+    assert view.runs_token(workspace) != after
+    assert view.summaries(workspace)[0].title == "t"
 
 
 def test_differences():
     pair = [("a", {"lora_rank": 8, "seed": 1}), ("b", {"lora_rank": 16, "seed": 1, "packing": True})]
-    assert runs_view.differences(pair) == [("lora_rank", ["8", "16"]), ("packing", ["–", "True"])]
-    assert "<script>" not in runs_view.differences_html([("<script>", {"a": "<img>"}), ("b", {})], "en")
-    assert "No differences" in runs_view.differences_html(pair[:1], "en")
+    assert view.differences(pair) == [("lora_rank", ["8", "16"]), ("packing", ["–", "True"])]
+    assert "<script>" not in view.differences_html([("<script>", {"a": "<img>"}), ("b", {})], "en")
+    assert "No differences" in view.differences_html(pair[:1], "en")
 
 
 def test_checkpoints_mark_the_best(workspace):
@@ -68,27 +68,27 @@ def test_checkpoints_mark_the_best(workspace):
         (run.path / f"checkpoint-{step}").mkdir()
         (run.path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
         write_manifest(run.path / f"checkpoint-{step}")
-    html = runs_view.checkpoints_html(run, "en")
+    html = view.checkpoints_html(run, "en")
     assert "checkpoint-2 ★ best" in html and "checkpoint-1 ★" not in html and "1.8000" in html
 
 
 def test_samples_side_by_side_and_escaped(workspace):
     run = make(workspace, "a", [1.0])
-    assert "sample_prompts" in runs_view.samples_html(run, "en")
+    assert "sample_prompts" in view.samples_html(run, "en")
     rows = [{"current_steps": s, "prompt": "Hi?", "answer": f"<b>{s}</b>"} for s in (0, 5)]
     (run.path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"half')
-    html = runs_view.samples_html(run, "en")
+    html = view.samples_html(run, "en")
     assert "Step 0" in html and "Step 5" in html and "&lt;b&gt;5" in html and "<b>5</b>" not in html
 
 
 def test_log_search_and_zip(workspace, tmp_path):
     run = make(workspace, "a", [1.0])
     run.log.write_text("first\nSecond <x>\nthird second\n")
-    assert runs_view.found_in_log(run.log, "second") == ["Second <x>", "third second"]
-    assert len(runs_view.found_in_log(run.log, "")) == 3 and "&lt;x&gt;" in runs_view.log_lines_html(run, "second")
+    assert view.found_in_log(run.log, "second") == ["Second <x>", "third second"]
+    assert len(view.found_in_log(run.log, "")) == 3 and "&lt;x&gt;" in view.log_lines_html(run, "second")
     (run.path / "checkpoint-1").mkdir()
     (run.path / "checkpoint-1" / "weights").write_text("w")
-    with zipfile.ZipFile(runs_view.make_zip(run, tmp_path)) as archive:
+    with zipfile.ZipFile(view.make_zip(run, tmp_path)) as archive:
         names = archive.namelist()
     assert f"{run.id}/run.yaml" in names and not any("checkpoint" in n or "/." in n for n in names)
 
@@ -114,7 +114,7 @@ def test_curves_over_other_axes(workspace, axis, last):
 
 def test_values_of_choices_are_no_keys_of_the_catalogue():
     """The browser would translate them on their way back."""
-    from workbench.charts import AXES
     from workbench.runs.state import ACTIVE, FINAL
+    from workbench.ui.charts import AXES
 
-    assert not {*runs_view.SORTS, *AXES, *ACTIVE, *FINAL} & TEXT.keys()
+    assert not {*view.SORTS, *AXES, *ACTIVE, *FINAL} & TEXT.keys()

@@ -23,8 +23,8 @@ from workbench.data.worker import Worker
 from workbench.errors import UserError
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import PROJECT, Workspace
-from workbench.ui import data_view
-from workbench.ui.data_view import rows_html
+from workbench.ui.tabs.data import view
+from workbench.ui.tabs.data.view import rows_html
 
 
 def quiet(words, share):
@@ -410,9 +410,9 @@ def test_whatever_a_file_holds_can_be_looked_at(tiny_model, lines, name):
         worker = Worker(Workspace(Path(folder) / "w").create(), lambda message: None, confined=False)
         config = {"model_name_or_path": str(tiny_model), "cutoff_len": 30, "template": "auto"}
         for ask in (
-            lambda: data_view.rows_html(worker.preview(str(file), config)["rows"], list(data_view.PARTS), "en"),
+            lambda: view.rows_html(worker.preview(str(file), config)["rows"], list(view.PARTS), "en"),
             lambda: worker.row(str(file), config, 1),
-            lambda: data_view.check_html(worker.check(str(file), config), "zh"),
+            lambda: view.check_html(worker.check(str(file), config), "zh"),
             lambda: str(worker.count(str(file), config)),
         ):
             try:

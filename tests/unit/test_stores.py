@@ -116,7 +116,7 @@ def test_thoughts_and_calls_in_the_chatbot_and_on_the_way_to_the_model():
 
 
 def test_two_tabs_on_one_conversation_lose_nothing(workspace):
-    from workbench.ui.history import History
+    from workbench.ui.tabs.chat.history import History
 
     history, first = History(workspace), Session()
     first.columns[0] = [{"role": "user", "content": "Hello"}]

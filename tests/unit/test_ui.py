@@ -14,7 +14,7 @@ from workbench.config.run_config import validated
 from workbench.runs.run import create_run
 from workbench.ui import monitor
 from workbench.ui.form import Form
-from workbench.ui.train_tab import command_line, note
+from workbench.ui.tabs.train import command_line, note
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,14 +16,17 @@ from workbench.engine.process import Engine
 from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import chat_tab, data_tab, probes_tab, runs_tab, runs_view, train_tab
 from workbench.ui.api import add_api
-from workbench.ui.data_shared import clear_temporary
 from workbench.ui.gate import Gate
 from workbench.ui.notes import QUIET, note
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, say, t
+from workbench.ui.tabs import probes, train
+from workbench.ui.tabs.chat import tab
+from workbench.ui.tabs.data import tab
+from workbench.ui.tabs.data.shared import clear_temporary
+from workbench.ui.tabs.runs import tab, view
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
@@ -41,15 +44,15 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
-                train = train_tab.build(workspace, worker)
+                train = train.build(workspace, worker)
             with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
-                data = data_tab.build(workspace, train["form"], worker)
+                data = tab.build(workspace, train["form"], worker)
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
-                runs = runs_tab.build(workspace)
+                runs = tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
-                chat = chat_tab.build(engine)
+                chat = tab.build(engine)
             with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
-                probed = probes_tab.build(chat["panel"])
+                probed = probes.build(chat["panel"])
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
@@ -172,7 +175,7 @@ def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
                 queue.start_queued(workspace)
             if not warm:
                 warm = True
-                runs_view.summaries(workspace)
+                view.summaries(workspace)
         except Exception:  # a full disk, say: the next look may succeed
             traceback.print_exc()
         time.sleep(1.5)

@@ -4,7 +4,6 @@ from html import escape
 
 import gradio as gr
 
-from workbench.charts import AXES, compare_chart, panel_chart
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
 from workbench.runs.metrics import file_token
@@ -12,10 +11,12 @@ from workbench.runs.run import Run, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor, runs_view
-from workbench.ui.data_shared import outgoing, outgoing_folder
+from workbench.ui import monitor
+from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
+from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
+from workbench.ui.tabs.runs import view
 from workbench.ui.theme import CHART_JS
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
@@ -30,11 +31,11 @@ def build(workspace: Workspace) -> dict:
         states = gr.Dropdown(
             [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)], value=[], multiselect=True, label=t("states"), elem_id="runs-states", scale=3)  # fmt: skip
         sort = gr.Dropdown(
-            [(t(f"sort_{s}"), s) for s in runs_view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
+            [(t(f"sort_{s}"), s) for s in view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
         page = gr.Number(1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90)
     table = gr.Dataframe(
-        headers=[c.replace("_", " ") for c in runs_view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
-        column_count=(len(runs_view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
+        headers=[c.replace("_", " ") for c in view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
+        column_count=(len(view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
     count = gr.HTML(elem_id="runs-count")
     with gr.Row(equal_height=True):
         chosen = gr.Dropdown(
@@ -106,13 +107,13 @@ def build(workspace: Workspace) -> dict:
     def list_them(words_, states_, sort_, page_, token, request: gr.Request):
         """The table, sent again only when a run or the question has changed."""
         lang = language(request)
-        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(runs_view.runs_token(workspace)))
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(view.runs_token(workspace)))
         if fresh == token:
             return [gr.skip()] * 5
-        rows = runs_view.summaries(workspace, words_ or "", states_ or [], sort_)
-        first = (max(1, int(page_ or 1)) - 1) * runs_view.PAGE
-        part = rows[first : first + runs_view.PAGE]
-        headers = [say(f"column_{c}", lang) for c in runs_view.COLUMNS]
+        rows = view.summaries(workspace, words_ or "", states_ or [], sort_)
+        first = (max(1, int(page_ or 1)) - 1) * view.PAGE
+        part = rows[first : first + view.PAGE]
+        headers = [say(f"column_{c}", lang) for c in view.COLUMNS]
         ids = [
             (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
         ]
@@ -159,12 +160,10 @@ def build(workspace: Workspace) -> dict:
         against = ""
         if parent:
             other = run_of(parent)
-            table_ = (
-                runs_view.differences_html([(parent, other.config_values()), (run.id, values)], lang) if other else ""
-            )
+            table_ = view.differences_html([(parent, other.config_values()), (run.id, values)], lang) if other else ""
             against = f"<div class='wb-sub'>{escape(say('parent', lang, id=parent))}</div>{table_}"
         names = [p.name for p in run.checkpoints()][::-1]
-        return (figure, runs_view.checkpoints_html(run, lang), against, to_yaml(values), runs_view.samples_html(run, lang),
+        return (figure, view.checkpoints_html(run, lang), against, to_yaml(values), view.samples_html(run, lang),
                 gr.Dropdown(choices=names))  # fmt: skip
 
     def choose(run_id, request: gr.Request):
@@ -227,15 +226,15 @@ def build(workspace: Workspace) -> dict:
         figure = compare_chart(
             [(name, monitor.reader_of(run).series) for name, run in named], axis=axis_, axis_name=say(f"axis_{axis_}", lang), smooth=smooth_,
             log_scale=log_axis, eval_name=say("legend_eval", lang))  # fmt: skip
-        return figure, runs_view.differences_html([(name, run.config_values()) for name, run in named], lang)
+        return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
 
     def find(run_id, words_):
         run = run_of(run_id)
-        return runs_view.log_lines_html(run, words_ or "") if run else ""
+        return view.log_lines_html(run, words_ or "") if run else ""
 
     def zipped(run_id):
         run = run_of(run_id)
-        return str(runs_view.make_zip(run, outgoing_folder())) if run else None
+        return str(view.make_zip(run, outgoing_folder())) if run else None
 
     def logged(run_id):
         run = run_of(run_id)

@@ -16,11 +16,11 @@ from workbench.engine.client import stream
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
-from workbench.ui.engine_panel import EnginePanel
-from workbench.ui.examine import Examine
-from workbench.ui.history import History
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
+from workbench.ui.tabs.chat.engine_panel import EnginePanel
+from workbench.ui.tabs.chat.examine import Examine
+from workbench.ui.tabs.chat.history import History
 
 COLUMN_IDS = ("chat-left", "chat-right", "chat-third", "chat-fourth")
 

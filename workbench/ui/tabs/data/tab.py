@@ -11,12 +11,12 @@ from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
-from workbench.ui import data_files, data_jobs, data_view
-from workbench.ui.data_shared import LONG, Data, asking, stopped, user_of
-from workbench.ui.data_view import note_safe
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
+from workbench.ui.tabs.data import files, jobs, view
+from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
+from workbench.ui.tabs.data.view import note_safe
 
 PAGE = 5  # rows at a time
 _IDS_JS = "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on); document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
@@ -39,7 +39,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
         with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
             with gr.Row(equal_height=True):
                 columns = gr.CheckboxGroup(
-                    [(t(f"data_{part}"), part) for part in data_view.PARTS], value=list(data_view.PARTS), label=t("data_columns"),
+                    [(t(f"data_{part}"), part) for part in view.PARTS], value=list(view.PARTS), label=t("data_columns"),
                     elem_id="data-columns", scale=4)  # fmt: skip
                 ids = gr.Checkbox(label=t("data_ids"), value=False, elem_id="data-ids", scale=1, min_width=120)
                 start = gr.Number(
@@ -47,7 +47,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
                 )
                 back = gr.Button(t("data_back"), elem_id="data-back", scale=1, min_width=100)
                 on = gr.Button(t("data_on"), elem_id="data-on", scale=1, min_width=100)
-            rows = gr.HTML(js_on_load=data_view.ROWS_JS, elem_id="data-rows")
+            rows = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-rows")
             with gr.Accordion(t("data_edit_title"), open=False, elem_id="data-edit") as editing:
                 with gr.Row(equal_height=True):
                     row = gr.Number(
@@ -66,13 +66,13 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
                 source = gr.Textbox(label=t("data_edit_source"), lines=5, max_lines=18, elem_id="data-source")
                 edited = gr.HTML(elem_id="data-edited")
         with gr.Tab(t("data_check"), id="check", elem_id="part-check"):
-            checked = data_jobs.build_check(data)
+            checked = jobs.build_check(data)
         with gr.Tab(t("data_stats"), id="stats", elem_id="part-stats"):
-            data_jobs.build_statistics(data)
+            jobs.build_statistics(data)
         with gr.Tab(t("data_batches"), id="batches", elem_id="part-batches"):
-            data_jobs.build_sequences(data)
+            jobs.build_sequences(data)
         with gr.Tab(t("data_files"), id="files", elem_id="part-files"):
-            data_files.build(data)
+            files.build(data)
     questions = (("row-sure", "data_row_sure"), ("dataset-sure", "data_remove_sure"))
     gr.HTML("".join(f"<span id='{id_}' hidden>{say(key, 'en')} · {say(key, 'zh')}</span>" for id_, key in questions))
     asked: dict[str, str] = {}  # by session, whose number of rows was asked for last
@@ -88,7 +88,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
             "data_about", lang, layout=layout, place=f"{info.path or info.hub or info.ms_hub} ({place})",
             count="" if total is None else say("data_rows_total", lang, count=f"{total:,}"), template=shown["template"], cutoff=shown["cutoff_len"],
             model=str(config.get("model_name_or_path", "–")).split("/")[-1], masks=masks)  # fmt: skip
-        return f"<div class='wb-sub'>{data_view.safe(words)}</div>"
+        return f"<div class='wb-sub'>{view.safe(words)}</div>"
 
     def show(name, shown, number, request: gr.Request, *contents):
         """The page of rows that begins with row `number`."""
@@ -104,7 +104,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
             if not found["rows"]:
                 words += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
             about_ = describe(name, contents, found["layout"], None, lang)
-            return words, about_, data_view.rows_html(found["rows"], shown or [], lang)
+            return words, about_, view.rows_html(found["rows"], shown or [], lang)
         except UserError as error:
             return note_safe(str(error), "bad"), "", ""
 
@@ -203,7 +203,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
     cutting = cut.click(
         data.changing(delete_row, 2), [data.looks, chosen, row, before, *contents], [edited, data.looks, before, source], js=asking("row-sure", 2), trigger_mode="always_last", **LONG)  # fmt: skip
     halt.click(stopped, None, edited, cancels=[saving, cutting], **QUIET)
-    data_files.wire_upload(data, drop, uploaded, halt_upload)
+    files.wire_upload(data, drop, uploaded, halt_upload)
     return {"arrive": (arrive, [chosen, data.visits, *contents], [chosen, data.visits, message])}
 
 

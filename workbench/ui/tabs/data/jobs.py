@@ -6,12 +6,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench.charts import length_chart
 from workbench.storage.workspace import Workspace, slug
-from workbench.ui import data_view
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, outgoing, stopped
+from workbench.ui.charts import length_chart
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, say, t
+from workbench.ui.tabs.data import view
+from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, outgoing, stopped
 from workbench.ui.theme import CHART_JS
 
 SEQUENCES = 3  # shown at a time
@@ -28,7 +28,7 @@ def build_check(data: Data) -> gr.HTML:
         check = gr.Button(t("data_check_run"), elem_id="data-check", variant="primary")
         halt = gr.Button(t("stop"), elem_id="data-check-stop", variant="stop")
         report = gr.Button(t("data_report"), elem_id="data-report")
-    checked = gr.HTML(js_on_load=data_view.ROWS_JS, elem_id="data-checked")
+    checked = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-checked")
 
     async def run(name, request: gr.Request, *contents):
         lang = language(request)
@@ -36,9 +36,7 @@ def build_check(data: Data) -> gr.HTML:
             yield note(say("data_none", lang), "warn")
             return
         args = {"dataset": name, "config": data.options(contents), "report": str(report_file(data.workspace, name))}
-        async for (words,) in data.job(
-            "check", args, lambda result, lang: [data_view.check_html(result, lang)], 0, request
-        ):
+        async for (words,) in data.job("check", args, lambda result, lang: [view.check_html(result, lang)], 0, request):
             yield words
 
     def reported(name, request: gr.Request):
@@ -73,7 +71,7 @@ def build_statistics(data: Data) -> None:
         if result["training_rows"]:
             axes, cutoff = (say("data_axis_length", lang), say("data_axis_rows", lang)), result["cutoff_len"]
             figure = length_chart(result["edges"], result["counts"], cutoff, axes=axes, title=f"cutoff_len {cutoff:,}")
-        return [data_view.stats_html(result, lang), figure, result["suggestions"]]
+        return [view.stats_html(result, lang), figure, result["suggestions"]]
 
     async def run_all(request: gr.Request, *contents):
         async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, request):
@@ -129,7 +127,7 @@ def build_sequences(data: Data) -> None:
 
     async def run(number, request: gr.Request, *contents):
         args = {"config": data.options(contents), "start": max(0, int(number or 1) - 1), "count": SEQUENCES}
-        finish = lambda result, lang: [data_view.batches_html(result, lang)]  # noqa: E731
+        finish = lambda result, lang: [view.batches_html(result, lang)]  # noqa: E731
         async for (words,) in data.job("batches", args, finish, 0, request, torch=True):
             yield words
 

@@ -10,11 +10,11 @@ from workbench.data.editing import remove
 from workbench.data.registry import FORMATTINGS
 from workbench.errors import UserError
 from workbench.storage import files
-from workbench.ui import data_jobs
-from workbench.ui.data_shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing, stopped, user_of
-from workbench.ui.data_view import note_safe
 from workbench.ui.notes import QUIET
 from workbench.ui.strings import language, say, t
+from workbench.ui.tabs.data import jobs
+from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing, stopped, user_of
+from workbench.ui.tabs.data.view import note_safe
 
 
 def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) -> None:
@@ -120,7 +120,7 @@ def build(data: Data) -> None:
 
     async def removed(request, name, *contents):
         await asyncio.to_thread(remove, data.workspace, name, shown_file(name, contents))
-        data_jobs.report_file(data.workspace, name).unlink(missing_ok=True)
+        jobs.report_file(data.workspace, name).unlink(missing_ok=True)
         return say("data_removed", language(request), name=name), gr.update(choices=data.choices(contents), value=None)
 
     def shown_file(name, contents) -> Path | None:

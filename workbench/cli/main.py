@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli_data import data_app
+from workbench.cli.data import data_app
 from workbench.errors import UserError
 from workbench.storage.workspace import PRESETS, Workspace
 

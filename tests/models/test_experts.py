@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from workbench.errors import UserError
 from workbench.models.quantized import loader
 from workbench.models.quantized.experts import packed_experts_forward
-from workbench.models.quantized.loader import expert_parameters, is_fused_experts
+from workbench.models.quantized.layout import expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed, unpacked
 
 SMALL = {

@@ -135,7 +135,7 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
     from fastapi import FastAPI
     from starlette.testclient import TestClient
 
-    from workbench.engine import process
+    from workbench.engine import process as engine_process
     from workbench.ui.api import add_api
     from workbench.ui.tabs.chat.engine_panel import EnginePanel
 
@@ -166,7 +166,7 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
         assert "gone" in panel._status_html("en") or "ended" in panel._status_html("en")
     finally:
         engine.unload()
-    assert process.SILENT_SECONDS == 10 and json.dumps(asked)
+    assert engine_process.SILENT_SECONDS == 10 and json.dumps(asked)
 
 
 def wait_for(condition, seconds: float = 90) -> None:

@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from workbench.errors import UserError
-from workbench.runs.metrics import file_token
 from workbench.storage import files
-from workbench.storage.files import Unreadable, write_atomically
+from workbench.storage.files import Unreadable, file_token, write_atomically
 from workbench.storage.workspace import Workspace
 
 MAX_TITLE = 80

@@ -29,7 +29,7 @@ def linear_modules(model) -> dict[str, list[str]]:
 
 def expert_targets(model) -> list[str]:
     """Full names of the 3-D expert parameters that can carry LoRA."""
-    from workbench.models.quantized.loader import expert_parameters, is_fused_experts
+    from workbench.models.quantized.layout import expert_parameters, is_fused_experts
 
     return [
         f"{name}.{parameter}"

@@ -193,15 +193,3 @@ def tail(path: Path, lines: int = 60, limit: int = 12_000) -> str:
     if size > limit:
         data = data[data.find(b"\n") + 1 :]
     return "\n".join(data.decode("utf-8", "replace").splitlines()[-lines:])
-
-
-def file_token(*paths: Path) -> tuple:
-    """Something cheap that changes when any of the files does."""
-    token = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-            token.append((stat.st_mtime_ns, stat.st_size))
-        except OSError:
-            token.append(None)
-    return tuple(token)

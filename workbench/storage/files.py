@@ -180,3 +180,15 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_token(*paths: Path) -> tuple:
+    """Something cheap that changes when any of the files does."""
+    token = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            token.append((stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            token.append(None)
+    return tuple(token)

@@ -6,9 +6,10 @@ One reader per run serves every tab and every user; a look that finds nothing ne
 import threading
 from html import escape
 
-from workbench.runs.metrics import MetricsReader, file_token, tail
+from workbench.runs.metrics import MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
+from workbench.storage.files import file_token
 from workbench.ui.charts import loss_chart
 from workbench.ui.strings import say
 

@@ -22,11 +22,13 @@ from workbench.ui.notes import QUIET, note
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, say, t
-from workbench.ui.tabs import probes, train
-from workbench.ui.tabs.chat import tab
-from workbench.ui.tabs.data import tab
+from workbench.ui.tabs import probes as probes_tab
+from workbench.ui.tabs import train as train_tab
+from workbench.ui.tabs.chat import tab as chat_tab
+from workbench.ui.tabs.data import tab as data_tab
 from workbench.ui.tabs.data.shared import clear_temporary
-from workbench.ui.tabs.runs import tab, view
+from workbench.ui.tabs.runs import tab as runs_tab
+from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
@@ -44,15 +46,15 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
-                train = train.build(workspace, worker)
+                train = train_tab.build(workspace, worker)
             with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
-                data = tab.build(workspace, train["form"], worker)
+                data = data_tab.build(workspace, train["form"], worker)
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
-                runs = tab.build(workspace)
+                runs = runs_tab.build(workspace)
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
-                chat = tab.build(engine)
+                chat = chat_tab.build(engine)
             with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
-                probed = probes.build(chat["panel"])
+                probed = probes_tab.build(chat["panel"])
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
@@ -175,7 +177,7 @@ def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
                 queue.start_queued(workspace)
             if not warm:
                 warm = True
-                view.summaries(workspace)
+                runs_view.summaries(workspace)
         except Exception:  # a full disk, say: the next look may succeed
             traceback.print_exc()
         time.sleep(1.5)

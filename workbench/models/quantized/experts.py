@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
 
 from workbench.models.quantized.expert_lora import lora_factors
+from workbench.models.quantized.layout import is_fused_experts
 from workbench.models.quantized.weights import module_of, on_gpu, register, weights
 
 NAME = "packed_experts"
@@ -28,8 +29,6 @@ NAME = "packed_experts"
 
 def use_packed_experts(model) -> None:
     """Let `model` compute its fused experts with `packed_experts_forward`."""
-    from workbench.models.quantized.loader import is_fused_experts
-
     ALL_EXPERTS_FUNCTIONS.register(NAME, packed_experts_forward)
     for module in model.modules():
         if is_fused_experts(module):

@@ -20,43 +20,10 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-from workbench.errors import UserError
+from workbench.models.quantized import expert_lora
+from workbench.models.quantized.experts import use_packed_experts
+from workbench.models.quantized.layout import EXPERT_PARAMETERS, check_layout, expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed
-
-EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
-BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
-
-
-def is_fused_experts(module: torch.nn.Module) -> bool:
-    """Whether `module` holds its experts as 3-D parameters `[E, out, in]` of the layout that `experts.py` computes."""
-    return len(expert_parameters(module)) == 2 and hasattr(module, "down_proj") and hasattr(module, "_apply_gate")
-
-
-def expert_parameters(module: torch.nn.Module) -> list[str]:
-    """Names of the 3-D (or already packed) expert parameters that `module` itself owns."""
-    own = module._parameters
-    return [n for n in EXPERT_PARAMETERS if own.get(n) is not None and (own[n].dim() == 3 or is_packed(own[n]))]
-
-
-def check_layout(name: str, module: torch.nn.Module) -> None:
-    """Raise UserError for fused experts that `experts.py` does not compute."""
-    problems = []
-    if not getattr(module, "has_gate", True):
-        problems.append("no gate")
-    if getattr(module, "has_bias", False):
-        problems.append("biases")
-    if getattr(module, "is_transposed", False):
-        problems.append("transposed weights")
-    if getattr(module, "has_post_expert_norm", False):
-        problems.append("a norm after each expert")
-    for parameter in expert_parameters(module):
-        if module._parameters[parameter][0].numel() % BLOCK:
-            problems.append(f"{parameter} of a size that is no multiple of {BLOCK}")
-    if problems:
-        raise UserError(
-            f"The experts of this model ({name}: {', '.join(problems)}) have a layout that cannot be loaded in 4 bits yet. "
-            "Set quantization_bit to 8 or remove it."
-        )
 
 
 class _Quantize(Bnb4bitQuantize):
@@ -130,8 +97,6 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
                 self._make_packed(module, parameter)
             module._register_state_dict_hook(_save_packed)
         if found:
-            from workbench.models.quantized.experts import use_packed_experts
-
             use_packed_experts(model)
 
     def _make_packed(self, module, name: str) -> None:
@@ -183,7 +148,5 @@ def _save_packed(module, state_dict, prefix, local_metadata):
 
 def install() -> None:
     """Use `ExpertsQuantizer` for every 4-bit load from now on in this process."""
-    from workbench.models.quantized import expert_lora
-
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = ExpertsQuantizer
     expert_lora.install()

@@ -133,7 +133,7 @@ class Speed:
             + (f"; {unpacked} keep their experts unpacked." if unpacked else "."))  # fmt: skip
 
     def _keep_unpacked(self, spare: float) -> int:
-        from workbench.models.quantized.loader import is_fused_experts
+        from workbench.models.quantized.layout import is_fused_experts
 
         count = 0
         for module in self._causal.modules():

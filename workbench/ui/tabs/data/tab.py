@@ -9,7 +9,7 @@ from workbench.config.options import RunConfig
 from workbench.data.editing import is_own
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
-from workbench.storage import files
+from workbench.storage.files import parse_json
 from workbench.storage.workspace import Workspace
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
@@ -151,7 +151,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
         await data.worker.change(
             "change", user=user_of(request), before=fetched(name, number, there, lang), after=text, **args
         )
-        line = json.dumps(files.parse_json(text), ensure_ascii=False)  # as the file has it now
+        line = json.dumps(parse_json(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
     async def delete_row(request, name, number, there, *contents):
@@ -209,7 +209,7 @@ def build(workspace: Workspace, form: Form, worker: DataWorker) -> dict:
 
 def _pretty(text: str) -> str:
     try:
-        shown = json.dumps(files.parse_json(text), ensure_ascii=False, indent=1)
+        shown = json.dumps(parse_json(text), ensure_ascii=False, indent=1)
         shown.encode()
         return shown
     except (ValueError, UserError):  # a broken row, to be mended; or signs that cannot be sent to the browser

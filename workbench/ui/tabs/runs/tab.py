@@ -6,9 +6,9 @@ import gradio as gr
 
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.runs.metrics import file_token
 from workbench.runs.run import Run, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
+from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import monitor

@@ -11,10 +11,11 @@ from html import escape
 from pathlib import Path
 
 from workbench.errors import UserError
-from workbench.runs.metrics import MetricsReader, file_token, summary
+from workbench.runs.metrics import MetricsReader, summary
 from workbench.runs.run import Listed, Run, folder_bytes, list_states, step_of
 from workbench.runs.state import ProcessState
 from workbench.storage import files
+from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.ui.strings import say
 

@@ -4,7 +4,8 @@ from workbench.config.fields import options, options_table
 from workbench.config.options import GROUPS, RunConfig
 from workbench.config.presets import DEFAULT, list_presets
 from workbench.config.run_config import validated
-from workbench.ui.strings import TEXT, i18n
+from workbench.ui.catalogue import TEXT
+from workbench.ui.strings import i18n
 
 ROOT = Path(__file__).parents[2]
 

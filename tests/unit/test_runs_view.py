@@ -9,8 +9,8 @@ from workbench.config.run_config import validated
 from workbench.runs.metrics import MetricsReader
 from workbench.runs.run import create_run, write_manifest
 from workbench.runs.state import own_process
+from workbench.ui.catalogue import TEXT
 from workbench.ui.charts import along, compare_chart, panel_chart
-from workbench.ui.strings import TEXT
 from workbench.ui.tabs.runs import view
 
 CONFIG = {"model_name_or_path": "org/Model-7B", "dataset": "facts"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import UserError
-from workbench.ui.strings import TEXT
+from workbench.ui.catalogue import TEXT
 from workbench.ui.token_view import confidence_html, consistency_html, contradiction_html, difference_html
 from workbench.uncertainty import consistency, contradiction, probes
 from workbench.uncertainty.confidence import sentences, spans, summary, views

@@ -114,7 +114,7 @@ def stats(
 ):
     """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions. The tokens are kept for the run."""
     from workbench.config.run_config import parse_overrides
-    from workbench.ui.tabs.data.view import duration, suggestion
+    from workbench.ui.phrases import duration, suggestion
 
     given = {
         "model_name_or_path": model,

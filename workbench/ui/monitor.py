@@ -10,8 +10,8 @@ from workbench.runs.metrics import MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
 from workbench.storage.files import file_token
+from workbench.ui.catalogue import say
 from workbench.ui.charts import loss_chart
-from workbench.ui.strings import say
 
 _readers: dict[str, MetricsReader] = {}
 _lock = threading.Lock()

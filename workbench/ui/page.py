@@ -17,11 +17,12 @@ from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui.api import add_api
+from workbench.ui.catalogue import say
 from workbench.ui.gate import Gate
 from workbench.ui.notes import QUIET, note
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
-from workbench.ui.strings import i18n, language, say, t
+from workbench.ui.strings import i18n, language, t
 from workbench.ui.tabs import probes as probes_tab
 from workbench.ui.tabs import train as train_tab
 from workbench.ui.tabs.chat import tab as chat_tab

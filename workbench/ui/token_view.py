@@ -3,7 +3,7 @@
 import json
 from html import escape
 
-from workbench.ui.strings import say
+from workbench.ui.catalogue import say
 from workbench.uncertainty.confidence import LOW, TokenView, summary, views
 from workbench.uncertainty.consistency import Check
 from workbench.uncertainty.contradiction import Reading

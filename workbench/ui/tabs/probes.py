@@ -6,8 +6,9 @@ import gradio as gr
 
 from workbench.engine.client import complete
 from workbench.errors import UserError
+from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.token_view import safe
 from workbench.uncertainty import probes

@@ -15,9 +15,10 @@ from workbench.runs.run import find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import monitor
+from workbench.ui.catalogue import say
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import user_of
 from workbench.ui.tabs.runs.view import differences
 from workbench.ui.theme import CHART_JS

@@ -19,9 +19,10 @@ from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL, PROJECT
+from workbench.ui.catalogue import say
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 
 _MORE = (
     "template",

@@ -9,8 +9,9 @@ from workbench.chat import corrections
 from workbench.chat.session import Sampling, Session, sent
 from workbench.engine.client import complete, score
 from workbench.errors import UserError
+from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.token_view import TOKENS_JS, confidence_html, consistency_html, contradiction_html, difference_html
 from workbench.uncertainty.consistency import SAMPLES, TEMPERATURE, check

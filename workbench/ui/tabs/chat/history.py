@@ -8,8 +8,9 @@ from workbench.chat import conversations
 from workbench.chat.session import Session
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
+from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing_folder
 
 

@@ -16,8 +16,9 @@ from workbench.engine.client import stream
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
+from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.chat.examine import Examine
 from workbench.ui.tabs.chat.history import History

@@ -10,8 +10,9 @@ from workbench.data.editing import remove
 from workbench.data.registry import FORMATTINGS
 from workbench.errors import UserError
 from workbench.storage import files
+from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
 from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe

@@ -7,9 +7,10 @@ from pathlib import Path
 import gradio as gr
 
 from workbench.storage.workspace import Workspace, slug
+from workbench.ui.catalogue import say
 from workbench.ui.charts import length_chart
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import view
 from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, outgoing, stopped
 from workbench.ui.theme import CHART_JS

@@ -14,10 +14,11 @@ from workbench.data.registry import DatasetInfo, registries, unlisted
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, dataset_folder
+from workbench.ui.catalogue import say
 from workbench.ui.form import Form, by_length
 from workbench.ui.gate import COOKIE
 from workbench.ui.notes import note
-from workbench.ui.strings import language, say
+from workbench.ui.strings import language
 from workbench.ui.tabs.data.view import bar_html, note_safe
 
 # options on which depends what the model sees of the data, and how long an epoch takes

@@ -11,9 +11,10 @@ from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.files import parse_json
 from workbench.storage.workspace import Workspace
+from workbench.ui.catalogue import say
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
 from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe

@@ -3,8 +3,9 @@
 from html import escape
 
 from workbench.data.formats import BROKEN, KINDS_OF_PROBLEMS
+from workbench.ui.catalogue import say
 from workbench.ui.notes import note
-from workbench.ui.strings import say
+from workbench.ui.phrases import duration, suggestion
 from workbench.ui.token_view import safe, visible
 
 PARTS = ("conversation", "tokens", "text")
@@ -226,17 +227,3 @@ def stats_html(found: dict, lang: str) -> str:
     head = f"<div class='wb-sub'><b>{safe(found['dataset'])}</b>: {safe(say('data_stats_rows', lang, **counts))}</div>"
     words = "\n".join(suggestion(kind, values, lang) for kind, values in found["suggestions"])
     return f"{head}<div class='wb-tiles' id='stats-tiles'>{shown}</div><div style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
-
-
-def suggestion(kind: str, values: dict, lang: str) -> str:
-    """One suggestion in words."""
-    shown = {key: f"{value:.1%}" if isinstance(value, float) else f"{value:,}" for key, value in values.items()}
-    return say(f"suggest_{kind}", lang, **shown)
-
-
-def duration(seconds: float) -> str:
-    """`1 h 5 min`, `3 min`, `12 s`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -12,9 +12,10 @@ from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import monitor
+from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note
-from workbench.ui.strings import language, say, t
+from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
 from workbench.ui.tabs.runs import view
 from workbench.ui.theme import CHART_JS

@@ -17,7 +17,7 @@ from workbench.runs.state import ProcessState
 from workbench.storage import files
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
-from workbench.ui.strings import say
+from workbench.ui.catalogue import say
 
 COLUMNS = (
     "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory", "id",

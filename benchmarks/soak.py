@@ -49,9 +49,9 @@ def main() -> int:
     from tests.tiny import make_tiny_data, make_tiny_model
     from workbench.config.run_config import validated
     from workbench.errors import UserError
-    from workbench.runs.run import create_run, list_runs
+    from workbench.runs.run import active_runs, create_run, list_runs
     from workbench.storage.workspace import Workspace
-    from workbench.train import queue
+    from workbench.train import devices, queue
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -109,12 +109,12 @@ def main() -> int:
             create_run(workspace, config)
             made, waiting = made + 1, waiting + 1
         names = [name for name, _ in trainers(workspace)]
-        if len(names) > len(queue.slots()):
+        if len(names) > len(devices.slots()):
             time.sleep(0.3)  # one may have been ending at that moment
             names = [name for name, _ in trainers(workspace)]
-            if len(names) > len(queue.slots()):
+            if len(names) > len(devices.slots()):
                 wrong.append(f"{len(names)} trainers at once: {names}")
-        if made == options.runs and not queue.active_runs(workspace) and not queue.busy_slots(workspace):
+        if made == options.runs and not active_runs(workspace) and not devices.busy_slots(workspace):
             break
         if made < options.runs and chance.random() < 0.25:
             act(chance.choices(kinds, [4, 3, 2, 2, 1, 1])[0])

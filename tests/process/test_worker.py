@@ -140,8 +140,8 @@ def test_what_is_wrong_is_a_sentence_and_it_goes_on(place, inside):
 
 def test_one_that_has_gone_to_sleep_is_started_anew(place, inside, monkeypatch):
     worker = DataWorker(place)
-    command = worker_client._command
-    monkeypatch.setattr(worker_client, "_command", lambda *given: [*command(*given), "--idle", "0.2"])
+    arguments = worker_client._arguments
+    monkeypatch.setattr(worker_client, "_arguments", lambda *given: [*arguments(*given), "--idle", "0.2"])
     try:
         for _ in range(2):
             assert worker.ask("count", dataset="small", config=inside) == 24

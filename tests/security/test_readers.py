@@ -13,10 +13,10 @@ from workbench.data.registry import read_registry
 from workbench.errors import UserError
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.runs.metrics import MetricsReader, summary
-from workbench.runs.run import Run, delete_run, is_whole, list_states, run_named
+from workbench.runs.run import Run, active_runs, delete_run, is_whole, list_states, run_named
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
-from workbench.train import queue
+from workbench.train import devices, queue
 from workbench.ui import monitor
 from workbench.ui.tabs.chat.history import History
 from workbench.ui.tabs.runs import view
@@ -77,7 +77,7 @@ def look_at_everything(workspace: Workspace) -> None:
         for row in view.summaries(workspace, "x y", ["lost"], sort) + view.summaries(workspace, sort=sort):
             assert all(isinstance(cell, str) for cell in row.cells("zh"))
     view.runs_token(workspace)
-    queue.queue(workspace), queue.busy_slots(workspace), queue.active_runs(workspace)
+    queue.queue(workspace), devices.busy_slots(workspace), active_runs(workspace)
 
 
 def broken_run(workspace: Workspace, name: str, content: bytes) -> Run:

@@ -11,8 +11,8 @@ from workbench.errors import UserError
 from workbench.runs.run import create_run
 from workbench.runs.state import own_process, process_alive
 from workbench.storage.workspace import Workspace
-from workbench.train import queue
-from workbench.train.queue import assign, wanted_slots
+from workbench.train import devices, queue
+from workbench.train.devices import assign, wanted_slots
 
 CONFIG = {"model_name_or_path": "a/b", "dataset": "d"}
 
@@ -51,9 +51,9 @@ def test_assign_in_order_and_nobody_overtakes_a_run_that_waits_for_several():
 
 def test_gpus_are_slots(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
-    assert queue.slots() == ["2", "5"]
+    assert devices.slots() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert queue.slots() == ["cpu"]
+    assert devices.slots() == ["cpu"]
 
 
 def test_queue_order_moves_and_cancels(workspace, started):
@@ -84,10 +84,10 @@ def test_a_run_that_somebody_starts_by_hand_is_left_to_them(workspace, started):
 
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    queue.check_devices(validated(CONFIG | {"devices": "1"}))
-    queue.check_devices(validated(CONFIG | {"devices": "cpu"}))
+    devices.check_devices(validated(CONFIG | {"devices": "1"}))
+    devices.check_devices(validated(CONFIG | {"devices": "cpu"}))
     with pytest.raises(UserError, match=r"devices: 3 is not there\. This machine has: 0, 1"):
-        queue.check_devices(validated(CONFIG | {"devices": "0,3"}))
+        devices.check_devices(validated(CONFIG | {"devices": "0,3"}))
 
 
 def test_a_corrupt_state_does_not_stop_the_queue(workspace, started):

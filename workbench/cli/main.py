@@ -44,6 +44,7 @@ def train(
     from workbench.runs.run import Run, create_run
     from workbench.runs.state import own_process
     from workbench.train import queue
+    from workbench.train.devices import check_devices
     from workbench.train.supervise import supervise
 
     place = Workspace(workspace).create()
@@ -59,7 +60,7 @@ def train(
         preset = PRESETS / f"{config}.yaml"
         parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
         preflight(parsed, place)
-        queue.check_devices(parsed)
+        check_devices(parsed)
         run = create_run(place, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if not quiet:
         print(f"Run directory: {run.path}")
@@ -213,10 +214,11 @@ def queue_add(
     from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
     from workbench.train import queue
+    from workbench.train.devices import check_devices
 
     place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
     parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
-    queue.check_devices(parsed)
+    check_devices(parsed)
     preflight(parsed, place)
     run = create_run(place, parsed)
     queue.start_queued(place)
@@ -446,25 +448,34 @@ def export(
         list[str], typer.Option("--adapter", help="A run id or folder, or RUN=WEIGHT. Repeatable: they are added up.")
     ],
     set_: SetOption = None,
+    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Merge adapters into their base model and write it into the workspace as a model of its own."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
+    from workbench.runs.job import told
+    from workbench.runs.state import StateDirectory
+    from workbench.train.metrics_log import progress_writer
 
-    place = Workspace(workspace).create()
-    weights = {}
-    for item in adapter:
-        one, equals, weight = item.rpartition("=")
-        try:
-            weights[one if equals else item] = float(weight) if equals else 1.0
-        except ValueError:
-            raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
-    config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
-    from workbench.models.export import export as write
+    directory = Workspace(workspace).create()
+    state = StateDirectory(state_dir) if state_dir else None
+    result: list[str] = []
+    with told(state, lambda: result[0]):
+        weights = {}
+        for item in adapter:
+            one, equals, weight = item.rpartition("=")
+            try:
+                weights[one if equals else item] = float(weight) if equals else 1.0
+            except ValueError:
+                raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
+        config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
+        from workbench.models.export import export as write
 
-    target = write(config, weights, name, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
-    print(f"The merged model is {target.name} in {target.parent}.")
+        progress = progress_writer(state) if state else (lambda phase, share: None)
+        target = write(config, weights, name, directory, progress, lambda line: print(line, file=sys.stderr))
+        result.append(f"The merged model is {target.name} in {target.parent}.")
+        print(result[0])
 
 
 @app.command()

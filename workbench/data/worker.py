@@ -22,7 +22,8 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import validated
 from workbench.data import editing
 from workbench.errors import UserError
-from workbench.storage.workspace import PROJECT, Workspace, dataset_folder
+from workbench.runs import job
+from workbench.storage.workspace import Workspace, dataset_folder
 
 PATIENT_SECONDS = 600.0  # that a download may take
 LISTED = 500  # problems that the page shows; the file has all
@@ -239,11 +240,9 @@ class Worker:
             is_demo(options.model_name_or_path)
             and not Path(locate_model(options.model_name_or_path, self.workspace)).is_dir()
         ):
-            code = "import sys; from workbench.models.demo import *; ensure_demo_model(Workspace(sys.argv[1]), lambda *_: None)"
-            path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+            command = job.command("workbench.models.demo", self.workspace.root)
             with self._patient("Converting the demo model"):
-                done = subprocess.run(
-                    [sys.executable, "-c", code, str(self.workspace.root)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+                done = subprocess.run(command, capture_output=True, text=True, env=job.environment())
             if done.returncode:
                 raise UserError(
                     f"The demo model could not be converted: {(done.stderr.strip().splitlines() or ['–'])[-1][:300]}"

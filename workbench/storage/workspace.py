@@ -16,7 +16,10 @@ from pathlib import Path
 
 from workbench.errors import UserError
 
-PROJECT = Path(__file__).resolve().parents[2]
+CODE = Path(__file__).resolve().parents[2]  # holds the package: in a checkout the project, else site-packages
+PROJECT = (
+    CODE if (CODE / "presets" / "smollm2-demo.yaml").is_file() else CODE / "workbench" / "assets"
+)  # presets/, data/
 PRESETS = PROJECT / "presets"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 
@@ -48,6 +51,7 @@ class Workspace:
         self.corrections = self.root / "corrections"
         self.conversations = self.root / "conversations"
         self.cache = self.root / "cache"
+        self.jobs = self.root / "jobs"
         self.incoming = self.uploads / ".incoming"  # what browsers send, before it is taken in
         self.allowed = [self.root, PROJECT / "data", *(Path(p).expanduser().resolve() for p in allowed)]
 
@@ -70,7 +74,16 @@ class Workspace:
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        return self.runs, self.models, self.uploads, self.engines, self.corrections, self.conversations, self.cache
+        return (
+            self.runs,
+            self.models,
+            self.uploads,
+            self.engines,
+            self.corrections,
+            self.conversations,
+            self.cache,
+            self.jobs,
+        )
 
     @property
     def dataset_folders(self) -> tuple[Path, ...]:

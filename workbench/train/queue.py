@@ -1,6 +1,6 @@
 """The queue and the life of runs: start, stop, resume, reorder. Runs are processes that outlive the page.
 
-A device is a slot: each GPU is one, and without GPUs the CPU is. Queued runs are started by whoever looks next: the page,
+Queued runs are started by whoever looks next: the page,
 the command line, or the supervisor of a run that has just ended. A lock on the workspace lets one look at a time, and
 a run's own lock makes a second process of the same run impossible.
 """
@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,60 +17,13 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml, validated
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
+from workbench.runs import job
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
 from workbench.runs.state import process_alive
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
-from workbench.storage.workspace import PROJECT, Workspace
-
-
-def slots() -> list[str]:
-    """Names of the devices of this machine: the GPUs that may be used, else `cpu`."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        found = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
-    else:
-        # the second where the first is not there: WSL, some containers
-        there = list(Path("/proc/driver/nvidia/gpus").glob("*")) or list(Path("/dev").glob("nvidia[0-9]*"))
-        found = [str(number) for number in range(len(there))]
-    return found or ["cpu"]
-
-
-def wanted_slots(config: dict, there: list[str]) -> tuple[list[str], int]:
-    """`(slots that a run may take, how many of them it needs)`, from its options."""
-    devices = str(config.get("devices") or "auto")
-    if devices == "cpu" or there == ["cpu"]:
-        return ["cpu"], 1
-    if devices == "auto":
-        return there, len(there) if config.get("device_map") == "auto" else 1
-    named = [part.strip() for part in devices.split(",") if part.strip()]
-    return named, len(named)
-
-
-def check_devices(config: RunConfig) -> None:
-    """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
-    there = slots()
-    unknown = [slot for slot in wanted_slots(config.model_dump(), there)[0] if slot not in (*there, "cpu")]
-    if unknown:
-        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(there)}.")
-
-
-def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:
-    """For each queued run the slots that it gets now, in the order of the queue; an empty list: it waits.
-
-    A run that waits for several slots keeps those behind it from taking them one by one.
-    """
-    taken, result = set(busy), []
-    for may, needs in queued:
-        free = [slot for slot in may if slot not in taken]
-        result.append(free[:needs] if len(free) >= needs else [])
-        taken.update(result[-1] or may)
-    return result
-
-
-def active_runs(workspace: Workspace) -> list[Run]:
-    """Runs that have not ended, newest first."""
-    return [item.run for item in list_states(workspace) if item.state.active]
+from workbench.storage.workspace import Workspace
+from workbench.train.devices import assign, busy_slots, check_devices, slots, wanted_slots
 
 
 def queue(workspace: Workspace) -> list[Run]:
@@ -126,35 +77,12 @@ def start_queued(workspace: Workspace) -> list[Run]:
     return started
 
 
-def busy_slots(workspace: Workspace) -> set[str]:
-    """Slots of the runs that are going, also of one that has said its last word but whose process is still there."""
-    states = [item.state for item in list_states(workspace) if item.state.pid and not item.settled]
-    going = [s for s in states if s.active or process_alive(s.pid, s.pid_started, s.boot)]
-    return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
-
-
 def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
     """Start the trainer of a run in a session of its own; returns once it has taken the run over, or died."""
-    command = [
-        sys.executable,
-        "-m",
-        "workbench",
-        "train",
-        str(run.path),
-        "--workspace",
-        str(workspace.root),
-        "--quiet",
-        "--from-queue",
-        devices,
-    ]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    }
-    with open(run.log, "ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment,
-            start_new_session=True, cwd=PROJECT)  # fmt: skip
-    threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay as a zombie of ours
+    state = run.stored_state()
+    process = job.start(
+        run, "workbench", "train", run.path, "--workspace", workspace.root, "--quiet", "--from-queue", devices,
+        stdout=subprocess.DEVNULL, cwd=state.cwd if Path(state.cwd or "-").is_dir() else None)  # fmt: skip
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if run.stored_state().pid:

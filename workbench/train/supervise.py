@@ -4,7 +4,6 @@ It stays small (no torch), so that it outlives what kills the trainer: an out-of
 still ends with a true state and a reason. It is what `python -m workbench train` is, in the foreground or detached.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,9 +14,11 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.runs import job
 from workbench.runs.run import Run
 from workbench.runs.state import FINAL, own_process, process_of
-from workbench.storage.workspace import PROJECT, Workspace
+from workbench.storage.workspace import Workspace
+from workbench.train.devices import free_devices
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -44,8 +45,7 @@ class _Trainer:
 
     def end(self) -> None:
         """Kill what is left of the trainer's process group: workers that outlive it would hold its files and its lock."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        job.kill(self.process)
 
     def _stop(self, signum, frame):
         self.asked += 1
@@ -90,26 +90,21 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     for name in (".stopping", ".answered"):
         (run.path / name).unlink(missing_ok=True)
     run.make_reserve()
-    devices = from_queue or _free_devices(config, workspace)
+    devices = from_queue or free_devices(config, workspace)
     run.update(
         state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
     )
-    environment = ALLOCATOR | os.environ | {"CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices}
-    environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": _python_path()}
-    command = [
-        sys.executable,
-        "-m",
-        "workbench.train.main",
-        str(run.path),
-        "--workspace",
-        str(workspace.root),
-    ]
+    changes = {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices,
+    }
     kills = _out_of_memory_kills()
     # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
     # it shares the lock, so that the run stays locked until both are gone
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, process_group=0, pass_fds=(lock,)
-    )
+    process = job.popen(
+        "workbench.train.main", run.path, "--workspace", workspace.root, env=ALLOCATOR | job.environment(**changes),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,))  # fmt: skip
     trainer.started(process)
     reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
     reader.start()
@@ -121,16 +116,6 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     os.close(lock)
     _tell(run, config)
     return exit_code
-
-
-def _free_devices(config: RunConfig, workspace: Workspace) -> str:
-    """The devices of a run that was started past the queue: free ones if there are any."""
-    from workbench.train import queue
-
-    there = queue.slots()
-    may, needs = queue.wanted_slots(config.model_dump(), there)
-    busy = queue.busy_slots(workspace)
-    return ",".join(sorted(may, key=lambda slot: slot in busy)[:needs])
 
 
 def _out_of_memory_kills() -> int:
@@ -161,10 +146,6 @@ def _tell(run: Run, config: RunConfig) -> None:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         with open(run.log, "a", encoding="utf-8") as log:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + f"The webhook was not reached: {error}\n")
-
-
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
 
 
 def _copy_output(stream, log: Path, echo: bool) -> None:

@@ -1,11 +1,8 @@
 """The Chat tab's left column: which model answers, how it is loaded; adapters added up and merged; another server instead."""
 
-import asyncio
-import contextlib
 import itertools
-import os
 import re
-import sys
+import time
 from html import escape
 
 import gradio as gr
@@ -17,8 +14,9 @@ from workbench.engine.client import Backend, models
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
+from workbench.runs import job
 from workbench.runs.run import list_runs
-from workbench.storage.workspace import DEMO_MODEL, PROJECT
+from workbench.storage.workspace import DEMO_MODEL
 from workbench.ui.catalogue import say
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note
@@ -36,6 +34,7 @@ _MORE = (
 
 
 MAX_MERGED = 16  # adapters
+_SHOWN_SECONDS = 86_400.0  # for which the end of an export is shown
 
 
 class EnginePanel:
@@ -77,7 +76,9 @@ class EnginePanel:
             with gr.Row():
                 add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
                 export = gr.Button(t("merge_export"), size="sm", elem_id="merge-export", min_width=90)
+                halt = gr.Button(t("stop"), size="sm", elem_id="merge-stop", min_width=60)
             merged = gr.HTML(elem_id="merge-note")
+            self.exported = gr.HTML(elem_id="merge-exported")
         self.seen = gr.State(None)
 
         load.click(
@@ -89,7 +90,8 @@ class EnginePanel:
         unload.click(lambda: self.engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
             lambda: None, None, self.seen, **QUIET)  # fmt: skip
         self.adapter.input(*self.take_adapter, **QUIET)
-        gr.Timer(1).tick(self._look, [self.seen], [self.status, self.seen], **QUIET)
+        gr.Timer(1).tick(self._look, [self.seen], [self.status, self.exported, self.seen], **QUIET)
+        halt.click(self._stop_export, None, self.exported, **QUIET)
         find.click(
             self._find,
             [self.url, self.key],
@@ -179,18 +181,22 @@ class EnginePanel:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
             self.engine.load(config, chosen or "")
         except UserError as error:
-            return note(str(error), "bad"), "failed"
+            return note(str(error), "bad"), ("failed", None)
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
 
     def _look(self, token, request: gr.Request):
-        """Engine status; sent only when it changed."""
+        """Status of the engine and of an export; each sent only when it changed."""
         lang, state = language(request), self.engine.state()
+        exported = self._exported(lang)
         fresh = (lang, self.engine.model, state and (state.state, state.phase, state.progress, state.reason, state.warning), self.engine.silent,
                  tuple(sorted(self.engine._adapters)))  # fmt: skip
-        if token in (fresh, "failed"):
-            return gr.skip(), gr.skip()
+        before, before_exported = token or (None, None)
+        export_update = gr.skip() if exported == before_exported else exported
+        if before in (fresh, "failed"):
+            return gr.skip(), export_update, (before, exported) if exported != before_exported else gr.skip()
         trusted = self.engine.config and self.engine.config.trust_remote_code
-        return (note(say("trust_warning", lang), "warn") if trusted else "") + self._status_html(lang), fresh
+        status = (note(say("trust_warning", lang), "warn") if trusted else "") + self._status_html(lang)
+        return status, export_update, (fresh, exported)
 
     def _status_html(self, lang: str) -> str:
         state, model = self.engine.state(), self.engine.model
@@ -281,8 +287,8 @@ class EnginePanel:
             choices=[(say("adapter_none", lang), ""), *[(n, n) for n in self.adapters()]], value=name.strip()
         )
 
-    async def _export(self, model, text, name, request: gr.Request):
-        """Write base and adapters as one model into the workspace, in a process of its own."""
+    def _export(self, model, text, name, request: gr.Request):
+        """Start a job that writes base and adapters as one model into the workspace."""
         lang = language(request)
         try:
             self.workspace.check_writable()
@@ -295,30 +301,30 @@ class EnginePanel:
             for adapter in weights:
                 self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
         except UserError as error:
-            yield note(str(error), "bad")
-            return
-        command = [
-            sys.executable,
-            "-m",
-            "workbench",
-            "export",
-            model,
-            "--name",
-            name.strip(),
-            "--workspace",
-            str(self.workspace.root),
-        ]
+            return note(str(error), "bad")
+        arguments = [model, "--name", name.strip(), "--workspace", self.workspace.root]
         for adapter, weight in weights.items():
-            command += ["--adapter", f"{adapter}={weight}"]
-        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
-        yield note(say("exporting", lang, name=name.strip()), "warn")
+            arguments += ["--adapter", f"{adapter}={weight}"]
         try:
-            out, wrong = await process.communicate()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            raise
-        lines = (out if process.returncode == 0 else wrong).decode(errors="replace").strip().splitlines()
-        yield note(lines[-1].removeprefix("Error: ") if lines else "–", "ok" if process.returncode == 0 else "bad")
+            job.start_job(self.workspace, "export", name.strip(), "workbench", "export", *arguments)
+        except UserError as error:
+            return note(str(error), "bad")
+        return ""
+
+    def _exported(self, lang: str) -> str:
+        """How far the newest export is, or what became of it; it goes on without this page."""
+        newest = next(iter(job.jobs(self.workspace, "export")), None)
+        state = newest.state() if newest else None
+        if state is None or (state.ended or time.time()) < time.time() - _SHOWN_SECONDS:
+            return ""
+        if not state.active:
+            return note(state.reason or state.state, "ok" if state.state == "finished" else "bad")
+        name = newest.id.partition("-export-")[2]
+        bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
+        words = f"{say('exporting', lang, name=name)} {state.phase}".strip()
+        return f"<div class='wb-note warn'>{escape(words)}{bar}</div>"
+
+    def _stop_export(self, request: gr.Request):
+        for going in job.jobs(self.workspace, "export")[:1]:
+            job.stop_job(going)
+        return self._exported(language(request))

@@ -1,0 +1,154 @@
+"""Child processes: the one way in which a run, an engine, the data worker, an export or a conversion is started.
+
+A child runs a module of the workbench with this Python, finds the package wherever the parent was started, and has a process group of its
+own, so that it can be ended with everything it has started. A child with a state directory (`start`) writes its log there and says in
+`state.json` how far it is and what became of it; it outlives its parent unless it is told not to.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.runs.state import StateDirectory, own_process
+from workbench.storage.workspace import CODE, Workspace, slug
+
+_END_SECONDS = 3.0  # that a child may take to end when it is asked to
+_KEPT = 20  # folders of jobs that have ended
+
+
+def command(module: str, *arguments) -> list[str]:
+    """The command line of a child that runs `module`, such as `workbench` or `workbench.train.main`."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """A child's environment: the parent's, with the package on the path, and `changes`."""
+    path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path} | changes
+
+
+def popen(module: str, *arguments, env: dict[str, str] | None = None, **options) -> subprocess.Popen:
+    """A child in a session of its own. `options` are those of `subprocess.Popen`."""
+    own_group = {} if "process_group" in options else {"start_new_session": True}
+    return subprocess.Popen(command(module, *arguments), env=env or environment(), **own_group, **options)
+
+
+def start(
+    directory: StateDirectory, module: str, *arguments, changes: dict[str, str] | None = None, **options
+) -> subprocess.Popen:
+    """A child whose output goes to the log of `directory`, and which is waited for, so that it leaves no zombie.
+
+    Args:
+        changes: of its environment.
+        options: of `subprocess.Popen`; by default standard input is empty, standard output and errors go to the log.
+    """
+    with open(directory.log, "ab") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        env = environment(**{"PYTHONUNBUFFERED": "1"} | (changes or {}))
+        process = popen(module, *arguments, env=env, **streams | options)
+    threading.Thread(target=process.wait, daemon=True).start()
+    return process
+
+
+def new_directory(folder: Path, name: str) -> StateDirectory:
+    """A fresh state directory in `folder`, named by the time and `name`; `queued`."""
+    path = folder / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{slug(name)}"
+    path.mkdir(parents=True)
+    directory = StateDirectory(path)
+    directory.begin()
+    return directory
+
+
+def kill(process) -> None:
+    """End a child at once, with everything it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ask a child to end, kill it when it does not, and return when it is gone."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            kill(process)
+    process.wait()
+
+
+def jobs(workspace: Workspace, kind: str) -> list[StateDirectory]:
+    """The jobs of a kind (`export`), newest first."""
+    paths = sorted((p for p in workspace.jobs.glob(f"*-{kind}-*") if p.is_dir()), reverse=True)
+    return [StateDirectory(path) for path in paths]
+
+
+def start_job(workspace: Workspace, kind: str, name: str, module: str, *arguments) -> StateDirectory:
+    """Start a long piece of work that goes on without the page: `module` with `arguments` and `--state-dir`.
+
+    Raises:
+        UserError: one of its kind is going.
+    """
+    import shutil
+
+    workspace.check_writable()
+    earlier = jobs(workspace, kind)
+    for other in earlier:
+        if other.state().active:
+            raise UserError(f"{other.id} is still going. Wait until it ends, or stop it.")
+    for old in earlier[_KEPT:]:
+        shutil.rmtree(old.path, ignore_errors=True)
+    directory = new_directory(workspace.jobs, f"{kind}-{name}")
+    process = start(directory, module, *arguments, "--state-dir", directory.path)
+    directory.update(pid=process.pid)  # one that dies before its first word would look as if it were still starting
+    return directory
+
+
+def stop_job(directory: StateDirectory) -> None:
+    """End a job with everything it has started; its state says so."""
+    state = directory.state()
+    if state.active and state.pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(state.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline and directory.state().active:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(state.pid, signal.SIGKILL)
+        if directory.stored_state().active:
+            directory.update(state="stopped", reason="Stopped.", ended=time.time())
+
+
+@contextlib.contextmanager
+def told(directory: StateDirectory | None, result: Callable[[], str] = lambda: ""):
+    """Around the work of a child: its end, good or bad, in its state. `result` gives the sentence of a good one."""
+    if directory is None:
+        yield
+        return
+
+    def stopped(signum, frame):
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stopped)
+    directory.update(state="running", started=time.time(), **own_process())
+    try:
+        yield
+    except UserError as error:
+        directory.update(state="failed", reason=str(error), ended=time.time())
+        raise
+    except SystemExit:
+        directory.update(state="stopped", reason="Stopped.", ended=time.time())
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0][:300]
+        reason = f"{type(error).__name__}: {first}. The traceback is in {directory.log}."
+        directory.update(state="failed", reason=reason, ended=time.time())
+        raise
+    directory.update(state="finished", reason=result(), progress=1.0, phase="", ended=time.time())

@@ -1,0 +1,69 @@
+"""Devices as slots: each GPU is one, and without GPUs the CPU is. Which a run may take, and which are free."""
+
+import os
+from pathlib import Path
+
+from workbench.config.options import RunConfig
+from workbench.errors import UserError
+from workbench.runs.run import list_states
+from workbench.runs.state import process_alive
+from workbench.storage.workspace import Workspace
+
+
+def slots() -> list[str]:
+    """Names of the devices of this machine: the GPUs that may be used, else `cpu`."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        found = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
+    else:
+        # the second where the first is not there: WSL, some containers
+        there = list(Path("/proc/driver/nvidia/gpus").glob("*")) or list(Path("/dev").glob("nvidia[0-9]*"))
+        found = [str(number) for number in range(len(there))]
+    return found or ["cpu"]
+
+
+def wanted_slots(config: dict, there: list[str]) -> tuple[list[str], int]:
+    """`(slots that a run may take, how many of them it needs)`, from its options."""
+    devices = str(config.get("devices") or "auto")
+    if devices == "cpu" or there == ["cpu"]:
+        return ["cpu"], 1
+    if devices == "auto":
+        return there, len(there) if config.get("device_map") == "auto" else 1
+    named = [part.strip() for part in devices.split(",") if part.strip()]
+    return named, len(named)
+
+
+def check_devices(config: RunConfig) -> None:
+    """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
+    there = slots()
+    unknown = [slot for slot in wanted_slots(config.model_dump(), there)[0] if slot not in (*there, "cpu")]
+    if unknown:
+        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(there)}.")
+
+
+def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:
+    """For each queued run the slots that it gets now, in the order of the queue; an empty list: it waits.
+
+    A run that waits for several slots keeps those behind it from taking them one by one.
+    """
+    taken, result = set(busy), []
+    for may, needs in queued:
+        free = [slot for slot in may if slot not in taken]
+        result.append(free[:needs] if len(free) >= needs else [])
+        taken.update(result[-1] or may)
+    return result
+
+
+def busy_slots(workspace: Workspace) -> set[str]:
+    """Slots of the runs that are going, also of one that has said its last word but whose process is still there."""
+    states = [item.state for item in list_states(workspace) if item.state.pid and not item.settled]
+    going = [s for s in states if s.active or process_alive(s.pid, s.pid_started, s.boot)]
+    return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
+
+
+def free_devices(config: RunConfig, workspace: Workspace) -> str:
+    """The devices of a run that was started past the queue: free ones if there are any."""
+    machine = slots()
+    allowed, needed = wanted_slots(config.model_dump(), machine)
+    busy = busy_slots(workspace)
+    return ",".join(sorted(allowed, key=lambda slot: slot in busy)[:needed])

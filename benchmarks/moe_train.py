@@ -157,6 +157,8 @@ def ours(folder: Path, overrides: list[str]) -> dict:
 
 def profiled(folder: Path, overrides: list[str]) -> None:
     """Where a step goes: the trainer in this process, kernels by time, and the memory peak of each phase of a step."""
+    from dataclasses import replace
+
     import torch
     import yaml
     from torch.profiler import ProfilerActivity, profile
@@ -167,7 +169,7 @@ def profiled(folder: Path, overrides: list[str]) -> None:
     from workbench.train import main as trainer_main
     from workbench.train.stages import sft
 
-    class Profiled(sft.WorkbenchTrainer):
+    class Profiled(sft.SupervisedTrainer):
         seen = 0
         profiler = None
 
@@ -184,7 +186,7 @@ def profiled(folder: Path, overrides: list[str]) -> None:
                 _kernel_table(self.profiler, steps=3)
             return result
 
-    sft.WorkbenchTrainer = Profiled
+    sft.STAGE = replace(sft.STAGE, trainer=Profiled)
     values = _values(folder) | parse_overrides(overrides) | {"max_steps": 14}
     workspace = folder / f"w-{time.time_ns()}"
     run = Run(workspace / "runs" / "profile")

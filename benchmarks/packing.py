@@ -23,7 +23,8 @@ from workbench.config.run_config import validated  # noqa: E402
 from workbench.data.training_set import load_data  # noqa: E402
 from workbench.runs.run import create_run  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
-from workbench.train.stages.sft import build_trainer  # noqa: E402
+from workbench.train.fast.strategy import PlainStep  # noqa: E402
+from workbench.train.trainer import build_trainer  # noqa: E402
 
 
 def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale=None):
@@ -98,7 +99,7 @@ def measured(
     )
     trainer = build_trainer(
         create_run(place, config), config, model, tokenizer, rows, None, torch.bfloat16, SimpleNamespace(requested=False))  # fmt: skip
-    trainer.speed = None if joined else trainer.speed
+    trainer.step_strategy = PlainStep() if joined else trainer.step_strategy
     trainer.current_gradient_accumulation_steps = 1
     loss = 0.0
     for batch in torch.utils.data.DataLoader(rows, batch_size=1, collate_fn=trainer.data_collator):

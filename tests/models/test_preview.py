@@ -19,7 +19,7 @@ from workbench.data.token_cache import prepare
 from workbench.data.training_set import encoder_of, load_data
 from workbench.data.worker import Worker
 from workbench.runs.run import create_run
-from workbench.train.stages.sft import build_trainer
+from workbench.train.trainer import build_trainer
 
 WORDS = ["你好", "tool", "naïve", "🙂", "a", "long-ish", "{x}"]
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml
@@ -24,7 +25,9 @@ from workbench.storage.workspace import Workspace, slug
 
 @dataclass(frozen=True)
 class Run(StateDirectory):
-    """A run directory."""
+    """A run directory. `writes`: this process writes the run's files."""
+
+    writes: ClassVar[bool] = True
 
     @property
     def metrics(self) -> Path:
@@ -84,6 +87,19 @@ class Run(StateDirectory):
     def lock(self) -> int | None:
         """The lock that the run's processes hold while one of them lives (a descriptor), or None if it is held."""
         return try_lock(self.path / ".lock")
+
+
+@dataclass(frozen=True)
+class FollowedRun(Run):
+    """A run as the processes of a training see it that are not its first (rank 0): that one alone writes."""
+
+    writes: ClassVar[bool] = False
+
+    def update(self, **changes) -> ProcessState:
+        return self.stored_state()
+
+    def set_notes(self, **changes: str) -> None:
+        pass
 
 
 def step_of(checkpoint: Path) -> int:

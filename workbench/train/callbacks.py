@@ -1,22 +1,65 @@
-"""What a run keeps an eye on while it trains: a loss that goes wrong, answers to sample prompts, room on the disk."""
+"""What happens beside the steps of a run: its files, a loss that goes wrong, answers to sample prompts, room on the disk."""
 
 import json
 import math
 import shutil
 import statistics
+import time
 from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workbench.config.options import RunConfig
-from workbench.errors import UserError
+from workbench.errors import NothingLeft, UserError
 from workbench.runs.run import Run
-from workbench.train.metrics_log import log
+from workbench.train.metrics_log import MetricsLog, log
 
 _GIB = 2**30
 _LOOK_BACK = 5  # logged losses whose mean is compared
 _DIVERGED = 3.0  # times the lowest such mean, and one more
+
+
+class ReportCallback(TrainerCallback):
+    """Writes the run's files while training, and obeys a request to stop."""
+
+    def __init__(self, run: Run, stop):
+        self.run, self.stop = run, stop
+        self.metrics = MetricsLog(run)
+        self._written = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.metrics = MetricsLog(self.run)
+        self.metrics.first_step = state.global_step
+        self.run.update(step=state.global_step, total_steps=state.max_steps, heartbeat=time.time())
+        if 0 < state.max_steps <= state.global_step:
+            raise NothingLeft
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.metrics.step_began()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_log or control.should_evaluate or control.should_save:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the GPU may be steps behind
+            self.metrics.pause()
+        if self.stop.requested and not control.should_training_stop:
+            control.should_save = control.should_training_stop = True
+            self.run.update(state="stopping", step=state.global_step, heartbeat=time.time())
+        elif time.monotonic() - self._written > 1.0:
+            self._written = time.monotonic()
+            self.run.update(step=state.global_step, heartbeat=time.time())
+
+        if control.should_save:  # the sum since the last line is not part of a checkpoint
+            control.should_log = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stop.requested:  # the checkpoint is saved already
+            control.should_save = control.should_evaluate = control.should_log = False
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
+            self.metrics.write(logs, state.global_step, state.max_steps, state.epoch or 0.0)
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -71,7 +114,7 @@ class Samples(TrainerCallback):
     """
 
     def __init__(self, run: Run, config: RunConfig, tokenizer):
-        self._file = run.path / "samples.jsonl"
+        self._run, self._file = run, run.path / "samples.jsonl"
         self._prompts = [line.strip() for line in (config.sample_prompts or "").splitlines() if line.strip()]
         self._length, self._tokenizer = config.sample_max_new_tokens, tokenizer
         self._evaluates = config.eval_strategy != "no"
@@ -88,6 +131,8 @@ class Samples(TrainerCallback):
             self._answer(model, state.global_step)
 
     def _answer(self, model, step: int) -> None:
+        if not self._run.writes:
+            return
         training = model.training
         model.eval()
         try:

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 from workbench.errors import NothingLeft, UserError
-from workbench.runs.run import Run, is_whole, step_of
+from workbench.runs.run import FollowedRun, Run, is_whole, step_of
 from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
@@ -40,7 +40,8 @@ class Stop:
         if os.getpid() != self._pid:  # a forked worker, which has inherited this handler
             os._exit(128 + signum)
         self.requested = True
-        (self._run.path / ".answered").touch()
+        if self._run.writes:
+            (self._run.path / ".answered").touch()
         if os.getppid() != self._supervisor:
             self._take_over()
         if not self.training:
@@ -55,7 +56,10 @@ class Stop:
 
 
 def main(arguments: list[str]) -> int:
-    run, workspace = Run(Path(arguments[0])), Workspace(arguments[2])
+    first = (
+        os.environ.get("RANK", "0") == "0"
+    )  # set by torchrun and accelerate; only the first process writes the run's files
+    run, workspace = (Run if first else FollowedRun)(Path(arguments[0])), Workspace(arguments[2])
     _die_with_parent()
     stop = Stop(run)
     try:
@@ -137,7 +141,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     from workbench.models.adapters import add_lora
     from workbench.models.load import compute_dtype, load_model, load_tokenizer
     from workbench.models.locate import locate_adapter
-    from workbench.train.stages.sft import build_trainer
+    from workbench.train.trainer import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -155,9 +159,12 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     tokenizer = load_tokenizer(config, workspace, progress)
-    train_rows, eval_rows = load_data(config, workspace, tokenizer, progress, log=log, folder=run.path)
-    data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
-    run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
+    train_rows, eval_rows = load_data(
+        config, workspace, tokenizer, progress, log=log, folder=run.path if run.writes else None
+    )
+    if run.writes:
+        data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
+        run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     if config.finetuning_type == "lora":
@@ -167,7 +174,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
 
     checkpoint = _checkpoint(run, config)
-    rewind(run, checkpoint)
+    if run.writes:
+        rewind(run, checkpoint)
     run.update(resume="")
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
     stop.training = True
@@ -178,7 +186,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
     progress("Saving", 0.0)
-    trainer.save_model(str(run.path))
+    trainer.save_model(str(run.path))  # every process takes part; the first writes
+    if not run.writes:
+        return
     tokenizer.save_pretrained(str(run.path))
     trainer.save_state()
     metrics = result.metrics | {

@@ -14,6 +14,7 @@ What is stored and what is computed again is chosen from what the first steps we
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from workbench.config.options import RunConfig
 from workbench.data.training_set import longest_row
@@ -26,9 +27,10 @@ from workbench.train.metrics_log import log, note_peak
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
 _GIB = 2**30
+_PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
 
-class Speed:
+class FastStep:
     """The fast step of a run on one GPU.
 
     Attributes:
@@ -36,6 +38,9 @@ class Speed:
         pads: batches are padded to lengths that can be recorded.
         mixed: something still runs as PEFT wrote it, with float32 adapters, and needs autocast.
     """
+
+    static_shapes = True
+    counts_on_cpu = True
 
     def __init__(self, config: RunConfig, model, rows, total_steps: int):
         self._config = config
@@ -69,8 +74,12 @@ class Speed:
         self._trainer = None
         self._graphs = None
 
-    def step(self, trainer, inputs: dict) -> torch.Tensor:
+    def takes(self, inputs: dict) -> bool:
+        return set(inputs) <= _PLAIN_INPUTS
+
+    def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         """One forward and backward pass; the detached loss."""
+        inputs = self._padded(trainer, inputs, num_items_in_batch)
         if self._graphs is None:
             self._start(trainer)
         self._steps += 1
@@ -90,6 +99,26 @@ class Speed:
             self._graphs.forget()
             self._graphs.enabled = self.pads
         return loss
+
+    def _padded(self, trainer, inputs: dict, num_items_in_batch) -> dict:
+        """The batch at a length that has a recording, with `scale`, what its summed loss is multiplied by."""
+        length = inputs["input_ids"].shape[1]
+        missing = padded_length(length) - length if self.pads else 0
+        labels = inputs["labels"]
+        if num_items_in_batch is None:
+            count = labels[:, 1:].ne(-100).sum().clamp(min=1)
+            scale = 1 / (count * trainer.current_gradient_accumulation_steps)
+        else:
+            scale = torch.full((), 1 / max(1, int(num_items_in_batch)), device=labels.device)
+        padded = {
+            "input_ids": F.pad(inputs["input_ids"], (0, missing)),
+            "labels": F.pad(labels, (0, missing), value=-100),
+            "scale": scale,
+        }
+        if trainer.balance is not None:
+            counted = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+            padded["counted"] = F.pad(counted, (0, missing))
+        return padded
 
     def _start(self, trainer) -> None:
         self._trainer = trainer

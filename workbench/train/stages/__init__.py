@@ -1,0 +1,14 @@
+"""The stages of training, one module each. A new one is a module with a `STAGE`, and a line here."""
+
+from importlib import import_module
+
+from workbench.errors import UserError
+
+MODULES = {"sft": "workbench.train.stages.sft"}
+
+
+def stage(name: str):
+    """The `Stage` of a name; its module, and with it TRL, is imported then. Raises UserError: there is none."""
+    if name not in MODULES:
+        raise UserError(f"stage: {name} is not supported. It can be {', '.join(MODULES)}.")
+    return import_module(MODULES[name]).STAGE

@@ -1,0 +1,46 @@
+"""The summed loss as part of the model's own forward pass.
+
+Wrappers around a model (PEFT, DDP, FSDP, accelerate's autocast) act when its forward pass is called. So the loss is computed inside it: called
+with `sum_loss=True`, the causal model returns the sum over the trained tokens instead of logits, through the fused head of `cross_entropy.py`.
+"""
+
+import functools
+from contextlib import nullcontext
+
+import torch
+from transformers.modeling_outputs import CausalLMOutput
+
+from workbench.train.fast.cross_entropy import linear_cross_entropy, logit_adjustment
+from workbench.train.fast.masks import one_sequence_per_row
+
+
+def sum_loss_in_forward(causal) -> None:
+    """Let `causal.forward` take `sum_loss=True`: then `loss` is the summed negative log-likelihood of `labels`, a float32 scalar.
+
+    With `static_shapes`, untrained positions go through the head as well, so that every shape is known in advance and nothing waits for
+    the GPU; otherwise they are left out.
+    """
+    plain = causal.forward
+
+    @functools.wraps(plain)
+    def forward(*args, sum_loss: bool = False, static_shapes: bool = False, **inputs):
+        if not sum_loss:
+            return plain(*args, **inputs)
+        input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
+        rest = {name: value for name, value in inputs.items() if value is not None}
+        masks = nullcontext()
+        if input_ids.device.type == "cuda" and set(rest) <= {"attention_mask"}:
+            rest, masks = {}, one_sequence_per_row()  # padding is on the right, where no token looks
+        with masks:
+            hidden = causal.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state
+        head = causal.get_output_embeddings()
+        hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        if not static_shapes:
+            trained = targets != -100
+            hidden, targets = hidden[trained], targets[trained]
+        device = head.weight.device
+        with torch.autocast(device.type, enabled=False):  # the head computes in the dtype that it is in
+            loss = linear_cross_entropy(hidden.to(device), head, targets.to(device), *logit_adjustment(causal.config))
+        return CausalLMOutput(loss=loss)
+
+    causal.forward = forward

@@ -1,0 +1,174 @@
+"""What every stage needs of its trainer: a mixin over a trainer of TRL, and the record by which the registry knows a stage."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import AutocastKwargs
+from transformers.trainer_utils import rotate_checkpoints
+
+from workbench.config.options import RunConfig
+from workbench.models.aux_loss import Balance
+from workbench.runs.run import write_manifest
+from workbench.train.fast.strategy import PlainStep, StepStrategy
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training.
+
+    Attributes:
+        trainer: a `WorkbenchTrainer` over the trainer of TRL that computes this stage's loss.
+        arguments: that trainer's `TrainingArguments`.
+        own_arguments: from the run's options and the causal model, the arguments that only this stage has.
+    """
+
+    name: str
+    trainer: type
+    arguments: type
+    own_arguments: Callable[[RunConfig, torch.nn.Module], dict]
+
+
+class WorkbenchTrainer:
+    """A mixin in front of a `transformers.Trainer` with these changes.
+
+    Adapters are float32, as PEFT and LLaMA-Factory have them; TRL keeps those of a quantised model in bfloat16. (Optimizer steps can be
+    smaller than bfloat16 resolves, fp16 training needs float32, and CPUs without bfloat16 instructions compute ten times faster with it.)
+
+    A checkpoint gets its name when all of its files are on the disk. LoRA+ groups are PEFT's. Tokens are counted where they are. A step
+    goes through `step_strategy`.
+    """
+
+    def __init__(
+        self, *args, loraplus_lr_ratio: float | None = None, step_strategy: StepStrategy | None = None, balance: Balance | None = None, **kwargs
+    ):  # fmt: skip
+        self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
+        self.step_strategy = step_strategy or PlainStep()
+        self._saving_in: Path | None = None
+        super().__init__(*args, **kwargs)
+        # a recorded step must not use what an earlier one has cast
+        self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
+                parameter.data = parameter.data.to(torch.float32)
+        self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
+        self._flos_per_token = None
+
+    def _get_output_dir(self, trial):
+        return str(self._saving_in or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model, trial):
+        """A checkpoint gets its name when all its files are on the disk: a kill while saving leaves none that looks whole.
+
+        Every process writes its own part; the first one makes it whole.
+        """
+        folder, first = Path(self.args.output_dir), self.is_world_process_zero()
+        self._saving_in = folder / ".saving"
+        name = f"checkpoint-{self.state.global_step}"
+        if first:
+            shutil.rmtree(self._saving_in, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            best = self.state.best_model_checkpoint
+            moved = bool(best) and Path(best).parent == self._saving_in
+            if moved:
+                self.state.best_model_checkpoint = str(folder / Path(best).name)
+            self.accelerator.wait_for_everyone()
+            if first:
+                self._publish(self._saving_in / name, folder / name, state_changed=moved)
+        finally:
+            if first:
+                shutil.rmtree(self._saving_in, ignore_errors=True)
+            self._saving_in = None
+        if first:
+            rotate_checkpoints(
+                output_dir=str(folder), save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=False)  # fmt: skip
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self, fresh: Path, target: Path, *, state_changed: bool) -> None:
+        if state_changed:
+            self.state.save_to_json(str(fresh / "trainer_state.json"))
+        write_manifest(fresh)
+        if target.exists():  # at no moment is there none
+            os.rename(target, fresh.parent / "old")
+        os.rename(fresh, target)
+
+    def _finalize_training(self, *args, **kwargs):
+        # with a limit of 1 transformers would now delete all but the best checkpoint, the one that Stop has just saved too
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
+    def create_optimizer(self, *args, **kwargs):
+        if self.loraplus_lr_ratio and self.optimizer is None:
+            from peft.optimizers import create_loraplus_optimizer
+
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = create_loraplus_optimizer(
+                self.model, cls, loraplus_lr_ratio=self.loraplus_lr_ratio, **options
+            )
+        return super().create_optimizer(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self.step_strategy.takes(inputs) or self.aux_loss_enabled:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if not self.model.training:
+            self.model.train()
+        inputs = self._prepare_inputs(inputs)
+        self.count_tokens(inputs)
+        return self.step_strategy.step(self, inputs, num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # counted and kept on the CPU: moving a number to the GPU waits for all that the GPU still has to do
+        return super()._get_num_items_in_batch(
+            batch_samples, torch.device("cpu") if self.step_strategy.counts_on_cpu else device
+        )
+
+    def loss_of(self, inputs: dict) -> torch.Tensor:
+        """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance. A stage with a fast step has one."""
+        raise NotImplementedError
+
+    def balance_scale(self) -> torch.Tensor | float:
+        """What the balance loss of one micro-batch counts in the gradients of a step, a fp16 scaler's factor included."""
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+        scaler = self.accelerator.scaler
+        if scaler is None or not scaler.is_enabled():
+            return share
+        return scaler.scale(torch.full((), share, device=self.args.device))
+
+    def count_tokens(self, inputs) -> None:
+        mask = inputs.get("attention_mask")
+        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        device = inputs["input_ids"].device
+        self._seen_tokens[device] = self._seen_tokens.get(device, 0) + tokens
+
+    def log(self, logs, start_time=None):
+        if not self.aux_loss_enabled:
+            self._total_train_tokens = int(sum(int(n) for n in self._seen_tokens.values()))
+            self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        if self.balance is not None and "loss" in logs and (balance := self.balance.take()) is not None:
+            logs["aux_loss"] = balance
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._tr_loss.zero_()  # transformers takes the sum away from itself, which leaves NaN in all that follow
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs) -> float:
+        """As transformers estimates it, which counts all parameters in every step; here once."""
+        tokens = inputs["input_ids"].numel()
+        if self._flos_per_token is None:
+            self._flos_per_token = super().floating_point_ops(inputs) / max(1, tokens)
+        return self._flos_per_token * tokens
+
+
+def counted_tokens(inputs) -> torch.Tensor:
+    """[batch, length]: 1, and 0 for padding."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask

@@ -1,0 +1,51 @@
+"""The trainer of a run: its stage's, with the run's arguments, callbacks and way of making steps."""
+
+import torch
+from transformers.trainer_callback import PrinterCallback
+
+from workbench.config.options import RunConfig
+from workbench.models.aux_loss import balance_routers, has_own_balance_loss
+from workbench.runs.run import Run
+from workbench.train.arguments import common_arguments, total_steps
+from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
+from workbench.train.fast.step import FastStep
+from workbench.train.fast.strategy import PlainStep
+from workbench.train.stages import stage
+from workbench.train.stages.base import WorkbenchTrainer
+
+
+def build_trainer(
+    run: Run, config: RunConfig, model, tokenizer, train_rows, eval_rows, dtype: torch.dtype, stop
+) -> WorkbenchTrainer:
+    """The trainer for a run; `dtype` is what the model computes in.
+
+    Raises:
+        UserError: the disk has no room for two checkpoints, or there is no such stage.
+    """
+    chosen = stage(config.stage)
+    total = total_steps(config, len(train_rows))
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    balances = config.moe_aux_loss_coef and not has_own_balance_loss(causal.config)
+    balance = balance_routers(causal, config.moe_aux_loss_coef) if balances else None
+    one_gpu = torch.cuda.is_available() and config.device_map == "none"
+    strategy = FastStep(config, model, train_rows, total) if one_gpu else PlainStep()
+    check_space(run, config, model, total)
+    callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
+    if config.early_stopping_steps:
+        callbacks.append(EarlyStopping(early_stopping_patience=config.early_stopping_steps))
+    if config.sample_prompts:
+        callbacks.append(Samples(run, config, tokenizer))
+    arguments = common_arguments(run, config, total, dtype, strategy) | chosen.own_arguments(config, causal)
+    trainer = chosen.trainer(
+        model=model,
+        args=chosen.arguments(**arguments),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        loraplus_lr_ratio=config.loraplus_lr_ratio,
+        step_strategy=strategy,
+        balance=balance,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -38,6 +38,10 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
         if self.model.training:
             self.count_tokens(inputs)
         count = labels[:, 1:].ne(-100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = (
+                loss * self.accelerator.num_processes
+            )  # the count is that of all processes, whose gradients are averaged
         return loss / count.clamp(min=1).to(loss.device)
 
     def _summed_loss(self, model, input_ids, labels, **rest) -> torch.Tensor:

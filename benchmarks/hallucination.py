@@ -27,7 +27,7 @@ def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperatu
     """Ask every question: a greedy answer, samples, rewordings; keep what the model thought of each token."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import validated
-    from workbench.engine.scheduler import Job, Sampling
+    from workbench.engine.backend import Job, Sampling
     from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.storage.workspace import Workspace
     from workbench.uncertainty.rules import passes

@@ -16,7 +16,7 @@ import sys
 import bitsandbytes.functional as bnb
 import torch
 from torch.nn import functional as F
-from workbench.models import experts, kernels
+from workbench.models.quantized import experts, kernels
 from workbench.train.fast.cross_entropy import cross_entropy_
 
 torch.manual_seed(0)

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
-from workbench.engine.scheduler import Job, Sampling
+from workbench.engine.backend import Job, Sampling
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.models.rope import set_rope_scaling
 

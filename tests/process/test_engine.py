@@ -183,7 +183,7 @@ def test_every_way_to_load_answers(tiny_model, workspace, settings):
     """In this process: the decoder with each quantisation, attention and RoPE scaling."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import validated
-    from workbench.engine.scheduler import Job, Sampling
+    from workbench.engine.backend import Job, Sampling
     from workbench.engine.transformers_backend import TransformersDecoder
 
     said = []

@@ -6,7 +6,8 @@ import hypothesis
 import pytest
 import schemathesis
 
-from workbench.engine.scheduler import Scheduler, Token
+from workbench.engine.backend import Capabilities, Token
+from workbench.engine.scheduler import Scheduler
 from workbench.engine.server import build_app
 from workbench.errors import UserError
 
@@ -17,6 +18,7 @@ class Instant:
     """Answers every request with two tokens."""
 
     adapters = ["tuned"]
+    capabilities = Capabilities(adapters=True, score=True, logprobs=True, grammars=True, continue_final=True)
 
     def select(self, adapter):
         pass

@@ -553,14 +553,14 @@ class Endless:
 def test_another_server_cannot_fill_the_page(kind, words):
     import uvicorn
 
-    from workbench.engine.client import Backend, models, stream
+    from workbench.engine.client import Endpoint, models, stream
 
     server = uvicorn.Server(uvicorn.Config(Endless(kind), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         thread.join(0.01)
-    backend = Backend(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1", "", own=False)
+    backend = Endpoint(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1", "", own=False)
 
     async def ask():
         if kind != "chat":

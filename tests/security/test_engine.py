@@ -13,9 +13,10 @@ import pytest
 import uvicorn
 
 from workbench.config.options import EngineConfig
+from workbench.engine.backend import Capabilities, Job, Sampling, Token
 from workbench.engine.limits import time_limit
 from workbench.engine.process import Engine
-from workbench.engine.scheduler import Call, Job, Sampling, Scheduler, Token
+from workbench.engine.scheduler import Call, Scheduler
 from workbench.engine.server import build_app
 from workbench.storage.workspace import Workspace
 
@@ -24,6 +25,7 @@ class Gated:
     """A decoder whose steps wait until they are let through, and are counted."""
 
     adapters: list = []
+    capabilities = Capabilities(score=True)
 
     def __init__(self):
         self.prompts = self.steps = 0

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
-from workbench.engine.scheduler import TURN_TOKENS, Job, Sampling, Scheduler, Token
-from workbench.engine.transformers_backend import StopText
+from workbench.engine.backend import Job, Sampling, Token
+from workbench.engine.detokenizer import StopText
+from workbench.engine.scheduler import TURN_TOKENS, Scheduler
 
 
 class FakeDecoder:

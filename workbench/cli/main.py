@@ -400,7 +400,7 @@ def _ask_here(model: str, adapters: list[str], overrides: list[str], place: Work
     """Answers from a model loaded in this process."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.scheduler import Job, Sampling
+    from workbench.engine.backend import Job, Sampling
     from workbench.models.locate import locate_model
 
     config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
@@ -427,10 +427,10 @@ def _ask_server(base_url: str, api_key: str):
     """Answers from a running server."""
     import asyncio
 
-    from workbench.engine.client import Backend, complete
+    from workbench.engine.client import Endpoint, complete
     from workbench.uncertainty.probes import MAX_TOKENS
 
-    backend = Backend(base_url.rstrip("/"), api_key, own=False)
+    backend = Endpoint(base_url.rstrip("/"), api_key, own=False)
 
     def ask(name: str, messages: list[dict], n: int, temperature: float, seed: int) -> list[str]:
         return asyncio.run(
@@ -492,7 +492,7 @@ def chat(
     """Talk to a model in the terminal: one line, one answer. An empty line or Ctrl-D ends."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.scheduler import Job, Sampling
+    from workbench.engine.backend import Job, Sampling
     from workbench.models.locate import locate_model
 
     place = Workspace(workspace).create()

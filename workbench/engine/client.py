@@ -15,7 +15,7 @@ MAX_MODELS, MAX_NAME = 1000, 200
 
 
 @dataclass(frozen=True)
-class Backend:
+class Endpoint:
     """A server: base URL with `/v1`, its key, and whether it is our own engine (which can score and go on writing)."""
 
     url: str
@@ -99,7 +99,7 @@ def _said(error) -> UserError:
     return UserError(f"The server did not answer ({reason}). Load the model again, or check its address.")
 
 
-async def stream(backend: Backend, model: str, messages: list[dict], settings: dict) -> AsyncIterator[Delta]:
+async def stream(backend: Endpoint, model: str, messages: list[dict], settings: dict) -> AsyncIterator[Delta]:
     """The answer piece by piece, with log-probabilities where the server gives them.
 
     Raises:
@@ -147,7 +147,7 @@ async def stream(backend: Backend, model: str, messages: list[dict], settings: d
             raise _said(error) from None
 
 
-async def complete(backend: Backend, model: str, messages: list[dict], *, n: int = 1, **settings) -> list[str]:
+async def complete(backend: Endpoint, model: str, messages: list[dict], *, n: int = 1, **settings) -> list[str]:
     """`n` whole answers; asked one by one where the server gives only one at a time. Raises UserError."""
     from openai import APIError, BadRequestError
 
@@ -171,7 +171,7 @@ async def complete(backend: Backend, model: str, messages: list[dict], *, n: int
 
 
 async def score(
-    backend: Backend, model: str, messages: list[dict], answer: str, token_ids: list[int] | None
+    backend: Endpoint, model: str, messages: list[dict], answer: str, token_ids: list[int] | None
 ) -> list[dict]:
     """What `model` thinks of each token of a given answer (our engine only). Raises UserError."""
     import httpx
@@ -200,7 +200,7 @@ async def score(
     return found["content"]
 
 
-async def models(backend: Backend) -> list[str]:
+async def models(backend: Endpoint) -> list[str]:
     """Names of a server's models. Raises UserError."""
     from openai import APIError
 

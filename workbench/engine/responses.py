@@ -4,8 +4,8 @@ import json
 import uuid
 from collections.abc import Iterator
 
+from workbench.engine.backend import Job, Token, TokenInfo
 from workbench.engine.reply_parser import Part, Reply
-from workbench.engine.scheduler import Job, Token, TokenInfo
 
 
 def logprob_entry(info: TokenInfo) -> dict:

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from workbench.engine.scheduler import Sampling
+from workbench.engine.backend import Sampling
 from workbench.errors import UserError
 
 _GREEDY_BELOW = 0.01  # a lower temperature picks the best token anyway, and would overflow

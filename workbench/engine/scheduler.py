@@ -1,4 +1,4 @@
-"""The decoding loop behind one small interface, and the turns that several requests take on one model.
+"""Fair turns of several requests on one model.
 
 A `Decoder` opens a request as an iterator of tokens; `Scheduler` owns the only thread that touches the model and
 gives every open request a few tokens in turn, so that a long answer does not hold up a short one. Nothing here knows
@@ -12,91 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
+
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
-
-
-@dataclass
-class Sampling:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
-
-    max_tokens: int = 1024
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    presence_penalty: float = 0.0  # OpenAI's: taken from the logits of every token that was generated already
-    frequency_penalty: float = 0.0  # the same, times how often it was
-    n: int = 1  # answers, decoded as one batch
-    logprobs: int | None = None  # measure each token, with this many alternatives
-    grammar: str | dict | None = None  # `json` for any JSON object, or a JSON schema
-
-
-@dataclass
-class TokenInfo:
-    """What the model thought of one token: of its own distribution, before temperature and penalties.
-
-    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob, whether it ends
-    the answer).
-    `text` is what the token added to the answer (empty while a letter of several bytes is incomplete).
-    """
-
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    rank: int
-    entropy: float
-    top: list[tuple[int, bytes, float, bool]]
-
-
-@dataclass
-class Token:
-    """A piece of answer number `index`. `finish` is set on its last one: `stop` or `length`."""
-
-    text: str
-    finish: str | None = None
-    index: int = 0
-    infos: list[TokenInfo] = field(default_factory=list)
-    pause: bool = False  # nothing yet: a long prompt is still being read, others may take their turn
-
-
-@dataclass
-class Job:
-    """One request on its way: `adapter` None means the base model. Results come through `events`.
-
-    What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
-    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in `prompt_text`.
-    """
-
-    adapter: str | None
-    messages: list[dict]
-    sampling: Sampling
-    prompt: str | list[int] | None = None
-    tools: list[dict] | None = None
-    continue_final: bool = False
-    template_values: dict = field(default_factory=dict)  # for the chat template, such as `enable_thinking`
-    prompt_text: str = ""
-    response_template: dict | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def __iter__(self) -> Iterator[Token]:
-        """Tokens until the last; raises what the decoder raised."""
-        while True:
-            event = self.events.get()
-            if isinstance(event, Exception):
-                raise event
-            if event is None:
-                return
-            yield event
-
-    def cancel(self) -> None:
-        """The client went away: free the place before the next token."""
-        self.cancelled.set()
 
 
 @dataclass
@@ -119,7 +37,11 @@ class Call:
 
 
 class Decoder(Protocol):
-    """What the scheduler needs of a model."""
+    """A model that decodes one request at a time. The scheduler calls it on its own thread only."""
+
+    capabilities: Capabilities
+    adapters: list[str]
+    context: int
 
     def select(self, adapter: str | None) -> None:
         """Make the next tokens come from this adapter, or from the base model."""
@@ -127,9 +49,18 @@ class Decoder(Protocol):
     def open(self, job: Job) -> Iterator[Token]:
         """Decode a request token by token; sets `prompt_tokens` and counts `completion_tokens` on the job."""
 
+    def score(self, adapter: str | None, messages: list[dict], answer: str | list[int], top: int) -> list[TokenInfo]:
+        """Measure the tokens of a given answer. Raises UserError."""
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Load an adapter. Raises UserError."""
+
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        """Add adapters up under a new name. Raises UserError."""
+
 
 class Scheduler:
-    """Runs jobs on a decoder in fair turns. One daemon thread."""
+    """A `Backend` that runs jobs on a decoder in fair turns. One daemon thread."""
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
@@ -137,6 +68,30 @@ class Scheduler:
         self._incoming: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
         self._thread.start()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.decoder.capabilities
+
+    @property
+    def adapters(self) -> list[str]:
+        return self.decoder.adapters
+
+    @property
+    def context(self) -> int:
+        return self.decoder.context
+
+    def score(self, request: Score) -> list[TokenInfo]:
+        def measure() -> list[TokenInfo]:
+            return self.decoder.score(request.adapter, request.messages, request.answer, request.top)
+
+        return self.call(Call(measure, cancelled=request.cancelled)) or []
+
+    def add_adapter(self, name: str, path: str) -> None:
+        self.call(lambda: self.decoder.add_adapter(name, path))
+
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        self.call(lambda: self.decoder.merge_adapters(name, weights))
 
     def submit(self, job: Job) -> Job:
         self._incoming.put(job)

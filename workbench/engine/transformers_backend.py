@@ -11,10 +11,11 @@ from transformers import DynamicCache
 
 from workbench.config.options import EngineConfig
 from workbench.data.encode import set_template
+from workbench.engine.backend import Capabilities, Job, Sampling, Token, TokenInfo
+from workbench.engine.detokenizer import AnswerRow
 from workbench.engine.limits import time_limit
 from workbench.engine.reply_parser import response_template
 from workbench.engine.sampling import Sampler, measure
-from workbench.engine.scheduler import Job, Sampling, Token, TokenInfo
 from workbench.errors import UserError
 from workbench.models.demo import Progress
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
@@ -37,7 +38,9 @@ _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before
 
 
 class TransformersDecoder:
-    """Loads a base model, keeps any number of adapters beside it, decodes with a KV cache."""
+    """A `Decoder`: loads a base model, keeps any number of adapters beside it, decodes with a KV cache."""
+
+    capabilities = Capabilities(adapters=True, score=True, logprobs=True, grammars=True, continue_final=True)
 
     def __init__(self, config: EngineConfig, workspace: Workspace, progress: Progress, log: Callable[[str], None]):
         self.workspace = workspace
@@ -144,7 +147,7 @@ class TransformersDecoder:
         logits = self._forward(ids[:, read:], cache, keep=1)[:, -1]
         sampler = Sampler(sampling, ids, self.tokenizer, logits.shape[-1])
         plain = job.response_template is None
-        rows = [_Row(index, self.tokenizer, sampling.stop, plain) for index in range(sampling.n)]
+        rows = [AnswerRow(index, self.tokenizer, sampling.stop, plain) for index in range(sampling.n)]
         if sampling.n > 1:
             cache.batch_repeat_interleave(sampling.n)
             logits = logits.expand(sampling.n, -1)
@@ -263,63 +266,3 @@ class TransformersDecoder:
                 if token is not None and token != self.tokenizer.unk_token_id:
                     ends.add(token)
         return ends - {None}
-
-
-class _Row:
-    """One answer on its way: its text, and what was measured of the tokens whose text is not out yet."""
-
-    def __init__(self, index: int, tokenizer, stops: tuple[str, ...], plain: bool):
-        self.index, self._tokenizer = index, tokenizer._tokenizer
-        self._detokenizer = DecodeStream(skip_special_tokens=plain)
-        self._text, self._sent = StopText(stops), 0
-        self._length = 0  # characters so far, held back or not
-        self._held: list[tuple[int, TokenInfo]] = []  # with the place where the token's text begins
-
-    def add(self, token: int, info: TokenInfo | None, *, end: bool, ended: bool, full: bool) -> Token:
-        """Take one token. `end`: it is an end token, which is not part of the text; `ended`: nothing may follow;
-        `full`: no more are wanted."""
-        piece = "" if end else self._detokenizer.step(self._tokenizer, token) or ""
-        if info and not end:
-            info.text = piece
-            self._held.append((self._length, info))
-        self._length += len(piece)
-        text, stopped = self._text.add(piece)
-        finish = "stop" if stopped or ended else "length" if full else None
-        if finish and not stopped:
-            text += self._text.rest()
-        self._sent += len(text)
-        return Token(text, finish, self.index, self._measured(all_=bool(finish) and not stopped))
-
-    def _measured(self, all_: bool) -> list[TokenInfo]:
-        """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody."""
-        out = [info for start, info in self._held if all_ or start + len(info.text) <= self._sent or start < self._sent]
-        self._held = self._held[len(out) :]
-        return out
-
-
-class StopText:
-    """Passes text on until one of the stop texts appears; holds back what could be the beginning of one."""
-
-    def __init__(self, stops: tuple[str, ...]):
-        self.stops = tuple(stop for stop in stops if stop)
-        self._held = ""
-
-    def add(self, piece: str) -> tuple[str, bool]:
-        """`(text to send, whether a stop text was reached)`."""
-        self._held += piece
-        found = [i for stop in self.stops if (i := self._held.find(stop)) >= 0]
-        if found:
-            sent, self._held = self._held[: min(found)], ""
-            return sent, True
-        keep = max(
-            (n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
-            default=0,
-        )
-        sent = self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
-        return sent, False
-
-    def rest(self) -> str:
-        """What was held back, at the end of the answer."""
-        sent, self._held = self._held, ""
-        return sent

@@ -10,7 +10,7 @@ import gradio as gr
 from workbench.config.fields import options
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
-from workbench.engine.client import Backend, models
+from workbench.engine.client import Endpoint, models
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
@@ -124,7 +124,7 @@ class EnginePanel:
         """Inputs that say which server answers: hand them to `backend`."""
         return [self.external, self.url, self.key, self.remote_model]
 
-    def backend(self, external: bool, url: str, key: str, remote_model: str, lang: str) -> tuple[Backend, str]:
+    def backend(self, external: bool, url: str, key: str, remote_model: str, lang: str) -> tuple[Endpoint, str]:
         """The server, and its model's name.
 
         Raises:
@@ -135,12 +135,12 @@ class EnginePanel:
                 raise UserError(SILENT)
             if not self.engine.ready:
                 raise UserError(say("load_first", lang))
-            return Backend(f"{self.engine.url}/v1", self.engine.key), self.engine.model
+            return Endpoint(f"{self.engine.url}/v1", self.engine.key), self.engine.model
         if not re.fullmatch(r"https?://\S+", (url or "").strip()):
             raise UserError(say("server_url_wrong", lang))
         if not remote_model:
             raise UserError(say("server_model_missing", lang))
-        return Backend(url.strip().rstrip("/"), key or "", own=False), remote_model
+        return Endpoint(url.strip().rstrip("/"), key or "", own=False), remote_model
 
     async def adapter_name(self, chosen: str) -> str:
         """The model name to ask for; loads the adapter into the engine if it is not there yet. Raises UserError."""
@@ -249,7 +249,7 @@ class EnginePanel:
         try:
             if not re.fullmatch(r"https?://\S+", (url or "").strip()):
                 raise UserError(say("server_url_wrong", language(request)))
-            names = await models(Backend(url.strip().rstrip("/"), key or "", own=False))
+            names = await models(Endpoint(url.strip().rstrip("/"), key or "", own=False))
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
         return note(", ".join(names) or "–"), gr.Dropdown(choices=names, value=names[0] if names else None)

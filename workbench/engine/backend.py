@@ -1,0 +1,159 @@
+"""What the engine's HTTP side needs of whatever decodes: a `Backend`, and the requests and tokens that go in and out.
+
+`Scheduler` is one, with fair turns over a single model. Another (batching, another engine) takes its place without a change in `server.py`.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+
+    max_tokens: int = 1024
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float = 0.0  # OpenAI's: taken from the logits of every token that was generated already
+    frequency_penalty: float = 0.0  # the same, times how often it was
+    n: int = 1  # answers, decoded as one batch
+    logprobs: int | None = None  # measure each token, with this many alternatives
+    grammar: str | dict | None = None  # `json` for any JSON object, or a JSON schema
+
+
+@dataclass
+class TokenInfo:
+    """What the model thought of one token: of its own distribution, before temperature and penalties.
+
+    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob, whether it ends
+    the answer).
+    `text` is what the token added to the answer (empty while a letter of several bytes is incomplete).
+    """
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float
+    rank: int
+    entropy: float
+    top: list[tuple[int, bytes, float, bool]]
+
+
+@dataclass
+class Token:
+    """A piece of answer number `index`. `finish` is set on its last one: `stop` or `length`."""
+
+    text: str
+    finish: str | None = None
+    index: int = 0
+    infos: list[TokenInfo] = field(default_factory=list)
+    pause: bool = False  # nothing yet: a long prompt is still being read, others may take their turn
+
+
+@dataclass
+class Job:
+    """One request on its way: `adapter` None means the base model. Results come through `events`.
+
+    What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
+    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in `prompt_text`.
+    """
+
+    adapter: str | None
+    messages: list[dict]
+    sampling: Sampling
+    prompt: str | list[int] | None = None
+    tools: list[dict] | None = None
+    continue_final: bool = False
+    template_values: dict = field(default_factory=dict)  # for the chat template, such as `enable_thinking`
+    prompt_text: str = ""
+    response_template: dict | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[Token]:
+        """Tokens until the last; raises what the decoder raised."""
+        while True:
+            event = self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                return
+            yield event
+
+    def cancel(self) -> None:
+        """The client went away: free the place before the next token."""
+        self.cancelled.set()
+
+
+@dataclass
+class Score:
+    """A request to measure the tokens of a given answer: text, or the ids of its tokens as they were generated."""
+
+    adapter: str | None
+    messages: list[dict]
+    answer: str | list[int]
+    top: int
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it is not begun."""
+        self.cancelled.set()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do beside decoding; a request for anything else is refused in one sentence."""
+
+    adapters: bool = False  # load and merge LoRA adapters
+    score: bool = False  # measure the tokens of a given answer
+    logprobs: bool = False
+    grammars: bool = False
+    continue_final: bool = False  # go on writing the last message
+    batching: bool = False  # requests share forward passes
+
+
+class Backend(Protocol):
+    """All methods may be called from any thread; those that wait say so."""
+
+    capabilities: Capabilities
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that are loaded."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+
+    def submit(self, job: Job) -> Job:
+        """Queue a request; its tokens come through the job, which can be cancelled at any time."""
+
+    def score(self, request: Score) -> list[TokenInfo]:
+        """Waits for the measurements; empty for a cancelled request. Raises UserError."""
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Waits until an adapter is loaded; a known name stays as it is. Raises UserError."""
+
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        """Waits until adapters are added up, each with its weight, under a new name. Raises UserError."""
+
+
+def missing_capability(job: Job, capabilities: Capabilities) -> str:
+    """What a request asks for that a backend cannot do, as a sentence; empty if there is nothing."""
+    asked = {
+        "adapters": job.adapter is not None,
+        "logprobs": job.sampling.logprobs is not None,
+        "grammars": job.sampling.grammar is not None,
+        "continue_final": job.continue_final,
+    }
+    lacking = [name for name, wanted in asked.items() if wanted and not getattr(capabilities, name)]
+    return f"This engine does not support {', '.join(lacking)}. Leave it out of the request." if lacking else ""

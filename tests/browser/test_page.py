@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page, open_generation
-from tests.unit.test_compat import ARTICLE
+from tests.unit.test_llamafactory import ARTICLE
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
 from workbench.runs.state import own_process

@@ -3,7 +3,6 @@
 The trainer writes, everybody else reads.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import ClassVar
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
+from workbench.runs.files import remove_run_files
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage import files
 from workbench.storage.files import write_atomically
@@ -138,13 +138,6 @@ def folder_bytes(folder: Path) -> int:
     return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-_FILES = (  # what the workbench writes into a run's folder
-    "run*.yaml", "state.json", "meta.json", "*.log", "running_log.txt", "trainer_log.jsonl", "samples.jsonl", "training_loss.png",
-    "all_results.json", "trainer_state.json", "training_args.bin", "adapter_*", "model*.safetensors*", "config.json", "generation_config.json",
-    "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "README.md", "checkpoint-*", "superseded", ".*",
-)  # fmt: skip
-
-
 def run_named(workspace: Workspace, name) -> Run | None:
     """The run with exactly this id, which may come from a browser: nothing but the name of a folder in `runs/`."""
     text = str(name or "")
@@ -170,23 +163,11 @@ def delete_run(run: Run) -> None:
     target = run.path.resolve()
     if run.path.is_symlink():
         run.path.unlink()
-        _remove_files(target)
+        remove_run_files(target)
         return
     gone = target.with_name(f".deleted-{target.name}-{time.time_ns()}")  # half a run is never seen
     os.rename(target, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _remove_files(folder: Path) -> None:
-    """Take the workbench's files out of a folder, and the folder if nothing else is in it."""
-    for pattern in _FILES:
-        for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = False, **state) -> Run:
@@ -258,16 +239,7 @@ def _prepare_output(target: Path, overwrite: bool) -> None:
             raise UserError(
                 f"output_dir {target} already holds a run. Choose another, or set overwrite_output_dir: true."
             )
-        for name in (
-            "state.json",
-            "trainer_log.jsonl",
-            "running_log.txt",
-            "training_loss.png",
-            "all_results.json",
-        ):
-            (target / name).unlink(missing_ok=True)
-        for checkpoint in target.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        remove_run_files(target)
     elif target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UserError(
             f"output_dir {target} exists and is not empty. Choose another, or set overwrite_output_dir: true."

@@ -1,0 +1,84 @@
+"""The files of a run's folder: what each is for, and who writes it. Delete, overwrite and docs/architecture.md go by this table."""
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """Files of a run.
+
+    Attributes:
+        patterns: of their names in the folder.
+        writer: whose they are: the page (or the command line), the supervisor, the trainer, or a library inside it.
+        about: what they hold, for the docs.
+    """
+
+    patterns: tuple[str, ...]
+    writer: str
+    about: str
+
+
+RUN_FILES = (
+    RunFile(("run.yaml",), "page", "the options as launched; `python -m workbench train runs/<id>` resumes the run"),
+    RunFile(("run-until-*.yaml",), "page", "the options before a resume that changed them"),
+    RunFile(
+        ("state.json",), "supervisor, trainer",
+        "replaced atomically: state (`queued`, `starting`, `running`, `stopping`, `stopped`, `finished`, `failed`, `lost`), pid and process start time, host, device, "
+        "phase and progress, step, heartbeat, exit code, one-sentence reason, devices, place in the queue, checkpoint to resume from, working folder, warning",
+    ),
+    RunFile(("running_log.txt",), "supervisor", "everything that the trainer prints, timestamps first"),
+    RunFile(
+        ("trainer_log.jsonl",), "trainer",
+        "one object per logging step, LLaMA-Factory's names: `current_steps, total_steps, loss, eval_loss, lr, grad_norm, aux_loss, epoch, percentage, elapsed_time, "
+        "remaining_time, throughput, total_tokens`, `vram_allocated, vram_reserved`, and `elapsed_seconds`, `peak_memory` (GiB), `gpu_utilization` (%)",
+    ),
+    RunFile(("data.json",), "trainer", "what each dataset came to: rows, tokens, broken, shortened and unused rows"),
+    RunFile(("checkpoint-*",), "trainer", "the Trainer's checkpoints, each with `files.json`: all its files and their sizes. It gets its name when all are on the disk"),
+    RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),
+    RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `parent` (the run it was cloned from)"),
+    RunFile(("probes",), "page", "reports of probe sets, one for each set and checkpoint"),
+    RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
+    RunFile(
+        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".*.tmp"), "supervisor, trainer",
+        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; a file before it has its name",
+    ),
+    RunFile(
+        ("adapter_model*.safetensors*", "adapter_config.json", "model*.safetensors*", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+         "chat_template.jinja", "added_tokens.json", "vocab.json", "merges.txt", "README.md"),
+        "library", "PEFT's and transformers' own layout: the adapter (or, with `finetuning_type: full`, the model), tokenizer and template; loads without the workbench",
+    ),
+    RunFile(
+        ("training_loss.png", "all_results.json", "trainer_state.json", "training_args.bin", "runs"), "trainer, library",
+        "as users of the Trainer and LLaMA-Factory expect; `runs/` is TensorBoard's",
+    ),
+)  # fmt: skip
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a file or folder of this name in a run's folder belongs to the run."""
+    return any(Path(name).match(pattern) for file in RUN_FILES for pattern in file.patterns)
+
+
+def remove_run_files(folder: Path) -> None:
+    """Take a run's files out of a folder, whatever else is in it, and the folder if nothing is left."""
+    for path in list(folder.iterdir()):
+        if not is_run_file(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def run_files_table() -> str:
+    """The table of docs/architecture.md."""
+    lines = ["| file | written by | content |", "| --- | --- | --- |"]
+    for file in RUN_FILES:
+        names = ", ".join(f"`{pattern}`" for pattern in file.patterns)
+        lines.append(f"| {names} | {file.writer} | {file.about} |")
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The command line: everything the page does. Exit codes: 0 done, 2 bad input, 1 failure."""
+"""Fine-tune language models in 4 bits and talk to the result. Exit codes: 0 done, 2 bad input, 1 failure."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench import __version__
 from workbench.cli.data import data_app
 from workbench.errors import UserError
 from workbench.storage.workspace import PRESETS, Workspace
@@ -28,6 +29,29 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def page(context: typer.Context):
+    """Start the page; `workbench page --help` lists its options."""
+    from workbench.ui.main import main as start
+
+    sys.exit(start(context.args))
 
 
 @app.command()

@@ -8,6 +8,7 @@ import traceback
 import gradio as gr
 from fastapi import FastAPI
 
+from workbench import __version__
 from workbench.chat import corrections
 from workbench.config.presets import list_presets
 from workbench.data.worker_client import DataWorker
@@ -41,7 +42,7 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
     worker = DataWorker(workspace)
     with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="topbar"):
-            gr.HTML("<h1>QLoRA Workbench</h1>", scale=8)
+            gr.HTML(f"<h1 title='version {__version__}'>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)

@@ -23,13 +23,14 @@ def test_check_names_broken_rows_and_fails(workspace, tmp_path):
     assert workbench(workspace, "data", "check", "abilities").returncode == 0
 
 
-@pytest.mark.parametrize("cutoff", [128, 60])
-def test_preview_shows_what_the_trainers_rows_hold(workspace, tiny_model, tiny_data, tokenizer, cutoff):
+@pytest.mark.parametrize(("cutoff", "option"), [(128, {}), (60, {}), (128, {"train_on_prompt": True})])
+def test_preview_shows_what_the_trainers_rows_hold(workspace, tiny_model, tiny_data, tokenizer, cutoff, option):
     arguments = ["--model", tiny_model, "--dataset-dir", tiny_data, "--cutoff-len", cutoff, "--rows", 24, "--json"]
+    arguments += [part for name, value in option.items() for part in ("--set", f"{name}={value}")]
     done = workbench(workspace, "data", "preview", "small", *arguments)
     assert done.returncode == 0, done.stderr
     shown = [row for line in done.stdout.splitlines() for row in json.loads(line)["rows"]]
-    values = BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data), "cutoff_len": cutoff}
+    values = BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data), "cutoff_len": cutoff} | option
     rows, _ = load_data(validated(values), workspace, tokenizer, lambda phase, share: None)
     assert [(r["input_ids"], r["labels"]) for r in shown] == [(r["input_ids"], r["labels"]) for r in rows]
     assert len(shown) == 24 and all(tokenizer.decode(r["input_ids"]) == r["text"] for r in shown)

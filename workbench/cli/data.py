@@ -29,16 +29,19 @@ def check(
     template: str = "auto",
     cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0, help="In tokens; with --model.")] = 2048,
     held_out: Annotated[str, typer.Option("--eval", help="Evaluation datasets that should share no row with it.")] = "",
+    set_: SetOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
+    from workbench.config.run_config import parse_overrides
     from workbench.data.registry import select
     from workbench.data.validate import Report, problems_of
 
     place = Workspace(workspace)
     folder = dataset_folder(dataset_dir, place)
-    encoder = _encoder(model, template, cutoff_len, place) if model else None
+    given = {"model_name_or_path": model, "dataset": name, "template": template, "cutoff_len": cutoff_len}
+    encoder = _encoder(given | parse_overrides(set_ or []), place) if model else None
     report, found = Report(), []
     for info in select(name, folder, place):
         for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, place)):
@@ -65,10 +68,12 @@ def preview(
     cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0)] = 2048,
     skip: Annotated[int, typer.Option("--skip", min=0, help="Begin behind this many rows.")] = 0,
     rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
+    set_: SetOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
+    from workbench.config.run_config import parse_overrides
     from workbench.data.dataset import with_layout
     from workbench.data.encode import IGNORE
     from workbench.data.pipeline import look
@@ -76,7 +81,8 @@ def preview(
     from workbench.data.row_index import Places
 
     place = Workspace(workspace)
-    encoder = _encoder(model, template, cutoff_len, place)
+    given = {"model_name_or_path": model, "dataset": name, "template": template, "cutoff_len": cutoff_len}
+    encoder = _encoder(given | parse_overrides(set_ or []), place)
     for info in select(name, dataset_folder(dataset_dir, place), place):
         info = with_layout(info)
         for _, raw in Places(info).page(skip, rows):
@@ -366,12 +372,12 @@ def _worker(workspace: Path, quiet: bool, model: str):
     return Worker(place, tell, confined=False)
 
 
-def _encoder(model: str, template: str, cutoff_len: int, place: Workspace):
-    """An encoder with a model's tokenizer."""
-    _without_torch(model, place)
-    from workbench.config.options import ModelOptions
-    from workbench.data.encode import Encoder
+def _encoder(values: dict, workspace: Workspace):
+    """The encoder that a run with these options has. Raises UserError."""
+    _without_torch(values["model_name_or_path"], workspace)
+    from workbench.config.run_config import validated
+    from workbench.data.training_set import encoder_of
     from workbench.models.load import load_tokenizer
 
-    options = ModelOptions(model_name_or_path=model)
-    return Encoder(load_tokenizer(options, place.create(), lambda phase, share: None), template, cutoff_len)
+    config = validated(values)
+    return encoder_of(config, load_tokenizer(config, workspace.create(), lambda phase, share: None))

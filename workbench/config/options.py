@@ -32,9 +32,15 @@ GROUPS = {
 }
 
 
-def opt(default, group: str, label: tuple[str, str], help: tuple[str, str], *, basic: bool = False, **limits):
-    """A pydantic field with its place and words on the form. `label` and `help` are (English, Chinese)."""
-    extra = {"group": group, "label": label, "help": help, "basic": basic}
+def opt(
+    default, group: str, label: tuple[str, str], help: tuple[str, str], *, basic: bool = False, affects: tuple[str, ...] = (), **limits
+):  # fmt: skip
+    """A pydantic field with its place and words on the form. `label` and `help` are (English, Chinese).
+
+    `affects`: `data`, what a run sees of its data and how long an epoch takes; `loading`, how an engine loads a model; `path`, it names a
+    file or folder that a page's user must be allowed to read.
+    """
+    extra = {"group": group, "label": label, "help": help, "basic": basic, "affects": affects}
     return Field(default, json_schema_extra=extra, **limits)
 
 
@@ -68,6 +74,11 @@ class _Options(BaseModel):
         return value
 
 
+def options_that_affect(what: str, model: "type[ModelOptions]") -> tuple[str, ...]:
+    """Names of the options of `model` that carry the tag `what`, in the order of their definition."""
+    return tuple(name for name, field in model.model_fields.items() if what in field.json_schema_extra["affects"])
+
+
 def literal_choices(annotation) -> tuple:
     """The values of a `Literal`, also inside `Literal[…] | None`; an empty tuple for other types."""
     if get_origin(annotation) is Literal:
@@ -81,28 +92,29 @@ class ModelOptions(_Options):
     model_name_or_path: str | None = opt(
         None, "model", ("Model", "模型"),
         ("A name from the catalogue, a folder, or a Hugging Face id.", "目录中的名称、本地文件夹或 Hugging Face 名称。"),
-        basic=True)  # fmt: skip
+        basic=True, affects=('data', 'path'))  # fmt: skip
     adapter_name_or_path: str | None = opt(
         None, "model", ("Adapter to continue from", "继续训练的适配器"),
-        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"))  # fmt: skip
+        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"), affects=('path',))  # fmt: skip
     model_revision: str = opt(
         "main",
         "model",
         ("Revision", "版本"),
         ("Branch, tag or commit on the hub.", "Hub 上的分支、标签或提交。"),
+        affects=("data",),
     )
     trust_remote_code: bool = opt(
         False, "model", ("Trust remote code", "信任远程代码"),
         ("Runs Python code that comes with the model. Only for sources that you trust.",
-         "会执行模型自带的 Python 代码，仅用于可信来源。"))  # fmt: skip
+         "会执行模型自带的 Python 代码，仅用于可信来源。"), affects=('data', 'loading'))  # fmt: skip
     template: str = opt(
         "auto", "model", ("Chat template", "对话模板"),
         ("auto takes the model's own. Also: deepseek, chatml, llama3, qwen, glm4, default.",
-         "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。"))  # fmt: skip
+         "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。"), affects=('data', 'loading'))  # fmt: skip
     quantization_bit: Literal[4, 8] | None = opt(
         None, "memory", ("Quantisation", "量化"),
         ("4 = NF4 (QLoRA), 8 = LLM.int8, empty = none. 4 bit needs about a quarter of the memory.",
-         "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。"), basic=True)  # fmt: skip
+         "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。"), basic=True, affects=('data',))  # fmt: skip
     quantization_type: Literal["nf4", "fp4"] = opt(
         "nf4",
         "memory",
@@ -118,18 +130,18 @@ class ModelOptions(_Options):
     flash_attn: Literal[ATTENTION] = opt(
         "auto", "rope", ("Attention", "注意力实现"),
         ("auto lets transformers choose; disabled and eager are the plain one.",
-         "auto 由 transformers 选择；disabled 与 eager 为朴素实现。"))  # fmt: skip
+         "auto 由 transformers 选择；disabled 与 eager 为朴素实现。"), affects=('loading',))  # fmt: skip
     attn_fallback: bool = opt(
         False, "rope", ("Fall back if missing", "缺失时回退"),
         ("Use sdpa when the chosen attention is not installed, instead of stopping.",
-         "所选注意力未安装时改用 sdpa，而不是停止。"))  # fmt: skip
+         "所选注意力未安装时改用 sdpa，而不是停止。"), affects=('loading',))  # fmt: skip
     rope_scaling: Literal[ROPE] = opt(
         "none", "rope", ("RoPE scaling", "RoPE 缩放"),
         ("Stretches the context: linear and dynamic (NTK) interpolation, YaRN, Llama 3.",
-         "扩展上下文：线性与动态（NTK）插值、YaRN、Llama 3。"))  # fmt: skip
+         "扩展上下文：线性与动态（NTK）插值、YaRN、Llama 3。"), affects=('loading',))  # fmt: skip
     rope_factor: float = opt(
         2.0, "rope", ("RoPE factor", "RoPE 倍数"),
-        ("Times the original context. Used with RoPE scaling.", "相对原上下文的倍数，配合 RoPE 缩放使用。"), gt=1, le=64)  # fmt: skip
+        ("Times the original context. Used with RoPE scaling.", "相对原上下文的倍数，配合 RoPE 缩放使用。"), gt=1, le=64, affects=('loading',))  # fmt: skip
 
 
 class EngineConfig(ModelOptions):
@@ -143,6 +155,7 @@ class EngineConfig(ModelOptions):
         "memory",
         ("Devices", "设备"),
         ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"),
+        affects=("loading",),
     )
 
 
@@ -161,44 +174,47 @@ class RunConfig(ModelOptions):
     # data
     dataset: str | None = opt(
         None, "data", ("Datasets", "数据集"), ("Names from dataset_info.json, comma-separated.", "dataset_info.json 中的名称，逗号分隔。"),
-        basic=True)  # fmt: skip
+        basic=True, affects=('data',))  # fmt: skip
     dataset_dir: str = opt(
         "data",
         "data",
         ("Dataset folder", "数据集目录"),
         ("The folder with dataset_info.json.", "含 dataset_info.json 的文件夹。"),
+        affects=("data", "path"),
     )
     eval_dataset: str | None = opt(
         None,
         "eval",
         ("Evaluation datasets", "评估数据集"),
         ("Separate datasets to evaluate on.", "单独用于评估的数据集。"),
+        affects=("data",),
     )
     cutoff_len: int = opt(
         2048, "data", ("Cutoff length", "截断长度"),
         ("Longest sequence in tokens; longer conversations lose their oldest turns. 0: no limit.",
-         "最长序列（token）；更长的对话会去掉最早的轮次。0 表示不限。"), basic=True, ge=0, le=1_048_576)  # fmt: skip
+         "最长序列（token）；更长的对话会去掉最早的轮次。0 表示不限。"), basic=True, ge=0, le=1_048_576, affects=('data',))  # fmt: skip
     max_samples: int | None = opt(
         None,
         "data",
         ("Max samples", "最大样本数"),
         ("At most this many rows of each dataset.", "每个数据集最多取多少行。"),
         ge=1,
+        affects=("data",),
     )
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = opt(
         "concat", "data", ("Mixing", "混合方式"),
         ("Several datasets one after the other, or interleaved until the first (under) or the last one (over: others repeat, once: none repeats) is used up.",
-         "多个数据集依次拼接，或交错直到最短（under）或最长的用尽（over 会重复较短的，once 不重复）。"))  # fmt: skip
+         "多个数据集依次拼接，或交错直到最短（under）或最长的用尽（over 会重复较短的，once 不重复）。"), affects=('data',))  # fmt: skip
     interleave_probs: str | None = opt(
         None, "data", ("Mixing shares", "混合比例"),
-        ("For interleaving: one share for each dataset, such as 0.7,0.3. Empty: in turn.", "用于交错：每个数据集一个比例，如 0.7,0.3。留空为轮流。"))  # fmt: skip
+        ("For interleaving: one share for each dataset, such as 0.7,0.3. Empty: in turn.", "用于交错：每个数据集一个比例，如 0.7,0.3。留空为轮流。"), affects=('data',))  # fmt: skip
     skip_broken_rows: bool = opt(
         False, "data", ("Skip broken rows", "跳过损坏的行"),
         ("Train on the rest when a dataset has rows that cannot be used; otherwise they stop the run.",
-         "数据集中有无法使用的行时用其余行训练；否则运行会停止。"))  # fmt: skip
+         "数据集中有无法使用的行时用其余行训练；否则运行会停止。"), affects=('data',))  # fmt: skip
     packing: bool = opt(
         False, "data", ("Packing", "序列打包"),
-        ("Joins short conversations to full sequences; they do not see each other.", "将短对话拼成满长序列，彼此不可见。"))  # fmt: skip
+        ("Joins short conversations to full sequences; they do not see each other.", "将短对话拼成满长序列，彼此不可见。"), affects=('data',))  # fmt: skip
     neat_packing: bool = opt(
         False,
         "data",
@@ -207,18 +223,21 @@ class RunConfig(ModelOptions):
             "Same as packing here: packed conversations are always kept apart.",
             "与 packing 相同：打包的对话始终互相隔离。",
         ),
+        affects=("data",),
     )
     train_on_prompt: bool = opt(
         False,
         "data",
         ("Train on prompt", "训练提示部分"),
         ("Loss on user and system text too.", "对用户与系统文本也计算损失。"),
+        affects=("data",),
     )
     mask_history: bool = opt(
         False,
         "data",
         ("Mask history", "屏蔽历史"),
         ("Loss on the last answer only.", "只对最后一个回答计算损失。"),
+        affects=("data",),
     )
     preprocessing_num_workers: int | None = opt(
         None,
@@ -227,6 +246,7 @@ class RunConfig(ModelOptions):
         ("Processes that tokenise; empty: all cores.", "分词进程数；留空为全部核心。"),
         ge=1,
         le=256,
+        affects=("data",),
     )
     dataloader_num_workers: int = opt(
         0,
@@ -265,10 +285,11 @@ class RunConfig(ModelOptions):
         basic=True,
         ge=1,
         le=4096,
+        affects=("data",),
     )
     gradient_accumulation_steps: int = opt(
         1, "train", ("Gradient accumulation", "梯度累积"), ("Forward passes per optimiser step.", "每个优化步的前向次数。"),
-        basic=True, ge=1, le=65_536)  # fmt: skip
+        basic=True, ge=1, le=65_536, affects=('data',))  # fmt: skip
     lr_scheduler_type: Literal[SCHEDULERS] = opt(
         "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。")
     )
@@ -329,6 +350,7 @@ class RunConfig(ModelOptions):
         ("Same config and seed, same losses.", "配置与种子相同则损失相同。"),
         ge=0,
         le=2**32 - 1,
+        affects=("data",),
     )
 
     # LoRA
@@ -437,6 +459,7 @@ class RunConfig(ModelOptions):
         "memory",
         ("Devices", "设备"),
         ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"),
+        affects=(),
     )
 
     # evaluation
@@ -447,6 +470,7 @@ class RunConfig(ModelOptions):
         ("Share below 1, or a number of rows.", "小于 1 为占比，否则为行数。"),
         basic=True,
         ge=0,
+        affects=("data",),
     )
     eval_strategy: Literal["no", "steps", "epoch"] = opt(
         "no", "eval", ("Evaluate every", "评估时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
@@ -548,6 +572,7 @@ class RunConfig(ModelOptions):
         "output",
         ("Resume from", "从检查点恢复"),
         ("A checkpoint folder, or true for the last one.", "检查点文件夹，或 true 表示最后一个。"),
+        affects=("path",),
     )
 
     def shares(self) -> list[float]:

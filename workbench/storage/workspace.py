@@ -153,12 +153,8 @@ class Workspace:
                 a model, which this server was not told to run.
         """
         self.check_code(getattr(config, "trust_remote_code", False))
-        for name in (
-            "model_name_or_path",
-            "adapter_name_or_path",
-            "dataset_dir",
-            "resume_from_checkpoint",
-        ):
+        fields = type(config).model_fields
+        for name in (name for name, field in fields.items() if "path" in field.json_schema_extra["affects"]):
             value = getattr(config, name, None)
             if not value or (name == "resume_from_checkpoint" and value.lower() in ("true", "false")):
                 continue

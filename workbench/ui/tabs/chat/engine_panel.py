@@ -8,7 +8,7 @@ from html import escape
 import gradio as gr
 
 from workbench.config.fields import options
-from workbench.config.options import EngineConfig
+from workbench.config.options import EngineConfig, options_that_affect
 from workbench.config.run_config import validated
 from workbench.engine.client import Endpoint, models
 from workbench.engine.process import SILENT, Engine
@@ -22,15 +22,7 @@ from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 
-_MORE = (
-    "template",
-    "flash_attn",
-    "attn_fallback",
-    "rope_scaling",
-    "rope_factor",
-    "devices",
-    "trust_remote_code",
-)
+_MORE = sorted(options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code")  # the risky one last
 
 
 MAX_MERGED = 16  # adapters

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from workbench.config.options import RunConfig, options_that_affect
 from workbench.data.registry import DatasetInfo, registries, unlisted
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
@@ -21,12 +22,7 @@ from workbench.ui.notes import note
 from workbench.ui.strings import language
 from workbench.ui.tabs.data.view import bar_html, note_safe
 
-# options on which depends what the model sees of the data, and how long an epoch takes
-OPTIONS = (
-    "model_name_or_path", "model_revision", "trust_remote_code", "quantization_bit", "template", "cutoff_len", "train_on_prompt", "mask_history",
-    "dataset_dir", "dataset", "eval_dataset", "max_samples", "val_size", "packing", "neat_packing", "mix_strategy", "interleave_probs",
-    "skip_broken_rows", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "preprocessing_num_workers",
-)  # fmt: skip
+OPTIONS = options_that_affect("data", RunConfig)
 LONG = {
     "show_progress": "hidden",
     "api_visibility": "private",

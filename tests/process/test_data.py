@@ -30,7 +30,9 @@ def test_preview_shows_what_the_trainers_rows_hold(workspace, tiny_model, tiny_d
     done = workbench(workspace, "data", "preview", "small", *arguments)
     assert done.returncode == 0, done.stderr
     shown = [row for line in done.stdout.splitlines() for row in json.loads(line)["rows"]]
-    values = BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data), "cutoff_len": cutoff} | option
+    values = (
+        BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data), "cutoff_len": cutoff} | option
+    )
     rows, _ = load_data(validated(values), workspace, tokenizer, lambda phase, share: None)
     assert [(r["input_ids"], r["labels"]) for r in shown] == [(r["input_ids"], r["labels"]) for r in rows]
     assert len(shown) == 24 and all(tokenizer.decode(r["input_ids"]) == r["text"] for r in shown)

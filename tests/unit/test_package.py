@@ -1,5 +1,6 @@
 """The project as a package: one list of dependencies, one version, data that is found, files that parse."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -44,3 +45,15 @@ def test_container_and_workflow_files_parse():
     assert "bash .ci/run" in str(yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text()))
     copied = {line.split()[1] for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY")}
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_files_that_the_docs_name_are_there():
+    files = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py") if ".venv" not in p.parts]
+    named = {}
+    for doc in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`([a-z_/0-9]+\.py)`", doc.read_text(encoding="utf-8")):
+            named.setdefault(name, doc.name)
+    assert len(named) > 30
+    assert {
+        name: doc for name, doc in named.items() if not any(f"/{file}".endswith(f"/{name}") for file in files)
+    } == {}

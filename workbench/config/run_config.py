@@ -18,7 +18,7 @@ from workbench.storage.files import shown
 
 REPORTERS = ("tensorboard", "wandb", "trackio", "swanlab")
 _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
-    "overwrite_cache": "nothing is cached across runs yet",
+    "overwrite_cache": "cached tokens are used only while data, template and options are the same",
     "ddp_timeout": "only with distributed training",
     "include_num_input_tokens_seen": "tokens are always counted",
     "preprocessing_batch_size": "rows are read as a stream",

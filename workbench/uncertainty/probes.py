@@ -1,7 +1,7 @@
 """Probe sets: prompts with what a good answer holds, asked of a base model and of adapters, before and after training.
 
 A set is JSONL: `prompt`, and one of `expect` (a text or several, any of which the answer must mention), `pattern` (a regular expression)
-or `judge` (a rule of `uncertainty/judge.py`). Results are kept with the run: `runs/<id>/probes/<set>.json`; the base model's in
+or `judge` (a rule of `uncertainty/rules.py`). Results are kept with the run: `runs/<id>/probes/<set>.json`; the base model's in
 `workspace/probes/`.
 """
 

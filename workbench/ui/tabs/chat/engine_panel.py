@@ -22,7 +22,9 @@ from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 
-_MORE = sorted(options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code")  # the risky one last
+_MORE = sorted(
+    options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code"
+)  # the risky one last
 
 
 MAX_MERGED = 16  # adapters

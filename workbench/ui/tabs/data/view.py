@@ -28,7 +28,7 @@ def legend(lang: str) -> str:
 
 
 def rows_html(rows: list[dict], parts: list[str], lang: str) -> str:
-    """A card for each row of `corpus.preview.row_view`."""
+    """A card for each row of `data.preview.row_view`."""
     return legend(lang) * ("tokens" in parts) + "".join(_card(row, parts, lang) for row in rows)
 
 
@@ -196,7 +196,7 @@ def check_html(result: dict, lang: str) -> str:
 
 
 def stats_html(found: dict, lang: str) -> str:
-    """Tiles of `corpus.statistics.Statistics`, and what it suggests."""
+    """Tiles of `data.statistics.Statistics`, and what it suggests."""
     if not found["training_rows"]:
         return note_safe(f"{found['dataset']}: {say('data_stats_empty', lang)} {found['first_broken']}", "bad")
     middle = found["percentiles"]

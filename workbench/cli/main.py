@@ -9,6 +9,7 @@ import typer
 
 from workbench import __version__
 from workbench.cli.data import data_app
+from workbench.cli.examine import add_commands
 from workbench.errors import UserError
 from workbench.storage.workspace import PRESETS, Workspace
 
@@ -18,6 +19,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
 _WORKSPACE = Path("workspace")
 app.add_typer(data_app, name="data")
+add_commands(app)
 
 
 def main() -> None:
@@ -392,12 +394,16 @@ def probe(
     workspace: WorkspaceOption = _WORKSPACE,
 ):
     """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each run."""
+    from workbench.cli.answers import LoadedModel, ask_server
     from workbench.uncertainty import probes
 
     place = Workspace(workspace).create()
     questions = probes.read_set(set_name, place)[: limit or None]
     names = [Path(model).name if not base_url else model, *(adapter or [])]
-    ask = _ask_server(base_url, api_key) if base_url else _ask_here(model, adapter or [], set_ or [], place)
+    if base_url:
+        ask = ask_server(base_url, api_key, probes.MAX_TOKENS)
+    else:
+        ask = LoadedModel(model, adapter or [], set_ or [], place, probes.MAX_TOKENS).ask
     reports = []
     for name in names:
         report = probes.Report(Path(set_name).stem, name)
@@ -418,50 +424,6 @@ def probe(
         print(
             f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')} inconsistent"
         )
-
-
-def _ask_here(model: str, adapters: list[str], overrides: list[str], place: Workspace):
-    """Answers from a model loaded in this process."""
-    from workbench.config.options import EngineConfig
-    from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.backend import Job, Sampling
-    from workbench.models.locate import locate_model
-
-    config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
-    locate_model(model, place)
-    from workbench.engine.transformers_backend import TransformersDecoder
-    from workbench.uncertainty.probes import MAX_TOKENS
-
-    decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
-    for name in adapters:
-        decoder.add_adapter(name, name)
-
-    def ask(name: str, messages: list[dict], n: int, temperature: float, seed: int) -> list[str]:
-        chosen = name if name in adapters else None
-        decoder.select(chosen)
-        answers = [""] * n
-        for token in decoder.open(Job(chosen, messages, Sampling(MAX_TOKENS, temperature, seed=seed, n=n))):
-            answers[token.index] += token.text
-        return answers
-
-    return ask
-
-
-def _ask_server(base_url: str, api_key: str):
-    """Answers from a running server."""
-    import asyncio
-
-    from workbench.engine.client import Endpoint, complete
-    from workbench.uncertainty.probes import MAX_TOKENS
-
-    backend = Endpoint(base_url.rstrip("/"), api_key, own=False)
-
-    def ask(name: str, messages: list[dict], n: int, temperature: float, seed: int) -> list[str]:
-        return asyncio.run(
-            complete(backend, name, messages, n=n, temperature=temperature, seed=seed, max_tokens=MAX_TOKENS)
-        )
-
-    return ask
 
 
 @app.command()

@@ -29,8 +29,8 @@ from workbench.ui.tabs import train as train_tab
 from workbench.ui.tabs.chat import tab as chat_tab
 from workbench.ui.tabs.data import tab as data_tab
 from workbench.ui.tabs.data.shared import clear_temporary
-from workbench.ui.tabs.runs import tab as runs_tab
 from workbench.ui.tabs.runs import view as runs_view
+from workbench.ui.tabs.runs.tab import RunsTab
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
@@ -52,7 +52,8 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
                 data = data_tab.build(workspace, train["form"], worker)
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
-                runs = runs_tab.build(workspace)
+                runs = RunsTab(workspace)
+                runs.build()
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
                 chat = chat_tab.build(engine)
             with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
@@ -112,17 +113,15 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
                 return gr.skip(), gr.skip()
             return (json.dumps(words) if words else gr.skip()), active
 
-        runs["clone"].click(
-            clone, runs["chosen"], [runs["message"], tabs, train["parent"], *train["form"].components], **QUIET
-        )
-        runs["chat"].click(chat_with, [runs["chosen"], runs["checkpoint"]], [tabs, chat["adapter"]], **QUIET).then(
+        runs.clone.click(clone, runs.chosen, [runs.message, tabs, train["parent"], *train["form"].components], **QUIET)
+        runs.chat.click(chat_with, [runs.chosen, runs.checkpoint], [tabs, chat["adapter"]], **QUIET).then(
             chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET)  # fmt: skip
         chat["train"].click(
             train_corrections, [chat["adapter"], chat["model"]],
             [chat["corrected"], tabs, train["message"], *train["form"].components], **QUIET)  # fmt: skip
         gr.Timer(2).tick(tell, known, [news, known], **QUIET)
-        blocks.load(runs["arrive"][0], None, runs["arrive"][1], **QUIET)
-        runs_page.select(runs["list"][0], runs["list"][1], runs["list"][2], **QUIET)
+        blocks.load(runs.arrive, None, runs.chosen, **QUIET)
+        runs_page.select(*runs.fresh_list, **QUIET)
         blocks.load(train["arrive"][0], None, train["arrive"][1], **QUIET)
         blocks.load(*train["preview"], **QUIET)
         train_page.select(*train["datasets"], **QUIET)

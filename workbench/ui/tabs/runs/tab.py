@@ -25,93 +25,112 @@ _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(
 _CONFIRM = "(id) => [confirm(document.querySelector('#delete-words').textContent) ? id : '']"
 
 
-def build(workspace: Workspace) -> dict:
-    """Lay the tab out and wire it; returns what the page needs to join it with the other tabs."""
-    with gr.Row():
-        search = gr.Textbox(label=t("search"), info=t("search_info"), elem_id="runs-search", scale=3, max_lines=1)
-        states = gr.Dropdown(
-            [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)], value=[], multiselect=True, label=t("states"), elem_id="runs-states", scale=3)  # fmt: skip
-        sort = gr.Dropdown(
-            [(t(f"sort_{s}"), s) for s in view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
-        page = gr.Number(1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90)
-    table = gr.Dataframe(
-        headers=[c.replace("_", " ") for c in view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
-        column_count=(len(view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
-    count = gr.HTML(elem_id="runs-count")
-    with gr.Row(equal_height=True):
-        chosen = gr.Dropdown(
-            [], label=t("selected_run"), info=t("resume_info"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
-        checkpoint = gr.Dropdown(
-            [], label=t("checkpoint"), info=t("checkpoint_info"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
-        epochs = gr.Textbox(
-            label=t("new_epochs"), info=t("new_epochs_info"), elem_id="runs-epochs", max_lines=1, scale=1, min_width=120)  # fmt: skip
-        resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
-        chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
-        clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
-    with gr.Row():
-        stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", size="sm", min_width=100)
-        earlier = gr.Button(t("earlier"), elem_id="runs-earlier", size="sm", min_width=100)
-        later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
-        as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
-        delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
-    gr.HTML(
-        f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} · {escape(say('delete_sure', 'zh'))}</span>"
-    )
-    file = gr.DownloadButton(
-        visible="hidden", elem_id="runs-file"
-    )  # made when it is asked for, then clicked by a script
-    message = gr.HTML(elem_id="runs-message")
-    status = gr.HTML(elem_id="runs-status")
-    with gr.Tabs(elem_id="run-parts"):
-        with gr.Tab(t("charts"), id="charts"):
-            charts = gr.HTML(**_CHART, elem_id="runs-charts")
-        with gr.Tab(t("compare_runs"), id="compare", elem_id="part-compare") as compare_part:
-            with gr.Row():
-                several = gr.Dropdown(
-                    [], multiselect=True, label=t("compare_which"), elem_id="compare-runs", allow_custom_value=True, interactive=True, scale=5)  # fmt: skip
-                add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
-            with gr.Row():
-                axis = gr.Radio(
-                    [(t(f"axis_{a}"), a) for a in AXES], value="steps", label=t("axis"), elem_id="compare-axis"
-                )
-                smooth = gr.Slider(0, 0.98, 0.6, step=0.02, label=t("smoothing"), elem_id="compare-smooth")
-                log_scale = gr.Checkbox(False, label=t("log_scale"), elem_id="compare-log")
-            compared = gr.HTML(**_CHART, elem_id="compare-chart")
-            differing = gr.HTML(elem_id="compare-table")
-        with gr.Tab(t("log"), id="log", elem_id="part-log") as log_part:
-            with gr.Row(equal_height=True):
-                words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
-                as_log = gr.Button(t("download_log"), elem_id="runs-log", scale=1, min_width=150)
-            full_log = gr.HTML(elem_id="full-log-box")
-        with gr.Tab(t("checkpoints"), id="checkpoints", elem_id="part-checkpoints"):
-            saved = gr.HTML(elem_id="runs-checkpoints")
-        with gr.Tab(t("config"), id="config", elem_id="part-config"):
-            changed = gr.HTML(elem_id="runs-parent")
-            config = gr.Code(language="yaml", interactive=False, elem_id="runs-config", wrap_lines=True)
-        with gr.Tab(t("samples"), id="samples", elem_id="part-samples"):
-            samples = gr.HTML(elem_id="runs-samples")
-        with gr.Tab(t("note"), id="note", elem_id="part-note"):
-            title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
-            remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
-            keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
-    seen_table, seen_run = gr.State(None), gr.State(None)
+class RunsTab:
+    """Its components are attributes and its handlers methods. `build` lays it out inside a `gr.Tab` and wires what concerns only itself."""
 
-    def run_of(run_id) -> Run | None:
-        return run_named(workspace, run_id)
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
 
-    def the_run(run_id, lang: str) -> Run:
-        run = run_of(run_id)
+    def build(self) -> None:
+        self._list_widgets()
+        self._run_widgets()
+        self._part_widgets()
+        self._wire()
+
+    def _list_widgets(self) -> None:
+        with gr.Row():
+            self.search = gr.Textbox(
+                label=t("search"), info=t("search_info"), elem_id="runs-search", scale=3, max_lines=1
+            )
+            self.states = gr.Dropdown(
+                [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)], value=[], multiselect=True, label=t("states"), elem_id="runs-states", scale=3)  # fmt: skip
+            self.sort = gr.Dropdown(
+                [(t(f"sort_{s}"), s) for s in view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
+            self.page = gr.Number(
+                1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90
+            )
+        self.table = gr.Dataframe(
+            headers=[c.replace("_", " ") for c in view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
+            column_count=(len(view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
+        self.count = gr.HTML(elem_id="runs-count")
+
+    def _run_widgets(self) -> None:
+        with gr.Row(equal_height=True):
+            self.chosen = gr.Dropdown(
+                [], label=t("selected_run"), info=t("resume_info"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
+            self.checkpoint = gr.Dropdown(
+                [], label=t("checkpoint"), info=t("checkpoint_info"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
+            self.epochs = gr.Textbox(
+                label=t("new_epochs"), info=t("new_epochs_info"), elem_id="runs-epochs", max_lines=1, scale=1, min_width=120)  # fmt: skip
+            self.resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
+            self.chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
+            self.clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
+        with gr.Row():
+            self.stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", size="sm", min_width=100)
+            self.earlier = gr.Button(t("earlier"), elem_id="runs-earlier", size="sm", min_width=100)
+            self.later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
+            self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
+            self.delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
+        gr.HTML(
+            f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} · {escape(say('delete_sure', 'zh'))}</span>"
+        )
+
+    def _part_widgets(self) -> None:
+        self.file = gr.DownloadButton(
+            visible="hidden", elem_id="runs-file"
+        )  # made when it is asked for, then clicked by a script
+        self.message = gr.HTML(elem_id="runs-message")
+        self.status = gr.HTML(elem_id="runs-status")
+        with gr.Tabs(elem_id="run-parts"):
+            with gr.Tab(t("charts"), id="charts"):
+                self.charts = gr.HTML(**_CHART, elem_id="runs-charts")
+            with gr.Tab(t("compare_runs"), id="compare", elem_id="part-compare") as self.compare_part:
+                with gr.Row():
+                    self.several = gr.Dropdown(
+                        [], multiselect=True, label=t("compare_which"), elem_id="compare-runs", allow_custom_value=True, interactive=True, scale=5)  # fmt: skip
+                    self.add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
+                with gr.Row():
+                    self.axis = gr.Radio(
+                        [(t(f"axis_{a}"), a) for a in AXES], value="steps", label=t("axis"), elem_id="compare-axis"
+                    )
+                    self.smooth = gr.Slider(0, 0.98, 0.6, step=0.02, label=t("smoothing"), elem_id="compare-smooth")
+                    self.log_scale = gr.Checkbox(False, label=t("log_scale"), elem_id="compare-log")
+                self.compared = gr.HTML(**_CHART, elem_id="compare-chart")
+                self.differing = gr.HTML(elem_id="compare-table")
+            with gr.Tab(t("log"), id="log", elem_id="part-log") as self.log_part:
+                with gr.Row(equal_height=True):
+                    self.words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
+                    self.as_log = gr.Button(t("download_log"), elem_id="runs-log", scale=1, min_width=150)
+                self.full_log = gr.HTML(elem_id="full-log-box")
+            with gr.Tab(t("checkpoints"), id="checkpoints", elem_id="part-checkpoints"):
+                self.saved = gr.HTML(elem_id="runs-checkpoints")
+            with gr.Tab(t("config"), id="config", elem_id="part-config"):
+                self.changed = gr.HTML(elem_id="runs-parent")
+                self.config = gr.Code(language="yaml", interactive=False, elem_id="runs-config", wrap_lines=True)
+            with gr.Tab(t("samples"), id="samples", elem_id="part-samples"):
+                self.samples = gr.HTML(elem_id="runs-samples")
+            with gr.Tab(t("note"), id="note", elem_id="part-note"):
+                self.title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
+                self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
+                self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
+        self.seen_table, self.seen_run = gr.State(None), gr.State(None)
+
+    def run_of(self, run_id) -> Run | None:
+        return run_named(self.workspace, run_id)
+
+    def the_run(self, run_id, lang: str) -> Run:
+        run = self.run_of(run_id)
         if run is None:
             raise UserError(say("choose_run", lang))
         return run
 
-    def list_them(words_, states_, sort_, page_, token, request: gr.Request):
+    def list_them(self, words_, states_, sort_, page_, token, request: gr.Request):
         """The table, sent again only when a run or the question has changed."""
         lang = language(request)
-        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(view.runs_token(workspace)))
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(view.runs_token(self.workspace)))
         if fresh == token:
             return [gr.skip()] * 5
-        rows = view.summaries(workspace, words_ or "", states_ or [], sort_)
+        rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_)
         first = (max(1, int(page_ or 1)) - 1) * view.PAGE
         part = rows[first : first + view.PAGE]
         headers = [say(f"column_{c}", lang) for c in view.COLUMNS]
@@ -119,7 +138,7 @@ def build(workspace: Workspace) -> dict:
             (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
         ]
         shown = say("shown_runs", lang, shown=len(part), count=len(rows))
-        if workspace.read_only:
+        if self.workspace.read_only:
             shown += " · " + say("read_only", lang)
         value = {"headers": headers, "data": [row.cells(lang) for row in part]}
         return (
@@ -130,9 +149,9 @@ def build(workspace: Workspace) -> dict:
             gr.Dropdown(choices=ids),
         )
 
-    def look(run_id, token, request: gr.Request):
+    def look(self, run_id, token, request: gr.Request):
         """One run's page; what has not changed is not sent again."""
-        lang, run = language(request), run_of(run_id)
+        lang, run = language(request), self.run_of(run_id)
         if run is None:
             return [gr.skip()] * 10 if token == lang else ["", "", "", "", "", "", gr.skip(), "", "", lang]
         names = sorted(p.name for p in run.path.glob("checkpoint-*"))
@@ -147,9 +166,9 @@ def build(workspace: Workspace) -> dict:
         # name and note come with the rest of a run that was chosen, once: later they may hold what is being typed
         notes = run.notes()
         texts = [gr.skip()] * 2 if same else [notes.get("title", ""), notes.get("note", "")]
-        return status_, *parts(run, lang), *texts, fresh
+        return status_, *self.parts(run, lang), *texts, fresh
 
-    def parts(run: Run, lang: str) -> tuple:
+    def parts(self, run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
         panels = [
             (say("loss", lang), ("loss",)), (say("legend_eval", lang), ("eval_loss",)), (say("learning_rate", lang), ("lr",)),
@@ -160,67 +179,67 @@ def build(workspace: Workspace) -> dict:
         values, parent = run.config_values(), run.notes().get("parent", "")
         against = ""
         if parent:
-            other = run_of(parent)
+            other = self.run_of(parent)
             table_ = view.differences_html([(parent, other.config_values()), (run.id, values)], lang) if other else ""
             against = f"<div class='wb-sub'>{escape(say('parent', lang, id=parent))}</div>{table_}"
         names = [p.name for p in run.checkpoints()][::-1]
         return (figure, view.checkpoints_html(run, lang), against, to_yaml(values), view.samples_html(run, lang),
                 gr.Dropdown(choices=names))  # fmt: skip
 
-    def choose(run_id, request: gr.Request):
+    def choose(self, run_id, request: gr.Request):
         """Another run was chosen: no checkpoint of it is, and the log shown was another's."""
-        run = run_of(run_id)
+        run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         return gr.Dropdown(choices=names, value=None), ""
 
-    def pick(event: gr.SelectData):
+    def pick(self, event: gr.SelectData):
         return event.row_value[-1]
 
-    def command(action):
+    def command(self, action):
         """A handler that does something with the chosen run and says what."""
 
         def handler(run_id, *rest, request: gr.Request):
             try:
-                return note(action(the_run(run_id, language(request)), *rest))
+                return note(action(self.the_run(run_id, language(request)), *rest))
             except UserError as error:
                 return note(str(error), "bad")
 
         return handler
 
-    def resumed(run_id, checkpoint_, epochs_, request: gr.Request):
+    def resumed(self, run_id, checkpoint_, epochs_, request: gr.Request):
         def go_on(run: Run) -> str:
             # steps, where they were given, would take precedence over epochs
             overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
-            return queue.resume(run, workspace, checkpoint=checkpoint_ or "", overrides=overrides)
+            return queue.resume(run, self.workspace, checkpoint=checkpoint_ or "", overrides=overrides)
 
-        return command(go_on)(run_id, request=request)
+        return self.command(go_on)(run_id, request=request)
 
-    def stopped(run_id, request: gr.Request):
-        return command(lambda run: queue.stop(run, workspace))(run_id, request=request)
+    def stopped(self, run_id, request: gr.Request):
+        return self.command(lambda run: queue.stop(run, self.workspace))(run_id, request=request)
 
-    def moved(places):
+    def moved(self, places):
         def handler(run_id, request: gr.Request):
-            return command(lambda run: queue.move(run, workspace, places))(run_id, request=request)
+            return self.command(lambda run: queue.move(run, self.workspace, places))(run_id, request=request)
 
         return handler
 
-    def deleted(run_id, request: gr.Request):
+    def deleted(self, run_id, request: gr.Request):
         if not run_id:
             return gr.skip(), gr.skip()
-        words_ = command(lambda run: queue.delete(run, workspace))(run_id, request=request)
-        return words_, None if run_of(run_id) is None else run_id
+        words_ = self.command(lambda run: queue.delete(run, self.workspace))(run_id, request=request)
+        return words_, None if self.run_of(run_id) is None else run_id
 
-    def noted(run_id, title_, remark_, request: gr.Request):
+    def noted(self, run_id, title_, remark_, request: gr.Request):
         def save(run: Run) -> str:
-            workspace.check_writable()
+            self.workspace.check_writable()
             run.set_notes(title=title_.strip()[:80], note=remark_.strip())
             return say("saved", language(request))
 
-        return command(save)(run_id, request=request)
+        return self.command(save)(run_id, request=request)
 
-    def compare(ids, axis_, smooth_, log_axis, request: gr.Request):
+    def compare(self, ids, axis_, smooth_, log_axis, request: gr.Request):
         lang = language(request)
-        runs = [run for run in map(run_of, (ids or [])[:24]) if run]
+        runs = [run for run in map(self.run_of, (ids or [])[:24]) if run]
         if not runs:
             return "", note(say("choose_run", lang))
         named = [(run.notes().get("title") or run.id, run) for run in runs]
@@ -229,74 +248,83 @@ def build(workspace: Workspace) -> dict:
             log_scale=log_axis, eval_name=say("legend_eval", lang))  # fmt: skip
         return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
 
-    def find(run_id, words_):
-        run = run_of(run_id)
+    def find(self, run_id, words_):
+        run = self.run_of(run_id)
         return view.log_lines_html(run, words_ or "") if run else ""
 
-    def zipped(run_id):
-        run = run_of(run_id)
+    def zipped(self, run_id):
+        run = self.run_of(run_id)
         return str(view.make_zip(run, outgoing_folder())) if run else None
 
-    def logged(run_id):
-        run = run_of(run_id)
+    def logged(self, run_id):
+        run = self.run_of(run_id)
         if run is None or not run.log.is_file():
             return None
         return outgoing(run.log, f"{run.id}.log")
 
-    listing = [search, states, sort, page, seen_table]
-    listed = [table, count, seen_table, chosen, several]
-    seeing, shown = (
-        [chosen, seen_run],
-        [status, charts, saved, changed, config, samples, checkpoint, title, remark, seen_run],
-    )
-    gr.on(
-        [search.change, states.change, sort.change, page.change],
-        list_them,
-        listing,
-        listed,
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    gr.Timer(2).tick(list_them, listing, listed, **QUIET)
-    gr.Timer(1).tick(look, seeing, shown, **QUIET)
-    table.select(pick, None, chosen, **QUIET)
-    chosen.change(choose, chosen, [checkpoint, full_log], **QUIET).then(look, seeing, shown, **QUIET)
-    resume.click(resumed, [chosen, checkpoint, epochs], message, **QUIET)
-    stop.click(stopped, chosen, message, **QUIET)
-    earlier.click(moved(-1), chosen, message, **QUIET)
-    later.click(moved(1), chosen, message, **QUIET)
-    delete.click(deleted, chosen, [message, chosen], js=_CONFIRM, **QUIET)
-    keep.click(noted, [chosen, title, remark], message, **QUIET)
-    comparing = ([several, axis, smooth, log_scale], [compared, differing])
-    gr.on(
-        [several.change, axis.change, smooth.release, log_scale.change, compare_part.select],
-        compare,
-        *comparing,
-        **QUIET,
-    )
-    add.click(
-        lambda ids, run_id: [*dict.fromkeys([*(ids or []), *([run_id] if run_id else [])])],
-        [several, chosen],
-        several,
-        **QUIET,
-    )
-    gr.on(
-        [words.submit, words.change, log_part.select],
-        find,
-        [chosen, words],
-        full_log,
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    for button, make in ((as_zip, zipped), (as_log, logged)):
-        button.click(make, chosen, file, show_progress="minimal", api_visibility="private").success(None, js=_DOWNLOAD)
+    def _wire(self) -> None:
+        self.listing = [self.search, self.states, self.sort, self.page, self.seen_table]
+        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
+        look_inputs = [self.chosen, self.seen_run]
+        look_outputs = [
+            self.status, self.charts, self.saved, self.changed, self.config, self.samples, self.checkpoint, self.title, self.remark,
+            self.seen_run]  # fmt: skip
+        gr.on(
+            [self.search.change, self.states.change, self.sort.change, self.page.change],
+            *self.fresh_list,
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        gr.Timer(2).tick(*self.fresh_list, **QUIET)
+        gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
+        self.table.select(self.pick, None, self.chosen, **QUIET)
+        self.chosen.change(self.choose, self.chosen, [self.checkpoint, self.full_log], **QUIET).then(
+            self.look, look_inputs, look_outputs, **QUIET
+        )
+        self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
+        self.stop.click(self.stopped, self.chosen, self.message, **QUIET)
+        self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)
+        self.later.click(self.moved(1), self.chosen, self.message, **QUIET)
+        self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=_CONFIRM, **QUIET)
+        self.keep.click(self.noted, [self.chosen, self.title, self.remark], self.message, **QUIET)
+        comparing = ([self.several, self.axis, self.smooth, self.log_scale], [self.compared, self.differing])
+        gr.on(
+            [
+                self.several.change,
+                self.axis.change,
+                self.smooth.release,
+                self.log_scale.change,
+                self.compare_part.select,
+            ],
+            self.compare,
+            *comparing,
+            **QUIET,
+        )
+        self.add.click(
+            lambda ids, run_id: [*dict.fromkeys([*(ids or []), *([run_id] if run_id else [])])],
+            [self.several, self.chosen],
+            self.several,
+            **QUIET,
+        )
+        gr.on(
+            [self.words.submit, self.words.change, self.log_part.select],
+            self.find,
+            [self.chosen, self.words],
+            self.full_log,
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        for button, make in ((self.as_zip, self.zipped), (self.as_log, self.logged)):
+            button.click(make, self.chosen, self.file, show_progress="minimal", api_visibility="private").success(
+                None, js=_DOWNLOAD
+            )
 
-    def arrive(request: gr.Request):
+    def arrive(self, request: gr.Request):
         """A new page shows the newest run."""
-        found = list_runs(workspace)
+        found = list_runs(self.workspace)
         return found[0].id if found else None
 
-    return {
-        "arrive": (arrive, [chosen]), "chosen": chosen, "checkpoint": checkpoint, "clone": clone, "chat": chat, "message": message,
-        "list": (list_them, listing, listed),
-    }  # fmt: skip
+    @property
+    def fresh_list(self) -> tuple:
+        """(handler, inputs, outputs) that show the table anew."""
+        return self.list_them, self.listing, self.listed

@@ -24,13 +24,13 @@ from workbench.ui.notes import QUIET, note
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, t
-from workbench.ui.tabs import probes as probes_tab
-from workbench.ui.tabs import train as train_tab
-from workbench.ui.tabs.chat import tab as chat_tab
-from workbench.ui.tabs.data import tab as data_tab
+from workbench.ui.tabs.chat.tab import ChatTab
 from workbench.ui.tabs.data.shared import clear_temporary
+from workbench.ui.tabs.data.tab import DataTab
+from workbench.ui.tabs.probes import ProbesTab
 from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import RunsTab
+from workbench.ui.tabs.train import TrainTab
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
@@ -48,16 +48,16 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
-                train = train_tab.build(workspace, worker)
+                train = TrainTab(workspace, worker).build()
             with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
-                data = data_tab.build(workspace, train["form"], worker)
+                data = DataTab(workspace, train["form"], worker).build()
             with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
                 runs = RunsTab(workspace)
                 runs.build()
             with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
-                chat = chat_tab.build(engine)
+                chat = ChatTab(engine).build()
             with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
-                probed = probes_tab.build(chat["panel"])
+                probed = ProbesTab(chat["panel"]).build()
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")

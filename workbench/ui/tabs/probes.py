@@ -45,41 +45,51 @@ def table_html(reports: list[probes.Report], lang: str) -> str:
     )
 
 
-def build(panel: EnginePanel) -> dict:
-    """Lay the tab out; models are those of the Chat tab's engine."""
-    workspace = panel.workspace
-    gr.HTML(t("probes_info"), elem_classes="wb-sub")
-    with gr.Row(equal_height=True):
-        chosen = gr.Dropdown(
-            list(probes.probe_sets(workspace)),
-            value="abilities",
-            label=t("probe_set"),
-            allow_custom_value=True,
-            elem_id="probe-set",
-        )
-        adapters = gr.Dropdown(
-            [],
-            multiselect=True,
-            max_choices=3,
-            label=t("probe_adapters"),
-            elem_id="probe-adapters",
-            allow_custom_value=True,
-        )
-        samples = gr.Slider(0, 8, 2, step=1, label=t("probe_samples"), elem_id="probe-samples")
-        limit = gr.Slider(0, 400, 0, step=1, label=t("probe_limit"), elem_id="probe-limit")
-    with gr.Row():
-        start = gr.Button(t("probe_run"), variant="primary", elem_id="probe-run")
-        halt = gr.Button(t("stop"), variant="stop", elem_id="probe-stop")
-        last = gr.Button(t("probe_last"), elem_id="probe-last")
-    message = gr.HTML(elem_id="probe-message")
-    table = gr.HTML(elem_id="probe-results")
+class ProbesTab:
+    """A probe set, the models that it is asked of, and a table of what came out."""
 
-    async def run(name, names, count, most, external, url, key, remote, request: gr.Request):
+    def __init__(self, panel: EnginePanel):
+        self.panel = panel
+        self.workspace = self.panel.workspace
+
+    def build(self) -> dict:
+        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+        self._widgets()
+        return self._wire()
+
+    def _widgets(self) -> None:
+        gr.HTML(t("probes_info"), elem_classes="wb-sub")
+        with gr.Row(equal_height=True):
+            self.chosen = gr.Dropdown(
+                list(probes.probe_sets(self.workspace)),
+                value="abilities",
+                label=t("probe_set"),
+                allow_custom_value=True,
+                elem_id="probe-set",
+            )
+            self.adapters = gr.Dropdown(
+                [],
+                multiselect=True,
+                max_choices=3,
+                label=t("probe_adapters"),
+                elem_id="probe-adapters",
+                allow_custom_value=True,
+            )
+            self.samples = gr.Slider(0, 8, 2, step=1, label=t("probe_samples"), elem_id="probe-samples")
+            self.limit = gr.Slider(0, 400, 0, step=1, label=t("probe_limit"), elem_id="probe-limit")
+        with gr.Row():
+            self.start = gr.Button(t("probe_run"), variant="primary", elem_id="probe-run")
+            self.halt = gr.Button(t("stop"), variant="stop", elem_id="probe-stop")
+            self.last = gr.Button(t("probe_last"), elem_id="probe-last")
+        self.message = gr.HTML(elem_id="probe-message")
+        self.table = gr.HTML(elem_id="probe-results")
+
+    async def run(self, name, names, count, most, external, url, key, remote, request: gr.Request):
         lang = language(request)
         try:
-            backend, base = panel.backend(external, url, key, remote, lang)
-            questions = probes.read_set(name or "", workspace)[: int(most) or None]
-            models = [base, *[await panel.adapter_name(n) for n in (names or []) if backend.own]]
+            backend, base = self.panel.backend(external, url, key, remote, lang)
+            questions = probes.read_set(name or "", self.workspace)[: int(most) or None]
+            models = [base, *[await self.panel.adapter_name(n) for n in (names or []) if backend.own]]
             reports = [probes.Report(name, model) for model in models]
             total = len(models) * len(questions)
             for report in reports:
@@ -98,27 +108,32 @@ def build(panel: EnginePanel) -> dict:
                         f"<div class='wb-sub'>{safe(report.model)}: {len(report.results)} / {len(questions)}</div>{share}",
                         gr.skip(),
                     )
-                if not workspace.read_only:
-                    probes.keep(report, workspace)
+                if not self.workspace.read_only:
+                    probes.keep(report, self.workspace)
             yield note(say("probe_done", lang)), table_html(reports, lang)
         except UserError as error:
             yield note(str(error), "bad"), gr.skip()
 
-    def show_last(name, names, external, remote, request: gr.Request):
+    def show_last(self, name, names, external, remote, request: gr.Request):
         """What was kept of the last time, for the same models."""
         lang = language(request)
-        models = [remote if external else panel.engine.model, *(names or [])]
-        found = [report for model in models if model and (report := probes.kept(name or "", model, workspace))]
+        models = [remote if external else self.panel.engine.model, *(names or [])]
+        found = [report for model in models if model and (report := probes.kept(name or "", model, self.workspace))]
         same = [r for r in found if [x.prompt for x in r.results] == [x.prompt for x in found[0].results]]
         return note("" if same else say("probe_none", lang), "warn"), table_html(same, lang)
 
-    going = start.click(
-        run, [chosen, adapters, samples, limit, *panel.where], [message, table], show_progress="hidden", api_visibility="private",
-        concurrency_limit=4)  # fmt: skip
-    halt.click(lambda: note("–", "warn"), None, message, cancels=[going], **QUIET)
-    last.click(show_last, [chosen, adapters, panel.external, panel.remote_model], [message, table], **QUIET)
+    def refresh(self):
+        return gr.Dropdown(choices=self.panel.adapters()), gr.Dropdown(choices=list(probes.probe_sets(self.workspace)))
 
-    def refresh():
-        return gr.Dropdown(choices=panel.adapters()), gr.Dropdown(choices=list(probes.probe_sets(workspace)))
-
-    return {"arrive": (refresh, None, [adapters, chosen])}
+    def _wire(self) -> dict:
+        going = self.start.click(
+            self.run, [self.chosen, self.adapters, self.samples, self.limit, *self.panel.where], [self.message, self.table], show_progress="hidden", api_visibility="private",
+            concurrency_limit=4)  # fmt: skip
+        self.halt.click(lambda: note("–", "warn"), None, self.message, cancels=[going], **QUIET)
+        self.last.click(
+            self.show_last,
+            [self.chosen, self.adapters, self.panel.external, self.panel.remote_model],
+            [self.message, self.table],
+            **QUIET,
+        )
+        return {"arrive": (self.refresh, None, [self.adapters, self.chosen])}

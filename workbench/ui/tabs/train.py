@@ -49,87 +49,101 @@ def about_html(preset: Preset, lang: str) -> str:
     return f"<div class='wb-sub'>{escape(words)}</div>"
 
 
-def build(workspace: Workspace, worker: DataWorker) -> dict:
-    """Lay the tab out and wire it; returns the components that other tabs need."""
-    presets = {preset.name: preset for preset in list_presets()}
-    form = Form(workspace, presets[DEFAULT].values)
+class TrainTab:
+    """The form, what it comes to, and the monitor of a run."""
 
-    with gr.Row():
-        with gr.Column(scale=7, min_width=520):
-            with gr.Row(equal_height=True):
-                preset = gr.Dropdown(
-                    list(presets), value=DEFAULT,
-                    label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
-            about = gr.HTML(elem_id="preset-about")
-            with gr.Accordion(t("import_title"), open=False, elem_id="import"):
-                pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
-                take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
-                report = gr.HTML(elem_id="import-report")
-            form.build()
-            unreadable = gr.HTML(elem_id="dataset-problems")
-        with gr.Column(scale=4, min_width=360):
-            yaml_box = gr.Code(
-                label=t("yaml"),
-                language="yaml",
-                interactive=False,
-                elem_id="run-yaml",
-                lines=12,
-                wrap_lines=True,
+    def __init__(self, workspace: Workspace, worker: DataWorker):
+        self.workspace = workspace
+        self.worker = worker
+        self.presets = {preset.name: preset for preset in list_presets()}
+        self.form = Form(self.workspace, self.presets[DEFAULT].values)
+
+    def build(self) -> dict:
+        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+        self._widgets()
+        return self._wire()
+
+    def _widgets(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=7, min_width=520):
+                with gr.Row(equal_height=True):
+                    self.preset = gr.Dropdown(
+                        list(self.presets), value=DEFAULT,
+                        label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
+                self.about = gr.HTML(elem_id="preset-about")
+                with gr.Accordion(t("import_title"), open=False, elem_id="import"):
+                    self.pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
+                    self.take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
+                    self.report = gr.HTML(elem_id="import-report")
+                self.form.build()
+                self.unreadable = gr.HTML(elem_id="dataset-problems")
+            with gr.Column(scale=4, min_width=360):
+                self.yaml_box = gr.Code(
+                    label=t("yaml"),
+                    language="yaml",
+                    interactive=False,
+                    elem_id="run-yaml",
+                    lines=12,
+                    wrap_lines=True,
+                )
+                self.command = gr.Code(
+                    label=t("command"),
+                    language="shell",
+                    interactive=False,
+                    elem_id="run-command",
+                    lines=2,
+                    wrap_lines=True,
+                )
+                self.message = gr.HTML(elem_id="train-message")
+                self.start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
+        with gr.Row(equal_height=True):
+            # custom values: a tab that outlived a restart of the server still names its run
+            self.run_list = gr.Dropdown(
+                [], label=t("run"), elem_id="run-list", interactive=True, allow_custom_value=True, scale=5
             )
-            command = gr.Code(
-                label=t("command"),
-                language="shell",
-                interactive=False,
-                elem_id="run-command",
-                lines=2,
-                wrap_lines=True,
-            )
-            message = gr.HTML(elem_id="train-message")
-            start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
+            self.log_scale = gr.Checkbox(label=t("log_scale"), value=False, elem_id="log-scale", scale=1, min_width=130)
+            self.stop = gr.Button(t("stop_run"), variant="stop", elem_id="stop", scale=2, min_width=220)
+        self.status = gr.HTML(elem_id="run-status-box")
+        with gr.Row():
+            with gr.Column(min_width=420):
+                self.chart = gr.HTML(
+                    html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="loss-chart"
+                )
+            with gr.Column(min_width=420):
+                self.log = gr.HTML(elem_id="log-box")
+        self.seen, self.parent = (
+            gr.State(None),
+            gr.State(""),
+        )  # `parent`: the run whose options were cloned into the form
 
-    with gr.Row(equal_height=True):
-        # custom values: a tab that outlived a restart of the server still names its run
-        run_list = gr.Dropdown(
-            [], label=t("run"), elem_id="run-list", interactive=True, allow_custom_value=True, scale=5
-        )
-        log_scale = gr.Checkbox(label=t("log_scale"), value=False, elem_id="log-scale", scale=1, min_width=130)
-        stop = gr.Button(t("stop_run"), variant="stop", elem_id="stop", scale=2, min_width=220)
-    status = gr.HTML(elem_id="run-status-box")
-    with gr.Row():
-        with gr.Column(min_width=420):
-            chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="loss-chart")
-        with gr.Column(min_width=420):
-            log = gr.HTML(elem_id="log-box")
-    seen, parent = gr.State(None), gr.State("")  # `parent`: the run whose options were cloned into the form
-
-    def preview(request: gr.Request, preset_name, parent_id, *contents):
+    def preview(self, request: gr.Request, preset_name, parent_id, *contents):
         lang = language(request)
         try:
-            config = form.config(list(contents))
+            config = self.form.config(list(contents))
             text = to_yaml(config.model_dump(exclude_unset=True))
             words = note(say("config_ok", lang))
             if config.trust_remote_code:
                 words = note(say("trust_warning", lang), "warn")
         except UserError as error:
-            text, words = to_yaml(form.read(list(contents))), note(str(error), "bad")
-        if original := run_named(workspace, parent_id):
-            fills = form.fill(original.config_values()), contents
-            pair = [("", dict(zip(form.names, filled, strict=True))) for filled in fills]
+            text, words = to_yaml(self.form.read(list(contents))), note(str(error), "bad")
+        if original := run_named(self.workspace, parent_id):
+            fills = self.form.fill(original.config_values()), contents
+            pair = [("", dict(zip(self.form.names, filled, strict=True))) for filled in fills]
             changed = "".join(f"\n• {name}: {old} → {new}" for name, (old, new) in differences(pair))
             words += note(say("clone_differs", lang, id=parent_id) + (changed or " " + say("no_differences", lang)))
-        return text, command_line(presets[preset_name], form.read(list(contents))), words
+        return text, command_line(self.presets[preset_name], self.form.read(list(contents))), words
 
-    def use_preset(name, request: gr.Request):
-        return [about_html(presets[name], language(request)), *form.fill(presets[name].values)]
+    def use_preset(self, name, request: gr.Request):
+        return [about_html(self.presets[name], language(request)), *self.form.fill(self.presets[name].values)]
 
-    def use_import(text, request: gr.Request):
+    def use_import(self, text, request: gr.Request):
         lang = language(request)
         try:
             found = import_text(text)
         except UserError as error:
-            return [note(str(error), "bad"), *[gr.skip()] * len(form.names)]
+            return [note(str(error), "bad"), *[gr.skip()] * len(self.form.names)]
         if not found.values:
-            return [note(say("nothing_imported", lang), "bad"), *[gr.skip()] * len(form.names)]
+            return [note(say("nothing_imported", lang), "bad"), *[gr.skip()] * len(self.form.names)]
         words = say("imported", lang, count=len(found.values))
         if found.left_out:
             words += (
@@ -137,35 +151,38 @@ def build(workspace: Workspace, worker: DataWorker) -> dict:
                 + say("left_out", lang)
                 + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in found.left_out[:LISTED])
             )
-        return [note(words, "warn" if found.left_out else "ok"), *form.fill(found.values)]
+        return [note(words, "warn" if found.left_out else "ok"), *self.form.fill(found.values)]
 
-    def begin(request: gr.Request, parent_id, *contents):
+    def begin(self, request: gr.Request, parent_id, *contents):
         lang = language(request)
         try:
-            config = form.config(list(contents))
+            config = self.form.config(list(contents))
             values = config.model_dump(exclude_unset=True)
             run = queue.launch(
-                config, workspace, parent_id, check=lambda *_: worker.ask("preflight", user_of(request), config=values)
+                config,
+                self.workspace,
+                parent_id,
+                check=lambda *_: self.worker.ask("preflight", user_of(request), config=values),
             )
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
-        words, waiting = say("started", lang, id=run.id), queue.queue(workspace)
+        words, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
         if run in waiting:
             words = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
-        return note(words), gr.Dropdown(choices=run_choices(workspace, lang), value=run.id)
+        return note(words), gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
 
-    def end(run_id):
+    def end(self, run_id):
         if not run_id:
             return gr.skip()
         try:
-            return note(queue.stop(find_run(workspace, run_id), workspace), "warn")
+            return note(queue.stop(find_run(self.workspace, run_id), self.workspace), "warn")
         except UserError as error:
             return note(str(error), "bad")
 
-    def look(run_id, log_axis, token, request: gr.Request):
+    def look(self, run_id, log_axis, token, request: gr.Request):
         """One tick: nothing is sent unless a file of the run has changed."""
         lang = language(request)
-        run = run_named(workspace, run_id)
+        run = run_named(self.workspace, run_id)
         if run is None:
             empty = ("", lang)
             if token == empty:
@@ -176,52 +193,70 @@ def build(workspace: Workspace, worker: DataWorker) -> dict:
             return [gr.skip()] * 6
         active = run.state().active
         ended = token is None or token[0] != run.id or token[3] != fresh[3]
-        choices = gr.Dropdown(choices=run_choices(workspace, lang)) if ended else gr.skip()
+        choices = gr.Dropdown(choices=run_choices(self.workspace, lang)) if ended else gr.skip()
         return (
             monitor.status_html(run, lang), monitor.chart_json(run, lang, log_axis), monitor.log_html(run),
             gr.Button(interactive=active), fresh, choices)  # fmt: skip
 
-    def arrive(request: gr.Request):
+    def arrive(self, request: gr.Request):
         """A new or reloaded page: show the run that is going, or the newest."""
         lang = language(request)
-        runs = list_states(workspace)
+        runs = list_states(self.workspace)
         current = next(
             (item.run for item in runs if item.state.active and item.state.pid), runs[0].run if runs else None
         )
-        problems = dataset_choices(workspace)[1]
+        problems = dataset_choices(self.workspace)[1]
         words = ""
         if problems:
             listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
             title = escape(say("dataset_problem", lang, count=len(problems)))
             words = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
-        listed = gr.Dropdown(choices=run_choices(workspace, lang), value=current.id if current else None)
-        return listed, words, None, about_html(presets[DEFAULT], lang), datasets()
+        listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=current.id if current else None)
+        return listed, words, None, about_html(self.presets[DEFAULT], lang), self.datasets()
 
-    def datasets():
+    def datasets(self):
         """What can be chosen now: corrections and uploads come while the page is open."""
-        names = dataset_choices(workspace)[0]
+        names = dataset_choices(self.workspace)[0]
         return gr.Dropdown(choices=names)
 
-    view = [status, chart, log, stop, seen, run_list]
-    gr.on([parent.change, *(widget.change for widget in form.components)], preview, [preset, parent, *form.components],
-          [yaml_box, command, message], trigger_mode="always_last", **QUIET)  # fmt: skip
-    gr.on([preset.input, take.click], lambda: "", None, parent, **QUIET)
-    preset.input(use_preset, preset, [about, *form.components], **QUIET)
-    take.click(use_import, pasted, [report, *form.components], **QUIET)
-    start.click(None, js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
-                api_visibility="private")  # fmt: skip
-    begun = start.click(
-        begin, [parent, *form.components], [message, run_list], show_progress="minimal", api_visibility="private"
-    )
-    begun.success(None, js="() => document.getElementById('run-status-box')?.scrollIntoView({behavior: 'smooth'})")
-    stop.click(end, run_list, message, **QUIET)
-    gr.on([run_list.change, log_scale.change], look, [run_list, log_scale, seen], view, **QUIET)
-    gr.Timer(1).tick(look, [run_list, log_scale, seen], view, **QUIET)
-    return {
-        "arrive": (arrive, [run_list, unreadable, seen, about, form.widgets["dataset"]]),
-        "datasets": (datasets, None, [form.widgets["dataset"]]),
-        "preview": (preview, [preset, parent, *form.components], [yaml_box, command, message]),
-        "form": form,
-        "message": report,
-        "parent": parent,
-    }
+    def _wire(self) -> dict:
+        view = [self.status, self.chart, self.log, self.stop, self.seen, self.run_list]
+        gr.on([self.parent.change, *(widget.change for widget in self.form.components)], self.preview, [self.preset, self.parent, *self.form.components],
+              [self.yaml_box, self.command, self.message], trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on([self.preset.input, self.take.click], lambda: "", None, self.parent, **QUIET)
+        self.preset.input(self.use_preset, self.preset, [self.about, *self.form.components], **QUIET)
+        self.take.click(self.use_import, self.pasted, [self.report, *self.form.components], **QUIET)
+        self.start.click(None, js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
+                    api_visibility="private")  # fmt: skip
+        begun = self.start.click(
+            self.begin,
+            [self.parent, *self.form.components],
+            [self.message, self.run_list],
+            show_progress="minimal",
+            api_visibility="private",
+        )
+        begun.success(None, js="() => document.getElementById('run-status-box')?.scrollIntoView({behavior: 'smooth'})")
+        self.stop.click(self.end, self.run_list, self.message, **QUIET)
+        gr.on(
+            [self.run_list.change, self.log_scale.change],
+            self.look,
+            [self.run_list, self.log_scale, self.seen],
+            view,
+            **QUIET,
+        )
+        gr.Timer(1).tick(self.look, [self.run_list, self.log_scale, self.seen], view, **QUIET)
+        return {
+            "arrive": (
+                self.arrive,
+                [self.run_list, self.unreadable, self.seen, self.about, self.form.widgets["dataset"]],
+            ),
+            "datasets": (self.datasets, None, [self.form.widgets["dataset"]]),
+            "preview": (
+                self.preview,
+                [self.preset, self.parent, *self.form.components],
+                [self.yaml_box, self.command, self.message],
+            ),
+            "form": self.form,
+            "message": self.report,
+            "parent": self.parent,
+        }

@@ -26,71 +26,92 @@ from workbench.ui.tabs.chat.history import History
 COLUMN_IDS = ("chat-left", "chat-right", "chat-third", "chat-fourth")
 
 
-def build(engine: Engine) -> dict:
-    """Lay the tab out and wire it; returns the handlers for the page's arrival."""
-    workspace = engine.workspace
-    panel, history = EnginePanel(engine), History(workspace)
-    examine = Examine(panel, history.keep)
+class ChatTab:
+    """The conversation in up to four columns, with the engine's panel, the history and the closer look beside it."""
 
-    with gr.Row():
-        with gr.Column(scale=3, min_width=300):
-            panel.build()
-            with gr.Accordion(t("generation"), open=False, elem_id="generation"):
-                system = gr.Textbox(value="", label=t("system_prompt"), lines=2, elem_id="system-prompt")
-                max_tokens = gr.Slider(1, 4096, 256, step=1, label=t("max_tokens"), elem_id="max-tokens")
-                temperature = gr.Slider(0, 2, 0.7, step=0.05, label=t("temperature"), elem_id="temperature")
-                top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label=t("top_p"), elem_id="top-p")
-                top_k = gr.Slider(0, 200, 0, step=1, label=t("top_k"), elem_id="top-k")
-                penalty = gr.Slider(1, 2, 1.0, step=0.05, label=t("repetition_penalty"), elem_id="repetition-penalty")
-                seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
-                tools = gr.Textbox(value="", label=t("tools"), info=t("tools_info"), lines=3, elem_id="tools")
-                with gr.Row():
-                    price_in = gr.Number(0, label=t("price_in"), minimum=0, elem_id="price-in", min_width=100)
-                    price_out = gr.Number(0, label=t("price_out"), minimum=0, elem_id="price-out", min_width=100)
-            history.build()
-        with gr.Column(scale=8, min_width=480):
-            with gr.Row():
-                compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare", scale=2)
-                others = gr.Dropdown(
-                    [], value=[], multiselect=True, max_choices=2, label=t("compare_more"), visible=False, allow_custom_value=True,
-                    elem_id="compare-more", scale=5)  # fmt: skip
-            with gr.Row():
-                boxes = [
-                    gr.Chatbot(
-                        label=t("answer_column") if number == 0 else t("adapter_column"),
-                        height=460,
-                        buttons=["copy"],
-                        visible=number == 0,
-                        elem_id=id_,
-                        sanitize_html=True,
-                        min_width=200,
-                        **({"editable": "user"} if number == 0 else {}),
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.workspace = self.engine.workspace
+        self.panel, self.history = EnginePanel(self.engine), History(self.workspace)
+        self.examine = Examine(self.panel, self.history.keep)
+
+    def build(self) -> dict:
+        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+        self._widgets()
+        return self._wire()
+
+    def _widgets(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.panel.build()
+                with gr.Accordion(t("generation"), open=False, elem_id="generation"):
+                    self.system = gr.Textbox(value="", label=t("system_prompt"), lines=2, elem_id="system-prompt")
+                    self.max_tokens = gr.Slider(1, 4096, 256, step=1, label=t("max_tokens"), elem_id="max-tokens")
+                    self.temperature = gr.Slider(0, 2, 0.7, step=0.05, label=t("temperature"), elem_id="temperature")
+                    self.top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label=t("top_p"), elem_id="top-p")
+                    self.top_k = gr.Slider(0, 200, 0, step=1, label=t("top_k"), elem_id="top-k")
+                    self.penalty = gr.Slider(
+                        1, 2, 1.0, step=0.05, label=t("repetition_penalty"), elem_id="repetition-penalty"
                     )
-                    for number, id_ in enumerate(COLUMN_IDS)
-                ]
-            problem = gr.HTML(elem_id="chat-problem")
-            with gr.Row(equal_height=True):
-                box = gr.Textbox(
-                    show_label=False, placeholder=t("message_placeholder"), lines=2, max_lines=6, scale=8, elem_id="message",
-                    submit_btn=False)  # fmt: skip
-                send = gr.Button(t("send"), variant="primary", scale=1, min_width=90, elem_id="send")
-                halt = gr.Button(t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt")
-            with gr.Row():
-                again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate")
-                clear = gr.Button(t("clear"), size="sm", elem_id="clear")
-                best = gr.Radio([], label=t("best_answer"), visible=False, elem_id="best", scale=3)
-                vote = gr.Button(t("vote"), size="sm", visible=False, elem_id="vote")
-            used = gr.HTML(elem_id="chat-used")
-            examine.build()
-    talk = gr.State(Session())
-    last = gr.Textbox(
-        "", visible="hidden", elem_id="last-conversation"
-    )  # kept by the browser; gr.BrowserState comes too late for `load`
-    sampling = [system, max_tokens, temperature, top_p, top_k, penalty, seed]
-    left = boxes[0]
-    shown_in = [*boxes, problem]
+                    self.seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
+                    self.tools = gr.Textbox(value="", label=t("tools"), info=t("tools_info"), lines=3, elem_id="tools")
+                    with gr.Row():
+                        self.price_in = gr.Number(0, label=t("price_in"), minimum=0, elem_id="price-in", min_width=100)
+                        self.price_out = gr.Number(
+                            0, label=t("price_out"), minimum=0, elem_id="price-out", min_width=100
+                        )
+                self.history.build()
+            with gr.Column(scale=8, min_width=480):
+                with gr.Row():
+                    self.compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare", scale=2)
+                    self.others = gr.Dropdown(
+                        [], value=[], multiselect=True, max_choices=2, label=t("compare_more"), visible=False, allow_custom_value=True,
+                        elem_id="compare-more", scale=5)  # fmt: skip
+                with gr.Row():
+                    self.boxes = [
+                        gr.Chatbot(
+                            label=t("answer_column") if number == 0 else t("adapter_column"),
+                            height=460,
+                            buttons=["copy"],
+                            visible=number == 0,
+                            elem_id=id_,
+                            sanitize_html=True,
+                            min_width=200,
+                            **({"editable": "user"} if number == 0 else {}),
+                        )
+                        for number, id_ in enumerate(COLUMN_IDS)
+                    ]
+                self.problem = gr.HTML(elem_id="chat-problem")
+                with gr.Row(equal_height=True):
+                    self.box = gr.Textbox(
+                        show_label=False, placeholder=t("message_placeholder"), lines=2, max_lines=6, scale=8, elem_id="message",
+                        submit_btn=False)  # fmt: skip
+                    self.send = gr.Button(t("send"), variant="primary", scale=1, min_width=90, elem_id="send")
+                    self.halt = gr.Button(t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt")
+                with gr.Row():
+                    self.again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate")
+                    self.clear = gr.Button(t("clear"), size="sm", elem_id="clear")
+                    self.best = gr.Radio([], label=t("best_answer"), visible=False, elem_id="best", scale=3)
+                    self.vote = gr.Button(t("vote"), size="sm", visible=False, elem_id="vote")
+                self.used = gr.HTML(elem_id="chat-used")
+                self.examine.build()
+        self.talk = gr.State(Session())
+        self.last = gr.Textbox(
+            "", visible="hidden", elem_id="last-conversation"
+        )  # kept by the browser; gr.BrowserState comes too late for `load`
+        self.sampling = [
+            self.system,
+            self.max_tokens,
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            self.penalty,
+            self.seed,
+        ]
+        self.left = self.boxes[0]
+        self.shown_in = [*self.boxes, self.problem]
 
-    def request_tools(text: str, lang: str) -> dict:
+    def request_tools(self, text: str, lang: str) -> dict:
         """Tool definitions for the API: a JSON list as OpenAI writes it, or empty."""
         if not (text or "").strip():
             return {}
@@ -102,7 +123,9 @@ def build(engine: Engine) -> dict:
             raise UserError(say("tools_wrong", lang, error=error.reason)) from None
         return {"tools": found}
 
-    async def fill(backend, model: str, column: list[dict], settings: dict, prefix: list[dict], changed, talk) -> None:
+    async def fill(
+        self, backend, model: str, column: list[dict], settings: dict, prefix: list[dict], changed, talk
+    ) -> None:
         """Grow the last message of `column` as tokens arrive."""
         answer = column[-1]
         answer |= {"model": model, "tokens": answer.get("tokens") or [], "system": prefix}
@@ -124,28 +147,28 @@ def build(engine: Engine) -> dict:
                 talk.completion_tokens += delta.usage["completion_tokens"]
             changed.set()
 
-    async def respond(request: gr.Request, talk, chosen, comparing, more, tools_text, *rest):
+    async def respond(self, request: gr.Request, talk, chosen, comparing, more, tools_text, *rest):
         """Stream the next assistant turn; when comparing all columns at once, same prompt, same seed."""
         where, settings = rest[:4], Sampling(*rest[4:])
         lang, turn = language(request), talk.turn
         running: list[asyncio.Task] = []
         try:
-            backend, base = panel.backend(*where, lang)
+            backend, base = self.panel.backend(*where, lang)
             # a branch goes on in its own column; everything else is answered in all
             branched = next((c for c in talk.columns if c and c[-1].get("unfinished")), None)
             if branched is None and (not talk.left or talk.left[-1]["role"] != "user"):
                 return
-            asked = settings.request(settings.chosen_seed(), backend.own) | request_tools(tools_text, lang)
+            asked = settings.request(settings.chosen_seed(), backend.own) | self.request_tools(tools_text, lang)
             if branched is not None:
                 branched[-1]["unfinished"] = False
                 wrote = branched[-1].get("model") or base
-                models = [wrote if wrote == base or not backend.own else await panel.adapter_name(wrote)]
+                models = [wrote if wrote == base or not backend.own else await self.panel.adapter_name(wrote)]
                 columns = [branched]
             else:
                 if comparing and not chosen:
                     raise UserError(say("choose_adapter", lang))
                 wanted = [name for name in (chosen, *(more if comparing else [])) if name] if backend.own else []
-                adapters = [await panel.adapter_name(name) for name in wanted]
+                adapters = [await self.panel.adapter_name(name) for name in wanted]
                 models = [base, *adapters][:MAX_COLUMNS] if comparing else [adapters[0] if adapters else base]
                 columns = talk.columns[: len(models)]
             if talk.turn != turn:  # the user went on while an adapter was loading
@@ -159,12 +182,12 @@ def build(engine: Engine) -> dict:
             changed = asyncio.Event()
             prefix = [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
             running = [
-                asyncio.create_task(fill(backend, m, c, asked, prefix, changed, talk))
+                asyncio.create_task(self.fill(backend, m, c, asked, prefix, changed, talk))
                 for m, c in zip(models, columns, strict=True)
             ]
             while talk.turn == turn:
                 done, pending = await asyncio.wait(running, timeout=0.08)
-                if backend.own and engine.silent:
+                if backend.own and self.engine.silent:
                     raise UserError(SILENT)
                 if (changed.is_set() or not pending) and talk.turn == turn:
                     changed.clear()
@@ -193,25 +216,25 @@ def build(engine: Engine) -> dict:
             if talk.turn == turn:
                 talk.completed = turn
 
-    def answers_of(talk) -> dict[str, str]:
+    def answers_of(self, talk) -> dict[str, str]:
         """The last answer of each column that has one, by its model."""
         found = zip(talk.models, talk.columns[: talk.width], strict=False)
         return {name: column[-1]["content"] for name, column in found if column and column[-1]["role"] == "assistant"}
 
-    def after(talk, price_in, price_out, request: gr.Request):
+    def after(self, talk, price_in, price_out, request: gr.Request):
         """An answer is there: keep the conversation, say what it took, show the closer look."""
-        lang, wrong = language(request), history.keep(talk)
+        lang, wrong = language(request), self.history.keep(talk)
         words = say("tokens_used", lang, prompt=f"{talk.prompt_tokens:,}", completion=f"{talk.completion_tokens:,}")
         cost = (talk.prompt_tokens * float(price_in or 0) + talk.completion_tokens * float(price_out or 0)) / 1e6
         words += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
         line = f"<div class='wb-sub'>{words}</div>" if talk.completion_tokens else ""
-        several = list(answers_of(talk))
+        several = list(self.answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
             note(wrong, "bad") or line, talk.id if any(talk.columns) else "", gr.Radio(choices=several, value=None, visible=voting),
-            gr.Button(visible=voting), *examine.look(talk, request))  # fmt: skip
+            gr.Button(visible=voting), *self.examine.look(talk, request))  # fmt: skip
 
-    def ask(text, talk):
+    def ask(self, text, talk):
         text = text.strip()
         if not text:
             return gr.skip(), *talk.shown()
@@ -219,14 +242,14 @@ def build(engine: Engine) -> dict:
         talk.next_turn([[*c, {"role": "user", "content": text}] if c or not n else c for n, c in enumerate(columns)])
         return "", *talk.shown()
 
-    def drop_answer(talk):
+    def drop_answer(self, talk):
         def without(column):
             return column[: max((i + 1 for i, m in enumerate(column) if m["role"] == "user"), default=0)]
 
         talk.next_turn([*map(without, talk.columns)])
         return talk.shown()
 
-    def edit(talk, event: gr.EditData):
+    def edit(self, talk, event: gr.EditData):
         """A changed question: everything after it is asked anew."""
         index = event.index if isinstance(event.index, int) else event.index[0]
         index = from_bubble(talk.left, index) or 0
@@ -236,78 +259,78 @@ def build(engine: Engine) -> dict:
         )
         return talk.shown()
 
-    def hold(talk):
+    def hold(self, talk):
         """Stop: the answer stays as far as it was written."""
         talk.next_turn([list(column) for column in talk.columns])
         talk.completed = talk.turn
         return talk.shown()
 
-    def wipe(talk):
+    def wipe(self, talk):
         """A new conversation; the old one stays in the list."""
-        history.keep(talk)
+        self.history.keep(talk)
         talk.next_turn([[]])
         talk.completed, talk.saved_at = talk.turn, 0.0
         talk.id, talk.title, talk.prompt_tokens, talk.completion_tokens = conversations.new_id(), "", 0, 0
         return talk.shown()
 
-    def labels(width: int, models: list[str], lang: str) -> list[str]:
+    def labels(self, width: int, models: list[str], lang: str) -> list[str]:
         """What stands above each column."""
         if width == 1:
             return [say("answer_column", lang)] * MAX_COLUMNS
         names = [*models, *[""] * MAX_COLUMNS]
         return [say("base_column", lang), *(name or say("adapter_column", lang) for name in names[1:MAX_COLUMNS])]
 
-    def in_boxes(session: Session, titles: list[str]) -> list:
+    def in_boxes(self, session: Session, titles: list[str]) -> list:
         """A session's columns in the Chatbots."""
         return [
             gr.Chatbot(value=value, visible=number < session.width, label=title)
             for number, (value, title) in enumerate(zip(session.shown(), titles, strict=False))
         ]
 
-    def set_compare(comparing, chosen, more, talk, request: gr.Request):
+    def set_compare(self, comparing, chosen, more, talk, request: gr.Request):
         """Entering comparison, every new column starts from the first one's conversation."""
         width = min(2 + len(more or []), MAX_COLUMNS) if comparing else 1
-        history.keep(talk)
+        self.history.keep(talk)
         if width < talk.width:  # the wider conversation stays in the list as it was
             talk.id, talk.saved_at = conversations.new_id(), 0.0
         columns = [list(talk.left) if n == 0 or n >= talk.width else list(talk.columns[n]) for n in range(width)]
         columns = [columns[0], *([dict(m) for m in column] for column in columns[1:])]
         talk.next_turn(columns)
         talk.width, talk.completed = width, talk.turn
-        titles = labels(width, ["", chosen or "", *(more or [])], language(request))
-        return (*in_boxes(talk, titles), gr.Dropdown(visible=bool(comparing)))
+        titles = self.labels(width, ["", chosen or "", *(more or [])], language(request))
+        return (*self.in_boxes(talk, titles), gr.Dropdown(visible=bool(comparing)))
 
-    def refresh(request: gr.Request):
-        adapters, models = panel.refresh(request)
-        return adapters, models, gr.Dropdown(choices=panel.adapters()), gr.Dropdown(choices=history.choices())
+    def refresh(self, request: gr.Request):
+        adapters, models = self.panel.refresh(request)
+        return adapters, models, gr.Dropdown(choices=self.panel.adapters()), gr.Dropdown(choices=self.history.choices())
 
-    def opened(session: Session, lang: str) -> list:
+    def opened(self, session: Session, lang: str) -> list:
         """A session in the Chatbots."""
-        return [*in_boxes(session, labels(session.width, session.models, lang)), "", session.width > 1,
+        return [*self.in_boxes(session, self.labels(session.width, session.models, lang)), "", session.width > 1,
                 gr.Dropdown(value=session.models[2:], visible=session.width > 1)]  # fmt: skip
 
-    def comeback(id_, request: gr.Request):
+    def comeback(self, id_, request: gr.Request):
         """A reloaded page: the conversation that was open."""
         try:
-            session = Session.opened(conversations.load(workspace, id_)) if id_ else Session()
+            session = Session.opened(conversations.load(self.workspace, id_)) if id_ else Session()
         except UserError:
             session = Session()
-        return [session, *opened(session, language(request))]
+        return [session, *self.opened(session, language(request))]
 
-    def choose(number: int):
+    def choose(self, number: int):
         def chosen(talk, request: gr.Request, event: gr.SelectData):
             index = event.index if isinstance(event.index, int) else event.index[0]
             place = from_bubble(talk.columns[number], index)
             if place is None:
-                return [gr.skip()] * len(examine.view)
+                return [gr.skip()] * len(self.examine.view)
             while place < len(talk.columns[number]) - 1 and talk.columns[number][place]["role"] == "user":
                 place += 1  # a click on a question means its answer
             talk.focus = (number, place)
-            return examine.look(talk, request)
+            return self.examine.look(talk, request)
 
         return chosen
 
-    def branch_off(talk, request: gr.Request, event: gr.EventData):
+    def branch_off(self, talk, request: gr.Request, event: gr.EventData):
         """Another token in the place of one: the answer goes on from there; the old one is kept beside it."""
         try:
             if int(event._data["turn"]) != talk.turn:  # a click on what was shown before
@@ -319,95 +342,116 @@ def build(engine: Engine) -> dict:
             pass
         return talk.shown()
 
-    def switch_branch(number, talk, request: gr.Request):
+    def switch_branch(self, number, talk, request: gr.Request):
         if number is None or not branches.switch(talk, int(number)):
-            return [gr.skip()] * (len(shown_in) + len(examine.view))
-        history.keep(talk)
-        return (*talk.shown(), *examine.look(talk, request))
+            return [gr.skip()] * (len(self.shown_in) + len(self.examine.view))
+        self.history.keep(talk)
+        return (*talk.shown(), *self.examine.look(talk, request))
 
-    def cast(best, talk, request: gr.Request):
+    def cast(self, best, talk, request: gr.Request):
         """Keep which column's answer was best."""
         lang = language(request)
         try:
             if not best:
                 raise UserError(say("vote_which", lang))
-            answers = answers_of(talk)
+            answers = self.answers_of(talk)
             if best not in answers:
                 raise UserError(say("vote_which", lang))
-            count = corrections.vote(workspace, sent(talk.left[:-1]), answers, best)
+            count = corrections.vote(self.workspace, sent(talk.left[:-1]), answers, best)
         except UserError as error:
             return note(str(error), "bad")
         return note(say("voted", lang, count=count, dataset=corrections.PAIRS))
 
-    last.change(
-        None,
-        last,
-        None,
-        js="(id) => { sessionStorage.setItem('workbench_conversation', id || ''); }",
-        api_visibility="private",
-    )
-    compare_in = [compare, panel.adapter, others, talk]
-    gr.on([compare.input, others.input], set_compare, compare_in, [*boxes, others], **QUIET)
-
-    def rename(comparing, chosen, more, talk, request: gr.Request):
+    def rename(self, comparing, chosen, more, talk, request: gr.Request):
         """Another adapter is chosen: the column says which one will answer."""
         if not comparing:
             return [gr.skip()] * MAX_COLUMNS
-        titles = labels(talk.width, ["", chosen or "", *(more or [])], language(request))
+        titles = self.labels(talk.width, ["", chosen or "", *(more or [])], language(request))
         return [gr.Chatbot(label=title) for title in titles]
 
-    panel.adapter.change(rename, compare_in, boxes, **QUIET)
-    inputs = [talk, panel.adapter, compare, others, tools, *panel.where, *sampling]
-    # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
-    streaming = {
-        "show_progress": "hidden",
-        "api_visibility": "private",
-        "concurrency_limit": 16,
-        "trigger_mode": "multiple",
-    }
-
-    looking = examine.look, talk, examine.view
-
-    def remember(talk):
+    def remember(self, talk):
         """Keep what was just done, and let the browser know which conversation is open."""
-        history.keep(talk)
+        self.history.keep(talk)
         return talk.id if any(talk.columns) else ""
 
-    def then_answer(event) -> None:
+    def then_answer(self, event) -> None:
         """After what the user did: the answer, then what follows from it."""
-        begun = event.then(remember, talk, last, **QUIET)
-        answered = begun.then(respond, inputs, shown_in, **streaming)
-        kept = answered.then(branches.settle, talk, None, **QUIET)
-        seen = kept.then(after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)
-        seen.then(examine.run_every, [examine.every, talk, *panel.where, examine.samples, *sampling], examine.view,
+        begun = event.then(self.remember, self.talk, self.last, **QUIET)
+        answered = begun.then(self.respond, self.inputs, self.shown_in, **self.streaming)
+        kept = answered.then(branches.settle, self.talk, None, **QUIET)
+        seen = kept.then(
+            self.after,
+            [self.talk, self.price_in, self.price_out],
+            [self.used, self.last, self.best, self.vote, *self.examine.view],
+            **QUIET,
+        )
+        seen.then(self.examine.run_every, [self.examine.every, self.talk, *self.panel.where, self.examine.samples, *self.sampling], self.examine.view,
                   show_progress="hidden", api_visibility="private")  # fmt: skip
 
-    then_answer(gr.on([box.submit, send.click], ask, [box, talk], [box, *shown_in], **QUIET))
-    then_answer(gr.on([again.click, left.retry], drop_answer, talk, shown_in, **QUIET))
-    then_answer(left.edit(edit, talk, shown_in, **QUIET))
-    then_answer(examine.confidence.click(branch_off, talk, shown_in, **QUIET))
-    examine.branch.input(switch_branch, [examine.branch, talk], [*shown_in, *examine.view], **QUIET)
-    halt.click(hold, talk, shown_in, **QUIET)
-    gr.on([clear.click, left.clear], wipe, talk, shown_in, **QUIET).then(
-        after, [talk, price_in, price_out], [used, last, best, vote, *examine.view], **QUIET)  # fmt: skip
-    vote.click(cast, [best, talk], problem, **QUIET)
-    for number, chatbot in enumerate(boxes):
-        chatbot.select(choose(number), talk, examine.view, **QUIET)
-    examine.wire(talk, sampling, panel.adapter)
-    history.wire(
-        talk,
-        opened,
-        [*shown_in, compare, others],
-        lambda event: event.then(*looking, **QUIET).then(remember, talk, last, **QUIET),
-    )
-    return {
-        "arrive": (refresh, None, [panel.adapter, panel.model, others, history.list]),
-        "comeback": (comeback, last, [talk, *shown_in, compare, others]),
-        "look": looking,
-        "panel": panel,
-        "model": panel.model,
-        "train": examine.train,
-        "corrected": examine.corrected,
-        "adapter": panel.adapter,
-        "take_adapter": panel.take_adapter,
-    }
+    def _wire(self) -> dict:
+        self.last.change(
+            None,
+            self.last,
+            None,
+            js="(id) => { sessionStorage.setItem('workbench_conversation', id || ''); }",
+            api_visibility="private",
+        )
+        compare_in = [self.compare, self.panel.adapter, self.others, self.talk]
+        gr.on(
+            [self.compare.input, self.others.input], self.set_compare, compare_in, [*self.boxes, self.others], **QUIET
+        )
+        self.panel.adapter.change(self.rename, compare_in, self.boxes, **QUIET)
+        self.inputs = [
+            self.talk,
+            self.panel.adapter,
+            self.compare,
+            self.others,
+            self.tools,
+            *self.panel.where,
+            *self.sampling,
+        ]
+        # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
+        self.streaming = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "concurrency_limit": 16,
+            "trigger_mode": "multiple",
+        }
+        looking = self.examine.look, self.talk, self.examine.view
+        self.then_answer(
+            gr.on(
+                [self.box.submit, self.send.click], self.ask, [self.box, self.talk], [self.box, *self.shown_in], **QUIET
+            )
+        )
+        self.then_answer(
+            gr.on([self.again.click, self.left.retry], self.drop_answer, self.talk, self.shown_in, **QUIET)
+        )
+        self.then_answer(self.left.edit(self.edit, self.talk, self.shown_in, **QUIET))
+        self.then_answer(self.examine.confidence.click(self.branch_off, self.talk, self.shown_in, **QUIET))
+        self.examine.branch.input(
+            self.switch_branch, [self.examine.branch, self.talk], [*self.shown_in, *self.examine.view], **QUIET
+        )
+        self.halt.click(self.hold, self.talk, self.shown_in, **QUIET)
+        gr.on([self.clear.click, self.left.clear], self.wipe, self.talk, self.shown_in, **QUIET).then(
+            self.after, [self.talk, self.price_in, self.price_out], [self.used, self.last, self.best, self.vote, *self.examine.view], **QUIET)  # fmt: skip
+        self.vote.click(self.cast, [self.best, self.talk], self.problem, **QUIET)
+        for number, chatbot in enumerate(self.boxes):
+            chatbot.select(self.choose(number), self.talk, self.examine.view, **QUIET)
+        self.examine.wire(self.talk, self.sampling, self.panel.adapter)
+        self.history.wire(
+            self.talk,
+            self.opened,
+            [*self.shown_in, self.compare, self.others],
+            lambda event: event.then(*looking, **QUIET).then(self.remember, self.talk, self.last, **QUIET),
+        )
+        return {
+            "arrive": (self.refresh, None, [self.panel.adapter, self.panel.model, self.others, self.history.list]),
+            "comeback": (self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others]),
+            "look": looking,
+            "panel": self.panel,
+            "model": self.panel.model,
+            "train": self.examine.train,
+            "corrected": self.examine.corrected,
+            "adapter": self.panel.adapter,
+            "take_adapter": self.panel.take_adapter,
+        }

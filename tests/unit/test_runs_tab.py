@@ -11,7 +11,7 @@ from workbench.ui.tabs.runs.tab import RunsTab
 
 ENGLISH = SimpleNamespace(cookies={}, headers={"accept-language": "en"})
 CHINESE = SimpleNamespace(cookies={}, headers={"accept-language": "zh-CN"})
-TITLE, NOTE, TOKEN = 7, 8, 9  # places among the outputs of `look`
+TOKEN = 7  # its place among the outputs of `look`
 
 
 @pytest.fixture
@@ -25,24 +25,21 @@ def skipped(value) -> bool:
     return isinstance(value, dict) and value == gr.skip()
 
 
-def test_name_and_note_come_with_the_run_and_not_while_they_are_typed(workspace, run):
+def test_name_and_note_come_with_the_choice_alone(workspace, run):
+    tab = RunsTab(workspace)
+    assert tab.choose(run.id, ENGLISH)[1:] == ("first", "a note", "", run.id)
+    other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d", "run_name": "other"}))
+    assert tab.choose(other.id, ENGLISH)[1:] == ("", "", "", other.id)
+    assert tab.choose(None, ENGLISH)[1:] == ("", "", "", None)
+
+
+def test_what_a_tick_shows_holds_neither_name_nor_note(workspace, run):
     tab = RunsTab(workspace)
     shown = tab.look(run.id, None, ENGLISH)
-    assert (shown[TITLE], shown[NOTE]) == ("first", "a note")
+    assert len(shown) == 8 and "first" not in shown and "a note" not in shown
     assert all(map(skipped, tab.look(run.id, shown[TOKEN], ENGLISH)))
     (run.path / "samples.jsonl").write_text("")  # the run goes on meanwhile
-    later = tab.look(run.id, shown[TOKEN], ENGLISH)
-    assert skipped(later[TITLE]) and skipped(later[NOTE]) and not skipped(later[1])
-    assert len(tab.choose(run.id, ENGLISH)) == 2  # choosing touches neither
-
-
-def test_another_run_brings_its_own(workspace, run):
-    other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d", "run_name": "other"}))
-    tab = RunsTab(workspace)
-    token = tab.look(run.id, None, ENGLISH)[TOKEN]
-    shown = tab.look(other.id, token, ENGLISH)
-    assert (shown[TITLE], shown[NOTE]) == ("", "")
-    assert tab.look(run.id, shown[TOKEN], ENGLISH)[TITLE] == "first"
+    assert not skipped(tab.look(run.id, shown[TOKEN], ENGLISH)[1])
 
 
 def test_saving_and_deleting_say_so(workspace, run):

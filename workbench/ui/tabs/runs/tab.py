@@ -114,6 +114,7 @@ class RunsTab:
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
                 self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
         self.seen_table, self.seen_run = gr.State(None), gr.State(None)
+        self.current = gr.State(None)  # the chosen run, once its name and note are there
 
     def run_of(self, run_id) -> Run | None:
         return run_named(self.workspace, run_id)
@@ -153,20 +154,17 @@ class RunsTab:
         """One run's page; what has not changed is not sent again."""
         lang, run = language(request), self.run_of(run_id)
         if run is None:
-            return [gr.skip()] * 10 if token == lang else ["", "", "", "", "", "", gr.skip(), "", "", lang]
+            return [gr.skip()] * 8 if token == lang else ["", "", "", "", "", "", gr.skip(), lang]
         names = sorted(p.name for p in run.path.glob("checkpoint-*"))
         files = *names, *file_token(run.metrics, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
         fresh = monitor.change_token(run, lang, False), files
         if fresh == token:
-            return [gr.skip()] * 10
+            return [gr.skip()] * 8
         status_ = monitor.status_html(run, lang)
         same = isinstance(token, tuple) and token[0][0] == run.id
         if same and token[1] == files:
-            return status_, *[gr.skip()] * 8, fresh
-        # name and note come with the rest of a run that was chosen, once: later they may hold what is being typed
-        notes = run.notes()
-        texts = [gr.skip()] * 2 if same else [notes.get("title", ""), notes.get("note", "")]
-        return status_, *self.parts(run, lang), *texts, fresh
+            return status_, *[gr.skip()] * 6, fresh
+        return status_, *self.parts(run, lang), fresh
 
     def parts(self, run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
@@ -187,10 +185,12 @@ class RunsTab:
                 gr.Dropdown(choices=names))  # fmt: skip
 
     def choose(self, run_id, request: gr.Request):
-        """Another run was chosen: no checkpoint of it is, and the log shown was another's."""
+        """Another run was chosen: its checkpoints, name and note. They are sent once, and before anything else of the run is
+        shown (`look` follows `current`): what a user then types is not overwritten."""
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
-        return gr.Dropdown(choices=names, value=None), ""
+        notes = run.notes() if run else {}
+        return gr.Dropdown(choices=names, value=None), notes.get("title", ""), notes.get("note", ""), "", run_id
 
     def pick(self, event: gr.SelectData):
         return event.row_value[-1]
@@ -265,10 +265,9 @@ class RunsTab:
     def _wire(self) -> None:
         self.listing = [self.search, self.states, self.sort, self.page, self.seen_table]
         self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
-        look_inputs = [self.chosen, self.seen_run]
+        look_inputs = [self.current, self.seen_run]
         look_outputs = [
-            self.status, self.charts, self.saved, self.changed, self.config, self.samples, self.checkpoint, self.title, self.remark,
-            self.seen_run]  # fmt: skip
+            self.status, self.charts, self.saved, self.changed, self.config, self.samples, self.checkpoint, self.seen_run]  # fmt: skip
         gr.on(
             [self.search.change, self.states.change, self.sort.change, self.page.change],
             *self.fresh_list,
@@ -278,9 +277,9 @@ class RunsTab:
         gr.Timer(2).tick(*self.fresh_list, **QUIET)
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
         self.table.select(self.pick, None, self.chosen, **QUIET)
-        self.chosen.change(self.choose, self.chosen, [self.checkpoint, self.full_log], **QUIET).then(
-            self.look, look_inputs, look_outputs, **QUIET
-        )
+        self.chosen.change(
+            self.choose, self.chosen, [self.checkpoint, self.title, self.remark, self.full_log, self.current], **QUIET
+        ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
         self.stop.click(self.stopped, self.chosen, self.message, **QUIET)
         self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)

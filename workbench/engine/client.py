@@ -174,8 +174,6 @@ async def score(
     backend: Endpoint, model: str, messages: list[dict], answer: str, token_ids: list[int] | None
 ) -> list[dict]:
     """What `model` thinks of each token of a given answer (our engine only). Raises UserError."""
-    import httpx
-
     if not backend.own:
         raise UserError("Only the workbench's own engine can score an answer. Load the model here for this.")
     body = {
@@ -185,19 +183,29 @@ async def score(
         "token_ids": token_ids,
         "top_logprobs": TOP_LOGPROBS,
     }
+    return (await _post(backend, "score", body, _PATIENCE, "score the answer"))["content"]
+
+
+async def add_adapter(engine: Endpoint, body: dict) -> None:
+    """Load or merge adapters in our engine; `engine.url` is the engine's own, without `/v1`. Raises UserError."""
+    await _post(engine, "adapters", body, 120, "load the adapter")
+
+
+async def _post(engine: Endpoint, path: str, body: dict, seconds: float, what: str) -> dict:
+    """The answer of our engine to a request that OpenAI's protocol does not have. Raises UserError."""
+    import httpx
+
     try:
-        async with httpx.AsyncClient(timeout=_PATIENCE) as client:
+        async with httpx.AsyncClient(timeout=seconds) as client:
             response = await client.post(
-                f"{backend.url}/score", json=body, headers={"Authorization": f"Bearer {backend.key}"}
+                f"{engine.url}/{path}", json=body, headers={"Authorization": f"Bearer {engine.key}"}
             )
             found = response.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise UserError(
-            f"The engine could not score the answer ({type(error).__name__}). Load the model again."
-        ) from None
+        raise UserError(f"The engine could not {what} ({type(error).__name__}). Load the model again.") from None
     if response.status_code != 200:
         raise UserError(found["error"]["message"])
-    return found["content"]
+    return found
 
 
 async def models(backend: Endpoint) -> list[str]:

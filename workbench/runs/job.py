@@ -7,6 +7,7 @@ own, so that it can be ended with everything it has started. A child with a stat
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.runs.state import StateDirectory, own_process
+from workbench.storage.locks import locked
 from workbench.storage.workspace import CODE, Workspace, slug
 
 _END_SECONDS = 3.0  # that a child may take to end when it is asked to
@@ -86,7 +88,8 @@ def end(process: subprocess.Popen) -> None:
 
 def jobs(workspace: Workspace, kind: str) -> list[StateDirectory]:
     """The jobs of a kind (`export`), newest first."""
-    paths = sorted((p for p in workspace.jobs.glob(f"*-{kind}-*") if p.is_dir()), reverse=True)
+    stamp = "????????-??????-??????"  # as `new_directory` writes it
+    paths = sorted((p for p in workspace.jobs.glob(f"{stamp}-{kind}-*") if p.is_dir()), reverse=True)
     return [StateDirectory(path) for path in paths]
 
 
@@ -96,18 +99,17 @@ def start_job(workspace: Workspace, kind: str, name: str, module: str, *argument
     Raises:
         UserError: one of its kind is going.
     """
-    import shutil
-
     workspace.check_writable()
-    earlier = jobs(workspace, kind)
-    for other in earlier:
-        if other.state().active:
-            raise UserError(f"{other.id} is still going. Wait until it ends, or stop it.")
-    for old in earlier[_KEPT:]:
-        shutil.rmtree(old.path, ignore_errors=True)
-    directory = new_directory(workspace.jobs, f"{kind}-{name}")
-    process = start(directory, module, *arguments, "--state-dir", directory.path)
-    directory.update(pid=process.pid)  # one that dies before its first word would look as if it were still starting
+    with locked(workspace.create().jobs / ".lock"):  # two clicks start one
+        earlier = jobs(workspace, kind)
+        for other in earlier:
+            if other.state().active:
+                raise UserError(f"{other.id} is still going. Wait until it ends, or stop it.")
+        for old in earlier[_KEPT:]:
+            shutil.rmtree(old.path, ignore_errors=True)
+        directory = new_directory(workspace.jobs, f"{kind}-{name}")
+        process = start(directory, module, *arguments, "--state-dir", directory.path)
+        directory.update(pid=process.pid)  # one that dies before its first word would look as if it were still starting
     return directory
 
 
@@ -120,10 +122,28 @@ def stop_job(directory: StateDirectory) -> None:
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline and directory.state().active:
             time.sleep(0.02)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(state.pid, signal.SIGKILL)
+        if directory.state().active:  # only then is the process certainly the job's own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(state.pid, signal.SIGKILL)
         if directory.stored_state().active:
             directory.update(state="stopped", reason="Stopped.", ended=time.time())
+
+
+@contextlib.contextmanager
+def failures_told(directory: StateDirectory | None):
+    """Around the work of a child: an error becomes its state and the reason, and goes on."""
+    try:
+        yield
+    except UserError as error:
+        if directory:
+            directory.update(state="failed", reason=str(error), ended=time.time())
+        raise
+    except Exception as error:
+        if directory:
+            first = (str(error).splitlines() or [""])[0][:300]
+            reason = f"{type(error).__name__}: {first}. The traceback is in {directory.log}."
+            directory.update(state="failed", reason=reason, ended=time.time())
+        raise
 
 
 @contextlib.contextmanager
@@ -139,16 +159,9 @@ def told(directory: StateDirectory | None, result: Callable[[], str] = lambda: "
     signal.signal(signal.SIGTERM, stopped)
     directory.update(state="running", started=time.time(), **own_process())
     try:
-        yield
-    except UserError as error:
-        directory.update(state="failed", reason=str(error), ended=time.time())
-        raise
+        with failures_told(directory):
+            yield
     except SystemExit:
         directory.update(state="stopped", reason="Stopped.", ended=time.time())
-        raise
-    except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:300]
-        reason = f"{type(error).__name__}: {first}. The traceback is in {directory.log}."
-        directory.update(state="failed", reason=reason, ended=time.time())
         raise
     directory.update(state="finished", reason=result(), progress=1.0, phase="", ended=time.time())

@@ -10,7 +10,7 @@ import gradio as gr
 from workbench.config.fields import options
 from workbench.config.options import EngineConfig, options_that_affect
 from workbench.config.run_config import validated
-from workbench.engine.client import Endpoint, models
+from workbench.engine.client import Endpoint, add_adapter, models
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.models.locate import adapter_choices, locate_adapter
@@ -36,6 +36,7 @@ class EnginePanel:
 
     def __init__(self, engine: Engine):
         self.engine, self.workspace = engine, engine.workspace
+        self._newest_export = next(iter(job.jobs(self.workspace, "export")), None)
         self.defaults = {option.name: option for option in options(EngineConfig)}
 
     def build(self) -> None:
@@ -144,19 +145,7 @@ class EnginePanel:
         return chosen
 
     async def _add(self, body: dict) -> None:
-        import httpx
-
-        try:
-            async with httpx.AsyncClient(timeout=120) as client:
-                answer = await client.post(
-                    f"{self.engine.url}/adapters", json=body, headers={"Authorization": f"Bearer {self.engine.key}"})  # fmt: skip
-                found = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise UserError(
-                f"The engine could not load the adapter ({type(error).__name__}). Load the model again."
-            ) from None
-        if answer.status_code != 200:
-            raise UserError(found["error"]["message"])
+        await add_adapter(Endpoint(self.engine.url, self.engine.key), body)
         self.engine.remember(body["name"])
 
     def _config(self, model_name, bits, *rest) -> EngineConfig:
@@ -300,14 +289,16 @@ class EnginePanel:
         for adapter, weight in weights.items():
             arguments += ["--adapter", f"{adapter}={weight}"]
         try:
-            job.start_job(self.workspace, "export", name.strip(), "workbench", "export", *arguments)
+            self._newest_export = job.start_job(
+                self.workspace, "export", name.strip(), "workbench", "export", *arguments
+            )
         except UserError as error:
             return note(str(error), "bad")
         return ""
 
     def _exported(self, lang: str) -> str:
         """How far the newest export is, or what became of it; it goes on without this page."""
-        newest = next(iter(job.jobs(self.workspace, "export")), None)
+        newest = self._newest_export
         state = newest.state() if newest else None
         if state is None or (state.ended or time.time()) < time.time() - _SHOWN_SECONDS:
             return ""
@@ -319,6 +310,6 @@ class EnginePanel:
         return f"<div class='wb-note warn'>{escape(words)}{bar}</div>"
 
     def _stop_export(self, request: gr.Request):
-        for going in job.jobs(self.workspace, "export")[:1]:
-            job.stop_job(going)
+        if self._newest_export:
+            job.stop_job(self._newest_export)
         return self._exported(language(request))

@@ -1,5 +1,7 @@
 """The trainer of a run: its stage's, with the run's arguments, callbacks and way of making steps."""
 
+import os
+
 import torch
 from transformers.trainer_callback import PrinterCallback
 
@@ -10,6 +12,7 @@ from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
 from workbench.train.fast.step import FastStep
 from workbench.train.fast.strategy import PlainStep
+from workbench.train.metrics_log import log
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
 
@@ -27,7 +30,10 @@ def build_trainer(
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     balances = config.moe_aux_loss_coef and not has_own_balance_loss(causal.config)
     balance = balance_routers(causal, config.moe_aux_loss_coef) if balances else None
-    one_gpu = torch.cuda.is_available() and config.device_map == "none"
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun and accelerate
+    one_gpu = torch.cuda.is_available() and config.device_map == "none" and alone
+    if torch.cuda.is_available() and not one_gpu:
+        log("The fast step is for one GPU and one process: steps run as transformers makes them.")
     strategy = FastStep(config, model, train_rows, total) if one_gpu else PlainStep()
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]

@@ -44,3 +44,9 @@ def sum_loss_in_forward(causal) -> None:
         return CausalLMOutput(loss=loss)
 
     causal.forward = forward
+
+
+def counted_tokens(inputs) -> torch.Tensor:
+    """[batch, length]: 1, and 0 for padding."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask

@@ -21,6 +21,7 @@ from workbench.data.training_set import longest_row
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
 from workbench.train.fast.compiled import compile_layers, decoder_layers, keep_layers
+from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.step_graph import StepGraphs, padded_length
 from workbench.train.metrics_log import log, note_peak
@@ -116,8 +117,7 @@ class FastStep:
             "scale": scale,
         }
         if trainer.balance is not None:
-            counted = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-            padded["counted"] = F.pad(counted, (0, missing))
+            padded["counted"] = F.pad(counted_tokens(inputs), (0, missing))
         return padded
 
     def _start(self, trainer) -> None:

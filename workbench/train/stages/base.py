@@ -166,9 +166,3 @@ class WorkbenchTrainer:
         if self._flos_per_token is None:
             self._flos_per_token = super().floating_point_ops(inputs) / max(1, tokens)
         return self._flos_per_token * tokens
-
-
-def counted_tokens(inputs) -> torch.Tensor:
-    """[batch, length]: 1, and 0 for padding."""
-    mask = inputs.get("attention_mask")
-    return torch.ones_like(inputs["input_ids"]) if mask is None else mask

@@ -5,8 +5,8 @@ from trl import SFTConfig, SFTTrainer
 
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import has_own_balance_loss
-from workbench.train.fast.loss import sum_loss_in_forward
-from workbench.train.stages.base import Stage, WorkbenchTrainer, counted_tokens
+from workbench.train.fast.loss import counted_tokens, sum_loss_in_forward
+from workbench.train.stages.base import Stage, WorkbenchTrainer
 
 
 class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):

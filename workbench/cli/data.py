@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
 from workbench.errors import UserError
 from workbench.storage.workspace import PRESETS, Workspace, dataset_folder
 
@@ -15,10 +16,7 @@ data_app = typer.Typer(
 )
 NameArgument = Annotated[str, typer.Argument(help="A dataset's name, a data file or folder, or a hub's dataset.")]
 OwnArgument = Annotated[str, typer.Argument(help="A dataset of the workspace.")]
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="An option of the run: --set packing=true.")]
-_WORKSPACE = Path("workspace")
 
 
 @data_app.command("check")
@@ -31,7 +29,7 @@ def check(
     held_out: Annotated[str, typer.Option("--eval", help="Evaluation datasets that should share no row with it.")] = "",
     set_: SetOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
     from workbench.config.run_config import parse_overrides
@@ -70,7 +68,7 @@ def preview(
     rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
     set_: SetOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
     from workbench.config.run_config import parse_overrides
@@ -116,7 +114,7 @@ def stats(
     cutoff_len: Annotated[int, typer.Option("--cutoff-len", min=0)] = 2048,
     set_: SetOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions. The tokens are kept for the run."""
     from workbench.config.run_config import parse_overrides
@@ -156,7 +154,7 @@ def sequences(
     skip: Annotated[int, typer.Option("--skip", min=0, help="Begin behind this many sequences.")] = 0,
     rows: Annotated[int, typer.Option("--rows", min=1)] = 3,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones marked with *."""
     from workbench.config.run_config import load_run_config
@@ -190,7 +188,7 @@ def sequences(
 def add(
     file: Annotated[Path, typer.Argument(help="A data file; it is copied.")],
     name: Annotated[str, typer.Option("--name", help="Of the dataset (default: the file's).")] = "",
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Take a data file into the workspace as a dataset. Prints its name."""
     import shutil
@@ -213,7 +211,7 @@ def add(
 
 
 @data_app.command("copy")
-def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = _WORKSPACE):
+def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = WORKSPACE):
     """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
     from workbench.data import editing
 
@@ -234,7 +232,7 @@ def split(
     seed: int = 42,
     dataset_dir: str = "data",
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Write NAME-train and NAME-eval into the workspace; rows with the same content go to the same side."""
     from workbench.data import editing
@@ -257,7 +255,7 @@ def edit(
     to: Annotated[
         str, typer.Option("--to", help="The new row as JSON, or - to read it from stdin. Without: print the row.")
     ] = "",
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Print one row of a dataset of the workspace, or change it."""
     from workbench.data.editing import change_rows
@@ -275,7 +273,7 @@ def edit(
 def drop(
     name: OwnArgument,
     rows: Annotated[list[int], typer.Argument(min=1, help="Their numbers, from 1 on.")],
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Delete rows of a dataset of the workspace."""
     from workbench.data.editing import change_rows
@@ -292,7 +290,7 @@ def layout(
     ranking: Annotated[bool, typer.Option("--ranking", help="Preference pairs.")] = False,
     columns: Annotated[str, typer.Option("--columns", help='JSON, such as {"prompt": "question"}.')] = "{}",
     tags: Annotated[str, typer.Option("--tags", help='JSON, such as {"role_tag": "speaker"}.')] = "{}",
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
     from workbench.data.editing import set_layout
@@ -313,7 +311,7 @@ def layout(
 def remove(
     name: OwnArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Delete a dataset of the workspace with its file."""
     from workbench.data import editing

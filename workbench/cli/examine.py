@@ -1,18 +1,18 @@
-"""A closer look at answers on the command line: consistency, contradiction, what an adapter changed, corrections."""
+"""A closer look at answers on the command line: probe sets, consistency, contradiction, what an adapter changed, corrections."""
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from workbench.cli.answers import LoadedModel, ask_server
+from workbench.cli.shared import WORKSPACE, JsonOption, LoadingOption, WorkspaceOption
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
 
-_WORKSPACE = Path("workspace")
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="A loading option: --set quantization_bit=4.")]
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, folder or hub id; with --base-url its name there.")]
 AdapterOption = Annotated[str, typer.Option("--adapter", help="A run id or a folder.")]
 UrlOption = Annotated[str, typer.Option("--base-url", help="Ask a running OpenAI-compatible server.")]
@@ -25,7 +25,7 @@ corrections_app = typer.Typer(no_args_is_help=True, help="What users corrected: 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands into the command line."""
-    for command in (consistency, contradiction, difference):
+    for command in (probe, consistency, contradiction, difference):
         app.command()(command)
     app.add_typer(corrections_app, name="corrections")
 
@@ -34,12 +34,58 @@ def _asking(
     model: str, adapter: str, set_: list[str] | None, workspace: Workspace, base_url: str, api_key: str, tokens: int
 ):
     """`(function that asks, name of what is asked)`."""
-    from workbench.cli.answers import LoadedModel, ask_server
-
     if base_url:
         return ask_server(base_url, api_key, tokens), adapter or model
     names = [adapter] if adapter else []
     return LoadedModel(model, names, set_ or [], workspace, tokens).ask, adapter or model
+
+
+def probe(
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="A bundled set (abilities, facts) or a JSONL file.")],
+    model: ModelArgument,
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="A run id or a folder, compared with the base. Repeatable.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", help="More samples a probe; they find inconsistent answers.")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Only the first probes.")] = 0,
+    base_url: UrlOption = "",
+    api_key: KeyOption = "",
+    set_: LoadingOption = None,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+):
+    """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each run."""
+    from workbench.uncertainty import probes
+
+    place = Workspace(workspace).create()
+    questions = probes.read_set(set_name, place)[: limit or None]
+    names = [Path(model).name if not base_url else model, *(adapter or [])]
+    if base_url:
+        ask = ask_server(base_url, api_key, probes.MAX_TOKENS)
+    else:
+        ask = LoadedModel(model, adapter or [], set_ or [], place, probes.MAX_TOKENS).ask
+    reports = []
+    for name in names:
+        report = probes.Report(Path(set_name).stem, name)
+        for number, question in enumerate(questions, 1):
+            report.results.append(probes.run_probe(ask, name, question, samples))
+            if sys.stderr.isatty():
+                print(f"\r{name}: {number}/{len(questions)}", end="", file=sys.stderr)
+        reports.append(report)
+        probes.keep(report, place)
+    rows = probes.before_after(reports)
+    if json_:
+        counts = [{v: r.count(v) for v in ("pass", "fail", "inconsistent")} | {"model": r.model} for r in reports]
+        print(json.dumps({"set": set_name, "counts": counts, "rows": rows}, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"{' / '.join(row['verdicts']):24} {row['change']:7} {row['prompt']}")
+    for report in reports:
+        print(
+            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')} inconsistent"
+        )
 
 
 def consistency(
@@ -50,9 +96,9 @@ def consistency(
     max_tokens: TokensOption = 256,
     base_url: UrlOption = "",
     api_key: KeyOption = "",
-    set_: SetOption = None,
+    set_: LoadingOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Ask once greedily and several times at random; mark the sentences that the samples do not support."""
     from workbench.uncertainty.consistency import check
@@ -92,9 +138,9 @@ def contradiction(
     max_tokens: TokensOption = 120,
     base_url: UrlOption = "",
     api_key: KeyOption = "",
-    set_: SetOption = None,
+    set_: LoadingOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Ask one question in several wordings; mark answers that contradict the others. Exit code 2 if there are some."""
     from workbench.storage import files
@@ -127,15 +173,11 @@ def difference(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Annotated[str, typer.Option("--adapter", help="A run id or a folder.")],
     max_tokens: TokensOption = 256,
-    set_: SetOption = None,
+    set_: LoadingOption = None,
     json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """What the adapter changed: its greedy answer, each token with its probability under the adapter and under the base model."""
-    import math
-
-    from workbench.cli.answers import LoadedModel
-
     loaded = LoadedModel(model, [adapter], set_ or [], Workspace(workspace).create(), max_tokens)
     messages = [{"role": "user", "content": question}]
     answer, tuned = loaded.measured(adapter, messages)
@@ -153,7 +195,7 @@ def difference(
 
 
 @corrections_app.command("list")
-def list_corrections(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+def list_corrections(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """All corrections, oldest first."""
     from workbench.chat import corrections
 
@@ -171,7 +213,7 @@ def add_correction(
     right: Annotated[str, typer.Option("--right", help="The right answer.")],
     wrong: Annotated[str, typer.Option("--wrong", help="What the model answered.")],
     model: Annotated[str, typer.Option("--model", help="Which model answered.")] = "",
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Keep a right answer for the next run; train on it with `dataset: corrections`."""
     from workbench.chat import corrections

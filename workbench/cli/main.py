@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
+from workbench.cli import examine, models
 from workbench.cli.data import data_app
-from workbench.cli.examine import add_commands
+from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
 from workbench.errors import UserError
 from workbench.storage.workspace import PRESETS, Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
-_WORKSPACE = Path("workspace")
 app.add_typer(data_app, name="data")
-add_commands(app)
+models.add_commands(app)
+examine.add_commands(app)
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def page(context: typer.Context):
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, a preset's name, or a run directory to run again.")],
     set_: SetOption = None,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
@@ -117,7 +116,7 @@ def presets(json_: JsonOption = False):
 
 
 @app.command()
-def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+def runs(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """List the runs, newest first."""
     from workbench.runs.run import list_runs
 
@@ -132,7 +131,7 @@ def runs(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
 
 
 @app.command()
-def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """Everything about one run: state, last figures, checkpoints, options."""
     from workbench.runs.metrics import MetricsReader
     from workbench.runs.run import find_run, folder_bytes
@@ -162,7 +161,7 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = _W
 
 
 @app.command()
-def stop(run_id: str, workspace: WorkspaceOption = _WORKSPACE):
+def stop(run_id: str, workspace: WorkspaceOption = WORKSPACE):
     """Let a run save a checkpoint and stop; a second time: kill it. A queued one leaves the queue."""
     from workbench.runs.run import find_run
     from workbench.train import queue
@@ -177,7 +176,7 @@ def resume(
         str, typer.Option("--checkpoint", help="A step, or checkpoint-STEP (default: the last).")
     ] = "",
     set_: SetOption = None,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Let a run that has ended go on in the background, from its last whole checkpoint or another one.
 
@@ -196,7 +195,7 @@ def note_(
     run_id: str,
     title: Annotated[str | None, typer.Option("--title", help="A name to show instead of the id.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="A note.")] = None,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Name a run or write something about it; without options: print what is written."""
     from workbench.runs.run import find_run
@@ -212,7 +211,7 @@ def note_(
 def delete(
     run_id: str,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Delete a run that has ended, with all its files."""
     from workbench.runs.run import find_run
@@ -233,7 +232,7 @@ app.add_typer(queue_app, name="queue")
 def queue_add(
     config: Annotated[Path, typer.Argument(help="A YAML file or a preset's name.")],
     set_: SetOption = None,
-    workspace: WorkspaceOption = _WORKSPACE,
+    workspace: WorkspaceOption = WORKSPACE,
 ):
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench.config.run_config import load_run_config
@@ -252,7 +251,7 @@ def queue_add(
 
 
 @queue_app.command("list")
-def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """The queued runs in the order in which they will start."""
     from workbench.train import queue
 
@@ -261,7 +260,7 @@ def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPAC
 
 
 @queue_app.command("move")
-def queue_move(run_id: str, places: int, workspace: WorkspaceOption = _WORKSPACE):
+def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE):
     """Move a queued run: `move ID -- -1` one place towards the front, `move ID 1` one towards the end."""
     from workbench.runs.run import find_run
     from workbench.train import queue
@@ -309,7 +308,7 @@ def options():
 
 
 @app.command()
-def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = _WORKSPACE):
+def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """List the datasets of a folder; those that cannot be read with the reason."""
     from workbench.data.registry import registries
     from workbench.storage.workspace import dataset_folder
@@ -321,187 +320,3 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
     else:
         for d in found:
             print(f"{d.name:24} {d.problem or d.path or d.hub}")
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],
-    adapter: Annotated[
-        list[str] | None, typer.Option("--adapter", help="A run id, or NAME=RUN_OR_FOLDER. Repeatable.")
-    ] = None,
-    set_: SetOption = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key: Annotated[
-        str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY", help="Clients must send this key.")
-    ] = "",
-    no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Allow other addresses than loopback without a key.")
-    ] = False,
-    cors: Annotated[
-        list[str] | None, typer.Option("--cors", help="A web origin whose pages may call the API, or *. Repeatable.")
-    ] = None,
-    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    exit_with_stdin: Annotated[bool, typer.Option(hidden=True)] = False,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """Serve a model with its adapters over OpenAI's protocol, without the page."""
-    import time
-
-    from workbench.config.options import EngineConfig
-    from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.main import serve as run_engine
-    from workbench.runs.state import StateDirectory
-
-    if host not in ("127.0.0.1", "localhost", "::1") and not api_key and not no_auth:
-        raise UserError(f"Serving on {host} needs --api-key, or --no-auth to let everybody in.")
-    state = StateDirectory(state_dir) if state_dir else None
-    try:
-        config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
-        pairs = (item.split("=", 1) if "=" in item else (item, item) for item in adapter or [])
-        run_engine(config, Workspace(workspace).create(), host=host, port=port, api_key=api_key, adapters=dict(pairs), cors=cors,
-                   state=state, exit_with_stdin=exit_with_stdin)  # fmt: skip
-    except UserError as error:
-        if state:
-            state.update(state="failed", reason=str(error), ended=time.time())
-        raise
-    except Exception as error:
-        if state:
-            first = (str(error).splitlines() or [""])[0][:300]
-            state.update(
-                state="failed",
-                reason=f"{type(error).__name__}: {first}. The traceback is in {state.log}.",
-                ended=time.time(),
-            )
-        raise
-
-
-@app.command()
-def probe(
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="A bundled set (abilities, facts) or a JSONL file.")],
-    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id; with --base-url its name there.")],
-    adapter: Annotated[
-        list[str] | None, typer.Option("--adapter", help="A run id or a folder, compared with the base. Repeatable.")
-    ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", help="More samples a probe; they find inconsistent answers.")
-    ] = 0,
-    limit: Annotated[int, typer.Option("--limit", help="Only the first probes.")] = 0,
-    base_url: Annotated[str, typer.Option("--base-url", help="Ask a running OpenAI-compatible server.")] = "",
-    api_key: Annotated[str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY")] = "",
-    set_: SetOption = None,
-    json_: JsonOption = False,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each run."""
-    from workbench.cli.answers import LoadedModel, ask_server
-    from workbench.uncertainty import probes
-
-    place = Workspace(workspace).create()
-    questions = probes.read_set(set_name, place)[: limit or None]
-    names = [Path(model).name if not base_url else model, *(adapter or [])]
-    if base_url:
-        ask = ask_server(base_url, api_key, probes.MAX_TOKENS)
-    else:
-        ask = LoadedModel(model, adapter or [], set_ or [], place, probes.MAX_TOKENS).ask
-    reports = []
-    for name in names:
-        report = probes.Report(Path(set_name).stem, name)
-        for number, question in enumerate(questions, 1):
-            report.results.append(probes.run_probe(ask, name, question, samples))
-            if sys.stderr.isatty():
-                print(f"\r{name}: {number}/{len(questions)}", end="", file=sys.stderr)
-        reports.append(report)
-        probes.keep(report, place)
-    rows = probes.before_after(reports)
-    if json_:
-        counts = [{v: r.count(v) for v in ("pass", "fail", "inconsistent")} | {"model": r.model} for r in reports]
-        print(json.dumps({"set": set_name, "counts": counts, "rows": rows}, ensure_ascii=False))
-        return
-    for row in rows:
-        print(f"{' / '.join(row['verdicts']):24} {row['change']:7} {row['prompt']}")
-    for report in reports:
-        print(
-            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')} inconsistent"
-        )
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="The base model.")],
-    name: Annotated[str, typer.Option("--name", help="Name of the new model in the workspace.")],
-    adapter: Annotated[
-        list[str], typer.Option("--adapter", help="A run id or folder, or RUN=WEIGHT. Repeatable: they are added up.")
-    ],
-    set_: SetOption = None,
-    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """Merge adapters into their base model and write it into the workspace as a model of its own."""
-    from workbench.config.options import EngineConfig
-    from workbench.config.run_config import parse_overrides, validated
-    from workbench.runs.job import told
-    from workbench.runs.state import StateDirectory
-    from workbench.train.metrics_log import progress_writer
-
-    directory = Workspace(workspace).create()
-    state = StateDirectory(state_dir) if state_dir else None
-    result: list[str] = []
-    with told(state, lambda: result[0]):
-        weights = {}
-        for item in adapter:
-            one, equals, weight = item.rpartition("=")
-            try:
-                weights[one if equals else item] = float(weight) if equals else 1.0
-            except ValueError:
-                raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
-        config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
-        from workbench.models.export import export as write
-
-        progress = progress_writer(state) if state else (lambda phase, share: None)
-        target = write(config, weights, name, directory, progress, lambda line: print(line, file=sys.stderr))
-        result.append(f"The merged model is {target.name} in {target.parent}.")
-        print(result[0])
-
-
-@app.command()
-def chat(
-    model: Annotated[str, typer.Argument(help="A model's name, folder or hub id.")],
-    adapter: Annotated[str | None, typer.Option("--adapter", help="A run id or a folder.")] = None,
-    set_: SetOption = None,
-    system: Annotated[str, typer.Option("--system", help="System prompt.")] = "",
-    temperature: float = 0.7,
-    max_tokens: int = 512,
-    seed: int | None = None,
-    workspace: WorkspaceOption = _WORKSPACE,
-):
-    """Talk to a model in the terminal: one line, one answer. An empty line or Ctrl-D ends."""
-    from workbench.config.options import EngineConfig
-    from workbench.config.run_config import parse_overrides, validated
-    from workbench.engine.backend import Job, Sampling
-    from workbench.models.locate import locate_model
-
-    place = Workspace(workspace).create()
-    config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
-    locate_model(model, place)
-    from workbench.engine.transformers_backend import TransformersDecoder
-
-    decoder = TransformersDecoder(config, place, lambda phase, share: None, lambda line: print(line, file=sys.stderr))
-    if adapter:
-        decoder.add_adapter(adapter, adapter)
-    decoder.select(adapter)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    messages = [{"role": "system", "content": system}] if system else []
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", flush=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        messages.append({"role": "user", "content": line})
-        answer = ""
-        for token in decoder.open(Job(adapter, messages, sampling)):
-            answer += token.text
-            print(token.text, end="", flush=True)
-        print()
-        messages.append({"role": "assistant", "content": answer})

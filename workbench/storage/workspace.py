@@ -1,8 +1,10 @@
 """Where things live. One folder holds everything that the workbench writes.
 
-    runs/        one folder per run            models/   converted or downloaded models
-    uploads/     datasets from the page        engines/  state of loaded models
-    cache/       tokenised datasets (may be deleted when no run is going)
+    runs/           one folder per run              models/       converted, downloaded and merged models
+    uploads/        datasets from the page          corrections/  what users corrected and voted, as datasets
+    conversations/  conversations of the Chat tab   probes/       probe sets of the user's own, reports of base models
+    engines/        state of loaded models          jobs/         state of exports
+    cache/          tokenized datasets (may be deleted when no run is going)
 
 Paths that come from the page are checked against this folder and those named at start.
 """

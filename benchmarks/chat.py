@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 TOKENS = 96
 PROMPTS = {
     "short": "Count from one to fifty in words.",
-    "long": "Summarise: " + "The quick brown fox jumps over the lazy dog. " * 60,
+    "long": "Summarize: " + "The quick brown fox jumps over the lazy dog. " * 60,
 }
 
 

@@ -58,13 +58,13 @@ def main() -> None:
         parameter.__class__ = __import__("bitsandbytes").nn.Params4bit
         parameter.quant_state = state
         module._parameters[name] = parameter
-        theirs, ours = bnb.dequantize_4bit(data, state), kernels.dequantise(data, state, bf16)
+        theirs, ours = bnb.dequantize_4bit(data, state), kernels.dequantize(data, state, bf16)
         print(
             f"unpack {name}: {(ours != theirs).float().mean().item():.1e} of the weights differ, error {error(ours, theirs)}"
         )
         size = theirs.numel() * 2.5156e-9
         show(f"unpack {name}, bitsandbytes", lambda d=data, s=state: bnb.dequantize_4bit(d, s), size)
-        show(f"unpack {name}", lambda d=data, s=state: kernels.dequantise(d, s, bf16), size)
+        show(f"unpack {name}", lambda d=data, s=state: kernels.dequantize(d, s, bf16), size)
     register(module)
 
     x, grad = normal(tokens, H), normal(tokens, H)
@@ -75,7 +75,7 @@ def main() -> None:
     show("route", lambda: experts.route(index, E))
     show("spread", lambda: kernels.spread(x, back, K), (rows.numel() + x.numel()) * 2e-9)
     assert torch.equal(rows, x[source.long() // K])
-    up, down = (kernels.dequantise(p.data, p.quant_state, bf16) for p in module._parameters.values())
+    up, down = (kernels.dequantize(p.data, p.quant_state, bf16) for p in module._parameters.values())
     flops = 2e-12 * rows.shape[0] * H * I
     gate_up = experts.grouped(rows, up.transpose(1, 2), ends)
     show("grouped, gate_up", lambda: experts.grouped(rows, up.transpose(1, 2), ends), teraflops=2 * flops)

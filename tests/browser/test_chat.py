@@ -50,7 +50,7 @@ def test_look_closer_correct_train_compare(chat, page):
     ask(chat, QUESTION)
     answer = chat.locator("#chat-left .bot.message").last.inner_text()
 
-    # every token coloured; the tokens are the answer; a tap shows what else the model had in mind
+    # every token colored; the tokens are the answer; a tap shows what else the model had in mind
     tokens = chat.locator("#confidence .wb-tokens .tk")
     assert re.sub(r"\W", "", "".join(tokens.all_inner_texts())) == re.sub(r"\W", "", answer)
     expect(chat.locator("#confidence-summary")).to_contain_text("weakest span")

@@ -156,7 +156,7 @@ def test_chat_with_a_checkpoint_brings_its_settings(opened, runs):
     choose(opened, runs[0])
     opened.click("#runs-chat")
     expect(opened.locator("#chat-adapter input")).to_have_value(f"{runs[0].id}/checkpoint-20")
-    expect(opened.locator("#chat-quantisation input[type=radio]").nth(2)).to_be_checked()
+    expect(opened.locator("#chat-quantization input[type=radio]").nth(2)).to_be_checked()
 
 
 def test_five_tabs_on_one_run(chromium, page, place, runs):

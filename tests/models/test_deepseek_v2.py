@@ -106,7 +106,7 @@ def plain_logits(w: dict, c: dict, x: torch.Tensor) -> torch.Tensor:
         gate = linear(x, f"{name}.gate_proj")
         return linear(gate / (1 + torch.exp(-gate)) * linear(x, f"{name}.up_proj"), f"{name}.down_proj")
 
-    def rotate(x, t):  # the vector of one position, neighbouring pairs
+    def rotate(x, t):  # the vector of one position, neighboring pairs
         pairs = []
         for i in range(rope // 2):
             a, b = x[2 * i], x[2 * i + 1]
@@ -263,7 +263,7 @@ def test_experts_come_from_the_best_groups_only(experts, groups, kept, k):
         allowed = [e for e in range(experts) if e // size in best_groups]
         best = max(itertools.combinations(allowed, k), key=lambda some, s=s: sum(s[e] for e in some))
         assert set(row) == set(best) == set(chosen_experts(s, c))
-        expected = torch.tensor([2.5 * s[e] for e in row], dtype=torch.float64)  # not normalised over the chosen
+        expected = torch.tensor([2.5 * s[e] for e in row], dtype=torch.float64)  # not normalized over the chosen
         assert torch.allclose(weight, expected, rtol=1e-5, atol=0)
         limited += set(best) != set(chosen_experts(s, c | GREEDY))
     assert limited > 10  # the limit decides for these
@@ -281,7 +281,7 @@ NF4 = BitsAndBytesConfig(
 
 
 @pytest.mark.parametrize("kind", PACKED_CASES)
-def test_in_4_bits_equals_the_equations_with_the_weights_dequantised(kind, rotation, tmp_path):
+def test_in_4_bits_equals_the_equations_with_the_weights_dequantized(kind, rotation, tmp_path):
     c = PACKED_CASES[kind]
     loader.install()
     random_model(c).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""4-bit experts against a plain reference: the same codes dequantised, transformers' eager experts, float32, CPU."""
+"""4-bit experts against a plain reference: the same codes dequantized, transformers' eager experts, float32, CPU."""
 
 import copy
 
@@ -53,7 +53,7 @@ def random_model(kind: str):
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request, tmp_path_factory):
-    """`(4-bit model, reference with the same weights dequantised, its checkpoint folder)`."""
+    """`(4-bit model, reference with the same weights dequantized, its checkpoint folder)`."""
     folder = tmp_path_factory.mktemp(request.param)
     model = random_model(request.param)
     model.save_pretrained(folder)

@@ -30,7 +30,7 @@ def unpacking():
     for nested in (True, False):
         for shape in ((4, 48, 64), (3, 64), (1, 192)):
             packed, state = bnb.quantize_4bit(torch.randn(shape) * 0.1, quant_type="nf4", compress_statistics=nested)
-            close(kernels.dequantise(packed, state, torch.float32), bnb.dequantize_4bit(packed, state))
+            close(kernels.dequantize(packed, state, torch.float32), bnb.dequantize_4bit(packed, state))
 
 def routing():
     for tokens, k, count in ((7, 3, 8), (100, 6, 64), (33, 2, 300), (1, 1, 5)):

@@ -169,10 +169,10 @@ def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tok
     assert cut["percentiles"]["50"] == int(np.percentile(lengths, 50, method="higher"))
 
 
-def test_a_run_takes_over_what_statistics_have_tokenised(workspace, tiny_model, tokenizer, folder, quiet, monkeypatch):
+def test_a_run_takes_over_what_statistics_have_tokenized(workspace, tiny_model, tokenizer, folder, quiet, monkeypatch):
     config = options(tiny_model, folder)
     found = Worker(workspace, lambda message: None, confined=False).stats(config)
-    monkeypatch.setattr("workbench.data.token_cache._write", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr("workbench.data.token_cache._write", lambda *_: pytest.fail("tokenized again"))
     rows, _ = load_data(validated(config), workspace, tokenizer, **quiet)
     assert len(rows) == found["training_rows"]
 

@@ -74,7 +74,7 @@ def test_llama3_leaves_short_waves_divides_long_ones():
 @pytest.mark.parametrize("bits", [None, 4, 8])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_every_way_to_load_reads_prompts_beyond_the_original_context(tiny_model, workspace, kind, bits, attention):
-    """Every quantisation with every attention and scaling, on a prompt of 600 tokens where the model has 512 positions."""
+    """Every quantization with every attention and scaling, on a prompt of 600 tokens where the model has 512 positions."""
     said = []
     values = {
         "model_name_or_path": str(tiny_model),

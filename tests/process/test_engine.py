@@ -180,7 +180,7 @@ def test_bad_arguments_are_one_sentence(tiny_model, tmp_path, arguments, words):
     {"rope_scaling": "yarn"}, {"flash_attn": "eager"}, {"rope_scaling": "linear", "quantization_bit": 4, "flash_attn": "sdpa"},
 ], ids=str)  # fmt: skip
 def test_every_way_to_load_answers(tiny_model, workspace, settings):
-    """In this process: the decoder with each quantisation, attention and RoPE scaling."""
+    """In this process: the decoder with each quantization, attention and RoPE scaling."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import validated
     from workbench.engine.backend import Job, Sampling

@@ -251,7 +251,7 @@ def test_a_broken_row_is_named(workspace, config, tmp_path, tiny_data):
 
 
 def test_broken_rows_behind_the_first_ones_stop_a_run_unless_skipped(workspace, config, tmp_path, tiny_data):
-    """Interleaved with another dataset, too; what was tokenised is taken from the cache by the second run."""
+    """Interleaved with another dataset, too; what was tokenized is taken from the cache by the second run."""
     good = [json.dumps({"prompt": f"Question {i}?", "completion": f"Answer {i}."}) for i in range(1100)]
     (tiny_data / "mixed.jsonl").write_text("\n".join([*good, "{broken", "{}"]))
     (tiny_data / "dataset_info.json").write_text(

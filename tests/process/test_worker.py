@@ -82,7 +82,7 @@ def test_one_dataset_is_looked_at_under_options_for_several(place, inside):
         assert worker.ask("count", dataset="small", config={"dataset_dir": "data", "cutoff_len": "many"}) == 24
         assert worker.ask("check", dataset="small", config=several)["rows"] == 24
         unknown = worker.ask("check", dataset="small", config={"dataset_dir": "data"})
-        assert unknown["rows"] == 24 and "model_name_or_path is empty" in unknown["untokenised"]
+        assert unknown["rows"] == 24 and "model_name_or_path is empty" in unknown["untokenized"]
         assert worker.ask("stats", dataset="small", config=several)["training_rows"] == 24
         with pytest.raises(UserError, match="names 2 datasets"):
             worker.ask("count", dataset="small,small", config=several)

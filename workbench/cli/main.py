@@ -261,7 +261,7 @@ def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE
 
 @queue_app.command("move")
 def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE):
-    """Move a queued run: `move ID -- -1` one place towards the front, `move ID 1` one towards the end."""
+    """Move a queued run: `move ID -- -1` one place toward the front, `move ID 1` one toward the end."""
     from workbench.runs.run import find_run
     from workbench.train import queue
 

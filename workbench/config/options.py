@@ -112,7 +112,7 @@ class ModelOptions(_Options):
         ("auto takes the model's own. Also: deepseek, chatml, llama3, qwen, glm4, default.",
          "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。"), affects=('data', 'loading'))  # fmt: skip
     quantization_bit: Literal[4, 8] | None = opt(
-        None, "memory", ("Quantisation", "量化"),
+        None, "memory", ("Quantization", "量化"),
         ("4 = NF4 (QLoRA), 8 = LLM.int8, empty = none. 4 bit needs about a quarter of the memory.",
          "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。"), basic=True, affects=('data',))  # fmt: skip
     quantization_type: Literal["nf4", "fp4"] = opt(
@@ -124,8 +124,8 @@ class ModelOptions(_Options):
     double_quantization: bool = opt(
         True,
         "memory",
-        ("Double quantisation", "双重量化"),
-        ("Quantises the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
+        ("Double quantization", "双重量化"),
+        ("Quantizes the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
     )
     flash_attn: Literal[ATTENTION] = opt(
         "auto", "rope", ("Attention", "注意力实现"),
@@ -169,7 +169,7 @@ class RunConfig(ModelOptions):
     do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
     finetuning_type: Literal["lora", "full"] = opt(
         "lora", "lora", ("Method", "方法"),
-        ("lora trains small adapters; full trains all weights (no quantisation).", "lora 训练小适配器；full 训练全部权重（不可量化）。"))  # fmt: skip
+        ("lora trains small adapters; full trains all weights (no quantization).", "lora 训练小适配器；full 训练全部权重（不可量化）。"))  # fmt: skip
 
     # data
     dataset: str | None = opt(
@@ -243,7 +243,7 @@ class RunConfig(ModelOptions):
         None,
         "data",
         ("Preprocessing workers", "预处理进程数"),
-        ("Processes that tokenise; empty: all cores.", "分词进程数；留空为全部核心。"),
+        ("Processes that tokenize; empty: all cores.", "分词进程数；留空为全部核心。"),
         ge=1,
         le=256,
         affects=("data",),
@@ -288,7 +288,7 @@ class RunConfig(ModelOptions):
         affects=("data",),
     )
     gradient_accumulation_steps: int = opt(
-        1, "train", ("Gradient accumulation", "梯度累积"), ("Forward passes per optimiser step.", "每个优化步的前向次数。"),
+        1, "train", ("Gradient accumulation", "梯度累积"), ("Forward passes per optimizer step.", "每个优化步的前向次数。"),
         basic=True, ge=1, le=65_536, affects=('data',))  # fmt: skip
     lr_scheduler_type: Literal[SCHEDULERS] = opt(
         "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。")
@@ -311,7 +311,7 @@ class RunConfig(ModelOptions):
     optim: Literal[OPTIMIZERS] = opt(
         "adamw_torch",
         "train",
-        ("Optimiser", "优化器"),
+        ("Optimizer", "优化器"),
         ("8-bit and paged ones save memory.", "8 位与分页版本节省显存。"),
     )
     weight_decay: float = opt(

@@ -118,7 +118,7 @@ def conflicts(config: RunConfig) -> list[str]:
         )
     check(
         c.finetuning_type == "full" and c.quantization_bit is not None,
-        "Quantised weights cannot be trained in full. Set finetuning_type to lora, or remove quantization_bit.",
+        "Quantized weights cannot be trained in full. Set finetuning_type to lora, or remove quantization_bit.",
     )
     check(
         c.finetuning_type == "full" and bool(c.adapter_name_or_path),

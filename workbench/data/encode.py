@@ -51,7 +51,7 @@ class Encoded:
 
 @dataclass
 class Encoder:
-    """Renders and tokenises conversations with one tokenizer and one template.
+    """Renders and tokenizes conversations with one tokenizer and one template.
 
     `cutoff_len` is in tokens, 0 for no limit. Longer conversations lose their oldest turns; the system text and the last turns
     stay. What is too long even then loses the middle of its longest question or tool result, and at last the end of the

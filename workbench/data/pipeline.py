@@ -1,6 +1,6 @@
 """One pass over a dataset on all cores: what is wrong with which row, and the training rows of the others. Nothing is kept here.
 
-The process that calls reads; the parsing, checking and tokenising of rows is done in others, in batches whose results come in order.
+The process that calls reads; the parsing, checking and tokenizing of rows is done in others, in batches whose results come in order.
 """
 
 import itertools
@@ -69,7 +69,7 @@ def cores() -> int:
 def scan(
     info: DatasetInfo, encoder: Encoder | None = None, *, limit: int | None = None, workers: int | None = None
 ) -> Iterator[Batch]:
-    """Go through a dataset. With an `encoder`, rows are tokenised too.
+    """Go through a dataset. With an `encoder`, rows are tokenized too.
 
     Args:
         limit: only the first rows.
@@ -169,7 +169,7 @@ def _work(rows: list[Raw]) -> Batch:
 
 
 def work(rows: list[Raw], info: DatasetInfo, encoder: Encoder | None) -> Batch:
-    """Read, check and (with an encoder) tokenise rows."""
+    """Read, check and (with an encoder) tokenize rows."""
     batch, ids, labels = Batch(rows=len(rows), offset=rows[-1].offset), [], []
     for number, raw in enumerate(rows, 1):
         example, encoded, problems = look(raw, info, encoder)

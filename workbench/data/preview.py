@@ -13,7 +13,7 @@ from workbench.models.vocabulary import Vocabulary
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them
 MOST_TEXT = 60_000  # characters of a text that are shown
 MOST_PIECES = 3  # of a plain text
-LARGE = 1 << 20  # bytes of a row from which on it is not tokenised to be looked at
+LARGE = 1 << 20  # bytes of a row from which on it is not tokenized to be looked at
 
 
 def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, vocabulary: Vocabulary | None) -> dict:
@@ -21,7 +21,7 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
 
     Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content, mark: `chosen` or
     `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the first training rows made of it,
-    `pieces`: how many there are, and `large`: whether it is too large to be tokenised here.
+    `pieces`: how many there are, and `large`: whether it is too large to be tokenized here.
     """
     text = source(raw)
     large = len(text) > LARGE

@@ -58,7 +58,7 @@ class Statistics:
 
 
 def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, workspace: Workspace) -> Statistics:
-    """Statistics of the training rows of tokenised datasets: drawn, mixed and split as the run will.
+    """Statistics of the training rows of tokenized datasets: drawn, mixed and split as the run will.
 
     Raises:
         UserError: they cannot be mixed or split as the options say.
@@ -96,7 +96,7 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
 
 
 def lengths_of(folder: Path):
-    """The lengths of a tokenised dataset's rows, as a `datasets.Dataset`: `kept` after `cutoff_len`, `full` before. No token is held in memory."""
+    """The lengths of a tokenized dataset's rows, as a `datasets.Dataset`: `kept` after `cutoff_len`, `full` before. No token is held in memory."""
     import pyarrow as pa
     from datasets import Dataset
     from pyarrow import compute
@@ -148,7 +148,7 @@ def steps_of(sequences: int, config: RunConfig) -> int:
 
 
 def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, str] | None:
-    """`(tokens/s, run id)` of the newest run of the same model that was measured, one with the same quantisation and packing if there is one."""
+    """`(tokens/s, run id)` of the newest run of the same model that was measured, one with the same quantization and packing if there is one."""
     packing, best = config.packing or config.neat_packing, None
     for run in list_runs(workspace)[:200]:
         values = run.config_values()

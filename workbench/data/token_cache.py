@@ -67,7 +67,7 @@ class Summary:
 
 @dataclass
 class Prepared:
-    """A dataset that is tokenised: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens before `cutoff_len`."""
+    """A dataset that is tokenized: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens before `cutoff_len`."""
 
     folder: Path
     summary: Summary
@@ -82,7 +82,7 @@ class Prepared:
 def prepare(
     info: DatasetInfo, encoder: Encoder, workspace: Workspace, progress: Progress, *, limit: int | None = None, workers: int | None = None,
 ) -> Prepared:  # fmt: skip
-    """Tokenise a dataset, or take what was made before.
+    """Tokenize a dataset, or take what was made before.
 
     Raises:
         UserError: it cannot be read, or the disk is full. Broken rows are left out and told in the summary.
@@ -138,7 +138,7 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
             if time.monotonic() - told > 0.5:
                 told = time.monotonic()
                 progress(
-                    f"Tokenising {info.name}: {summary.rows:,} rows",
+                    f"Tokenizing {info.name}: {summary.rows:,} rows",
                     min(1.0, batch.offset / size) if size and batch.offset > 0 else 0.0,
                 )
     (partial / "summary.json").write_text(json.dumps(asdict(summary)), encoding="utf-8")

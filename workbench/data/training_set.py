@@ -33,7 +33,7 @@ def load_data(
     """
     encoder = encoder_of(config, tokenizer)
     place = dataset_folder(config.dataset_dir, workspace)
-    progress("Tokenising", 0.0)
+    progress("Tokenizing", 0.0)
     found: dict[str, Summary] = {}
 
     def read(names: str | None) -> list:
@@ -103,4 +103,4 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
     if s.pairs:
         log(f"{info.name}: {s.pairs:,} preference pairs; supervised fine-tuning uses the chosen answers only.")
     if s.unwanted:
-        log(f"{info.name}: {s.unwanted:,} answers are labelled as not wanted and are not used.")
+        log(f"{info.name}: {s.unwanted:,} answers are labeled as not wanted and are not used.")

@@ -109,7 +109,7 @@ class Worker:
                 if len(listed) < LISTED:
                     listed.append([problem.row, problem.place, problem.kind, problem.reason])
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
-        return {**vars(counts), "problems": listed, "untokenised": why}
+        return {**vars(counts), "problems": listed, "untokenized": why}
 
     def preflight(self, config: dict) -> None:
         """What can be found wrong with a run before it starts; see `preflight`."""

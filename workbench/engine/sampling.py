@@ -41,8 +41,8 @@ class Sampler:
             if sampling.top_p < 1.0:
                 self.warpers.append(TopPLogitsWarper(sampling.top_p))
         self.ids = prompt.expand(sampling.n, -1)  # all tokens of each row; only kept up to date where needed
-        penalised = sampling.presence_penalty or sampling.frequency_penalty
-        self.counts = torch.zeros(sampling.n, vocabulary, device=device) if penalised else None
+        penalized = sampling.presence_penalty or sampling.frequency_penalty
+        self.counts = torch.zeros(sampling.n, vocabulary, device=device) if penalized else None
         self.grammars = [_grammar(tokenizer, sampling.grammar, vocabulary) for _ in range(sampling.n)]
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:

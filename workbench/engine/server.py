@@ -58,13 +58,13 @@ def build_app(
 
 
 def _guard(api_key: str):
-    def authorise(request: Request) -> None:
+    def authorize(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if api_key and not secrets.compare_digest(given.encode(), api_key.encode()):
             raise ApiError(
                 401, "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.", code="invalid_api_key")  # fmt: skip
 
-    return authorise
+    return authorize
 
 
 class Routes:

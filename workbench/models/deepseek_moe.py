@@ -1,7 +1,7 @@
 """DeepSeek-MoE (`model_type: deepseek`, arXiv 2401.06066) without remote code: deepseek-moe-16b-base and -chat.
 
 Llama's decoder (plain multi-head attention, rotary halves) whose feed-forward layers, from `first_k_dense_replace` on,
-are mixtures: shared experts, plus the top k of the routed ones by a softmax gate whose weights are not renormalised.
+are mixtures: shared experts, plus the top k of the routed ones by a softmax gate whose weights are not renormalized.
 These are DeepSeek-V2's own modules in transformers with greedy routing. The checkpoint's names, one matrix per expert,
 load into fused experts.
 """
@@ -66,7 +66,7 @@ class DeepseekMoeModel(_FusedExperts, LlamaModel):
     def __init__(self, config: DeepseekMoeConfig):
         if config.norm_topk_prob or config.scoring_func != "softmax":
             raise UserError(
-                "This DeepSeek-MoE checkpoint renormalises its gate or does not use softmax, which is not supported."
+                "This DeepSeek-MoE checkpoint renormalizes its gate or does not use softmax, which is not supported."
             )
         super().__init__(config)
         for index, layer in enumerate(self.layers):

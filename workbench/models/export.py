@@ -17,7 +17,7 @@ def export(
 ) -> Path:  # fmt: skip
     """Write `models/<name>` in the workspace: the base in its own precision, plus each adapter times its weight.
 
-    The folder appears whole or not at all. Quantised weights cannot take an adapter in without loss, so the base is loaded unquantised.
+    The folder appears whole or not at all. Quantized weights cannot take an adapter in without loss, so the base is loaded unquantized.
 
     Raises:
         UserError: the name is taken, an adapter does not fit, or the disk is full.

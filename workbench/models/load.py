@@ -1,4 +1,4 @@
-"""Load a tokenizer and a model as the options say: quantisation, attention, RoPE scaling, device."""
+"""Load a tokenizer and a model as the options say: quantization, attention, RoPE scaling, device."""
 
 import traceback
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def load_model(
     """The base model on its device, in evaluation mode.
 
     Args:
-        dtype: torch dtype of weights that are not quantised, and of the computation.
+        dtype: torch dtype of weights that are not quantized, and of the computation.
         split: spread the layers over all visible GPUs (device_map auto).
 
     Raises:
@@ -119,16 +119,16 @@ def load_model(
     attention = attention_implementation(options, log)
     if Path(source).is_dir():
         check_shards(Path(source))
-    quantisation = None
+    quantization = None
     if options.quantization_bit == 4:
         from workbench.models.quantized import loader
 
         loader.install()
-        quantisation = BitsAndBytesConfig(
+        quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=options.quantization_type, bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=options.double_quantization)  # fmt: skip
     elif options.quantization_bit == 8:
-        quantisation = BitsAndBytesConfig(load_in_8bit=True)
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
     try:
         config = AutoConfig.from_pretrained(source, **common)
         if said := set_rope_scaling(config, options.rope_scaling, options.rope_factor):
@@ -138,7 +138,7 @@ def load_model(
             device_map = "auto" if split else {"": 0}
         with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
             model, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, quantization_config=quantisation, device_map=device_map,
+                source, config=config, dtype=dtype, quantization_config=quantization, device_map=device_map,
                 attn_implementation=attention, output_loading_info=True, use_safetensors=True, **common)  # fmt: skip
         check_loaded(source, model, info)
     except torch.OutOfMemoryError:

@@ -8,7 +8,7 @@ import psutil
 from workbench.errors import UserError
 from workbench.storage import files
 
-_OF_16_BIT = {4: 0.32, 8: 0.55}  # what is left of 16-bit weights: embeddings and output head are not quantised
+_OF_16_BIT = {4: 0.32, 8: 0.55}  # what is left of 16-bit weights: embeddings and output head are not quantized
 _BEYOND = 1.1  # buffers, KV cache of a conversation
 
 
@@ -18,7 +18,7 @@ def weights_gib(folder: Path) -> float:
 
 
 def loaded_gib(folder: Path, bits: int | None, on_gpu: bool) -> float:
-    """About how many GiB a folder of weights takes when loaded; on the CPU unquantised weights become float32."""
+    """About how many GiB a folder of weights takes when loaded; on the CPU unquantized weights become float32."""
     return weights_gib(folder) * _as_16_bit(folder) * _OF_16_BIT.get(bits, 1.0 if on_gpu else 2.0) * _BEYOND
 
 

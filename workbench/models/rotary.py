@@ -12,7 +12,7 @@ complex_rotation = deepseek_v2.apply_rotary_emb
 
 
 def rotate_pairs(xq: torch.Tensor, xk: torch.Tensor, angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate neighbouring pairs of the last dimension.
+    """Rotate neighboring pairs of the last dimension.
 
     Args:
         xq, xk: [batch, heads, length, d].

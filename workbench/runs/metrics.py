@@ -21,9 +21,9 @@ _MAX_TEXT = 200  # characters of a value that is no figure, such as the time lef
 
 
 class Series:
-    """Points of one metric, thinned by averaging neighbours so that at most `_POINTS` are kept.
+    """Points of one metric, thinned by averaging neighbors so that at most `_POINTS` are kept.
 
-    `x` are steps, `y` values; each kept point is the mean of `stride` neighbouring ones.
+    `x` are steps, `y` values; each kept point is the mean of `stride` neighboring ones.
     """
 
     def __init__(self):

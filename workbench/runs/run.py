@@ -186,7 +186,7 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         path = _claim(workspace.runs, f"{stamp}-{name}") if not config.output_dir else None
         if path is None:
             target = workspace.output(config.output_dir) if confined else (workspace.root / config.output_dir).resolve()
-            _check_neighbours(workspace, target)
+            _check_neighbors(workspace, target)
             _prepare_output(target, config.overwrite_output_dir)
             for old in workspace.runs.iterdir():  # one folder is one run
                 if old.is_symlink() and old.resolve() == target:
@@ -220,7 +220,7 @@ def _claim(folder: Path, name: str, link_to: Path | None = None) -> Path:
     raise UserError(f"There are too many runs named {name}. Choose another run_name.")
 
 
-def _check_neighbours(workspace: Workspace, target: Path) -> None:
+def _check_neighbors(workspace: Workspace, target: Path) -> None:
     """Raise UserError if an output folder lies inside another run's, or around it: deleting one would delete the other."""
     for item in list_states(workspace):
         there = item.run.path.resolve()

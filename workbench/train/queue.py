@@ -96,7 +96,7 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
 def stop(run: Run, workspace: Workspace) -> str:
     """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
-    Only a process that is certainly the run's own is signalled (same pid and start).
+    Only a process that is certainly the run's own is signaled (same pid and start).
     """
     workspace.check_writable()
     state = run.state()
@@ -184,7 +184,7 @@ def delete(run: Run, workspace: Workspace) -> str:
 
 
 def move(run: Run, workspace: Workspace, places: int) -> str:
-    """Move a queued run towards the front (negative) or the end of the queue."""
+    """Move a queued run toward the front (negative) or the end of the queue."""
     workspace.check_writable()
     with queue_lock(workspace):
         order = queue(workspace)

@@ -7,7 +7,7 @@ import orjson
 
 from workbench.runs.metrics import Series, smoothed
 
-RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with colour-blind eyes, and in print
+RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with color-blind eyes, and in print
 
 
 def literal(text: str) -> str:
@@ -63,8 +63,8 @@ def loss_chart(
     return orjson.dumps({"data": data, "layout": layout}).decode()
 
 
-COLOURS = ("#0f766e", "#c2410c", "#4f46e5", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#7c3aed")
-DASHES = ("solid", "dash", "dot", "dashdot")  # runs beyond the number of colours stay told apart
+COLORS = ("#0f766e", "#c2410c", "#4f46e5", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#7c3aed")
+DASHES = ("solid", "dash", "dot", "dashdot")  # runs beyond the number of colors stay told apart
 AXES = {"steps": None, "epochs": "epoch", "tokens": "total_tokens", "seconds": "elapsed_seconds"}
 _GRID = {"gridcolor": "rgba(128,128,128,.18)", "zeroline": False}
 
@@ -97,17 +97,17 @@ def compare_chart(
     log_scale: bool,
     eval_name: str,
 ) -> str:
-    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as marks in the run's colour, the lowest a star.
+    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as marks in the run's color, the lowest a star.
 
     `smooth` is the weight of the moving average, 0 for none.
     """
     data = []
     for number, (name, series) in enumerate(runs):
         name = literal(name)
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+        color, dash = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
         for metric, style in (
-            ("loss", {"mode": "lines", "line": {"color": colour, "width": 2, "dash": dash}, "name": name}),
-            ("eval_loss", {"mode": "markers", "marker": {"color": colour, **_best_marked(series["eval_loss"].y)}, "name": f"{name} · {eval_name}",
+            ("loss", {"mode": "lines", "line": {"color": color, "width": 2, "dash": dash}, "name": name}),
+            ("eval_loss", {"mode": "markers", "marker": {"color": color, **_best_marked(series["eval_loss"].y)}, "name": f"{name} · {eval_name}",
                            "showlegend": False}),
         ):  # fmt: skip
             points = series[metric]
@@ -149,7 +149,7 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
         layout["annotations"].append(
             {"text": title, "showarrow": False, "xref": "paper", "yref": "paper", "x": across[0], "y": up[1], "xanchor": "left", "yanchor": "bottom",
              "font": {"size": 13}})  # fmt: skip
-        for metric, colour in zip(metrics, COLOURS, strict=False):
+        for metric, color in zip(metrics, COLORS, strict=False):
             points = series[metric]
             mode = "lines+markers" if len(points.x) < 40 else "lines"
             data.append(
@@ -158,7 +158,7 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                     points.y,
                     metric,
                     mode=mode,
-                    line={"color": colour, "width": 1.8},
+                    line={"color": color, "width": 1.8},
                     xaxis=f"x{suffix}",
                     yaxis=f"y{suffix}",
                 )
@@ -170,12 +170,12 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
 
 
 def length_chart(edges: list[int], counts: list[int], cutoff_len: int, *, axes: tuple[str, str], title: str) -> str:
-    """Histogram of row lengths; bins beyond `cutoff_len` in another colour, a line at it (`title`). The last bin may be wider than it is drawn."""
+    """Histogram of row lengths; bins beyond `cutoff_len` in another color, a line at it (`title`). The last bin may be wider than it is drawn."""
     width = edges[1] - edges[0] if len(edges) > 1 else 1
-    colours = [EVAL if cutoff_len and start >= cutoff_len else SMOOTH for start in edges[:-1]]
+    colors = [EVAL if cutoff_len and start >= cutoff_len else SMOOTH for start in edges[:-1]]
     words = [f"{start:,}–{end - 1:,}" for start, end in itertools.pairwise(edges)]
     bars = {
-        "type": "bar", "x": [start + width / 2 for start in edges[:-1]], "y": counts, "width": width, "marker": {"color": colours}, "text": words,
+        "type": "bar", "x": [start + width / 2 for start in edges[:-1]], "y": counts, "width": width, "marker": {"color": colors}, "text": words,
         "textposition": "none", "hovertemplate": "%{text}: %{y:,}<extra></extra>",
     }  # fmt: skip
     layout = {

@@ -85,8 +85,8 @@ const draw = () => {
   if (!props.value) { if (window.Plotly) Plotly.purge(node); return; }
   if (!window.Plotly) { setTimeout(draw, 200); return; }
   const figure = JSON.parse(props.value);
-  const colour = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
-  figure.layout.font = {color: colour, size: 12};
+  const color = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
+  figure.layout.font = {color: color, size: 12};
   figure.layout.paper_bgcolor = figure.layout.plot_bgcolor = 'rgba(0,0,0,0)';
   Plotly.react(node, figure.data, figure.layout, {responsive: true, displaylogo: false,
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']});

@@ -1,4 +1,4 @@
-"""Answers as HTML with every token coloured. All text is escaped here, template signs of the page too."""
+"""Answers as HTML with every token colored. All text is escaped here, template signs of the page too."""
 
 import json
 from html import escape
@@ -75,7 +75,7 @@ def legend(lang: str) -> str:
 
 
 def confidence_html(entries: list[dict], lang: str, branch: bool = True, turn: int = 0) -> str:
-    """An answer with every token coloured by its probability, and above it what matters most. A click tells the `turn` that was shown."""
+    """An answer with every token colored by its probability, and above it what matters most. A click tells the `turn` that was shown."""
     tokens = views(entries)
     if not tokens:
         return f"<div class='wb-note warn'>{escape(say('no_logprobs', lang))}</div>"
@@ -100,7 +100,7 @@ def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) ->
 
 
 def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
-    """The same answer, each token coloured by how much more (blue) or less (orange) probable the adapter made it."""
+    """The same answer, each token colored by how much more (blue) or less (orange) probable the adapter made it."""
     if not with_ or len(with_) != len(without):
         return f"<div class='wb-note warn'>{escape(say('no_logprobs', lang))}</div>"
     body, moved = [], []
@@ -127,7 +127,7 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
 
 
 def consistency_html(check: Check, lang: str) -> str:
-    """The answer's sentences coloured by how far the samples support them, and the samples beside them."""
+    """The answer's sentences colored by how far the samples support them, and the samples beside them."""
     words = say(f"level_{check.level}", lang)
     head = say("consistency_summary", lang, total=f"{check.total:.0%}", words=words, n=len(check.samples),
                differ=len(check.disagreeing), meanings=check.meanings)  # fmt: skip

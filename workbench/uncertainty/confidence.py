@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 LOW = 0.5  # a token below this probability counts as one that the model was not sure of
-BINS = (0.2, 0.5, 0.8, 0.95)  # limits of the five colours
+BINS = (0.2, 0.5, 0.8, 0.95)  # limits of the five colors
 _SENTENCE = re.compile(r"[^.!?。！？\n]*(?:[.!?。！？]+|\n|$)")
 _EMPTY_WORDS = frozenset(
     [

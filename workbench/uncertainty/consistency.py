@@ -14,7 +14,7 @@ from workbench.uncertainty.rules import plain
 
 SAMPLES = 5
 TEMPERATURE = 0.7  # of the samples; better than 1.0 in docs/hallucination.md
-SUPPORTED, DOUBTFUL = 0.6, 0.3  # shares at which the words and colours change
+SUPPORTED, DOUBTFUL = 0.6, 0.3  # shares at which the words and colors change
 _EMPTY = frozenset(
     [
         "the",

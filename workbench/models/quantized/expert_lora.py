@@ -82,7 +82,7 @@ class ParamWrapper(peft_lora.ParamWrapper):  # PEFT looks for this name
     def merge(self, *args, **kwargs):
         if self.packed:
             raise UserError(
-                "An adapter cannot be merged into 4-bit experts. Load the model without quantisation to merge it."
+                "An adapter cannot be merged into 4-bit experts. Load the model without quantization to merge it."
             )
         super().merge(*args, **kwargs)
 

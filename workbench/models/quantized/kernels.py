@@ -1,4 +1,4 @@
-"""Triton kernels around the grouped products: dequantising, moving rows, gating, cross-entropy. For GPUs with Triton.
+"""Triton kernels around the grouped products: dequantizing, moving rows, gating, cross-entropy. For GPUs with Triton.
 
 Each is one pass over its data, with arithmetic in float32. What they compute, and plain torch versions that run
 anywhere, stands in `packed.py`, `experts.py` and `head.py`; the tests compare the two (Triton's interpreter needs no GPU).
@@ -14,7 +14,7 @@ def _power_of_2(n: int) -> int:
 
 
 @triton.jit
-def _dequantise(packed, absmax, nested_absmax, nested_code, offset, code, out, blocks, NESTED: tl.constexpr,
+def _dequantize(packed, absmax, nested_absmax, nested_code, offset, code, out, blocks, NESTED: tl.constexpr,
                 NESTED_BLOCK: tl.constexpr, BYTES: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = block < blocks
@@ -31,17 +31,17 @@ def _dequantise(packed, absmax, nested_absmax, nested_code, offset, code, out, b
     tl.store(out + places, values.to(out.dtype.element_ty), mask=there[:, None])
 
 
-def dequantise(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
     """The weights behind bitsandbytes' packed bytes, its nested scales included, in one pass.
 
     Args:
         data: uint8, two 4-bit codes a byte, high half first.
-        state: bitsandbytes' QuantState, double quantised or not.
+        state: bitsandbytes' QuantState, double quantized or not.
     """
     out = torch.empty(state.shape, dtype=dtype, device=data.device)
     blocks, rows = out.numel() // state.blocksize, 64
     nested = state.state2 if state.nested else None
-    _dequantise[(triton.cdiv(blocks, rows),)](
+    _dequantize[(triton.cdiv(blocks, rows),)](
         data, state.absmax, nested.absmax if nested else state.absmax, nested.code if nested else state.code,
         state.offset if nested else state.absmax, state.code, out, blocks, NESTED=bool(nested),
         NESTED_BLOCK=nested.blocksize if nested else 1, BYTES=state.blocksize // 2, ROWS=rows, num_warps=4)  # fmt: skip

@@ -2,7 +2,7 @@
 
 bitsandbytes' own 4-bit loading replaces only `nn.Linear`, which leaves 92 % of DeepSeek-V2-Lite in bfloat16. Here the
 experts' parameters, `gate_up_proj [E, 2I, H]` and `down_proj [E, H, I]`, become `Params4bit` as well: NF4 with double
-quantisation (QLoRA, arXiv 2305.14314), packed by bitsandbytes while `from_pretrained` streams the checkpoint layer by
+quantization (QLoRA, arXiv 2305.14314), packed by bitsandbytes while `from_pretrained` streams the checkpoint layer by
 layer. Which modules these are is decided by structure (`is_fused_experts`), not by a list of models.
 
 `install()` makes transformers use this for every `BitsAndBytesConfig(load_in_4bit=True)`; a model without fused

@@ -43,14 +43,14 @@ def weights(module: torch.nn.Module, name: str) -> torch.Tensor:
 
 
 def unpacked(parameter) -> torch.Tensor:
-    """The weights of a packed parameter in the dtype they were quantised from; another one as it is."""
+    """The weights of a packed parameter in the dtype they were quantized from; another one as it is."""
     if not is_packed(parameter):
         return parameter.data
     state = parameter.quant_state
     if on_gpu(parameter) and not (state.nested and state.state2.dtype is not torch.float32):
         from workbench.models.quantized import kernels
 
-        return kernels.dequantise(parameter.data, state, state.dtype)
+        return kernels.dequantize(parameter.data, state, state.dtype)
     return bnb.functional.dequantize_4bit(parameter.data, state)
 
 

@@ -146,7 +146,7 @@ class FastStep:
         """Choose what is kept, from what a step of this many tokens needed: bytes before it and at the peak."""
         scale = max(1.0, self._most_tokens / tokens)
         layers = len(decoder_layers(self._causal))
-        spare = memory_limit(self._config) - before - (peak - before) * scale - self._optimiser_to_come()
+        spare = memory_limit(self._config) - before - (peak - before) * scale - self._optimizer_to_come()
         stored, kept = self._offload.stored_bytes * scale, self._kept.stored_bytes * scale
         log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
         if self._config.activation_memory == "least" or spare < stored:
@@ -176,8 +176,8 @@ class FastStep:
                 count += 1
         return count
 
-    def _optimiser_to_come(self) -> int:
-        """Bytes that the optimiser will take with its first step, if that was not taken yet."""
+    def _optimizer_to_come(self) -> int:
+        """Bytes that the optimizer will take with its first step, if that was not taken yet."""
         optimizer = self._trainer.optimizer
         if optimizer is not None and getattr(optimizer, "optimizer", optimizer).state:
             return 0

@@ -1,7 +1,7 @@
 """Training steps as CUDA graphs: recorded once for a shape of the batch, then replayed without Python.
 
 A step of a large model launches thousands of kernels. With short batches the GPU would wait for Python most of the time.
-Recorded is a forward and a backward pass, which add to fixed gradient buffers; clipping and the optimiser stay outside.
+Recorded is a forward and a backward pass, which add to fixed gradient buffers; clipping and the optimizer stay outside.
 Batches are padded to a few lengths, so that a few recordings serve all.
 """
 

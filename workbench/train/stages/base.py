@@ -36,7 +36,7 @@ class Stage:
 class WorkbenchTrainer:
     """A mixin in front of a `transformers.Trainer` with these changes.
 
-    Adapters are float32, as PEFT and LLaMA-Factory have them; TRL keeps those of a quantised model in bfloat16. (Optimizer steps can be
+    Adapters are float32, as PEFT and LLaMA-Factory have them; TRL keeps those of a quantized model in bfloat16. (Optimizer steps can be
     smaller than bfloat16 resolves, fp16 training needs float32, and CPUs without bfloat16 instructions compute ten times faster with it.)
 
     A checkpoint gets its name when all of its files are on the disk. LoRA+ groups are PEFT's. Tokens are counted where they are. A step

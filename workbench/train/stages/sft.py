@@ -50,7 +50,7 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
 
 
 def own_arguments(config: RunConfig, causal) -> dict:
-    """`load_data` has tokenised, cut and packed the rows; what TRL still needs to know of packing is how to collate them."""
+    """`load_data` has tokenized, cut and packed the rows; what TRL still needs to know of packing is how to collate them."""
     return {
         "router_aux_loss_coef": (config.moe_aux_loss_coef or 0.0) if has_own_balance_loss(causal.config) else None,
         "dataset_kwargs": {"skip_prepare_dataset": True},

@@ -46,8 +46,8 @@ class EnginePanel:
             elem_id="chat-model")  # fmt: skip
         self.adapter = gr.Dropdown(
             [], value=None, label=t("adapter"), info=t("adapter_info"), allow_custom_value=True, elem_id="chat-adapter")  # fmt: skip
-        self.quantisation = gr.Radio(
-            [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantisation"), elem_id="chat-quantisation")  # fmt: skip
+        self.quantization = gr.Radio(
+            [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantization"), elem_id="chat-quantization")  # fmt: skip
         with gr.Accordion(t("loading_options"), open=False, elem_id="chat-loading-options"):
             self.more = {name: self._widget(name) for name in _MORE}
         with gr.Row():
@@ -78,7 +78,7 @@ class EnginePanel:
 
         load.click(
             self._load,
-            [self.model, self.adapter, self.quantisation, *self.more.values()],
+            [self.model, self.adapter, self.quantization, *self.more.values()],
             [self.status, self.seen],
             **QUIET,
         )
@@ -215,7 +215,7 @@ class EnginePanel:
             kept = [gr.skip() if name == "devices" else values.get(name, self.defaults[name].default) for name in _MORE]
             return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0, *kept]
 
-        return take, self.adapter, [self.model, self.quantisation, *self.more.values()]
+        return take, self.adapter, [self.model, self.quantization, *self.more.values()]
 
     def adapters(self) -> list[str]:
         """Adapters that can be chosen: runs and their checkpoints, and those that are loaded."""

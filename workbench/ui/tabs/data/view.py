@@ -20,7 +20,7 @@ element.addEventListener('click', (event) => {
 
 
 def legend(lang: str) -> str:
-    """What the colours mean."""
+    """What the colors mean."""
     return (
         f"<div class='wb-legend'><span class='tk tr'>{escape(say('data_trained', lang))}</span> <span class='tk mk'>{escape(say('data_masked', lang))}</span> "
         f"<span class='wb-cut'>✂ 12</span> {escape(say('data_cut_mark', lang))}</div>"
@@ -173,8 +173,8 @@ def check_html(result: dict, lang: str) -> str:
         noticed = count - result["broken"]
         words = note(
             say("data_check_found", lang, rows=rows, broken=f"{result['broken']:,}", noticed=f"{noticed:,}"), "bad" if result["broken"] else "warn")  # fmt: skip
-    if result["untokenised"]:
-        words += note_safe(say("data_unchecked", lang, why=result["untokenised"]), "warn")
+    if result["untokenized"]:
+        words += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
     if not count:
         return words
     tiles = "".join(

@@ -171,7 +171,7 @@ class RunsTab:
         panels = [
             (say("loss", lang), ("loss",)), (say("legend_eval", lang), ("eval_loss",)), (say("learning_rate", lang), ("lr",)),
             (say("chart_grad_norm", lang), ("grad_norm",)), (say("throughput", lang), ("throughput",)),
-            (say("chart_memory", lang), ("peak_memory", "vram_reserved")), (say("chart_utilisation", lang), ("gpu_utilization",)),
+            (say("chart_memory", lang), ("peak_memory", "vram_reserved")), (say("chart_utilization", lang), ("gpu_utilization",)),
         ]  # fmt: skip
         figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
         values, parent = run.config_values(), run.notes().get("parent", "")

@@ -1,4 +1,5 @@
-"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --read-only …]`; the same as `workbench page`."""
+"""Start the page: `python app.py [--host --port --workspace --auth --api-key --lang --read-only …]`; the same as
+`workbench page`."""
 
 import sys
 

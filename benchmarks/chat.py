@@ -1,10 +1,11 @@
-"""Decoding speed of the engine on the CPU demo, beside `transformers serve` in the same run; what confidence costs; 8 clients.
+"""Decoding speed of the engine on the CPU demo, beside `transformers serve` in the same run; what confidence costs; 8
+clients.
 
     python benchmarks/chat.py [--workspace FOLDER] [--rounds 5]
 
-Both servers run at the same time, and the same greedy requests of 96 tokens (short and long prompts) go to each in turn, so that whatever else
-the machine does meets both. Prints tokens/s after the first token and seconds to the first token: medians over the rounds. float32
-on the CPU for both.
+Both servers run at the same time, and the same greedy requests of 96 tokens (short and long prompts) go to each in
+turn, so that whatever else the machine does meets both. Prints tokens/s after the first token and seconds to the first
+token: medians over the rounds. float32 on the CPU for both.
 """
 
 import argparse
@@ -78,9 +79,35 @@ def main() -> None:
     ours, theirs = free_port(), free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     servers = [
-        subprocess.Popen([sys.executable, "-m", "workbench", "serve", str(model), "--port", str(ours), "--workspace", str(options.workspace)], **quiet),
-        subprocess.Popen([str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--port", str(theirs), "--device", "cpu", "--dtype", "float32"], **quiet),
-    ]  # fmt: skip
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "workbench",
+                "serve",
+                str(model),
+                "--port",
+                str(ours),
+                "--workspace",
+                str(options.workspace),
+            ],
+            **quiet,
+        ),
+        subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("transformers")),
+                "serve",
+                str(model),
+                "--port",
+                str(theirs),
+                "--device",
+                "cpu",
+                "--dtype",
+                "float32",
+            ],
+            **quiet,
+        ),
+    ]
     try:
         wait_for(f"http://127.0.0.1:{ours}/v1/models", servers[0])
         wait_for(f"http://127.0.0.1:{theirs}/health", servers[1])
@@ -104,9 +131,13 @@ def main() -> None:
                 )
         taken = [0.0] * 8
         threads = [
-            threading.Thread(target=lambda i=i: taken.__setitem__(i, timed(f"http://127.0.0.1:{ours}/v1", model.name, PROMPTS["short"])[0]))
+            threading.Thread(
+                target=lambda i=i: taken.__setitem__(
+                    i, timed(f"http://127.0.0.1:{ours}/v1", model.name, PROMPTS["short"])[0]
+                )
+            )
             for i in range(8)
-        ]  # fmt: skip
+        ]
         began = time.perf_counter()
         for thread in threads:
             thread.start()

@@ -2,8 +2,9 @@
 
 python benchmarks/data.py [ROWS] [MODEL_FOLDER]
 
-Without a model: `data check` on the command line. With one, as the page does it: the first page of rows in a fresh process, a jump to the last rows,
-the number of rows; statistics (which tokenize every row), the same once more (now kept), and a check with lengths.
+Without a model: `data check` on the command line. With one, as the page does it: the first page of rows in a fresh
+process, a jump to the last rows, the number of rows; statistics (which tokenize every row), the same once more (now
+kept), and a check with lengths.
 """
 
 import asyncio

@@ -3,8 +3,9 @@
     python benchmarks/hallucination.py collect OUT [--shard 0/4]   ask the demo model both sets of questions; JSON lines
     python benchmarks/hallucination.py report FILES…               the table of docs/hallucination.md
 
-`data/probes/facts.jsonl` (304 questions) is what the headline score was chosen on, `benchmarks/facts_held_out.jsonl` (310, other topics)
-is what it was not. `collect` takes about 10 s a question on 2 cores; shards run side by side on a GPU.
+`data/probes/facts.jsonl` (304 questions) is what the headline score was chosen on, `benchmarks/facts_held_out.jsonl`
+(310, other topics) is what it was not. `collect` takes about 10 s a question on 2 cores; shards run side by side on a
+GPU.
 """
 
 import argparse
@@ -46,10 +47,15 @@ def collect(out: Path, shard: str, start: int, model: str, dtype: str, temperatu
 
     def entries(infos) -> list[dict]:
         return [
-            {"text": i.text, "logprob": i.logprob, "rank": i.rank, "entropy": i.entropy,
-             "top_logprobs": [{"token": t[1].decode(errors="replace"), "logprob": t[2]} for t in i.top]}
+            {
+                "text": i.text,
+                "logprob": i.logprob,
+                "rank": i.rank,
+                "entropy": i.entropy,
+                "top_logprobs": [{"token": t[1].decode(errors="replace"), "logprob": t[2]} for t in i.top],
+            }
             for i in infos
-        ]  # fmt: skip
+        ]
 
     def scored(question: str, answer, top: int = 0) -> list:
         return decoder.score(None, [{"role": "user", "content": question}], answer, top)
@@ -105,7 +111,8 @@ def scores(row: dict) -> dict[str, float]:
         "maximum token entropy (baseline)": -max((token.entropy for token in tokens), default=0.0),
         "minimum log-probability": min(logprobs),
         "weakest span's probability": of.weakest_probability,
-        "mean log-probability, reworded questions": sum(sum(r) / max(len(r), 1) for r in row["reworded"]) / len(REWORDED),
+        "mean log-probability, reworded questions": sum(sum(r) / max(len(r), 1) for r in row["reworded"])
+        / len(REWORDED),
         "P(True)": row["p_true"][0] - row["p_true"][1],
         "reworded greedy answers: support": support(answer, question, row["reworded_answers"]),
         "5 samples: lexical similarity (ROUGE-L)": sum(overlap(answer, s) for s in samples[:5]) / 5,
@@ -114,7 +121,7 @@ def scores(row: dict) -> dict[str, float]:
         "10 samples: lexical similarity (ROUGE-L)": sum(overlap(answer, s) for s in samples) / 10,
         "10 samples: discrete semantic entropy": -semantic_entropy([answer, *samples], question),
         "10 samples: support": support(answer, question, samples),
-    }  # fmt: skip
+    }
 
 
 def auroc(values, right) -> float:

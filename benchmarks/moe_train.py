@@ -1,11 +1,12 @@
 """Fine-tuning speed and memory of a DeepSeek-V2-Lite-shaped model in 4 bits, on one NVIDIA GPU.
 
-    python benchmarks/moe_train.py table FOLDER                   everything below but the profile, as a table with the goals
-    python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic data
-    python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train`
-    python benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in GiB
-    python benchmarks/moe_train.py load  FOLDER                   seconds and GiB to load the bf16 and then the saved 4-bit checkpoint
-    python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own 4-bit load, SFTTrainer
+    python benchmarks/moe_train.py table FOLDER                   everything below but the profile, as a table with the
+    goals python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic
+    data python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train` python
+    benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in
+    GiB python benchmarks/moe_train.py load  FOLDER                   seconds and GiB to load the bf16 and then the
+    saved 4-bit checkpoint python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own
+    4-bit load, SFTTrainer
 
 `ours` and `stock` print one line each: GiB at the peak while loading and while training, tokens/s (median of the steps
 after the first four).
@@ -30,20 +31,48 @@ def config_of(layers: int):
     from transformers import DeepseekV2Config
 
     rope = {
-        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707,
-        "mscale_all_dim": 0.707, "original_max_position_embeddings": 4096,
-    }  # fmt: skip
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 4096,
+    }
     return DeepseekV2Config(
-        vocab_size=102400, hidden_size=2048, intermediate_size=10944, moe_intermediate_size=1408, num_hidden_layers=layers,
-        num_attention_heads=16, num_key_value_heads=16, n_shared_experts=2, n_routed_experts=64, num_experts_per_tok=6,
-        first_k_dense_replace=1, kv_lora_rank=512, q_lora_rank=None, qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128,
-        topk_method="greedy", routed_scaling_factor=1.0, norm_topk_prob=False, max_position_embeddings=163840,
-        rope_parameters=rope, eos_token_id=2, bos_token_id=1, pad_token_id=0, aux_loss_alpha=0.001, seq_aux=True,
-    )  # fmt: skip
+        vocab_size=102400,
+        hidden_size=2048,
+        intermediate_size=10944,
+        moe_intermediate_size=1408,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        n_shared_experts=2,
+        n_routed_experts=64,
+        num_experts_per_tok=6,
+        first_k_dense_replace=1,
+        kv_lora_rank=512,
+        q_lora_rank=None,
+        qk_rope_head_dim=64,
+        qk_nope_head_dim=128,
+        v_head_dim=128,
+        topk_method="greedy",
+        routed_scaling_factor=1.0,
+        norm_topk_prob=False,
+        max_position_embeddings=163840,
+        rope_parameters=rope,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=0,
+        aux_loss_alpha=0.001,
+        seq_aux=True,
+    )
 
 
 def make(folder: Path, layers: int) -> None:
-    """Write shards of random bf16 weights in the original checkpoint's names, a byte tokenizer, and rows of full length."""
+    """Write shards of random bf16 weights in the original checkpoint's names, a byte tokenizer, and rows of full
+    length."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -117,11 +146,24 @@ def make(folder: Path, layers: int) -> None:
 
 def _values(folder: Path) -> dict:
     return {
-        "model_name_or_path": str(folder / "v2-lite"), "dataset_dir": str(folder / "data"), "dataset": "long", "template": "deepseek",
-        "quantization_bit": 4, "cutoff_len": 4096, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 30,
-        "lora_rank": 16, "lora_alpha": 32, "lora_target": TARGETS, "logging_steps": 5, "save_strategy": "no", "plot_loss": False,
-        "torch_compile": "on", "activation_memory": "least",
-    }  # fmt: skip
+        "model_name_or_path": str(folder / "v2-lite"),
+        "dataset_dir": str(folder / "data"),
+        "dataset": "long",
+        "template": "deepseek",
+        "quantization_bit": 4,
+        "cutoff_len": 4096,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 30,
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_target": TARGETS,
+        "logging_steps": 5,
+        "save_strategy": "no",
+        "plot_loss": False,
+        "torch_compile": "on",
+        "activation_memory": "least",
+    }
 
 
 def ours(folder: Path, overrides: list[str]) -> dict:
@@ -149,10 +191,14 @@ def ours(folder: Path, overrides: list[str]) -> dict:
         if any(word in line for word in ("Loaded the model", "layers keep", "A step needs", "recorded and"))
     ]
     return {
-        "tokens_per_second": round(statistics.median(rates[len(rates) // 2 :])), "peak_gib": rows[-1]["peak_memory"],
-        "loading_gib": next((float(line.split()[-5]) for line in said if "Loaded the model" in line), None), "said": said,
-        "losses": [round(row["loss"], 4) for row in rows if "loss" in row], "seconds": round(seconds), "rates": rates,
-    }  # fmt: skip
+        "tokens_per_second": round(statistics.median(rates[len(rates) // 2 :])),
+        "peak_gib": rows[-1]["peak_memory"],
+        "loading_gib": next((float(line.split()[-5]) for line in said if "Loaded the model" in line), None),
+        "said": said,
+        "losses": [round(row["loss"], 4) for row in rows if "loss" in row],
+        "seconds": round(seconds),
+        "rates": rates,
+    }
 
 
 def profiled(folder: Path, overrides: list[str]) -> None:
@@ -237,7 +283,11 @@ def stock(folder: Path, batch: int, length: int) -> dict:
             self.times.append(time.monotonic())
 
     bits = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     model = AutoModelForCausalLM.from_pretrained(
         folder / "v2-lite", dtype=torch.bfloat16, quantization_config=bits, device_map={"": 0}
     )
@@ -246,12 +296,26 @@ def stock(folder: Path, batch: int, length: int) -> dict:
     rows = [torch.randint(97, 123, (length,), generator=generator).tolist() for _ in range(batch * 14)]
     data = Dataset.from_list([{"input_ids": row, "labels": row} for row in rows])
     arguments = SFTConfig(
-        "/tmp/stock", per_device_train_batch_size=batch, max_steps=14, logging_steps=1, save_strategy="no", report_to="none", bf16=True,
-        max_length=length, disable_tqdm=True, learning_rate=5e-5)  # fmt: skip
+        "/tmp/stock",
+        per_device_train_batch_size=batch,
+        max_steps=14,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        bf16=True,
+        max_length=length,
+        disable_tqdm=True,
+        learning_rate=5e-5,
+    )
     lora = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model, arguments, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder / "v2-lite"), peft_config=lora,
-        callbacks=[Clock])  # fmt: skip
+        model,
+        arguments,
+        train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(folder / "v2-lite"),
+        peft_config=lora,
+        callbacks=[Clock],
+    )
     trainer.train()
     steps = [b - a for a, b in zip(Clock.times, Clock.times[1:], strict=False)][3:]
     rate = batch * length / statistics.median(steps)
@@ -272,7 +336,8 @@ GOALS = [  # what, batch and options, GiB at most, tokens/s at least
 
 
 def table(folder: Path, layers: int) -> None:
-    """Make the model, train it in every way that has a goal, the stock path among them, and load it; prints Markdown."""
+    """Make the model, train it in every way that has a goal, the stock path among them, and load it; prints
+    Markdown."""
 
     def fresh(*arguments) -> dict:
         """Run one part in a process of its own; its JSON."""
@@ -296,8 +361,10 @@ def table(folder: Path, layers: int) -> None:
         if "error" in found:
             print(f"| {name} | failed: {found['error']} |")
             continue
-        print(f"| {name} | {found['peak_gib']} | {number(most, '≤ {}')} | {found['tokens_per_second']:,} |"
-              f" {number(least, '≥ {:,}')} | {number(found['loading_gib'])} |")  # fmt: skip
+        print(
+            f"| {name} | {found['peak_gib']} | {number(most, '≤ {}')} | {found['tokens_per_second']:,} |"
+            f" {number(least, '≥ {:,}')} | {number(found['loading_gib'])} |"
+        )
     print("loading", json.dumps(fresh("load", str(folder))), f"{time.monotonic() - began:.0f} s in all", flush=True)
 
 
@@ -310,7 +377,11 @@ def load(folder: Path) -> dict:
 
     loader.install()
     bits = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     ids = torch.arange(100, 164, device="cuda")[None]
     result, logits = {}, []
     for name, place, options in (("bf16", "v2-lite", {"quantization_config": bits}), ("4bit", "v2-lite-4bit", {})):

@@ -1,10 +1,12 @@
-"""Packed conversations do not see each other, on a GPU: loss and LoRA gradients of packed sequences against those of the rows alone.
+"""Packed conversations do not see each other, on a GPU: loss and LoRA gradients of packed sequences against those of
+the rows alone.
 
     python benchmarks/packing.py FOLDER
 
-Through the trainer that a run has (`build_trainer`, `training_step`): bfloat16, LoRA, tiny random Llama and DeepSeek-V2, each attention that is
-there. Flash attention is the package flash-attn if it is installed, else PyTorch's own build of the same kernels (`torch.nn.attention.varlen`),
-put where transformers looks for the package. A last line mixes all rows into one sequence on purpose: what the numbers would be if it failed.
+Through the trainer that a run has (`build_trainer`, `training_step`): bfloat16, LoRA, tiny random Llama and
+DeepSeek-V2, each attention that is there. Flash attention is the package flash-attn if it is installed, else PyTorch's
+own build of the same kernels (`torch.nn.attention.varlen`), put where transformers looks for the package. A last line
+mixes all rows into one sequence on purpose: what the numbers would be if it failed.
 """
 
 import inspect
@@ -65,10 +67,29 @@ def make_moe(folder: Path, tokenizer) -> Path:
 
     torch.manual_seed(0)
     config = DeepseekV2Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, moe_intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=4, kv_lora_rank=32, q_lora_rank=None, qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=32, n_routed_experts=8,
-        n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1, topk_method="greedy", norm_topk_prob=False, max_position_embeddings=2048,
-        eos_token_id=2, bos_token_id=1, pad_token_id=0)  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        moe_intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        kv_lora_rank=32,
+        q_lora_rank=None,
+        qk_rope_head_dim=32,
+        qk_nope_head_dim=32,
+        v_head_dim=32,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        topk_method="greedy",
+        norm_topk_prob=False,
+        max_position_embeddings=2048,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=0,
+    )
     DeepseekV2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -82,9 +103,19 @@ def measured(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    config = validated({
-        "model_name_or_path": str(model_folder), "dataset": "rows", "dataset_dir": str(data), "cutoff_len": 512, "packing": packing, "report_to": "none",
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "disable_gradient_checkpointing": True})  # fmt: skip
+    config = validated(
+        {
+            "model_name_or_path": str(model_folder),
+            "dataset": "rows",
+            "dataset_dir": str(data),
+            "cutoff_len": 512,
+            "packing": packing,
+            "report_to": "none",
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "disable_gradient_checkpointing": True,
+        }
+    )
     rows, _ = load_data(config, place, tokenizer, lambda *_: None, log=lambda words: None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     first = "eager" if attention.startswith("flash") else attention
@@ -98,7 +129,15 @@ def measured(
         base, LoraConfig(r=8, lora_alpha=16, target_modules=names.split(","), init_lora_weights=False)
     )
     trainer = build_trainer(
-        create_run(place, config), config, model, tokenizer, rows, None, torch.bfloat16, SimpleNamespace(requested=False))  # fmt: skip
+        create_run(place, config),
+        config,
+        model,
+        tokenizer,
+        rows,
+        None,
+        torch.bfloat16,
+        SimpleNamespace(requested=False),
+    )
     trainer.step_strategy = PlainStep() if joined else trainer.step_strategy
     trainer.current_gradient_accumulation_steps = 1
     loss = 0.0

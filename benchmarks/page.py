@@ -2,8 +2,8 @@
 
     python benchmarks/page.py
 
-Also what the Runs tab takes to list 5,000 runs of 100 logged steps, in the page's process. Prints a table. Goals: first page
-within 5 s, at most 260 MB idle, at most 10 ms (median) and 40 KB a tick.
+Also what the Runs tab takes to list 5,000 runs of 100 logged steps, in the page's process. Prints a table. Goals: first
+page within 5 s, at most 260 MB idle, at most 10 ms (median) and 40 KB a tick.
 """
 
 import json
@@ -34,7 +34,11 @@ def start(workspace: Path) -> tuple[subprocess.Popen, str, float]:
     """A page process, its address, and the seconds until it served the first page."""
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", "0", "--workspace", str(workspace)], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        [sys.executable, "app.py", "--port", "0", "--workspace", str(workspace)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     url = process.stdout.readline().split()[2]
     while True:
         try:
@@ -46,10 +50,19 @@ def start(workspace: Path) -> tuple[subprocess.Popen, str, float]:
 
 def row(step: int) -> str:
     values = {
-        "current_steps": step, "total_steps": LINES, "loss": round(3 / (1 + step / 1e4), 5), "lr": 1e-4, "grad_norm": 0.9, "epoch": 1.0,
-        "percentage": 1.0, "elapsed_time": "1:00:00", "remaining_time": "1:00:00", "throughput": 200.0, "total_tokens": step * 512,
+        "current_steps": step,
+        "total_steps": LINES,
+        "loss": round(3 / (1 + step / 1e4), 5),
+        "lr": 1e-4,
+        "grad_norm": 0.9,
+        "epoch": 1.0,
+        "percentage": 1.0,
+        "elapsed_time": "1:00:00",
+        "remaining_time": "1:00:00",
+        "throughput": 200.0,
+        "total_tokens": step * 512,
         "peak_memory": 2.2,
-    }  # fmt: skip
+    }
     return json.dumps(values) + "\n"
 
 
@@ -88,7 +101,8 @@ def ticks(url: str, run) -> tuple[list[float], list[int]]:
 
 
 def many_runs(workspace: Workspace) -> list[tuple[str, float]]:
-    """Milliseconds that the Runs tab takes for 5,000 runs: to read them all, to list and sort them again, to see no change."""
+    """Milliseconds that the Runs tab takes for 5,000 runs: to read them all, to list and sort them again, to see no
+    change."""
     from workbench.ui.tabs.runs import view
 
     config = validated({"model_name_or_path": "m", "dataset": "d"})

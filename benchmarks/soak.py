@@ -62,8 +62,20 @@ def main() -> int:
     model, data = make_tiny_model(options.folder / "tiny-llama"), make_tiny_data(options.folder / "data")
     workspace = Workspace(options.folder / "workspace").create()
     config = validated(
-        {"model_name_or_path": str(model), "dataset_dir": str(data), "dataset": "small", "cutoff_len": 64, "max_steps": STEPS, "save_steps": 2,
-         "per_device_train_batch_size": 4, "lora_rank": 4, "logging_steps": 1, "plot_loss": False, "quantization_bit": 4})  # fmt: skip
+        {
+            "model_name_or_path": str(model),
+            "dataset_dir": str(data),
+            "dataset": "small",
+            "cutoff_len": 64,
+            "max_steps": STEPS,
+            "save_steps": 2,
+            "per_device_train_batch_size": 4,
+            "lora_rank": 4,
+            "logging_steps": 1,
+            "plot_loss": False,
+            "quantization_bit": 4,
+        }
+    )
     page, made, actions, wrong = start_page(workspace), 0, collections.Counter(), []
     done_to = collections.defaultdict(set)  # run -> what was done to it
     began, last_word = time.monotonic(), 0.0

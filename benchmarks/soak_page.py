@@ -2,9 +2,10 @@
 
     python benchmarks/soak_page.py [--minutes 30 --clients 20 --stay 300]
 
-Each client does what an open tab does: it loads the page, holds the heartbeat, and asks all timers at their own pace. It is closed after
-`--stay` seconds and another one opens in its place. A run writes a line to both of its logs every second. Prints the memory of the page's
-process every minute, the requests, and the end against minute 5. Goal: within 10 %. Exit code 1 if not.
+Each client does what an open tab does: it loads the page, holds the heartbeat, and asks all timers at their own pace.
+It is closed after `--stay` seconds and another one opens in its place. A run writes a line to both of its logs every
+second. Prints the memory of the page's process every minute, the requests, and the end against minute 5. Goal: within
+10 %. Exit code 1 if not.
 """
 
 import argparse
@@ -136,7 +137,11 @@ def main() -> int:
         run = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}))
         run.update(state="running", step=1, total_steps=100_000, **own_process())
         page = subprocess.Popen(
-            [sys.executable, "app.py", "--port", "0", "--workspace", folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
+            [sys.executable, "app.py", "--port", "0", "--workspace", folder],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         url = page.stdout.readline().split()[2]
         try:
             found = asyncio.run(soak(url, run, psutil.Process(page.pid), options))
@@ -148,8 +153,10 @@ def main() -> int:
             page.terminate()
             page.wait()
     early = found[min(4, len(found) - 1)]
-    print(f"minute {min(5, len(found))}: {early:.1f} MB; end: {found[-1]:.1f} MB, {found[-1] / early - 1:+.1%}; "
-          f"{count['requests']:,} requests, {count['failed']} failed, {count['reconnected']} connected anew, {count['tabs']} tabs")  # fmt: skip
+    print(
+        f"minute {min(5, len(found))}: {early:.1f} MB; end: {found[-1]:.1f} MB, {found[-1] / early - 1:+.1%}; "
+        f"{count['requests']:,} requests, {count['failed']} failed, {count['reconnected']} connected anew, {count['tabs']} tabs"
+    )
     return int(found[-1] > ALLOWED * early or count["failed"] > 0)
 
 

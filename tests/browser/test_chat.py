@@ -1,4 +1,5 @@
-"""Chat, look closer, correct, train on the correction, compare: one loop of clicks with the real model. And what goes wrong."""
+"""Chat, look closer, correct, train on the correction, compare: one loop of clicks with the real model. And what goes
+wrong."""
 
 import json
 import os

@@ -135,7 +135,10 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     )
     lines = opened.locator("#problem-table tr").all_inner_texts()[1:]
     assert [line.split("\t")[:3] for line in lines] == [
-        ["8", "bad.jsonl:8", "missing field"], ["12", "bad.jsonl:12", "unreadable"], ["13", "bad.jsonl:13", "duplicate"]]  # fmt: skip
+        ["8", "bad.jsonl:8", "missing field"],
+        ["12", "bad.jsonl:12", "unreadable"],
+        ["13", "bad.jsonl:13", "duplicate"],
+    ]
     with opened.expect_download() as download:
         opened.click("#data-report")
     report = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]

@@ -1,4 +1,5 @@
-"""Export of a merged model from the Chat tab: a job that goes on when the tab is closed, and says in any tab what became of it."""
+"""Export of a merged model from the Chat tab: a job that goes on when the tab is closed, and says in any tab what
+became of it."""
 
 import os
 

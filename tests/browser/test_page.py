@@ -105,7 +105,9 @@ def test_nothing_overflows(chromium, page, width):
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         wide = tab.evaluate(
             "w => [...document.querySelectorAll('input, textarea, button, .wb-card')].filter(e => e.offsetParent"
-            " && e.getBoundingClientRect().right > w + 1).map(e => e.id || e.className)", width)  # fmt: skip
+            " && e.getBoundingClientRect().right > w + 1).map(e => e.id || e.className)",
+            width,
+        )
         assert wide == []
     context.close()
 
@@ -171,8 +173,11 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     opened.fill("#max-tokens input[type=number]", "12")
     opened.fill("#seed input, #seed textarea", "7")
     opened.click("#regenerate")
-    opened.wait_for_function("old => { const b = [...document.querySelectorAll('#chat-left .bot.message')];"
-                             "return b.length === 1 && b[0].innerText !== old && b[0].innerText.length > 20 }", arg=stopped)  # fmt: skip
+    opened.wait_for_function(
+        "old => { const b = [...document.querySelectorAll('#chat-left .bot.message')];"
+        "return b.length === 1 && b[0].innerText !== old && b[0].innerText.length > 20 }",
+        arg=stopped,
+    )
 
     # edit the question: everything after it is asked anew
     opened.locator("#chat-left .user.message").last.hover()
@@ -212,7 +217,8 @@ def test_the_api_on_the_pages_port(page, opened):
     opened.click("#load")
     expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     answer = client.chat.completions.create(
-        model="SmolLM2-135M-Instruct", messages=[{"role": "user", "content": "Hi"}], max_tokens=5, temperature=0)  # fmt: skip
+        model="SmolLM2-135M-Instruct", messages=[{"role": "user", "content": "Hi"}], max_tokens=5, temperature=0
+    )
     assert answer.usage.completion_tokens == 5
     opened.click("#unload")
     expect(opened.locator("#engine-status")).to_contain_text("No model is loaded", timeout=30_000)

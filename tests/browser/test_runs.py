@@ -20,8 +20,21 @@ CONFIG = {"model_name_or_path": "SmolLM2-135M-Instruct", "dataset": "abilities",
 def make(place: Workspace, name: str, state: str, losses: list[float], **options):
     """A run as it lies on the disk, without its processes."""
     run = create_run(place, validated(CONFIG | options | {"run_name": name}))
-    rows = [{"current_steps": i + 1, "total_steps": 40, "loss": loss, "lr": 1e-4, "epoch": (i + 1) / 10, "total_tokens": 64 * (i + 1),
-             "elapsed_seconds": 2.0 * (i + 1), "throughput": 32.0, "elapsed_time": "0:00:40", "peak_memory": 1.5} for i, loss in enumerate(losses)]  # fmt: skip
+    rows = [
+        {
+            "current_steps": i + 1,
+            "total_steps": 40,
+            "loss": loss,
+            "lr": 1e-4,
+            "epoch": (i + 1) / 10,
+            "total_tokens": 64 * (i + 1),
+            "elapsed_seconds": 2.0 * (i + 1),
+            "throughput": 32.0,
+            "elapsed_time": "0:00:40",
+            "peak_memory": 1.5,
+        }
+        for i, loss in enumerate(losses)
+    ]
     rows += [{"current_steps": step, "total_steps": 40, "eval_loss": losses[step - 1] + 0.5} for step in (10, 20)]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run.log.write_text("2026-11-01 10:00:00 first line\n2026-11-01 10:00:01 a <b>needle</b> here\n")

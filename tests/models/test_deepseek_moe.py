@@ -46,8 +46,10 @@ def folder(tmp_path_factory):
             for expert in range(8):
                 shapes |= mlp(f"{p}.mlp.experts.{expert}", m)
     generator = torch.Generator().manual_seed(0)
-    tensors = {n: 1 + 0.1 * torch.randn(s, generator=generator) if "norm" in n else 0.15 * torch.randn(s, generator=generator)
-               for n, s in shapes.items()}  # fmt: skip
+    tensors = {
+        n: 1 + 0.1 * torch.randn(s, generator=generator) if "norm" in n else 0.15 * torch.randn(s, generator=generator)
+        for n, s in shapes.items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder

@@ -1,7 +1,8 @@
 """DeepSeek-V2 against a plain implementation in float64, written from the papers' equations.
 
 Latent attention, experts and their routing: DeepSeek-V2, arXiv 2405.04434. Long contexts: YaRN, arXiv 2309.00071, with
-the ramp over dimensions and the two temperatures of DeepSeek's release. The reference uses names of the original checkpoints.
+the ramp over dimensions and the two temperatures of DeepSeek's release. The reference uses names of the original
+checkpoints.
 """
 
 import itertools
@@ -30,10 +31,28 @@ LATENT_QUERY, PLAIN_QUERY = {"q_lora_rank": 24}, {"q_lora_rank": None}
 GREEDY = {"topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0}
 GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}
 ROPE = {"rope_scaling": None}
-YARN = {"rope_scaling": {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
-                         "original_max_position_embeddings": 64}}  # fmt: skip
-TWO_SCALES = {"rope_scaling": {"type": "yarn", "factor": 40, "beta_fast": 3, "beta_slow": 0.3, "mscale": 1.0, "mscale_all_dim": 0.5,
-                               "original_max_position_embeddings": 64}}  # fmt: skip
+YARN = {
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 64,
+    }
+}
+TWO_SCALES = {
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "beta_fast": 3,
+        "beta_slow": 0.3,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.5,
+        "original_max_position_embeddings": 64,
+    }
+}
 CASES = {
     "lite": PLAIN_QUERY | GREEDY | YARN,  # as DeepSeek-V2-Lite
     "full": LATENT_QUERY | GROUPS | YARN,  # as DeepSeek-V2
@@ -43,8 +62,9 @@ CASES = {
     "two scales, scaled experts": LATENT_QUERY | GREEDY | TWO_SCALES | {"routed_scaling_factor": 2.5},
 }
 LENGTH = 70  # beyond the 64 positions that YaRN extends
-# float32 against float64: at most 2e-6 and 5e-6 seen. Of that, 1e-6 and 3e-6 stay in a model in float64, since transformers
-# computes norms, routing and rotation in float32. The closest decision between two experts or groups is 3e-5 wide.
+# float32 against float64: at most 2e-6 and 5e-6 seen. Of that, 1e-6 and 3e-6 stay in a model in float64, since
+# transformers computes norms, routing and rotation in float32. The closest decision between two experts or groups is
+# 3e-5 wide.
 LOGITS, GRADIENTS = 1e-5, 2e-5
 
 
@@ -258,8 +278,10 @@ def test_experts_come_from_the_best_groups_only(experts, groups, kept, k):
     size, limited = experts // groups, 0
     for s, row, weight in zip(scores.tolist(), indices.tolist(), weights.double(), strict=True):
         assert len(set(row)) == k and len({e // size for e in row}) <= kept
-        best_groups = max(itertools.combinations(range(groups), kept),
-                          key=lambda some, s=s: sum(max(s[g * size : (g + 1) * size]) for g in some))  # fmt: skip
+        best_groups = max(
+            itertools.combinations(range(groups), kept),
+            key=lambda some, s=s: sum(max(s[g * size : (g + 1) * size]) for g in some),
+        )
         allowed = [e for e in range(experts) if e // size in best_groups]
         best = max(itertools.combinations(allowed, k), key=lambda some, s=s: sum(s[e] for e in some))
         assert set(row) == set(best) == set(chosen_experts(s, c))
@@ -270,14 +292,21 @@ def test_experts_come_from_the_best_groups_only(experts, groups, kept, k):
 
 
 # Blocks of NF4 have 64 weights.
-PACKED = {"hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 16,
-          "v_head_dim": 32}  # fmt: skip
+PACKED = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 32,
+}
 PACKED_CASES = {
     "lite": SMALL | PACKED | CASES["lite"],
     "full": SMALL | PACKED | CASES["full"] | {"q_lora_rank": 64},
 }
 NF4 = BitsAndBytesConfig(
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)  # fmt: skip
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+)
 
 
 @pytest.mark.parametrize("kind", PACKED_CASES)

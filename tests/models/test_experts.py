@@ -34,7 +34,8 @@ MODELS = {
                  "n_group": 1, "topk_group": 1},
 }  # fmt: skip
 NF4 = BitsAndBytesConfig(
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)  # fmt: skip
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -364,7 +365,8 @@ def test_compiled_layers_that_store_less_or_more_give_the_same_gradients(pair):
             keep_layers(tuned.get_base_model(), 3)
         sizes = []
         hooks = torch.autograd.graph.saved_tensors_hooks(
-            lambda t, sizes=sizes: sizes.append(0 if isinstance(t, torch.nn.Parameter) else t.numel()) or t, lambda t: t)  # fmt: skip
+            lambda t, sizes=sizes: sizes.append(0 if isinstance(t, torch.nn.Parameter) else t.numel()) or t, lambda t: t
+        )
         with hooks:
             loss = tuned(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()

@@ -24,7 +24,8 @@ def shards(tiny_moe, tmp_path):
 def load(folder, workspace, bits):
     options = RunConfig(model_name_or_path=str(folder), quantization_bit=bits)
     return load_model(
-        options, workspace, dtype=torch.float32, split=False, progress=lambda *_: None, log=lambda _: None)  # fmt: skip
+        options, workspace, dtype=torch.float32, split=False, progress=lambda *_: None, log=lambda _: None
+    )
 
 
 def no_shard(folder):

@@ -1,4 +1,5 @@
-"""What the Data tab shows is what the trainer's collator gives to the model; what it counts is what the run will have."""
+"""What the Data tab shows is what the trainer's collator gives to the model; what it counts is what the run will
+have."""
 
 import itertools
 import json
@@ -59,9 +60,15 @@ def quiet():
 def options(model, folder, **values) -> dict:
     """Options of a run, as the page sends them."""
     return {
-        "model_name_or_path": str(model), "dataset": "talks,texts", "dataset_dir": str(folder), "output_dir": None, "cutoff_len": 600,
-        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, **values,
-    }  # fmt: skip
+        "model_name_or_path": str(model),
+        "dataset": "talks,texts",
+        "dataset_dir": str(folder),
+        "output_dir": None,
+        "cutoff_len": 600,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        **values,
+    }
 
 
 def conversations_of(batch) -> list[tuple]:
@@ -114,8 +121,15 @@ def test_what_is_shown_is_what_the_collator_yields(
     from transformers import AutoModelForCausalLM
 
     trainer = build_trainer(
-        create_run(workspace, parsed), parsed, AutoModelForCausalLM.from_pretrained(tiny_model), tokenizer, rows, None, torch.float32,
-        SimpleNamespace(requested=False))  # fmt: skip
+        create_run(workspace, parsed),
+        parsed,
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        tokenizer,
+        rows,
+        None,
+        torch.float32,
+        SimpleNamespace(requested=False),
+    )
     yielded = [one for batch in trainer.get_train_dataloader() for one in conversations_of(batch)]
     assert sorted(yielded) == sorted(shown)
 
@@ -148,15 +162,27 @@ def test_statistics_count_what_the_run_has(values, workspace, tiny_model, tokeni
     from transformers import AutoModelForCausalLM
 
     trainer = build_trainer(
-        create_run(workspace, parsed), parsed, AutoModelForCausalLM.from_pretrained(tiny_model), tokenizer, rows, None, torch.float32,
-        SimpleNamespace(requested=False))  # fmt: skip
+        create_run(workspace, parsed),
+        parsed,
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        tokenizer,
+        rows,
+        None,
+        torch.float32,
+        SimpleNamespace(requested=False),
+    )
     args = trainer.args
     assert found["steps"] == trainer.set_initial_training_values(args, trainer.get_train_dataloader())[1]
     assert sum(found["counts"]) == found["training_rows"]
 
 
 def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tokenizer, folder, quiet):
-    found = {cutoff: Worker(workspace, lambda message: None, confined=False).stats(options(tiny_model, folder, dataset="talks", cutoff_len=cutoff)) for cutoff in (0, 90)}  # fmt: skip
+    found = {
+        cutoff: Worker(workspace, lambda message: None, confined=False).stats(
+            options(tiny_model, folder, dataset="talks", cutoff_len=cutoff)
+        )
+        for cutoff in (0, 90)
+    }
     whole, cut = found[0], found[90]
     encoder = encoder_of(validated(options(tiny_model, folder, cutoff_len=0)), tokenizer)
     lengths = [len(encoder.encode(row["messages"]).input_ids) for row in conversations(30)]

@@ -17,7 +17,12 @@ DIM, ORIGINAL, BASE = 64, 128, 10000.0
 
 
 def config():
-    return LlamaConfig(hidden_size=DIM, num_attention_heads=1, max_position_embeddings=ORIGINAL, rope_parameters={"rope_type": "default", "rope_theta": BASE})  # fmt: skip
+    return LlamaConfig(
+        hidden_size=DIM,
+        num_attention_heads=1,
+        max_position_embeddings=ORIGINAL,
+        rope_parameters={"rope_type": "default", "rope_theta": BASE},
+    )
 
 
 def angles(kind: str, factor: float, length: int) -> tuple[torch.Tensor, float]:
@@ -74,7 +79,8 @@ def test_llama3_leaves_short_waves_divides_long_ones():
 @pytest.mark.parametrize("bits", [None, 4, 8])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_every_way_to_load_reads_prompts_beyond_the_original_context(tiny_model, workspace, kind, bits, attention):
-    """Every quantization with every attention and scaling, on a prompt of 600 tokens where the model has 512 positions."""
+    """Every quantization with every attention and scaling, on a prompt of 600 tokens where the model has 512
+    positions."""
     said = []
     values = {
         "model_name_or_path": str(tiny_model),

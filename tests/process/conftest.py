@@ -31,8 +31,21 @@ def adapter(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(tiny_model, adapter, tmp_path_factory):
-    command = [sys.executable, "-m", "workbench", "serve", str(tiny_model), "--port", "0", "--api-key", "secret",
-               "--adapter", f"tuned={adapter}", "--workspace", str(tmp_path_factory.mktemp("w"))]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "serve",
+        str(tiny_model),
+        "--port",
+        "0",
+        "--api-key",
+        "secret",
+        "--adapter",
+        f"tuned={adapter}",
+        "--workspace",
+        str(tmp_path_factory.mktemp("w")),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     line = ""
     while "is ready" not in line:

@@ -1,4 +1,5 @@
-"""What the engine's API does beyond plain chat: log-probabilities, several answers, penalties, JSON, scoring, many clients."""
+"""What the engine's API does beyond plain chat: log-probabilities, several answers, penalties, JSON, scoring, many
+clients."""
 
 import json
 import math
@@ -24,7 +25,8 @@ def test_logprobs_belong_to_the_answer_and_are_the_models_own(client, engine):
         assert len(best) == 4 and [t.logprob for t in best] == sorted((t.logprob for t in best), reverse=True)
         assert entry.rank == 1 and entry.logprob == pytest.approx(best[0].logprob)  # greedy
         assert 0 < entry.entropy < math.log(300) and bytes(entry.bytes).decode(errors="replace") == entry.token
-    # hot sampling changes what is chosen, not what the model thinks of it: scoring the same tokens gives the same numbers
+    # hot sampling changes what is chosen, not what the model thinks of it: scoring the same tokens gives the same
+    # numbers
     hot = client.chat.completions.create(logprobs=True, **(ASK | {"temperature": 2, "seed": 5}))
     entries = hot.choices[0].logprobs.content
     assert any(entry.rank > 1 for entry in entries)
@@ -33,7 +35,9 @@ def test_logprobs_belong_to_the_answer_and_are_the_models_own(client, engine):
     assert [s["logprob"] for s in scored] == pytest.approx([e.logprob for e in entries], abs=1e-4)
     assert [s["rank"] for s in scored] == [e.rank for e in entries]
     assert "".join(s["text"] for s in scored).rstrip("�") == hot.choices[0].message.content.rstrip("�")
-    other = httpx.post(f"{engine}/score", json=body | {"model": "tuned"}, headers={"Authorization": "Bearer secret"}).json()["content"]  # fmt: skip
+    other = httpx.post(
+        f"{engine}/score", json=body | {"model": "tuned"}, headers={"Authorization": "Bearer secret"}
+    ).json()["content"]
     assert [s["logprob"] for s in other] != pytest.approx([s["logprob"] for s in scored], abs=1e-3)
 
 
@@ -79,8 +83,10 @@ def test_penalties(client):
     def most(**more):
         ids = [
             e.token_id
-            for e in client.chat.completions.create(logprobs=True, **(ASK | {"max_tokens": 60}), **more).choices[0].logprobs.content
-        ]  # fmt: skip
+            for e in client.chat.completions.create(logprobs=True, **(ASK | {"max_tokens": 60}), **more)
+            .choices[0]
+            .logprobs.content
+        ]
         return max(ids.count(i) for i in ids)
 
     free = most()
@@ -90,17 +96,24 @@ def test_penalties(client):
 
 
 def test_json_and_schemas(client):
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "minimum": 1, "maximum": 9}},
-              "required": ["ok", "n"], "additionalProperties": False}  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["ok", "n"],
+        "additionalProperties": False,
+    }
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     for seed in range(3):
-        answer = client.chat.completions.create(response_format=wanted, seed=seed, **(ASK | {"max_tokens": 200, "temperature": 1}))  # fmt: skip
+        answer = client.chat.completions.create(
+            response_format=wanted, seed=seed, **(ASK | {"max_tokens": 200, "temperature": 1})
+        )
         value = json.loads(answer.choices[0].message.content)
         assert set(value) == {"ok", "n"} and isinstance(value["ok"], bool) and 1 <= value["n"] <= 9
         assert answer.choices[0].finish_reason == "stop"
     with pytest.raises(openai.BadRequestError, match="schema"):
         client.chat.completions.create(
-            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}, **ASK)  # fmt: skip
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}, **ASK
+        )
 
 
 def test_tools_need_a_template_that_knows_them(client):
@@ -138,11 +151,16 @@ def test_going_on_from_a_given_beginning(client):
 
 def test_adapters_added_up(client, engine):
     def post(body):
-        return httpx.post(engine.removesuffix("/v1") + "/adapters", json=body, headers={"Authorization": "Bearer secret"}, timeout=60)  # fmt: skip
+        return httpx.post(
+            engine.removesuffix("/v1") + "/adapters", json=body, headers={"Authorization": "Bearer secret"}, timeout=60
+        )
 
     assert post({"name": "half", "merge": {"tuned": 0.5}}).status_code == 200
     assert post({"name": "whole", "merge": {"tuned": 0.5, "half": 1.0}}).status_code == 200
-    content = {m: client.chat.completions.create(**(ASK | {"model": m})).choices[0].message.content for m in ("tuned", "half", "whole", "tiny-llama")}  # fmt: skip
+    content = {
+        m: client.chat.completions.create(**(ASK | {"model": m})).choices[0].message.content
+        for m in ("tuned", "half", "whole", "tiny-llama")
+    }
     assert content["whole"] == content["tuned"] != content["tiny-llama"]
     for bad in (
         {"name": "x", "merge": {"nope": 1.0}},

@@ -33,8 +33,11 @@ def test_adapter_changes_the_answer_and_leaves_the_base_alone(client):
 
 def test_streaming_equals_the_whole_answer_and_reports_usage(client):
     whole = client.chat.completions.create(model="tiny-llama", temperature=0, **ASK)
-    chunks = list(client.chat.completions.create(
-        model="tiny-llama", temperature=0, stream=True, stream_options={"include_usage": True}, **ASK))  # fmt: skip
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny-llama", temperature=0, stream=True, stream_options={"include_usage": True}, **ASK
+        )
+    )
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     # a letter cut in half at the end of the answer is the only thing that may differ
     assert text.rstrip("\ufffd") == whole.choices[0].message.content.rstrip("\ufffd")
@@ -60,9 +63,17 @@ def test_errors_have_openais_shape(client, engine):
     assert missing.value.code == "model_not_found" and "tiny-llama, tuned" in str(missing.value)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=engine, api_key="wrong", max_retries=0).models.list()
-    for change in ({"temperature": 9}, {"max_tokens": 0}, {"messages": []}, {"n": 99}, {"stop": ["a"] * 20}, {"top_logprobs": 3},
-                   {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-                   {"messages": [{"role": "user", "content": "x" * 5000}]}, {"messages": [{"role": "user", "content": "x" * 500_000}]}):  # fmt: skip
+    for change in (
+        {"temperature": 9},
+        {"max_tokens": 0},
+        {"messages": []},
+        {"n": 99},
+        {"stop": ["a"] * 20},
+        {"top_logprobs": 3},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [{"role": "user", "content": "x" * 5000}]},
+        {"messages": [{"role": "user", "content": "x" * 500_000}]},
+    ):
         with pytest.raises(openai.BadRequestError) as bad:
             client.chat.completions.create(model="tiny-llama", **(ASK | change))
         assert bad.value.body["message"]
@@ -170,8 +181,13 @@ def test_bad_arguments_are_one_sentence(tiny_model, tmp_path, arguments, words):
             str(tiny_model) if a == "MODEL" else str(taken.getsockname()[1]) if a == "PORT" else a for a in arguments
         ]
         ports = [] if "--port" in named else ["--port", "0"]
-        done = subprocess.run([sys.executable, "-m", "workbench", "serve", *named, *ports, "--workspace", str(tmp_path)],
-                              cwd=ROOT, capture_output=True, text=True, timeout=120)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "workbench", "serve", *named, *ports, "--workspace", str(tmp_path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
@@ -197,10 +213,12 @@ def test_every_way_to_load_answers(tiny_model, workspace, settings):
 
 def test_the_engine_ends_with_the_page(tiny_model, workspace):
     """An Engine's process exits when the process that started it is gone."""
-    code = ("import sys, time; from workbench.engine.process import Engine; from workbench.storage.workspace import Workspace;"
-            "from workbench.config.run_config import validated; from workbench.config.options import EngineConfig;"
-            "e = Engine(Workspace(sys.argv[1])); e.load(validated({'model_name_or_path': sys.argv[2]}, EngineConfig));"
-            "print(e._process.pid, flush=True); time.sleep(100)")  # fmt: skip
+    code = (
+        "import sys, time; from workbench.engine.process import Engine; from workbench.storage.workspace import Workspace;"
+        "from workbench.config.run_config import validated; from workbench.config.options import EngineConfig;"
+        "e = Engine(Workspace(sys.argv[1])); e.load(validated({'model_name_or_path': sys.argv[2]}, EngineConfig));"
+        "print(e._process.pid, flush=True); time.sleep(100)"
+    )
     import psutil
 
     page = subprocess.Popen(

@@ -1,4 +1,5 @@
-"""`/v1` under schema-driven fuzzing (schemathesis), on a decoder that answers at once: only declared errors, in OpenAI's shape."""
+"""`/v1` under schema-driven fuzzing (schemathesis), on a decoder that answers at once: only declared errors, in
+OpenAI's shape."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Models and datasets from hubs: a stand-in for the Hugging Face hub at HF_ENDPOINT, and one for ModelScope's package."""
+"""Models and datasets from hubs: a stand-in for the Hugging Face hub at HF_ENDPOINT, and one for ModelScope's
+package."""
 
 import json
 import os

@@ -50,8 +50,14 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("how", "state", "reason"), [
-    ("work", "finished", "All done."), ("refuse", "failed", "It cannot be done. Do something else."), ("break", "failed", "ValueError: a bug")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "state", "reason"),
+    [
+        ("work", "finished", "All done."),
+        ("refuse", "failed", "It cannot be done. Do something else."),
+        ("break", "failed", "ValueError: a bug"),
+    ],
+)
 def test_the_end_of_a_job_is_told(workspace, module, how, state, reason):
     directory = job.start_job(workspace, "export", "a b/c", module, how)
     wait_for(lambda: not directory.state().active)

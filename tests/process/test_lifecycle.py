@@ -1,4 +1,5 @@
-"""Faults that really happen to real runs: kills, full disks, restarts of the page. docs/reliability.md has the table."""
+"""Faults that really happen to real runs: kills, full disks, restarts of the page. docs/reliability.md has the
+table."""
 
 import http.server
 import json
@@ -32,7 +33,8 @@ def config(tiny_model, tiny_data):
 def begin(workspace, file, **environment) -> subprocess.Popen:
     command = [sys.executable, "-m", "workbench", "train", str(file), "--workspace", str(workspace.root)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment)  # fmt: skip
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    )
 
 
 def read_until(process, words: str) -> None:

@@ -53,17 +53,41 @@ def test_a_run_fills_its_directory_and_the_adapter_loads_in_plain_peft(workspace
     done = workbench(workspace, "train", write(tmp_path, values))
     assert done.returncode == 0, done.stdout + done.stderr
     path = only_run(workspace)
-    for name in ("run.yaml", "state.json", "running_log.txt", "trainer_log.jsonl", "adapter_model.safetensors", "adapter_config.json",
-                 "tokenizer.json", "chat_template.jinja", "training_loss.png", "all_results.json", "trainer_state.json",
-                 "checkpoint-3/trainer_state.json", "checkpoint-6/adapter_model.safetensors"):  # fmt: skip
+    for name in (
+        "run.yaml",
+        "state.json",
+        "running_log.txt",
+        "trainer_log.jsonl",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "training_loss.png",
+        "all_results.json",
+        "trainer_state.json",
+        "checkpoint-3/trainer_state.json",
+        "checkpoint-6/adapter_model.safetensors",
+    ):
         assert (path / name).is_file(), name
     assert yaml.safe_load((path / "run.yaml").read_text()) == values
     state = state_of(path)
     assert (state["state"], state["step"], state["total_steps"], state["exit_code"]) == ("finished", 6, 6, 0)
     trained = [row for row in rows_of(path) if "loss" in row]
     assert [row["current_steps"] for row in trained] == [1, 2, 3, 4, 5, 6]
-    assert {"current_steps", "total_steps", "loss", "lr", "grad_norm", "epoch", "percentage", "elapsed_time", "remaining_time",
-            "throughput", "total_tokens", "peak_memory"} <= trained[-1].keys()  # fmt: skip
+    assert {
+        "current_steps",
+        "total_steps",
+        "loss",
+        "lr",
+        "grad_norm",
+        "epoch",
+        "percentage",
+        "elapsed_time",
+        "remaining_time",
+        "throughput",
+        "total_tokens",
+        "peak_memory",
+    } <= trained[-1].keys()
     assert [row["current_steps"] for row in rows_of(path) if "eval_loss" in row] == [3, 6]
     assert all(line[:2] == "20" and line[10] == " " for line in (path / "running_log.txt").read_text().splitlines())
     assert "eval_loss" in json.loads((path / "all_results.json").read_text())
@@ -117,7 +141,11 @@ def test_options_have_their_effect(workspace, config, tmp_path):
 def test_stop_saves_a_checkpoint_and_a_second_start_resumes(workspace, config, tmp_path):
     file = write(tmp_path, config | {"max_steps": 2000, "save_steps": 100_000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", "train", str(file), "--workspace", str(workspace.root)], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        [sys.executable, "-m", "workbench", "train", str(file), "--workspace", str(workspace.root)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("step 3/"):
             break
@@ -146,7 +174,11 @@ def test_a_killed_process_leaves_a_true_state_and_no_orphan(workspace, config, t
 
     file = write(tmp_path, config | {"max_steps": 5000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", "train", str(file), "--workspace", str(workspace.root)], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        [sys.executable, "-m", "workbench", "train", str(file), "--workspace", str(workspace.root)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("step 2/"):
             break

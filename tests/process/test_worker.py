@@ -257,9 +257,17 @@ def test_marked_templates_are_the_same_without_torch(tiny_model):
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )
     results = [
-        json.loads(subprocess.run([sys.executable, "-c", code, how, str(tiny_model)], cwd=PROJECT, capture_output=True, text=True, check=True).stdout)
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", code, how, str(tiny_model)],
+                cwd=PROJECT,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
         for how in ("without", "with")
-    ]  # fmt: skip
+    ]
     assert results[0][0] == results[1][0] and len(results[0][0]) >= 4
     assert all(marked for _, marked in results[0][0].values())
     assert results[0][1] is False

@@ -1,4 +1,5 @@
-"""Attacks from a browser: a foreign page that calls this one by another name, forms, frames; a workspace full of broken files; markup in names."""
+"""Attacks from a browser: a foreign page that calls this one by another name, forms, frames; a workspace full of broken
+files; markup in names."""
 
 import contextlib
 import json
@@ -99,7 +100,8 @@ def test_a_foreign_page_can_do_nothing_here(chromium, page, evil):
 
 
 def test_a_name_that_was_pointed_here_gets_nothing(page, tmp_path):
-    """Issue: DNS rebinding. Two names of a foreign site that lead to this machine; run in a process of its own, since playwright runs once in each."""
+    """Issue: DNS rebinding. Two names of a foreign site that lead to this machine; run in a process of its own, since
+    playwright runs once in each."""
     import subprocess
     import sys
 

@@ -115,8 +115,12 @@ def test_lines_without_an_end(tmp_path, monkeypatch):
 def test_a_gzip_file_that_unpacks_beyond_measure(tmp_path, monkeypatch):
     """Issue: 2 MB of gzip lines became 4.6 to 6.5 GB."""
     monkeypatch.setattr(readers, "_UNPACKED", 1 << 20)
-    for name, content in (("a.jsonl.gz", ROW.encode() * 200_000), ("b.jsonl.gz", b"x" * 8_000_000), ("c.csv.gz", b"a,b\n" + b"1,2\n" * 1_000_000),
-                          ("d.json.gz", b"[" + b" " * 8_000_000)):  # fmt: skip
+    for name, content in (
+        ("a.jsonl.gz", ROW.encode() * 200_000),
+        ("b.jsonl.gz", b"x" * 8_000_000),
+        ("c.csv.gz", b"a,b\n" + b"1,2\n" * 1_000_000),
+        ("d.json.gz", b"[" + b" " * 8_000_000),
+    ):
         with gzip.open(tmp_path / name, "wb") as file:
             file.write(content)
         assert "over 200 times its size" in problem(tmp_path / name), name
@@ -529,8 +533,21 @@ class Endless:
         if self.kind == "packed":
             headers.append((b"content-encoding", b"gzip"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        pieces = {"endless": b" " * 65536, "packed": gzip.compress(b" " * 1_000_000), "chat": b"data: " + json.dumps(
-            {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [{"index": 0, "delta": {"content": "x" * 1000}}]}).encode() + b"\n\n"}  # fmt: skip
+        pieces = {
+            "endless": b" " * 65536,
+            "packed": gzip.compress(b" " * 1_000_000),
+            "chat": b"data: "
+            + json.dumps(
+                {
+                    "id": "x",
+                    "object": "chat.completion.chunk",
+                    "created": 0,
+                    "model": "m",
+                    "choices": [{"index": 0, "delta": {"content": "x" * 1000}}],
+                }
+            ).encode()
+            + b"\n\n",
+        }
         if self.kind == "many":
             listed = [{"id": f"{'m' * 1000}{i}", "object": "model", "created": 0, "owned_by": "x"} for i in range(3000)]
             await send({"type": "http.response.body", "body": json.dumps({"object": "list", "data": listed}).encode()})

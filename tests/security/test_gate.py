@@ -17,8 +17,14 @@ OWNER = "a" * 32
 
 
 async def echo(request: Request):
-    seen = {"path": request.url.path, "host": request.headers.get("host"), "scheme": request.url.scheme, "client": request.client.host,
-            "forwarded": {k: v for k, v in request.headers.items() if "forward" in k}, "body": (await request.body()).decode()}  # fmt: skip
+    seen = {
+        "path": request.url.path,
+        "host": request.headers.get("host"),
+        "scheme": request.url.scheme,
+        "client": request.client.host,
+        "forwarded": {k: v for k, v in request.headers.items() if "forward" in k},
+        "body": (await request.body()).decode(),
+    }
     # as Gradio answers: any origin is let in with credentials
     return JSONResponse(
         seen,
@@ -102,8 +108,15 @@ def test_pages_of_other_sites_change_nothing(headers, path):
     assert answer.status_code == 403 and "another site" in answer.text
 
 
-@pytest.mark.parametrize("headers", [{}, {"origin": "http://127.0.0.1:7860"}, {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"},
-                                     {"origin": "https://127.0.0.1:7860", "sec-fetch-site": "same-origin"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "http://127.0.0.1:7860"},
+        {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"},
+        {"origin": "https://127.0.0.1:7860", "sec-fetch-site": "same-origin"},
+    ],
+)
 def test_the_own_page_and_programs_do(headers):
     assert through().post("/gradio_api/run/predict", headers=headers, content=b"{}").status_code == 200
     assert through().post("/v1/completions", headers=headers, content=b"{}").status_code == 200

@@ -268,7 +268,16 @@ def asked(proxy: Proxy, method: str, path: str, **more) -> httpx.Response:
 
 def test_behind_a_named_proxy_with_a_prefix(tmp_path):
     page = Page(
-        tmp_path / "w", "--allowed-host", "box.example", "--trusted-proxy", "127.0.0.1", "--root-path", "/workbench", "--auth", "ann:right")  # fmt: skip
+        tmp_path / "w",
+        "--allowed-host",
+        "box.example",
+        "--trusted-proxy",
+        "127.0.0.1",
+        "--root-path",
+        "/workbench",
+        "--auth",
+        "ann:right",
+    )
     try:
         proxy = Proxy(page.url, "/workbench", "box.example")
         mine = {"origin": "https://box.example", "sec-fetch-site": "same-origin"}

@@ -47,12 +47,62 @@ RUN_FILES = (
 )
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["state", "pid", "step", "total_steps", "title", "parent", "note", "columns", "role", "content", "tokens", "logprob",
-                                       "branches", "branch", "after", "loss", "eval_loss", "current_steps", "elapsed_time", "elapsed_seconds", "lr", "id",
-                                       "models", "file_name", "columns", "top_logprobs", "bytes", "calls", "difference", "samples", "system", "reason",
-                                       "created", "ended", "position", "devices", "resume", "model_name_or_path", "dataset", "results", "set", "time"]),
-                      inner, max_size=5), max_leaves=12)  # fmt: skip
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "state",
+                    "pid",
+                    "step",
+                    "total_steps",
+                    "title",
+                    "parent",
+                    "note",
+                    "columns",
+                    "role",
+                    "content",
+                    "tokens",
+                    "logprob",
+                    "branches",
+                    "branch",
+                    "after",
+                    "loss",
+                    "eval_loss",
+                    "current_steps",
+                    "elapsed_time",
+                    "elapsed_seconds",
+                    "lr",
+                    "id",
+                    "models",
+                    "file_name",
+                    "columns",
+                    "top_logprobs",
+                    "bytes",
+                    "calls",
+                    "difference",
+                    "samples",
+                    "system",
+                    "reason",
+                    "created",
+                    "ended",
+                    "position",
+                    "devices",
+                    "resume",
+                    "model_name_or_path",
+                    "dataset",
+                    "results",
+                    "set",
+                    "time",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
 contents = (
     st.binary(max_size=60)
     | st.sampled_from([text.encode() for text in (*DEEP, *ODD)])
@@ -161,10 +211,19 @@ def test_any_conversation_opens_or_says_why(tmp_path_factory, content):
 def test_conversations_that_nearly_fit(workspace):
     message = {"role": "assistant", "content": "x"}
     for wrong in (
-        {"role": "root"}, {"content": None}, {"tokens": [{"logprob": "x"}]}, {"tokens": [{"top_logprobs": [{"token": "a"}]}]},
-        {"tokens": [{"top_logprobs": [{"logprob": 0.0, "bytes": [999]}]}]}, {"branches": [{"content": "a"}], "branch": 3}, {"branches": [{}]},
-        {"samples": [1]}, {"calls": ["x"]}, {"difference": [[]]}, {"system": [{}]}, {"tokens": [{"logprob": float("nan")}]},
-    ):  # fmt: skip
+        {"role": "root"},
+        {"content": None},
+        {"tokens": [{"logprob": "x"}]},
+        {"tokens": [{"top_logprobs": [{"token": "a"}]}]},
+        {"tokens": [{"top_logprobs": [{"logprob": 0.0, "bytes": [999]}]}]},
+        {"branches": [{"content": "a"}], "branch": 3},
+        {"branches": [{}]},
+        {"samples": [1]},
+        {"calls": ["x"]},
+        {"difference": [[]]},
+        {"system": [{}]},
+        {"tokens": [{"logprob": float("nan")}]},
+    ):
         (workspace.conversations / "20260101-bbbbbb.json").write_text(
             json.dumps({"id": "20260101-bbbbbb", "columns": [[message | wrong]]})
         )
@@ -176,10 +235,19 @@ def test_conversations_that_nearly_fit(workspace):
 @given(content=contents)
 def test_other_readers(tmp_path_factory, content):
     workspace = Workspace(tmp_path_factory.mktemp("f")).create()
-    for path in (workspace.corrections / "corrections.jsonl", workspace.corrections / "votes.jsonl", workspace.uploads / "dataset_info.json",
-                 workspace.root / "probes" / "m-abilities.json", workspace.root / "probes" / "set.jsonl", workspace.root / "x.yaml",
-                 workspace.models / "m" / "config.json", workspace.models / "m" / "tokenizer.json", workspace.models / "a" / "adapter_config.json",
-                 workspace.models / "a" / "adapter_model.safetensors", workspace.root / "log.jsonl"):  # fmt: skip
+    for path in (
+        workspace.corrections / "corrections.jsonl",
+        workspace.corrections / "votes.jsonl",
+        workspace.uploads / "dataset_info.json",
+        workspace.root / "probes" / "m-abilities.json",
+        workspace.root / "probes" / "set.jsonl",
+        workspace.root / "x.yaml",
+        workspace.models / "m" / "config.json",
+        workspace.models / "m" / "tokenizer.json",
+        workspace.models / "a" / "adapter_config.json",
+        workspace.models / "a" / "adapter_model.safetensors",
+        workspace.root / "log.jsonl",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     (
@@ -191,10 +259,14 @@ def test_other_readers(tmp_path_factory, content):
     reader = MetricsReader(workspace.root / "log.jsonl")
     reader.update(), summary(workspace.root / "log.jsonl")
     for read in (
-        lambda: read_registry(workspace.uploads, workspace), lambda: probes.read_set("set", workspace), lambda: read_yaml(workspace.root / "x.yaml"),
-        lambda: check_folder(workspace.models / "m"), lambda: locate_adapter(str(workspace.models / "a"), workspace),
-        lambda: files.read_json(workspace.root / "x.yaml"), lambda: files.read_text(workspace.root / "x.yaml"),
-    ):  # fmt: skip
+        lambda: read_registry(workspace.uploads, workspace),
+        lambda: probes.read_set("set", workspace),
+        lambda: read_yaml(workspace.root / "x.yaml"),
+        lambda: check_folder(workspace.models / "m"),
+        lambda: locate_adapter(str(workspace.models / "a"), workspace),
+        lambda: files.read_json(workspace.root / "x.yaml"),
+        lambda: files.read_text(workspace.root / "x.yaml"),
+    ):
         try:
             read()
         except UserError as error:

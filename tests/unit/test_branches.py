@@ -23,8 +23,12 @@ def entry(text, *others):
 
 def session() -> Session:
     talk = Session(width=2, models=["base", "tuned"])
-    answer = {"role": "assistant", "content": "It is Rome.", "model": "base",
-              "tokens": [entry("It"), entry(" is", "<end>"), entry(" Rome", " Paris"), entry(".")]}  # fmt: skip
+    answer = {
+        "role": "assistant",
+        "content": "It is Rome.",
+        "model": "base",
+        "tokens": [entry("It"), entry(" is", "<end>"), entry(" Rome", " Paris"), entry(".")],
+    }
     talk.columns[0] = [
         {"role": "user", "content": "Where?"},
         answer,

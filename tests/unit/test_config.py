@@ -98,7 +98,10 @@ def test_round_trip_through_yaml():
 
 def test_overrides():
     assert parse_overrides(["lora_rank=16", "report_to=none", "run_name="]) == {
-        "lora_rank": 16, "report_to": "none", "run_name": None}  # fmt: skip
+        "lora_rank": 16,
+        "report_to": "none",
+        "run_name": None,
+    }
     with pytest.raises(UserError, match="key=value"):
         parse_overrides(["lora_rank"])
 

@@ -140,7 +140,12 @@ def to_messages(row: dict, formatting: str) -> list[dict]:
 def test_alpaca_rows():
     row = {"instruction": "Add", "input": "1+1", "output": "2", "system": "S", "history": [["a", "b"]]}
     assert [(m["role"], m["content"]) for m in to_messages(row, "alpaca")] == [
-        ("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "Add\n1+1"), ("assistant", "2")]  # fmt: skip
+        ("system", "S"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "Add\n1+1"),
+        ("assistant", "2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +200,15 @@ def test_broken_files_name_file_and_line(tmp_path):
     (tmp_path / "dataset_info.json").write_text(
         json.dumps(entries | {"r": {"file_name": "e.json", "ranking": True}, "bad": 3})
     )
-    for name, words in {"d": "d.jsonl:2: not valid JSON", "l": "not UTF-8", "e": "no rows", "m": "does not exist",
-                        "r": "no rows", "bad": "should be an object", "x": "There is no dataset 'x'"}.items():  # fmt: skip
+    for name, words in {
+        "d": "d.jsonl:2: not valid JSON",
+        "l": "not UTF-8",
+        "e": "no rows",
+        "m": "does not exist",
+        "r": "no rows",
+        "bad": "should be an object",
+        "x": "There is no dataset 'x'",
+    }.items():
         with pytest.raises(UserError, match=words):
             list(examples(select(name, tmp_path)[0]))
     assert read_registry(tmp_path)["m"].problem and not read_registry(tmp_path)["d"].problem
@@ -211,7 +223,10 @@ def test_broken_registry(tmp_path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)  # fmt: skip
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -245,8 +260,13 @@ def test_sentencepiece_tokens_are_shown_as_the_text_they_stand_for():
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<s>", eos_token="<|im_end|>", unk_token="<unk>", pad_token="<unk>",
-        additional_special_tokens=["<|im_start|>"])  # fmt: skip
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+        additional_special_tokens=["<|im_start|>"],
+    )
     talk = [{"role": "user", "content": "Hello there 你好" * 8}, {"role": "assistant", "content": "Good day 🙂!"}]
     for cutoff in (0, 90, 91, 92):
         one = Encoder(tokenizer, "chatml", cutoff_len=cutoff).encode(talk)

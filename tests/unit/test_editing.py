@@ -147,8 +147,11 @@ def test_a_copy_has_the_same_examples_in_every_layout(workspace, tmp_path):
         "odd.jsonl",
     )
     tags = {"role_tag": "speaker", "content_tag": "content", "user_tag": "user", "assistant_tag": "bot"}
-    entries = {"talks": {"file_name": "talks.json"}, "table": {"file_name": "table.csv"}, "odd": {
-        "file_name": "odd.jsonl", "formatting": "sharegpt", "columns": {"messages": "dialog"}, "tags": tags}}  # fmt: skip
+    entries = {
+        "talks": {"file_name": "talks.json"},
+        "table": {"file_name": "table.csv"},
+        "odd": {"file_name": "odd.jsonl", "formatting": "sharegpt", "columns": {"messages": "dialog"}, "tags": tags},
+    }
     given(tmp_path, json.dumps(entries), "dataset_info.json")
     for name, info in read_registry(tmp_path).items():
         copied, lost = editing.copy(info, workspace, quiet)
@@ -333,7 +336,10 @@ def test_problems_name_their_rows_also_where_places_come_twice(tmp_path):
         given(tmp_path / name, jsonl(rows), "data.jsonl")
     found = [p for p in problems_of(DatasetInfo("folder", tmp_path), Report()) if p]
     assert [(p.row, p.place, p.kind) for p in found] == [
-        (1, "a/data.jsonl:1", "missing"), (4, "b/data.jsonl:1", "duplicate"), (5, "b/data.jsonl:2", "duplicate")]  # fmt: skip
+        (1, "a/data.jsonl:1", "missing"),
+        (4, "b/data.jsonl:1", "duplicate"),
+        (5, "b/data.jsonl:2", "duplicate"),
+    ]
     assert [raw.place for _, raw in Places(DatasetInfo("folder", tmp_path)).page(2, 2)] == [
         "a/data.jsonl:3",
         "b/data.jsonl:1",
@@ -391,7 +397,12 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 ROWS = st.dictionaries(
-    st.sampled_from(["instruction", "output", "input", "messages", "conversations", "text", "tools", "chosen", "rejected", "label"]), VALUES, max_size=5)  # fmt: skip
+    st.sampled_from(
+        ["instruction", "output", "input", "messages", "conversations", "text", "tools", "chosen", "rejected", "label"]
+    ),
+    VALUES,
+    max_size=5,
+)
 LINES = st.lists(
     st.binary(max_size=40)
     | ROWS.map(lambda row: json.dumps(row).encode())

@@ -32,8 +32,15 @@ def test_catalogue_has_both_languages():
 def test_presets_are_complete_and_valid():
     presets = list_presets()
     assert [p.name for p in presets] == [
-        DEFAULT, "deepseek-moe-16b-qlora", "deepseek-v2-lite-qlora", "deepseek-v2-qlora", "generic-qlora",
-        "glm4-9b-qlora", "llama3-8b-qlora", "qwen3-8b-qlora"]  # fmt: skip
+        DEFAULT,
+        "deepseek-moe-16b-qlora",
+        "deepseek-v2-lite-qlora",
+        "deepseek-v2-qlora",
+        "generic-qlora",
+        "glm4-9b-qlora",
+        "llama3-8b-qlora",
+        "qwen3-8b-qlora",
+    ]
     assert len(presets) == len(list((ROOT / "presets").glob("*"))) == 8
     for preset in presets:
         assert (

@@ -1,4 +1,5 @@
-"""Rows of every layout and file kind, right and broken; each against what transformers makes of the same conversation."""
+"""Rows of every layout and file kind, right and broken; each against what transformers makes of the same
+conversation."""
 
 import csv
 import gzip
@@ -67,8 +68,14 @@ def test_preference_pairs(row):
     assert (example.messages, example.chosen, example.rejected) == ([ASK], [SAY], [NO])
 
 
-@pytest.mark.parametrize("row", [{"instruction": "Hi", "output": "Hello", "kto_tag": False}, {"prompt": "Hi", "completion": "Hello", "label": "false"},
-                                 {"messages": [ASK, SAY], "kto_tag": False}])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Hi", "output": "Hello", "kto_tag": False},
+        {"prompt": "Hi", "completion": "Hello", "label": "false"},
+        {"messages": [ASK, SAY], "kto_tag": False},
+    ],
+)
 def test_kto_labels(row):
     assert read(row).label is False and read(row).conversation == [ASK, SAY]
 
@@ -201,10 +208,40 @@ def test_a_broken_list_is_read_on(tmp_path):
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.floats()
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-    ["role", "from", "content", "value", "tool_calls", "function", "name", "arguments", "type", "text"]) | st.text(max_size=3), inner, max_size=4), max_leaves=12)  # fmt: skip
-names = st.sampled_from(["instruction", "input", "output", "history", "system", "messages", "conversations", "tools", "prompt", "completion", "text",
-                         "chosen", "rejected", "kto_tag", "label"])  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["role", "from", "content", "value", "tool_calls", "function", "name", "arguments", "type", "text"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+names = st.sampled_from(
+    [
+        "instruction",
+        "input",
+        "output",
+        "history",
+        "system",
+        "messages",
+        "conversations",
+        "tools",
+        "prompt",
+        "completion",
+        "text",
+        "chosen",
+        "rejected",
+        "kto_tag",
+        "label",
+    ]
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -224,8 +261,30 @@ def test_any_row_is_read_or_refused_with_a_sentence(row, formatting, ranking):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.text(max_size=4), st.dictionaries(st.sampled_from(
-    ["file_name", "hf_hub_url", "ms_hub_url", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags"]), values) | values))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.text(max_size=4),
+        st.dictionaries(
+            st.sampled_from(
+                [
+                    "file_name",
+                    "hf_hub_url",
+                    "ms_hub_url",
+                    "formatting",
+                    "ranking",
+                    "subset",
+                    "split",
+                    "folder",
+                    "num_samples",
+                    "columns",
+                    "tags",
+                ]
+            ),
+            values,
+        )
+        | values,
+    )
+)
 def test_any_registry_is_read_or_refused_with_a_sentence(tmp_path_factory, entries):
     folder = tmp_path_factory.mktemp("registry")
     (folder / "dataset_info.json").write_text(json.dumps(entries))

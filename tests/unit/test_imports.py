@@ -1,10 +1,22 @@
-"""The plan of the packages: imports go downwards only, gradio stays in `ui/`, and what starts quickly does not load torch."""
+"""The plan of the packages: imports go downwards only, gradio stays in `ui/`, and what starts quickly does not load
+torch."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ORDER = (("errors",), ("storage",), ("config", "chat"), ("runs",), ("models", "uncertainty"), ("data",), ("train",), ("engine",), ("ui",), ("cli",))  # fmt: skip
+ORDER = (
+    ("errors",),
+    ("storage",),
+    ("config", "chat"),
+    ("runs",),
+    ("models", "uncertainty"),
+    ("data",),
+    ("train",),
+    ("engine",),
+    ("ui",),
+    ("cli",),
+)
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages} | {"__main__": len(ORDER)}
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate"}
 LIGHT = ("ui", "cli", "chat", "config", "storage", "runs", "uncertainty")  # page and command line, as far as they go

@@ -107,7 +107,12 @@ def test_other_launchers_flags_and_environment():
         "--model_name_or_path='my model' --do_train --fp16 --learning-rate 1e-4"
     )
     assert result.values == {
-        "devices": "0,1", "model_name_or_path": "my model", "do_train": True, "fp16": True, "learning_rate": 1e-4}  # fmt: skip
+        "devices": "0,1",
+        "model_name_or_path": "my model",
+        "do_train": True,
+        "fp16": True,
+        "learning_rate": 1e-4,
+    }
     assert [key for key, _, _ in result.left_out] == ["HF_ENDPOINT", "nproc_per_node"]
 
 

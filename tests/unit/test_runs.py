@@ -56,8 +56,12 @@ def test_output_dir_from_the_page_stays_inside(workspace, tmp_path):
 def test_paths_from_the_page_are_confined(workspace, tmp_path):
     (tmp_path / "secret").mkdir()
     (workspace.root / "link").symlink_to(tmp_path / "secret")
-    for values in ({"dataset_dir": str(tmp_path / "secret")}, {"model_name_or_path": str(tmp_path / "secret")},
-                   {"adapter_name_or_path": "../secret"}, {"dataset_dir": str(workspace.root / "link")}):  # fmt: skip
+    for values in (
+        {"dataset_dir": str(tmp_path / "secret")},
+        {"model_name_or_path": str(tmp_path / "secret")},
+        {"adapter_name_or_path": "../secret"},
+        {"dataset_dir": str(workspace.root / "link")},
+    ):
         with pytest.raises(UserError, match="outside the workspace"):
             workspace.confine(validated(CONFIG | values))
     workspace.confine(validated(CONFIG))

@@ -18,8 +18,19 @@ CONFIG = {"model_name_or_path": "org/Model-7B", "dataset": "facts"}
 
 def make(workspace, name, losses, evaluations=(), state="finished", **options):
     run = create_run(workspace, validated(CONFIG | options | {"run_name": name}))
-    rows = [{"current_steps": i + 1, "total_steps": 9, "loss": loss, "epoch": (i + 1) / 2, "total_tokens": 100 * (i + 1), "elapsed_seconds": 3.0 * (i + 1),
-             "throughput": 10.0 * len(losses), "elapsed_time": "0:00:09"} for i, loss in enumerate(losses)]  # fmt: skip
+    rows = [
+        {
+            "current_steps": i + 1,
+            "total_steps": 9,
+            "loss": loss,
+            "epoch": (i + 1) / 2,
+            "total_tokens": 100 * (i + 1),
+            "elapsed_seconds": 3.0 * (i + 1),
+            "throughput": 10.0 * len(losses),
+            "elapsed_time": "0:00:09",
+        }
+        for i, loss in enumerate(losses)
+    ]
     rows += [{"current_steps": step, "total_steps": 9, "eval_loss": loss} for step, loss in evaluations]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"current_steps": 99, "lo')
     run.update(state=state, step=len(losses), total_steps=9)
@@ -32,7 +43,17 @@ def test_table_filters_sorts_and_knows_the_best(workspace):
     rows = view.summaries(workspace, sort="by_loss")
     assert [row.run for row in rows] == [low, high]
     assert rows[0].cells("en")[:10] == [
-        "finished", low.id, "Model-7B", "facts", "3/9", "2.0000", "1.0000", "1.5000", "0:00:09", "30"]  # fmt: skip
+        "finished",
+        low.id,
+        "Model-7B",
+        "facts",
+        "3/9",
+        "2.0000",
+        "1.0000",
+        "1.5000",
+        "0:00:09",
+        "30",
+    ]
     assert [row.run for row in view.summaries(workspace, search="model-7b OTHER")] == [high]
     assert [row.run for row in view.summaries(workspace, states=["finished"])] == [low]
     assert view.summaries(workspace, search="nothing") == []

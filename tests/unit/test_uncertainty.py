@@ -21,7 +21,16 @@ def entry(text, probability, top=(), **more):
 
 
 def test_the_weakest_span_is_a_name_not_a_function_word():
-    tokens = views([entry("The", 0.01), entry(" capital", 0.9), entry(" is", 0.99), entry(" Can", 0.8), entry("berra", 0.3), entry(".", 0.9)])  # fmt: skip
+    tokens = views(
+        [
+            entry("The", 0.01),
+            entry(" capital", 0.9),
+            entry(" is", 0.99),
+            entry(" Can", 0.8),
+            entry("berra", 0.3),
+            entry(".", 0.9),
+        ]
+    )
     assert [("".join(t.text for t in tokens[a:b])) for a, b in spans(tokens)] == [
         "The",
         " capital",
@@ -168,8 +177,12 @@ def test_model_output_stays_text_in_every_view():
     check = consistency.check(HOSTILE, HOSTILE, [HOSTILE, "other"])
     reading = contradiction.Reading(contradiction.Wording(HOSTILE), HOSTILE, "yes", True)
     for lang in ("en", "zh"):
-        for html in (confidence_html(tokens, lang), difference_html(tokens, tokens, lang), consistency_html(check, lang),
-                     contradiction_html([reading], lang)):  # fmt: skip
+        for html in (
+            confidence_html(tokens, lang),
+            difference_html(tokens, tokens, lang),
+            consistency_html(check, lang),
+            contradiction_html([reading], lang),
+        ):
             assert "&lt;script&gt;" in html
             for raw in ("<script", "<img", "{{", "${", "`"):
                 assert raw not in html, raw

@@ -1,6 +1,8 @@
-"""Branches of an answer: another token in the place of one, from there on; the versions are kept beside each other. No gradio here.
+"""Branches of an answer: another token in the place of one, from there on; the versions are kept beside each other. No
+gradio here.
 
-A message's `branches` hold its versions (`content`, `tokens`, `samples`, and the messages that came `after`); `branch` says which one it shows.
+A message's `branches` hold its versions (`content`, `tokens`, `samples`, and the messages that came `after`); `branch`
+says which one it shows.
 """
 
 from workbench.chat.session import Session
@@ -14,8 +16,8 @@ class Impossible(UserError):
 
 
 def branch(talk: Session, number: int, alternative: int) -> None:
-    """The answer that is looked at goes on with another token at place `number`; the rest is to be written (`unfinished`), unless the
-    token ends the answer.
+    """The answer that is looked at goes on with another token at place `number`; the rest is to be written
+    (`unfinished`), unless the token ends the answer.
 
     Raises:
         Impossible: another server's answer, one with thoughts or tool calls, or a token that is part of a letter.
@@ -37,12 +39,26 @@ def branch(talk: Session, number: int, alternative: int) -> None:
     kept = message.get("branches") or [{key: message.get(key) for key in _PARTS} | {"after": after}]
     tokens = list(before)
     if not ends:
-        tokens.append({"token": other["token"], "text": added, "logprob": other["logprob"], "bytes": other["bytes"],
-                       "top_logprobs": entries[number]["top_logprobs"], "rank": alternative + 1,
-                       "entropy": entries[number].get("entropy"), "token_id": other.get("token_id")})  # fmt: skip
+        tokens.append(
+            {
+                "token": other["token"],
+                "text": added,
+                "logprob": other["logprob"],
+                "bytes": other["bytes"],
+                "top_logprobs": entries[number]["top_logprobs"],
+                "rank": alternative + 1,
+                "entropy": entries[number].get("entropy"),
+                "token_id": other.get("token_id"),
+            }
+        )
     new = {key: message[key] for key in ("role", "model", "system") if key in message}
-    new |= {"content": text, "tokens": tokens, "unfinished": not ends, "branch": len(kept),
-            "branches": [*kept, {"content": text, "tokens": tokens, "after": []}]}  # fmt: skip
+    new |= {
+        "content": text,
+        "tokens": tokens,
+        "unfinished": not ends,
+        "branch": len(kept),
+        "branches": [*kept, {"content": text, "tokens": tokens, "after": []}],
+    }
     columns = [list(messages) for messages in talk.columns]
     columns[column] = [*columns[column][:place], new]
     talk.next_turn(columns)

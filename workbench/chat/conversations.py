@@ -123,7 +123,8 @@ def save(workspace: Workspace, conversation: Conversation) -> None:
 
 
 def _as_json(conversation: Conversation) -> str:
-    """For the file. What is known of the tokens of old answers gives way when it would be too large. Raises UserError: it is even then."""
+    """For the file. What is known of the tokens of old answers gives way when it would be too large. Raises UserError:
+    it is even then."""
     kept = {key: value for key, value in vars(conversation).items() if key != "problem"}
     text = json.dumps(kept, ensure_ascii=False)
     if len(text) > MAX_BYTES // 4:  # UTF-8 has up to 4 bytes a character
@@ -171,7 +172,8 @@ def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conv
 
 
 def listed(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
-    """Conversations that contain all the words in title, questions or answers, for a list: each with its first question only; the last changed first."""
+    """Conversations that contain all the words in title, questions or answers, for a list: each with its first question
+    only; the last changed first."""
     wanted, found = words.lower().split(), []
     for conversation, text in _all(workspace):
         if conversation.problem:
@@ -195,8 +197,8 @@ _KNOWN, _SEARCHED = 2000, 20_000  # files; characters of each that are searched
 
 
 def _all(workspace: Workspace) -> Iterator[tuple[Conversation, str]]:
-    """Every conversation for a list, with its first question alone, and its text to be searched; the last changed first. One that cannot be read
-    carries the reason in `problem`. A file is read again only when it has changed."""
+    """Every conversation for a list, with its first question alone, and its text to be searched; the last changed
+    first. One that cannot be read carries the reason in `problem`. A file is read again only when it has changed."""
     for file in sorted(workspace.conversations.glob("*.json"), key=_changed, reverse=True):
         if not _ID.fullmatch(file.stem):
             continue

@@ -1,7 +1,7 @@
 """What users corrected: rows to train on, preference pairs, votes. Lives in `workspace/corrections/`.
 
-`corrections` is a dataset like any other (messages in OpenAI's form); `corrections_preference` holds the same corrections and the votes as
-pairs (`chosen`, `rejected`) in LLaMA-Factory's sharegpt shape for preference training.
+`corrections` is a dataset like any other (messages in OpenAI's form); `corrections_preference` holds the same
+corrections and the votes as pairs (`chosen`, `rejected`) in LLaMA-Factory's sharegpt shape for preference training.
 """
 
 import json
@@ -55,7 +55,8 @@ def _append(workspace: Workspace, name: str, row: dict) -> None:
 
 
 def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, model: str = "") -> int:
-    """Keep that `wrong`, the model's answer to `history`, should have been `right`; returns how many corrections there are.
+    """Keep that `wrong`, the model's answer to `history`, should have been `right`; returns how many corrections there
+    are.
 
     Args:
         history: the conversation up to and with the question, as messages.
@@ -104,14 +105,28 @@ STEPS = 40  # of a run on few corrections
 
 
 def run_values(start: dict, adapter: str, count: int) -> dict:
-    """Options of a run on the corrections: those of `start` (a preset, or the run whose adapter goes on), made for few rows."""
+    """Options of a run on the corrections: those of `start` (a preset, or the run whose adapter goes on), made for few
+    rows."""
     per_step = int(start.get("per_device_train_batch_size") or 1) * int(start.get("gradient_accumulation_steps") or 1)
     epochs = max(3, min(STEPS, round(STEPS * per_step / max(count, 1))))
     return start | {
-        "dataset": DATASET, "eval_dataset": None, "val_size": 0, "eval_strategy": "no", "early_stopping_steps": None, "packing": False,
-        "neat_packing": False, "num_train_epochs": epochs, "max_steps": -1, "logging_steps": 1, "warmup_steps": 2, "warmup_ratio": 0,
-        "run_name": DATASET, "output_dir": None, "resume_from_checkpoint": None, "adapter_name_or_path": adapter or None,
-    }  # fmt: skip
+        "dataset": DATASET,
+        "eval_dataset": None,
+        "val_size": 0,
+        "eval_strategy": "no",
+        "early_stopping_steps": None,
+        "packing": False,
+        "neat_packing": False,
+        "num_train_epochs": epochs,
+        "max_steps": -1,
+        "logging_steps": 1,
+        "warmup_steps": 2,
+        "warmup_ratio": 0,
+        "run_name": DATASET,
+        "output_dir": None,
+        "resume_from_checkpoint": None,
+        "adapter_name_or_path": adapter or None,
+    }
 
 
 def rows(workspace: Workspace) -> list[dict]:

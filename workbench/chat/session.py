@@ -76,7 +76,8 @@ class Session:
     """One tab's conversations: a column of plain messages for each model that is asked.
 
     `turn` counts what the user did; an answer that is being written ends when it is no longer the turn's own.
-    An assistant's message also carries what is known of it: `tokens` (entries of its log-probabilities), `model`, `branches`.
+    An assistant's message also carries what is known of it: `tokens` (entries of its log-probabilities), `model`,
+    `branches`.
     """
 
     columns: list[list[dict]] = field(default_factory=lambda: [[] for _ in range(MAX_COLUMNS)])

@@ -70,7 +70,8 @@ def preview(
     json_: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with *."""
+    """What the model will be trained on: the exact text, and every token with its id; trained ones are marked with
+    *."""
     from workbench.config.run_config import parse_overrides
     from workbench.data.dataset import with_layout
     from workbench.data.encode import IGNORE
@@ -136,9 +137,13 @@ def stats(
             f"No row of {name} has anything to train on. `python -m workbench data check {name}` tells why."
         )
     middle = " ".join(f"p{key} {value:,}" for key, value in found["percentiles"].items())
-    print(f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows, {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained")  # fmt: skip
+    print(
+        f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows, {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained"
+    )
     print(f"Lengths: mean {found['mean']:,.0f}, {middle}, longest {found['longest']:,}")
-    print(f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}), {found['share_tokens_lost']:.2%} of the tokens are lost")  # fmt: skip
+    print(
+        f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}), {found['share_tokens_lost']:.2%} of the tokens are lost"
+    )
     time = "known after the first run of this model"
     if found["seconds"] is not None:
         time = f"{duration(found['seconds'])} at {found['throughput']:,.0f} tokens/s as in {found['throughput_of']}"
@@ -156,7 +161,8 @@ def sequences(
     json_: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones marked with *."""
+    """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones
+    marked with *."""
     from workbench.config.run_config import load_run_config
     from workbench.data.worker import Worker
 

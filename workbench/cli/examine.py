@@ -1,4 +1,5 @@
-"""A closer look at answers on the command line: probe sets, consistency, contradiction, what an adapter changed, corrections."""
+"""A closer look at answers on the command line: probe sets, consistency, contradiction, what an adapter changed,
+corrections."""
 
 import json
 import math
@@ -56,7 +57,8 @@ def probe(
     json_: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each run."""
+    """Ask a probe set of a model and of adapters; what passes, fails or varies, and what changed. Kept with each
+    run."""
     from workbench.uncertainty import probes
 
     place = Workspace(workspace).create()
@@ -157,9 +159,15 @@ def contradiction(
     readings = compare(asked, answers)
     if json_:
         rows = [
-            {"question": r.wording.question, "opposite": r.wording.opposite, "answer": r.answer, "stance": r.stance, "contradicts": r.contradicts}
+            {
+                "question": r.wording.question,
+                "opposite": r.wording.opposite,
+                "answer": r.answer,
+                "stance": r.stance,
+                "contradicts": r.contradicts,
+            }
             for r in readings
-        ]  # fmt: skip
+        ]
         print(json.dumps(rows, ensure_ascii=False))
     else:
         for r in readings:
@@ -177,7 +185,8 @@ def difference(
     json_: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """What the adapter changed: its greedy answer, each token with its probability under the adapter and under the base model."""
+    """What the adapter changed: its greedy answer, each token with its probability under the adapter and under the base
+    model."""
     loaded = LoadedModel(model, [adapter], set_ or [], Workspace(workspace).create(), max_tokens)
     messages = [{"role": "user", "content": question}]
     answer, tuned = loaded.measured(adapter, messages)

@@ -140,9 +140,15 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     reader = MetricsReader(run.metrics)
     reader.update()
     found = {
-        "id": run.id, "path": str(run.path), **vars(run.state()), "notes": run.notes(), "last": reader.last, "bytes": folder_bytes(run.path),
-        "checkpoints": [p.name for p in run.checkpoints()], "config": run.config_values(),
-    }  # fmt: skip
+        "id": run.id,
+        "path": str(run.path),
+        **vars(run.state()),
+        "notes": run.notes(),
+        "last": reader.last,
+        "bytes": folder_bytes(run.path),
+        "checkpoints": [p.name for p in run.checkpoints()],
+        "config": run.config_values(),
+    }
     if json_:
         print(json.dumps(found, ensure_ascii=False))
         return

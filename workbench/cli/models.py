@@ -52,8 +52,17 @@ def serve(
     with failures_told(state):
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
         pairs = (item.split("=", 1) if "=" in item else (item, item) for item in adapter or [])
-        run_engine(config, Workspace(workspace).create(), host=host, port=port, api_key=api_key, adapters=dict(pairs), cors=cors,
-                   state=state, exit_with_stdin=exit_with_stdin)  # fmt: skip
+        run_engine(
+            config,
+            Workspace(workspace).create(),
+            host=host,
+            port=port,
+            api_key=api_key,
+            adapters=dict(pairs),
+            cors=cors,
+            state=state,
+            exit_with_stdin=exit_with_stdin,
+        )
 
 
 def export(

@@ -32,8 +32,11 @@ def _option(name: str, field) -> Option:
     kind = "choice" if choices else {bool: "bool", int: "int", float: "float", str: "text"}[kinds[0]]
     bounds = {type(m): m for m in field.metadata}
     low, high = bounds.get(Ge) or bounds.get(Gt), bounds.get(Le) or bounds.get(Lt)
-    parts = [f"{symbol} {getattr(bounds[cls], attr)}" for cls, attr, symbol in
-             ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤")) if cls in bounds]  # fmt: skip
+    parts = [
+        f"{symbol} {getattr(bounds[cls], attr)}"
+        for cls, attr, symbol in ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤"))
+        if cls in bounds
+    ]
     extra = field.json_schema_extra
     return Option(
         name=name,

@@ -33,12 +33,19 @@ GROUPS = {
 
 
 def opt(
-    default, group: str, label: tuple[str, str], help: tuple[str, str], *, basic: bool = False, affects: tuple[str, ...] = (), **limits
-):  # fmt: skip
+    default,
+    group: str,
+    label: tuple[str, str],
+    help: tuple[str, str],
+    *,
+    basic: bool = False,
+    affects: tuple[str, ...] = (),
+    **limits,
+):
     """A pydantic field with its place and words on the form. `label` and `help` are (English, Chinese).
 
-    `affects`: `data`, what a run sees of its data and how long an epoch takes; `loading`, how an engine loads a model; `path`, it names a
-    file or folder that a page's user must be allowed to read.
+    `affects`: `data`, what a run sees of its data and how long an epoch takes; `loading`, how an engine loads a model;
+    `path`, it names a file or folder that a page's user must be allowed to read.
     """
     extra = {"group": group, "label": label, "help": help, "basic": basic, "affects": affects}
     return Field(default, json_schema_extra=extra, **limits)
@@ -90,12 +97,23 @@ class ModelOptions(_Options):
     """What it takes to load a model; the trainer and the engine share it."""
 
     model_name_or_path: str | None = opt(
-        None, "model", ("Model", "模型"),
-        ("A name from the catalogue, a folder, or a Hugging Face id.", "目录中的名称、本地文件夹或 Hugging Face 名称。"),
-        basic=True, affects=('data', 'path'))  # fmt: skip
+        None,
+        "model",
+        ("Model", "模型"),
+        (
+            "A name from the catalogue, a folder, or a Hugging Face id.",
+            "目录中的名称、本地文件夹或 Hugging Face 名称。",
+        ),
+        basic=True,
+        affects=("data", "path"),
+    )
     adapter_name_or_path: str | None = opt(
-        None, "model", ("Adapter to continue from", "继续训练的适配器"),
-        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"), affects=('path',))  # fmt: skip
+        None,
+        "model",
+        ("Adapter to continue from", "继续训练的适配器"),
+        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"),
+        affects=("path",),
+    )
     model_revision: str = opt(
         "main",
         "model",
@@ -104,17 +122,36 @@ class ModelOptions(_Options):
         affects=("data",),
     )
     trust_remote_code: bool = opt(
-        False, "model", ("Trust remote code", "信任远程代码"),
-        ("Runs Python code that comes with the model. Only for sources that you trust.",
-         "会执行模型自带的 Python 代码，仅用于可信来源。"), affects=('data', 'loading'))  # fmt: skip
+        False,
+        "model",
+        ("Trust remote code", "信任远程代码"),
+        (
+            "Runs Python code that comes with the model. Only for sources that you trust.",
+            "会执行模型自带的 Python 代码，仅用于可信来源。",
+        ),
+        affects=("data", "loading"),
+    )
     template: str = opt(
-        "auto", "model", ("Chat template", "对话模板"),
-        ("auto takes the model's own. Also: deepseek, chatml, llama3, qwen, glm4, default.",
-         "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。"), affects=('data', 'loading'))  # fmt: skip
+        "auto",
+        "model",
+        ("Chat template", "对话模板"),
+        (
+            "auto takes the model's own. Also: deepseek, chatml, llama3, qwen, glm4, default.",
+            "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。",
+        ),
+        affects=("data", "loading"),
+    )
     quantization_bit: Literal[4, 8] | None = opt(
-        None, "memory", ("Quantization", "量化"),
-        ("4 = NF4 (QLoRA), 8 = LLM.int8, empty = none. 4 bit needs about a quarter of the memory.",
-         "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。"), basic=True, affects=('data',))  # fmt: skip
+        None,
+        "memory",
+        ("Quantization", "量化"),
+        (
+            "4 = NF4 (QLoRA), 8 = LLM.int8, empty = none. 4 bit needs about a quarter of the memory.",
+            "4 = NF4（QLoRA），8 = LLM.int8，留空为不量化。4 位约需四分之一显存。",
+        ),
+        basic=True,
+        affects=("data",),
+    )
     quantization_type: Literal["nf4", "fp4"] = opt(
         "nf4",
         "memory",
@@ -128,28 +165,58 @@ class ModelOptions(_Options):
         ("Quantizes the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
     )
     flash_attn: Literal[ATTENTION] = opt(
-        "auto", "rope", ("Attention", "注意力实现"),
-        ("auto lets transformers choose; disabled and eager are the plain one.",
-         "auto 由 transformers 选择；disabled 与 eager 为朴素实现。"), affects=('loading',))  # fmt: skip
+        "auto",
+        "rope",
+        ("Attention", "注意力实现"),
+        (
+            "auto lets transformers choose; disabled and eager are the plain one.",
+            "auto 由 transformers 选择；disabled 与 eager 为朴素实现。",
+        ),
+        affects=("loading",),
+    )
     attn_fallback: bool = opt(
-        False, "rope", ("Fall back if missing", "缺失时回退"),
-        ("Use sdpa when the chosen attention is not installed, instead of stopping.",
-         "所选注意力未安装时改用 sdpa，而不是停止。"), affects=('loading',))  # fmt: skip
+        False,
+        "rope",
+        ("Fall back if missing", "缺失时回退"),
+        (
+            "Use sdpa when the chosen attention is not installed, instead of stopping.",
+            "所选注意力未安装时改用 sdpa，而不是停止。",
+        ),
+        affects=("loading",),
+    )
     rope_scaling: Literal[ROPE] = opt(
-        "none", "rope", ("RoPE scaling", "RoPE 缩放"),
-        ("Stretches the context: linear and dynamic (NTK) interpolation, YaRN, Llama 3.",
-         "扩展上下文：线性与动态（NTK）插值、YaRN、Llama 3。"), affects=('loading',))  # fmt: skip
+        "none",
+        "rope",
+        ("RoPE scaling", "RoPE 缩放"),
+        (
+            "Stretches the context: linear and dynamic (NTK) interpolation, YaRN, Llama 3.",
+            "扩展上下文：线性与动态（NTK）插值、YaRN、Llama 3。",
+        ),
+        affects=("loading",),
+    )
     rope_factor: float = opt(
-        2.0, "rope", ("RoPE factor", "RoPE 倍数"),
-        ("Times the original context. Used with RoPE scaling.", "相对原上下文的倍数，配合 RoPE 缩放使用。"), gt=1, le=64, affects=('loading',))  # fmt: skip
+        2.0,
+        "rope",
+        ("RoPE factor", "RoPE 倍数"),
+        ("Times the original context. Used with RoPE scaling.", "相对原上下文的倍数，配合 RoPE 缩放使用。"),
+        gt=1,
+        le=64,
+        affects=("loading",),
+    )
 
 
 class EngineConfig(ModelOptions):
     """A loaded model for chat and the API."""
 
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = opt(
-        "auto", "memory", ("Data type", "数据类型"),
-        ("auto: bf16 where the GPU has it, else fp16; float32 on the CPU.", "auto：GPU 支持则 bf16，否则 fp16；CPU 用 float32。"))  # fmt: skip
+        "auto",
+        "memory",
+        ("Data type", "数据类型"),
+        (
+            "auto: bf16 where the GPU has it, else fp16; float32 on the CPU.",
+            "auto：GPU 支持则 bf16，否则 fp16；CPU 用 float32。",
+        ),
+    )
     devices: str = opt(
         "auto",
         "memory",
@@ -163,18 +230,34 @@ class RunConfig(ModelOptions):
     """One fine-tuning run."""
 
     run_name: str | None = opt(
-        None, "output", ("Run name", "运行名称"), ("Shown in lists; part of the run's folder name.", "显示在列表中，并作为文件夹名的一部分。"),
-        basic=True, max_length=80)  # fmt: skip
+        None,
+        "output",
+        ("Run name", "运行名称"),
+        ("Shown in lists; part of the run's folder name.", "显示在列表中，并作为文件夹名的一部分。"),
+        basic=True,
+        max_length=80,
+    )
     stage: Literal["sft"] = opt("sft", "train", ("Stage", "阶段"), ("Supervised fine-tuning.", "监督微调。"))
     do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
     finetuning_type: Literal["lora", "full"] = opt(
-        "lora", "lora", ("Method", "方法"),
-        ("lora trains small adapters; full trains all weights (no quantization).", "lora 训练小适配器；full 训练全部权重（不可量化）。"))  # fmt: skip
+        "lora",
+        "lora",
+        ("Method", "方法"),
+        (
+            "lora trains small adapters; full trains all weights (no quantization).",
+            "lora 训练小适配器；full 训练全部权重（不可量化）。",
+        ),
+    )
 
     # data
     dataset: str | None = opt(
-        None, "data", ("Datasets", "数据集"), ("Names from dataset_info.json, comma-separated.", "dataset_info.json 中的名称，逗号分隔。"),
-        basic=True, affects=('data',))  # fmt: skip
+        None,
+        "data",
+        ("Datasets", "数据集"),
+        ("Names from dataset_info.json, comma-separated.", "dataset_info.json 中的名称，逗号分隔。"),
+        basic=True,
+        affects=("data",),
+    )
     dataset_dir: str = opt(
         "data",
         "data",
@@ -190,9 +273,18 @@ class RunConfig(ModelOptions):
         affects=("data",),
     )
     cutoff_len: int = opt(
-        2048, "data", ("Cutoff length", "截断长度"),
-        ("Longest sequence in tokens; longer conversations lose their oldest turns. 0: no limit.",
-         "最长序列（token）；更长的对话会去掉最早的轮次。0 表示不限。"), basic=True, ge=0, le=1_048_576, affects=('data',))  # fmt: skip
+        2048,
+        "data",
+        ("Cutoff length", "截断长度"),
+        (
+            "Longest sequence in tokens; longer conversations lose their oldest turns. 0: no limit.",
+            "最长序列（token）；更长的对话会去掉最早的轮次。0 表示不限。",
+        ),
+        basic=True,
+        ge=0,
+        le=1_048_576,
+        affects=("data",),
+    )
     max_samples: int | None = opt(
         None,
         "data",
@@ -202,19 +294,45 @@ class RunConfig(ModelOptions):
         affects=("data",),
     )
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = opt(
-        "concat", "data", ("Mixing", "混合方式"),
-        ("Several datasets one after the other, or interleaved until the first (under) or the last one (over: others repeat, once: none repeats) is used up.",
-         "多个数据集依次拼接，或交错直到最短（under）或最长的用尽（over 会重复较短的，once 不重复）。"), affects=('data',))  # fmt: skip
+        "concat",
+        "data",
+        ("Mixing", "混合方式"),
+        (
+            "Several datasets one after the other, or interleaved until the first (under) or the last one (over: others repeat, once: none repeats) is used up.",
+            "多个数据集依次拼接，或交错直到最短（under）或最长的用尽（over 会重复较短的，once 不重复）。",
+        ),
+        affects=("data",),
+    )
     interleave_probs: str | None = opt(
-        None, "data", ("Mixing shares", "混合比例"),
-        ("For interleaving: one share for each dataset, such as 0.7,0.3. Empty: in turn.", "用于交错：每个数据集一个比例，如 0.7,0.3。留空为轮流。"), affects=('data',))  # fmt: skip
+        None,
+        "data",
+        ("Mixing shares", "混合比例"),
+        (
+            "For interleaving: one share for each dataset, such as 0.7,0.3. Empty: in turn.",
+            "用于交错：每个数据集一个比例，如 0.7,0.3。留空为轮流。",
+        ),
+        affects=("data",),
+    )
     skip_broken_rows: bool = opt(
-        False, "data", ("Skip broken rows", "跳过损坏的行"),
-        ("Train on the rest when a dataset has rows that cannot be used; otherwise they stop the run.",
-         "数据集中有无法使用的行时用其余行训练；否则运行会停止。"), affects=('data',))  # fmt: skip
+        False,
+        "data",
+        ("Skip broken rows", "跳过损坏的行"),
+        (
+            "Train on the rest when a dataset has rows that cannot be used; otherwise they stop the run.",
+            "数据集中有无法使用的行时用其余行训练；否则运行会停止。",
+        ),
+        affects=("data",),
+    )
     packing: bool = opt(
-        False, "data", ("Packing", "序列打包"),
-        ("Joins short conversations to full sequences; they do not see each other.", "将短对话拼成满长序列，彼此不可见。"), affects=('data',))  # fmt: skip
+        False,
+        "data",
+        ("Packing", "序列打包"),
+        (
+            "Joins short conversations to full sequences; they do not see each other.",
+            "将短对话拼成满长序列，彼此不可见。",
+        ),
+        affects=("data",),
+    )
     neat_packing: bool = opt(
         False,
         "data",
@@ -259,8 +377,14 @@ class RunConfig(ModelOptions):
 
     # training
     learning_rate: float = opt(
-        5e-5, "train", ("Learning rate", "学习率"), ("Peak rate; 1e-4 to 2e-4 is usual for LoRA.", "峰值学习率；LoRA 常用 1e-4 到 2e-4。"),
-        basic=True, gt=0, le=1)  # fmt: skip
+        5e-5,
+        "train",
+        ("Learning rate", "学习率"),
+        ("Peak rate; 1e-4 to 2e-4 is usual for LoRA.", "峰值学习率；LoRA 常用 1e-4 到 2e-4。"),
+        basic=True,
+        gt=0,
+        le=1,
+    )
     num_train_epochs: float = opt(
         3.0,
         "train",
@@ -288,8 +412,15 @@ class RunConfig(ModelOptions):
         affects=("data",),
     )
     gradient_accumulation_steps: int = opt(
-        1, "train", ("Gradient accumulation", "梯度累积"), ("Forward passes per optimizer step.", "每个优化步的前向次数。"),
-        basic=True, ge=1, le=65_536, affects=('data',))  # fmt: skip
+        1,
+        "train",
+        ("Gradient accumulation", "梯度累积"),
+        ("Forward passes per optimizer step.", "每个优化步的前向次数。"),
+        basic=True,
+        ge=1,
+        le=65_536,
+        affects=("data",),
+    )
     lr_scheduler_type: Literal[SCHEDULERS] = opt(
         "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。")
     )
@@ -364,8 +495,14 @@ class RunConfig(ModelOptions):
         le=1024,
     )
     lora_alpha: int | None = opt(
-        None, "lora", ("LoRA alpha", "LoRA alpha"), ("Scale is alpha / rank; empty: twice the rank.", "缩放为 alpha / 秩；留空为秩的两倍。"),
-        basic=True, ge=1, le=8192)  # fmt: skip
+        None,
+        "lora",
+        ("LoRA alpha", "LoRA alpha"),
+        ("Scale is alpha / rank; empty: twice the rank.", "缩放为 alpha / 秩；留空为秩的两倍。"),
+        basic=True,
+        ge=1,
+        le=8192,
+    )
     lora_dropout: float = opt(
         0.0,
         "lora",
@@ -375,9 +512,15 @@ class RunConfig(ModelOptions):
         lt=1,
     )
     lora_target: str = opt(
-        "all", "lora", ("LoRA target", "LoRA 目标"),
-        ("all (every linear layer and all experts, but not the output head and routers) or names of modules, comma-separated.",
-         "all（所有线性层与全部专家，输出头与路由除外）或模块名，逗号分隔。"), basic=True)  # fmt: skip
+        "all",
+        "lora",
+        ("LoRA target", "LoRA 目标"),
+        (
+            "all (every linear layer and all experts, but not the output head and routers) or names of modules, comma-separated.",
+            "all（所有线性层与全部专家，输出头与路由除外）或模块名，逗号分隔。",
+        ),
+        basic=True,
+    )
     additional_target: str | None = opt(
         None,
         "lora",
@@ -555,8 +698,14 @@ class RunConfig(ModelOptions):
         True, "output", ("Plot loss", "绘制损失"), ("Writes training_loss.png.", "写出 training_loss.png。")
     )
     report_to: str = opt(
-        "none", "output", ("Report to", "上报到"), ("none, tensorboard, wandb, trackio, swanlab; comma-separated.",
-                                               "none、tensorboard、wandb、trackio、swanlab，逗号分隔。"))  # fmt: skip
+        "none",
+        "output",
+        ("Report to", "上报到"),
+        (
+            "none, tensorboard, wandb, trackio, swanlab; comma-separated.",
+            "none、tensorboard、wandb、trackio、swanlab，逗号分隔。",
+        ),
+    )
     webhook_url: str | None = opt(
         None,
         "output",
@@ -576,7 +725,8 @@ class RunConfig(ModelOptions):
     )
 
     def shares(self) -> list[float]:
-        """`interleave_probs` as shares that add up to 1; empty if there are none. Raises ValueError where they are no shares."""
+        """`interleave_probs` as shares that add up to 1; empty if there are none. Raises ValueError where they are no
+        shares."""
         numbers = [float(part) for part in (self.interleave_probs or "").split(",") if part.strip()]
         if any(not 0 < number < float("inf") for number in numbers):
             raise ValueError("shares should be above 0")

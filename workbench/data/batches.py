@@ -10,11 +10,13 @@ from workbench.storage.workspace import Workspace
 
 
 def collator_of(config: RunConfig, tokenizer):
-    """TRL's collator as its SFTTrainer makes it for these options: packed rows without padding, their places counted anew for each."""
+    """TRL's collator as its SFTTrainer makes it for these options: packed rows without padding, their places counted
+    anew for each."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     return DataCollatorForLanguageModeling(
-        pad_token_id=tokenizer.pad_token_id, padding_free=config.packing or config.neat_packing)  # fmt: skip
+        pad_token_id=tokenizer.pad_token_id, padding_free=config.packing or config.neat_packing
+    )
 
 
 def sequences(
@@ -28,7 +30,8 @@ def sequences(
 ) -> dict:
     """Training rows from number `start` on, in the order of the data (the trainer shuffles them), for JSON.
 
-    Each has `tokens` as [id, text, 1 if trained], and `starts`: where a conversation begins, as the position ids that the model gets say.
+    Each has `tokens` as [id, text, 1 if trained], and `starts`: where a conversation begins, as the position ids that
+    the model gets say.
 
     Raises:
         UserError: as `load_data`.

@@ -48,7 +48,8 @@ def training_template(tokenizer) -> tuple[str, bool]:
 
 
 def _trl_may_know(template: str) -> bool:
-    """Whether a template is one of those that TRL ships, which it tells by their text; importing it to be told no costs half a second."""
+    """Whether a template is one of those that TRL ships, which it tells by their text; importing it to be told no costs
+    half a second."""
     package = importlib.util.find_spec("trl")
     folder = Path(package.submodule_search_locations[0]) / "chat_templates"
     files = list(folder.glob("*.jinja"))

@@ -45,7 +45,8 @@ def data_files(info: DatasetInfo) -> list[Path]:
 
 
 def file_rows(info: DatasetInfo, file: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
-    """Rows of one file of a dataset, as `read_file` gives them; of a folder's subfolders with their path, as names may come twice there."""
+    """Rows of one file of a dataset, as `read_file` gives them; of a folder's subfolders with their path, as names may
+    come twice there."""
     rows = read_file(file, offset, line)
     inside = "" if file == info.path else file.relative_to(info.path).parent.as_posix()
     if inside in ("", "."):

@@ -8,7 +8,8 @@ import numpy as np
 class Seen:
     """Digests (64 bits) with the places of the rows that had them first.
 
-    Sorted runs that are merged when they are of about the same length, as a log-structured merge tree keeps them (O'Neil and others, 1996).
+    Sorted runs that are merged when they are of about the same length, as a log-structured merge tree keeps them
+    (O'Neil and others, 1996).
     """
 
     def __init__(self):

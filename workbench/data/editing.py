@@ -1,7 +1,7 @@
 """Datasets of the workspace: taken in, copied, split, their rows changed. What lies outside it is never written to.
 
-They live in `uploads/` with a `dataset_info.json` of their own. Files are written beside and moved into place, so that a crash or a full disk
-leaves the old ones.
+They live in `uploads/` with a `dataset_info.json` of their own. Files are written beside and moved into place, so that
+a crash or a full disk leaves the old ones.
 """
 
 import contextlib
@@ -46,7 +46,8 @@ _ORIGINALS = ".originals"
 def add_file(
     workspace: Workspace, path: Path, file_name: str = "", name: str = "", *, beside: Path = BUNDLED
 ) -> tuple[str, str]:
-    """Move a data file into the workspace; returns its new dataset's name, and its layout (empty if that has still to be said).
+    """Move a data file into the workspace; returns its new dataset's name, and its layout (empty if that has still to
+    be said).
 
     Args:
         file_name: what the file was called where it comes from.
@@ -138,7 +139,8 @@ def is_own(name: str, workspace: Workspace, shown: Path | None = None) -> bool:
 
 
 def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, *, beside: Path = BUNDLED) -> tuple[str, int]:
-    """Write a dataset into the workspace as JSONL, so that its rows can be changed; returns its name, and how many rows could not be read."""
+    """Write a dataset into the workspace as JSONL, so that its rows can be changed; returns its name, and how many rows
+    could not be read."""
     workspace.check_writable()
     folder = workspace.uploads
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +226,8 @@ def change_rows(
     """Edit or delete rows of a dataset of the workspace; one that is not JSONL becomes a JSONL file first.
 
     Args:
-        changes: row number (from 1 on) -> (the row as it was when it was looked at, the row as it should be or None to delete it).
+        changes: row number (from 1 on) -> (the row as it was when it was looked at, the row as it should be or None to
+        delete it).
         shown: as for `home_of`.
 
     Returns:
@@ -279,10 +282,12 @@ def set_layout(
     tags: dict,
     shown: Path | None = None,
 ) -> str:
-    """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the layout.
+    """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the
+    layout.
 
     Raises:
-        UserError: an unknown layout, column and role names that are not texts, or none of the first rows can be read so.
+        UserError: an unknown layout, column and role names that are not texts, or none of the first rows can be read
+        so.
     """
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
@@ -332,7 +337,8 @@ def _unchanged(name: str, path: Path, version: tuple) -> None:
 
 
 def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
-    """Raise UserError if none of the first rows is an object, or (with `formatting`) can be read as one of that layout."""
+    """Raise UserError if none of the first rows is an object, or (with `formatting`) can be read as one of that
+    layout."""
     reason = ""
     for raw in itertools.islice(raw_rows(info), _LOOK):
         try:
@@ -429,7 +435,8 @@ def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
 
 
 def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetInfo:
-    """A dataset of the workspace as a JSONL file of its own; the file that it was stays in `.originals`, until the dataset is removed."""
+    """A dataset of the workspace as a JSONL file of its own; the file that it was stays in `.originals`, until the
+    dataset is removed."""
     target, old = folder / f"{info.name}.jsonl", info.path
     with _new_file(folder) as (partial, out):
         version = _version(old)

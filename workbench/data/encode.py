@@ -24,9 +24,9 @@ _ENDS = 8  # tokens that stay at each end of a text that is shortened
 class Encoded:
     """One training row as the model sees it; `labels` has the length of `input_ids`, `text` is what those tokens say.
 
-    `full_length`: tokens before anything was cut. `dropped_turns` are missing before the turn whose text begins with token `dropped_at`.
-    `cuts`: (index into `input_ids`, tokens that are missing before it).
-    `answer_cut`: the last answer did not fit, so that its end token is there but not trained.
+    `full_length`: tokens before anything was cut. `dropped_turns` are missing before the turn whose text begins with
+    token `dropped_at`. `cuts`: (index into `input_ids`, tokens that are missing before it). `answer_cut`: the last
+    answer did not fit, so that its end token is there but not trained.
     """
 
     input_ids: list[int]
@@ -53,9 +53,9 @@ class Encoded:
 class Encoder:
     """Renders and tokenizes conversations with one tokenizer and one template.
 
-    `cutoff_len` is in tokens, 0 for no limit. Longer conversations lose their oldest turns; the system text and the last turns
-    stay. What is too long even then loses the middle of its longest question or tool result, and at last the end of the
-    answer, but never the end token.
+    `cutoff_len` is in tokens, 0 for no limit. Longer conversations lose their oldest turns; the system text and the
+    last turns stay. What is too long even then loses the middle of its longest question or tool result, and at last the
+    end of the answer, but never the end token.
     """
 
     tokenizer: object
@@ -108,7 +108,8 @@ class Encoder:
         return _first_untrained(encoded)
 
     def pieces(self, text: str) -> list[Encoded]:
-        """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than `cutoff_len`."""
+        """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than
+        `cutoff_len`."""
         tokens = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids, offsets, end = tokens["input_ids"], tokens["offset_mapping"], self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
@@ -167,8 +168,12 @@ class Encoder:
 
             try:
                 rendered, indices = render_jinja_template(
-                    [messages], tools=tools, chat_template=self._training_template, return_assistant_tokens_mask=True,
-                    **self.tokenizer.special_tokens_map)  # fmt: skip
+                    [messages],
+                    tools=tools,
+                    chat_template=self._training_template,
+                    return_assistant_tokens_mask=True,
+                    **self.tokenizer.special_tokens_map,
+                )
             except MemoryError:
                 raise UserError("The chat template needs more memory for this conversation than there is.") from None
             except Exception as error:  # Jinja raises many kinds
@@ -219,7 +224,8 @@ class _Layout:
 
 
 def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) -> Encoded:
-    """The last exchange, which alone is too long: without the middle of its longest texts, and at last the end of its answer."""
+    """The last exchange, which alone is too long: without the middle of its longest texts, and at last the end of its
+    answer."""
     regions, at = [], 0  # (role, tokens of the content) in order
     for message in messages:
         content = message["content"].strip()

@@ -1,7 +1,7 @@
 """Rows of any supported layout as one kind of object: conversations in the OpenAI form, with what belongs to them.
 
-Layouts: LLaMA-Factory's alpaca and sharegpt, OpenAI's messages, TRL's prompt/completion and plain text; each also as preference
-pairs (chosen, rejected) and with KTO labels. `detect` tells a layout from the fields of a row.
+Layouts: LLaMA-Factory's alpaca and sharegpt, OpenAI's messages, TRL's prompt/completion and plain text; each also as
+preference pairs (chosen, rejected) and with KTO labels. `detect` tells a layout from the fields of a row.
 """
 
 import hashlib
@@ -29,7 +29,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 class Example:
     """One row. `messages` is the conversation; of a preference pair, what comes before `chosen` and `rejected`.
 
-    `text` stands for plain text that is trained without a template; then there are no messages. `label`: KTO's, true for a wanted answer.
+    `text` stands for plain text that is trained without a template; then there are no messages. `label`: KTO's, true
+    for a wanted answer.
     """
 
     messages: list[dict] = field(default_factory=list)
@@ -96,8 +97,11 @@ def _check_text(example: Example) -> None:
     for where, text in _texts(example):
         if _SURROGATE.search(text):
             raise BadRow("utf8", f"{where} is not UTF-8 text. Save the file as UTF-8.")
-    if (example.tools or any("tool_calls" in m for m in example.conversation)) and _SURROGATE.search(json.dumps(
-            [example.tools, [m.get("tool_calls") for m in example.conversation]], ensure_ascii=False, default=str)):  # fmt: skip
+    if (example.tools or any("tool_calls" in m for m in example.conversation)) and _SURROGATE.search(
+        json.dumps(
+            [example.tools, [m.get("tool_calls") for m in example.conversation]], ensure_ascii=False, default=str
+        )
+    ):
         raise BadRow("utf8", "the tools are not UTF-8 text. Save the file as UTF-8.")
 
 
@@ -136,7 +140,8 @@ def _label(row: dict, info: DatasetInfo) -> bool | None:
 
 
 def _tools(row: dict, info: DatasetInfo) -> list[dict] | None:
-    """Tool definitions in OpenAI's form; LLaMA-Factory keeps them as JSON text, with or without the `function` around."""
+    """Tool definitions in OpenAI's form; LLaMA-Factory keeps them as JSON text, with or without the `function`
+    around."""
     value = _value(row, info, "tools")
     if value in (None, "", []):
         return None
@@ -214,7 +219,8 @@ def _alpaca(row: dict, info: DatasetInfo) -> Example:
 
 
 def _prompt_completion(row: dict, info: DatasetInfo) -> Example:
-    """TRL's layout: texts, or lists of messages. Texts become a user's and an assistant's turn, so that chat asks in the same way."""
+    """TRL's layout: texts, or lists of messages. Texts become a user's and an assistant's turn, so that chat asks in
+    the same way."""
 
     def turns(column: str, role: str) -> list[dict]:
         if isinstance(value := _value(row, info, column), list):
@@ -276,9 +282,12 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
     if not turns:
         raise BadRow("empty", f"the field '{name}' has no turns.")
     roles = {
-        tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system",
-        tags["observation_tag"]: "tool", tags["function_tag"]: "call",
-    }  # fmt: skip
+        tags["user_tag"]: "user",
+        tags["assistant_tag"]: "assistant",
+        tags["system_tag"]: "system",
+        tags["observation_tag"]: "tool",
+        tags["function_tag"]: "call",
+    }
     if tags["role_tag"] == "role":
         roles = {"developer": "system", "function": "tool", **roles}
     messages, called = [], []
@@ -391,8 +400,14 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
         columns["prompt"] = "question" if "question" in there else "input"
     if ranking:
         return _complete(replace(info, formatting="prompt_completion", ranking=True, columns=columns | given), row)
-    for prompt, answer in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"),
-                           ("input", "output"), ("instruction", "response")):  # fmt: skip
+    for prompt, answer in (
+        ("prompt", "completion"),
+        ("prompt", "response"),
+        ("question", "answer"),
+        ("query", "response"),
+        ("input", "output"),
+        ("instruction", "response"),
+    ):
         if prompt in there and answer in there:
             found = {"prompt": prompt, "response": answer, **columns}
             return _complete(replace(info, formatting="prompt_completion", columns=found | given), row)

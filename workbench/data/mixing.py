@@ -1,4 +1,5 @@
-"""Which rows a run trains on: drawn from datasets, mixed, split. Works on any `datasets.Dataset`: of tokens, or of their lengths only."""
+"""Which rows a run trains on: drawn from datasets, mixed, split. Works on any `datasets.Dataset`: of tokens, or of
+their lengths only."""
 
 import random
 
@@ -31,7 +32,8 @@ def joined(parts: list):
 
 
 def mixed(parts: list, config: RunConfig):
-    """All parts as one, as `mix_strategy` says. None if there are none. Raises UserError: a wrong number of `interleave_probs`."""
+    """All parts as one, as `mix_strategy` says. None if there are none. Raises UserError: a wrong number of
+    `interleave_probs`."""
     if config.mix_strategy == "concat" or len(parts) < 2:
         return joined(parts)
     from datasets import interleave_datasets
@@ -43,7 +45,8 @@ def mixed(parts: list, config: RunConfig):
 
 
 def split(rows, config: RunConfig):
-    """`(training rows, evaluation rows)` as `val_size` says: a share, or a number of rows. Raises UserError: nothing is left of one."""
+    """`(training rows, evaluation rows)` as `val_size` says: a share, or a number of rows. Raises UserError: nothing is
+    left of one."""
     count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
     if not 0 < count < len(rows):
         raise UserError(

@@ -1,6 +1,8 @@
-"""One pass over a dataset on all cores: what is wrong with which row, and the training rows of the others. Nothing is kept here.
+"""One pass over a dataset on all cores: what is wrong with which row, and the training rows of the others. Nothing is
+kept here.
 
-The process that calls reads; the parsing, checking and tokenizing of rows is done in others, in batches whose results come in order.
+The process that calls reads; the parsing, checking and tokenizing of rows is done in others, in batches whose results
+come in order.
 """
 
 import itertools
@@ -28,7 +30,8 @@ _ALONE = 4  # batches that are done here; what has no more needs no other proces
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence, `row` its number from 1 on (in a batch: within it)."""
+    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence,
+    `row` its number from 1 on (in a batch: within it)."""
 
     place: str
     kind: str
@@ -43,7 +46,8 @@ class Problem:
 
 @dataclass
 class Batch:
-    """What came of some rows: problems, content digests (None for broken rows), and their training rows one after the other.
+    """What came of some rows: problems, content digests (None for broken rows), and their training rows one after the
+    other.
 
     `ids` and `labels` are flat; training row i has `lengths[i]` of them and had `full[i]` before it was cut.
     """

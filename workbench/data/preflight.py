@@ -1,4 +1,5 @@
-"""What can be found wrong with a run's model and data before anything is loaded. The page lets the data worker do it."""
+"""What can be found wrong with a run's model and data before anything is loaded. The page lets the data worker do
+it."""
 
 import importlib.util
 

@@ -1,4 +1,5 @@
-"""Rows as a person looks at them: the conversation, and the tokens that the model will see. Plain values, ready for JSON."""
+"""Rows as a person looks at them: the conversation, and the tokens that the model will see. Plain values, ready for
+JSON."""
 
 import codecs
 import json
@@ -19,9 +20,10 @@ LARGE = 1 << 20  # bytes of a row from which on it is not tokenized to be looked
 def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, vocabulary: Vocabulary | None) -> dict:
     """One row, for JSON.
 
-    Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content, mark: `chosen` or
-    `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the first training rows made of it,
-    `pieces`: how many there are, and `large`: whether it is too large to be tokenized here.
+    Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content,
+    mark: `chosen` or `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the
+    first training rows made of it, `pieces`: how many there are, and `large`: whether it is too large to be tokenized
+    here.
     """
     text = source(raw)
     large = len(text) > LARGE
@@ -43,7 +45,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
 
 
 def source(raw: Raw) -> str:
-    """A row as it stands in its file, bytes that are not UTF-8 as `\\x..`; of files that are not lines of JSON, the row as JSON."""
+    """A row as it stands in its file, bytes that are not UTF-8 as `\\x..`; of files that are not lines of JSON, the row
+    as JSON."""
     if isinstance(raw.data, bytes):
         return raw.data.decode("utf-8", "backslashreplace")
     if isinstance(raw.data, BadRow):
@@ -79,17 +82,24 @@ def _cut(text: str) -> str:
 
 
 def encoded_view(encoded: Encoded, vocabulary: Vocabulary) -> dict:
-    """A training row, for JSON: `tokens` as of `tokens_view`, exact `text`, and what was cut: `dropped_turns`, `dropped_at`,
-    `cuts` as [index, tokens missing before it], `answer_cut`, `full_length`."""
+    """A training row, for JSON: `tokens` as of `tokens_view`, exact `text`, and what was cut: `dropped_turns`,
+    `dropped_at`, `cuts` as [index, tokens missing before it], `answer_cut`, `full_length`."""
     return {
-        "length": len(encoded.input_ids), "trained": encoded.trained, "full_length": encoded.full_length, "text": _cut(encoded.text),
-        "dropped_turns": encoded.dropped_turns, "dropped_at": encoded.dropped_at, "cuts": [list(cut) for cut in encoded.cuts],
-        "answer_cut": encoded.answer_cut, **tokens_view(encoded.input_ids, encoded.labels, vocabulary),
-    }  # fmt: skip
+        "length": len(encoded.input_ids),
+        "trained": encoded.trained,
+        "full_length": encoded.full_length,
+        "text": _cut(encoded.text),
+        "dropped_turns": encoded.dropped_turns,
+        "dropped_at": encoded.dropped_at,
+        "cuts": [list(cut) for cut in encoded.cuts],
+        "answer_cut": encoded.answer_cut,
+        **tokens_view(encoded.input_ids, encoded.labels, vocabulary),
+    }
 
 
 def tokens_view(ids: list[int], labels: list[int], vocabulary: Vocabulary) -> dict:
-    """`tokens` as [id, text, 1 if trained] without the middle of very many: `head` of them lie before `skipped` missing ones."""
+    """`tokens` as [id, text, 1 if trained] without the middle of very many: `head` of them lie before `skipped` missing
+    ones."""
     over, half = max(0, len(ids) - MOST_TOKENS), MOST_TOKENS // 2
     parts = [(ids[:half], labels[:half]), (ids[-half:], labels[-half:])] if over else [(ids, labels)]
     tokens = [
@@ -101,7 +111,8 @@ def tokens_view(ids: list[int], labels: list[int], vocabulary: Vocabulary) -> di
 
 
 def texts(ids: list[int], vocabulary: Vocabulary) -> list[str]:
-    """What each token says. Of a character that is spread over several tokens, the last one has it and the others have nothing."""
+    """What each token says. Of a character that is spread over several tokens, the last one has it and the others have
+    nothing."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     found = [decoder.decode(vocabulary.bytes(id_)) for id_ in ids]
     if found:

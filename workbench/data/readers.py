@@ -1,6 +1,7 @@
 """Rows of data files, one after the other, each with its place. Nothing here holds a whole file in memory.
 
-A file that is broken in the middle is read on where that is possible: what cannot be read comes as a `Raw` with a `BadRow`.
+A file that is broken in the middle is read on where that is possible: what cannot be read comes as a `Raw` with a
+`BadRow`.
 """
 
 import csv
@@ -35,7 +36,8 @@ _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json"}
 
 
 class BadRow(ValueError):
-    """A row that cannot be used, or should be looked at. The message is the reason, `kind` its class (see `KINDS_OF_PROBLEMS`)."""
+    """A row that cannot be used, or should be looked at. The message is the reason, `kind` its class (see
+    `KINDS_OF_PROBLEMS`)."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -44,7 +46,8 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One row as it was found: `data` is a line that is JSON still, a parsed row, or what is wrong. `offset`: byte of a line."""
+    """One row as it was found: `data` is a line that is JSON still, a parsed row, or what is wrong. `offset`: byte of a
+    line."""
 
     place: str
     data: bytes | object | BadRow
@@ -123,7 +126,8 @@ def kind_of(path: Path) -> str:
 def files_of(path: Path, split: str = "train") -> list[Path]:
     """The data files of a path: itself, or those of a folder and its subfolders, in order of their names.
 
-    Where some files of a folder are named after `split` (as hubs name them: `train.jsonl`, `data/train-00000-of-00002.parquet`), only those.
+    Where some files of a folder are named after `split` (as hubs name them: `train.jsonl`,
+    `data/train-00000-of-00002.parquet`), only those.
 
     Raises:
         UserError: nothing to read there.
@@ -243,7 +247,8 @@ def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iter
 
 
 class _Text:
-    """Text of a file as it is needed; what lies before `at` may be forgotten. Bytes that are not UTF-8 come as lone surrogates."""
+    """Text of a file as it is needed; what lies before `at` may be forgotten. Bytes that are not UTF-8 come as lone
+    surrogates."""
 
     def __init__(self, file: BinaryIO):
         self.reader = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
@@ -310,7 +315,8 @@ def _json(path: Path, file: BinaryIO) -> Iterator[Raw]:
 
 
 def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
-    """Value after value. After a broken one it goes on where the next row begins, if rows begin on lines of their own."""
+    """Value after value. After a broken one it goes on where the next row begins, if rows begin on lines of their
+    own."""
     number, next_row = 0, None
     if in_list:
         text.at += 1

@@ -44,9 +44,9 @@ MAX_DATASETS = 10_000
 class DatasetInfo:
     """One dataset: `path` of its file or folder, or its name on a hub; how its rows are laid out.
 
-    `formatting` is empty where the rows are to tell (see `formats.detect`). `columns` and `tags` hold what is not the default.
-    `within`: folders that its files may lie in, whatever links say (empty: anywhere).
-    `ranking`: preference pairs. `num_samples`: rows that are drawn from it at random. `folder`: a folder within a hub's dataset.
+    `formatting` is empty where the rows are to tell (see `formats.detect`). `columns` and `tags` hold what is not the
+    default. `within`: folders that its files may lie in, whatever links say (empty: anywhere). `ranking`: preference
+    pairs. `num_samples`: rows that are drawn from it at random. `folder`: a folder within a hub's dataset.
     """
 
     name: str
@@ -74,7 +74,8 @@ class DatasetInfo:
 def read_registry(folder: Path, workspace: Workspace | None = None) -> dict[str, DatasetInfo]:
     """All datasets of a folder; those that cannot be read carry the reason in `problem`.
 
-    With a `workspace`, what may have come through the page is held inside it: its own folders' entries always, all entries for a page.
+    With a `workspace`, what may have come through the page is held inside it: its own folders' entries always, all
+    entries for a page.
 
     Raises:
         UserError: dataset_info.json is missing or broken.
@@ -97,8 +98,22 @@ def read_registry(folder: Path, workspace: Workspace | None = None) -> dict[str,
     return found
 
 
-_TYPES = {"file_name": str, "hf_hub_url": str, "ms_hub_url": str, "formatting": str, "ranking": bool, "subset": str, "split": str,
-          "folder": str, "num_samples": int, "columns": dict, "tags": dict, "script_url": str, "cloud_file_name": str, "om_hub_url": str}  # fmt: skip
+_TYPES = {
+    "file_name": str,
+    "hf_hub_url": str,
+    "ms_hub_url": str,
+    "formatting": str,
+    "ranking": bool,
+    "subset": str,
+    "split": str,
+    "folder": str,
+    "num_samples": int,
+    "columns": dict,
+    "tags": dict,
+    "script_url": str,
+    "cloud_file_name": str,
+    "om_hub_url": str,
+}
 
 
 def _within(folder: Path, workspace: Workspace | None) -> tuple[Path, ...]:
@@ -160,18 +175,30 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
             )
         )
     return DatasetInfo(
-        name=name, path=path, hub=values.get("hf_hub_url"), ms_hub=values.get("ms_hub_url"), formatting=formatting,
-        ranking=values.get("ranking", False), columns={k: v for k, v in values.get("columns", {}).items() if v},
-        tags={k: v for k, v in values.get("tags", {}).items() if v}, subset=values.get("subset"), split=values.get("split", "train"),
-        folder=values.get("folder"), num_samples=values.get("num_samples"), problem=problem, within=within,
-    )  # fmt: skip
+        name=name,
+        path=path,
+        hub=values.get("hf_hub_url"),
+        ms_hub=values.get("ms_hub_url"),
+        formatting=formatting,
+        ranking=values.get("ranking", False),
+        columns={k: v for k, v in values.get("columns", {}).items() if v},
+        tags={k: v for k, v in values.get("tags", {}).items() if v},
+        subset=values.get("subset"),
+        split=values.get("split", "train"),
+        folder=values.get("folder"),
+        num_samples=values.get("num_samples"),
+        problem=problem,
+        within=within,
+    )
 
 
 def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetInfo]:
-    """The datasets of a folder, and behind them those of the workspace (corrections, uploads) whose names are not taken.
+    """The datasets of a folder, and behind them those of the workspace (corrections, uploads) whose names are not
+    taken.
 
     Raises:
-        UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left out.
+        UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left
+        out.
     """
     found = read_registry(folder, workspace)
     for other in workspace.dataset_folders if workspace else ():

@@ -15,7 +15,8 @@ _EVERY = 500  # rows between two marks
 
 
 class _File:
-    """One file: every 500th row's line and byte, as far as somebody has looked. Only JSONL can be entered in the middle."""
+    """One file: every 500th row's line and byte, as far as somebody has looked. Only JSONL can be entered in the
+    middle."""
 
     def __init__(self, path: Path, info: DatasetInfo):
         self.path, self.info = path, info
@@ -79,7 +80,8 @@ def _version(path: Path) -> tuple:
 
 
 class Places:
-    """The rows of a dataset by number (from 0 on). Keep it to jump fast; `fresh` says whether the files are still the same."""
+    """The rows of a dataset by number (from 0 on). Keep it to jump fast; `fresh` says whether the files are still the
+    same."""
 
     def __init__(self, info: DatasetInfo):
         """Raises UserError: the dataset cannot be read."""

@@ -1,4 +1,5 @@
-"""What a dataset comes to under the options of a run: lengths, what `cutoff_len` costs, steps and time of an epoch, suggestions."""
+"""What a dataset comes to under the options of a run: lengths, what `cutoff_len` costs, steps and time of an epoch,
+suggestions."""
 
 import bisect
 import math
@@ -24,10 +25,12 @@ _FEW_STEPS = 50  # an epoch of fewer optimizer steps leaves a schedule little ro
 
 @dataclass
 class Statistics:
-    """`full` and `kept`: tokens of the rows before and after `cutoff_len`; shares are from 0 to 1. `held_out`: rows that `val_size` takes.
+    """`full` and `kept`: tokens of the rows before and after `cutoff_len`; shares are from 0 to 1. `held_out`: rows
+    that `val_size` takes.
 
-    `edges` and `counts` are the histogram of the full lengths. `sequences`: what the model sees in an epoch, packed or not; `steps`: optimizer
-    steps of an epoch. `seconds` is None as long as no throughput of this model is known. `suggestions`: (kind, values) for words in any language.
+    `edges` and `counts` are the histogram of the full lengths. `sequences`: what the model sees in an epoch, packed or
+    not; `steps`: optimizer steps of an epoch. `seconds` is None as long as no throughput of this model is known.
+    `suggestions`: (kind, values) for words in any language.
     """
 
     rows: int = 0
@@ -65,9 +68,13 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
     """
     summaries = [part.summary for _, part in parts]
     found = Statistics(
-        rows=sum(s.rows for s in summaries), broken=sum(s.broken for s in summaries), untrained=sum(s.untrained for s in summaries),
-        share_trained=sum(s.trained for s in summaries) / max(1, sum(s.tokens for s in summaries)), cutoff_len=config.cutoff_len, packing=config.packing or config.neat_packing,
-    )  # fmt: skip
+        rows=sum(s.rows for s in summaries),
+        broken=sum(s.broken for s in summaries),
+        untrained=sum(s.untrained for s in summaries),
+        share_trained=sum(s.trained for s in summaries) / max(1, sum(s.tokens for s in summaries)),
+        cutoff_len=config.cutoff_len,
+        packing=config.packing or config.neat_packing,
+    )
     lengths = [drawn(lengths_of(part.folder), info, config) for info, part in parts]
     rows = mixed([one for one in lengths if len(one)], config)
     if rows is None:
@@ -96,7 +103,8 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
 
 
 def lengths_of(folder: Path):
-    """The lengths of a tokenized dataset's rows, as a `datasets.Dataset`: `kept` after `cutoff_len`, `full` before. No token is held in memory."""
+    """The lengths of a tokenized dataset's rows, as a `datasets.Dataset`: `kept` after `cutoff_len`, `full` before. No
+    token is held in memory."""
     import pyarrow as pa
     from datasets import Dataset
     from pyarrow import compute
@@ -148,7 +156,8 @@ def steps_of(sequences: int, config: RunConfig) -> int:
 
 
 def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, str] | None:
-    """`(tokens/s, run id)` of the newest run of the same model that was measured, one with the same quantization and packing if there is one."""
+    """`(tokens/s, run id)` of the newest run of the same model that was measured, one with the same quantization and
+    packing if there is one."""
     packing, best = config.packing or config.neat_packing, None
     for run in list_runs(workspace)[:200]:
         values = run.config_values()
@@ -170,7 +179,8 @@ def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, st
 
 
 def suggestions(found: Statistics, full: np.ndarray, config: RunConfig) -> list[tuple[str, dict]]:
-    """What to change, as (kind, values): `cutoff` or `cutoff_lower` (a cutoff_len, the tokens it keeps), `packing_on` or `packing_off` (the sequences)."""
+    """What to change, as (kind, values): `cutoff` or `cutoff_lower` (a cutoff_len, the tokens it keeps), `packing_on`
+    or `packing_off` (the sequences)."""
     said: list[tuple[str, dict]] = []
     cutoff = config.cutoff_len
     enough = next((n for n in _LIKELY if np.minimum(full, n).sum() >= _KEPT * full.sum()), None)

@@ -1,7 +1,8 @@
 """Datasets as token ids and labels, kept on disk by content and settings, so that a second run starts at once.
 
-A prepared dataset is a folder with `rows.arrow` (memory-mapped: it never has to fit into memory) and `summary.json`. Its name is made
-of what it depends on: the files' content, their layout, the tokenizer, the template, the options, and this code.
+A prepared dataset is a folder with `rows.arrow` (memory-mapped: it never has to fit into memory) and `summary.json`.
+Its name is made of what it depends on: the files' content, their layout, the tokenizer, the template, the options, and
+this code.
 """
 
 import errno
@@ -67,7 +68,8 @@ class Summary:
 
 @dataclass
 class Prepared:
-    """A dataset that is tokenized: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens before `cutoff_len`."""
+    """A dataset that is tokenized: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens
+    before `cutoff_len`."""
 
     folder: Path
     summary: Summary
@@ -80,8 +82,14 @@ class Prepared:
 
 
 def prepare(
-    info: DatasetInfo, encoder: Encoder, workspace: Workspace, progress: Progress, *, limit: int | None = None, workers: int | None = None,
-) -> Prepared:  # fmt: skip
+    info: DatasetInfo,
+    encoder: Encoder,
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    workers: int | None = None,
+) -> Prepared:
     """Tokenize a dataset, or take what was made before.
 
     Raises:
@@ -163,10 +171,23 @@ def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
     """A name for what comes of `info` with these settings: the same if and only if nothing has changed that matters."""
     tokenizer = encoder.tokenizer
     parts = [
-        _code(), _content(info), info.formatting, info.ranking, sorted(info.columns.items()), sorted(info.tags.items()), info.split, limit,
-        _hash(tokenizer.backend_tokenizer.to_str()), tokenizer.eos_token_id, sorted(map(str, tokenizer.special_tokens_map.items())),
-        tokenizer.chat_template, encoder._training_template, encoder.cutoff_len, encoder.train_on_prompt, encoder.mask_history,
-    ]  # fmt: skip
+        _code(),
+        _content(info),
+        info.formatting,
+        info.ranking,
+        sorted(info.columns.items()),
+        sorted(info.tags.items()),
+        info.split,
+        limit,
+        _hash(tokenizer.backend_tokenizer.to_str()),
+        tokenizer.eos_token_id,
+        sorted(map(str, tokenizer.special_tokens_map.items())),
+        tokenizer.chat_template,
+        encoder._training_template,
+        encoder.cutoff_len,
+        encoder.train_on_prompt,
+        encoder.mask_history,
+    ]
     return _hash(json.dumps(parts, default=str))
 
 

@@ -22,7 +22,8 @@ def encoder_of(config: RunConfig, tokenizer) -> Encoder:
 def load_data(
     config: RunConfig, workspace: Workspace, tokenizer, progress: Progress, *, log=print, folder: Path | None = None
 ):
-    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`; packed ones with `seq_lengths`, too.
+    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`; packed ones with
+    `seq_lengths`, too.
 
     Args:
         log: takes one sentence.
@@ -68,7 +69,8 @@ def load_data(
 
 
 def packed(rows, config: RunConfig):
-    """Rows joined to sequences of up to `cutoff_len` tokens by TRL's best-fit-decreasing; `seq_lengths` tells them apart."""
+    """Rows joined to sequences of up to `cutoff_len` tokens by TRL's best-fit-decreasing; `seq_lengths` tells them
+    apart."""
     from trl import pack_dataset
 
     return pack_dataset(rows, config.cutoff_len, "bfd", {"num_proc": config.preprocessing_num_workers})
@@ -97,7 +99,9 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
     log(f"{info.name}: {s.kept:,} rows, {s.tokens:,} tokens, {s.trained:,} of them trained.")
     if s.shortened:
         lost = s.full_tokens - s.tokens
-        log(f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of their older turns and longest texts are left out.")  # fmt: skip
+        log(
+            f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of their older turns and longest texts are left out."
+        )
     if s.untrained:
         log(f"{info.name}: {s.untrained:,} rows have nothing to train on and are not used.")
     if s.pairs:

@@ -17,7 +17,8 @@ _FIRST = 1000  # rows that are looked at before a run starts
 
 @dataclass
 class Report:
-    """What a check came to; complete when `problems_of` has ended. `offset`: byte of the file that it has reached, -1 if not known."""
+    """What a check came to; complete when `problems_of` has ended. `offset`: byte of the file that it has reached, -1
+    if not known."""
 
     rows: int = 0
     broken: int = 0
@@ -36,10 +37,16 @@ class Report:
 
 
 def problems_of(
-    info: DatasetInfo, report: Report, *, encoder: Encoder | None = None, held_out: list[DatasetInfo] = (), workers: int | None = None,
+    info: DatasetInfo,
+    report: Report,
+    *,
+    encoder: Encoder | None = None,
+    held_out: list[DatasetInfo] = (),
+    workers: int | None = None,
     limit: int | None = None,
-) -> Iterator[Problem | None]:  # fmt: skip
-    """Problems in order of the rows, and None where nothing was found for a while, so that a caller can show `report.rows`.
+) -> Iterator[Problem | None]:
+    """Problems in order of the rows, and None where nothing was found for a while, so that a caller can show
+    `report.rows`.
 
     Args:
         encoder: also find rows longer than its `cutoff_len`, and those that its template does not render.

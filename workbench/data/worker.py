@@ -1,8 +1,10 @@
-"""The process that looks at data for the page, which stays light: `python -m workbench.data.worker WORKSPACE [--allow FOLDER --read-only --torch …]`.
+"""The process that looks at data for the page, which stays light: `python -m workbench.data.worker WORKSPACE [--allow
+FOLDER --read-only --torch …]`.
 
-One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress": [words, share]}`, then
-`{"result": …}` or `{"error": sentence}`. It ends with its stdin, and within limits on memory and time whatever it looks at. It does without torch, unless a tokenizer with code of its own or a look at the
-trainer's own batches needs it.
+One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress":
+[words, share]}`, then `{"result": …}` or `{"error": sentence}`. It ends with its stdin, and within limits on memory and
+time whatever it looks at. It does without torch, unless a tokenizer with code of its own or a look at the trainer's own
+batches needs it.
 """
 
 import argparse
@@ -42,8 +44,8 @@ class Worker:
     # --- looking
 
     def preview(self, dataset: str, config: dict, start: int = 0, count: int = 5, tokens: bool = True) -> dict:
-        """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "quick", "problem"}`; `quick`: `count` takes a second at most;
-        `problem`: why there are no tokens."""
+        """Rows from number `start` (from 0 on): `{"rows": [...], "layout", "quick", "problem"}`; `quick`: `count` takes
+        a second at most; `problem`: why there are no tokens."""
         from workbench.data.dataset import with_layout
         from workbench.data.preview import row_view
         from workbench.models.vocabulary import Vocabulary
@@ -118,7 +120,8 @@ class Worker:
         preflight(self._options(config), self.workspace)
 
     def stats(self, config: dict, dataset: str = "") -> dict:
-        """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that the run will use."""
+        """`Statistics` of all the datasets of a run, or of one of them. The tokens that are made for it are those that
+        the run will use."""
         from workbench.data.preview import readable
         from workbench.data.statistics import statistics
         from workbench.data.token_cache import prepare
@@ -128,7 +131,19 @@ class Worker:
         parts = []
         for info in self._select(options.dataset, config):
             limit = options.max_samples if info.num_samples is None else None
-            parts.append((info, prepare(info, encoder, self.workspace, self.progress, limit=limit, workers=options.preprocessing_num_workers)))  # fmt: skip
+            parts.append(
+                (
+                    info,
+                    prepare(
+                        info,
+                        encoder,
+                        self.workspace,
+                        self.progress,
+                        limit=limit,
+                        workers=options.preprocessing_num_workers,
+                    ),
+                )
+            )
         first = next((p for _, part in parts for p in part.summary.broken_rows), None)
         why = readable(f"{first.place}: {first.reason}") if first else ""
         return asdict(statistics(parts, options, self.workspace)) | {"dataset": options.dataset, "first_broken": why}
@@ -254,7 +269,8 @@ class Worker:
 
     @contextlib.contextmanager
     def _patient(self, words: str):
-        """Something that depends on a network or is our own, and may take minutes: it is told again and again that it goes on."""
+        """Something that depends on a network or is our own, and may take minutes: it is told again and again that it
+        goes on."""
         over = threading.Event()
 
         def tell() -> None:
@@ -282,7 +298,8 @@ def _place(config: dict) -> dict:
 
 @contextlib.contextmanager
 def _report(target: Path | None):
-    """A file to write to that becomes `target` at the end; what was there before is deleted at once. None: nothing is kept."""
+    """A file to write to that becomes `target` at the end; what was there before is deleted at once. None: nothing is
+    kept."""
     if target is None:
         with open(os.devnull, "w", encoding="utf-8") as file:
             yield file
@@ -299,8 +316,8 @@ def _report(target: Path | None):
 
 
 def _limit_memory(limit: int) -> None:
-    """Let allocations beyond `limit` bytes fail. RLIMIT_DATA counts what a process may write to, not the libraries that it maps (torch for CUDA
-    maps gigabytes), so it can be far tighter than RLIMIT_AS."""
+    """Let allocations beyond `limit` bytes fail. RLIMIT_DATA counts what a process may write to, not the libraries that
+    it maps (torch for CUDA maps gigabytes), so it can be far tighter than RLIMIT_AS."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,8 +1,9 @@
 """The page's side of `worker.py`: processes that look at data, each within limits.
 
-Foreign data and templates can do anything that takes time or memory, so nothing of them is looked at in the page's own process. A short
-question goes to a process that is kept for the next one; a long job has a process of its own. One that takes too long is killed, its user
-gets a sentence, and nobody else waits: every user has one question and `JOBS_EACH` jobs at a time, every address `ADDRESS_EACH` of each.
+Foreign data and templates can do anything that takes time or memory, so nothing of them is looked at in the page's own
+process. A short question goes to a process that is kept for the next one; a long job has a process of its own. One that
+takes too long is killed, its user gets a sentence, and nobody else waits: every user has one question and `JOBS_EACH`
+jobs at a time, every address `ADDRESS_EACH` of each.
 """
 
 import asyncio
@@ -187,8 +188,8 @@ class DataWorker:
                 self._idle.pop().end()
 
     async def job(self, op: str, *, user: str = "", torch: bool = False, **args) -> AsyncIterator[dict]:
-        """A long operation in a process of its own: `{"progress": [words, share]}` until `{"result": …}`. It is killed when nobody listens any
-        more, or when it makes no progress.
+        """A long operation in a process of its own: `{"progress": [words, share]}` until `{"result": …}`. It is killed
+        when nobody listens any more, or when it makes no progress.
 
         Raises:
             UserError: what the worker says, that it has died, or that the user has too many.
@@ -201,8 +202,13 @@ class DataWorker:
         torch, process = torch or _needs_torch(args), None
         try:
             process = await asyncio.create_subprocess_exec(
-                *job.command(_MODULE, *_arguments(self.workspace, torch, JOB_MEMORY, SILENT_SECONDS + 5)), stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE, env=job.environment(), start_new_session=True, limit=MAX_ANSWER)  # fmt: skip
+                *job.command(_MODULE, *_arguments(self.workspace, torch, JOB_MEMORY, SILENT_SECONDS + 5)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=job.environment(),
+                start_new_session=True,
+                limit=MAX_ANSWER,
+            )
             process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
             while line := await _line(process):
                 answer = parse_json(line, "The worker's answer")

@@ -1,6 +1,7 @@
 """What the engine's HTTP side needs of whatever decodes: a `Backend`, and the requests and tokens that go in and out.
 
-`Scheduler` is one, with fair turns over a single model. Another (batching, another engine) takes its place without a change in `server.py`.
+`Scheduler` is one, with fair turns over a single model. Another (batching, another engine) takes its place without a
+change in `server.py`.
 """
 
 import queue
@@ -32,9 +33,9 @@ class Sampling:
 class TokenInfo:
     """What the model thought of one token: of its own distribution, before temperature and penalties.
 
-    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob, whether it ends
-    the answer).
-    `text` is what the token added to the answer (empty while a letter of several bytes is incomplete).
+    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob,
+    whether it ends the answer). `text` is what the token added to the answer (empty while a letter of several bytes is
+    incomplete).
     """
 
     id: int
@@ -62,7 +63,8 @@ class Job:
     """One request on its way: `adapter` None means the base model. Results come through `events`.
 
     What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
-    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in `prompt_text`.
+    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in
+    `prompt_text`.
     """
 
     adapter: str | None

@@ -28,12 +28,22 @@ class Endpoint:
         from openai import AsyncOpenAI
 
         return AsyncOpenAI(
-            base_url=self.url, api_key=self.key or "none", max_retries=0, timeout=_PATIENCE, http_client=httpx.AsyncClient(
-                transport=_Bounded(limit), headers={"accept-encoding": "identity"}, follow_redirects=False, timeout=_PATIENCE))  # fmt: skip
+            base_url=self.url,
+            api_key=self.key or "none",
+            max_retries=0,
+            timeout=_PATIENCE,
+            http_client=httpx.AsyncClient(
+                transport=_Bounded(limit),
+                headers={"accept-encoding": "identity"},
+                follow_redirects=False,
+                timeout=_PATIENCE,
+            ),
+        )
 
 
 class _Bounded:
-    """An httpx transport whose answers end in an error when they are larger than `limit` bytes, or packed, so that their size is not known."""
+    """An httpx transport whose answers end in an error when they are larger than `limit` bytes, or packed, so that
+    their size is not known."""
 
     def __init__(self, limit: int):
         import httpx

@@ -1,4 +1,5 @@
-"""From tokens to the text that a client gets: letters of several tokens, stop texts, and what was measured of each piece."""
+"""From tokens to the text that a client gets: letters of several tokens, stop texts, and what was measured of each
+piece."""
 
 from tokenizers.decoders import DecodeStream
 

@@ -1,7 +1,8 @@
-"""Under which names and for whose pages a server on this machine answers. The gate of the page and `python -m workbench serve` ask here.
+"""Under which names and for whose pages a server on this machine answers. The gate of the page and `python -m workbench
+serve` ask here.
 
-A foreign name that is pointed at this machine (DNS rebinding) makes a foreign page the server's own in the eyes of a browser: only the Host header
-tells. A page of another site tells its Origin.
+A foreign name that is pointed at this machine (DNS rebinding) makes a foreign page the server's own in the eyes of a
+browser: only the Host header tells. A page of another site tells its Origin.
 """
 
 import ipaddress
@@ -16,8 +17,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Door:
     """What the gate lets in.
 
-    `hosts`: names beside loopback's that are this server's, `*.name` for all below one. `proxies`: addresses or networks whose
-    `X-Forwarded-*` counts. `root_path`: the prefix that a proxy may leave on.
+    `hosts`: names beside loopback's that are this server's, `*.name` for all below one. `proxies`: addresses or
+    networks whose `X-Forwarded-*` counts. `root_path`: the prefix that a proxy may leave on.
     """
 
     hosts: tuple[str, ...] = ()
@@ -31,7 +32,8 @@ class Door:
         self.networks = [ipaddress.ip_network(proxy, strict=False) for proxy in self.proxies]
 
     def knows(self, name: str, reached: str) -> bool:
-        """Whether `name` is this server's; `reached`: the address at which the connection came in, which may be any in a bind of all."""
+        """Whether `name` is this server's; `reached`: the address at which the connection came in, which may be any in
+        a bind of all."""
         if name in LOOPBACK or name in self.hosts or same_address(name, reached):
             return True
         return any(host.startswith("*.") and name.endswith(host[1:]) for host in self.hosts)
@@ -59,8 +61,8 @@ def same_address(name: str, reached: str) -> bool:
 
 
 def same_origin(origin: str, scheme: str, host: str, *, by_browser: bool) -> bool:
-    """Whether `origin` is this server as it was addressed. `by_browser`: the browser says so, too; then a scheme that a proxy changed is no
-    reason against it."""
+    """Whether `origin` is this server as it was addressed. `by_browser`: the browser says so, too; then a scheme that a
+    proxy changed is no reason against it."""
     try:
         given, mine = urlsplit(origin), urlsplit(f"{scheme}://{host}")
         ports = [part.port or {"http": 80, "https": 443}.get(part.scheme) for part in (given, mine)]

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeoutError inside when it takes longer.
 
-    The exception is set from another thread (CPython's `PyThreadState_SetAsyncExc`) and arrives between two instructions: an endless loop
-    ends, one long call into C is waited for.
+    The exception is set from another thread (CPython's `PyThreadState_SetAsyncExc`) and arrives between two
+    instructions: an endless loop ends, one long call into C is waited for.
     """
     thread, lock, armed, fired = threading.get_ident(), threading.Lock(), False, False
 

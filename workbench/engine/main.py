@@ -16,9 +16,17 @@ from workbench.storage.workspace import Workspace
 
 
 def serve(
-    config: EngineConfig, workspace: Workspace, *, host: str, port: int, api_key: str, adapters: dict[str, str], cors: list[str] | None = None,
-    state: StateDirectory | None = None, exit_with_stdin: bool = False,
-) -> None:  # fmt: skip
+    config: EngineConfig,
+    workspace: Workspace,
+    *,
+    host: str,
+    port: int,
+    api_key: str,
+    adapters: dict[str, str],
+    cors: list[str] | None = None,
+    state: StateDirectory | None = None,
+    exit_with_stdin: bool = False,
+) -> None:
     """Load, then serve until SIGTERM. `adapters` maps names to run ids or folders. Port 0 takes a free one.
 
     With `state`, progress, port and failures are written there for the page. With `exit_with_stdin` the process

@@ -117,8 +117,16 @@ class Engine:
             if adapter:
                 arguments += ["--adapter", adapter]
             self._process = job.start(
-                directory, "workbench", "serve", *arguments, "--state-dir", directory.path, "--exit-with-stdin",
-                changes={"WORKBENCH_API_KEY": self._key}, stdin=subprocess.PIPE)  # fmt: skip
+                directory,
+                "workbench",
+                "serve",
+                *arguments,
+                "--state-dir",
+                directory.path,
+                "--exit-with-stdin",
+                changes={"WORKBENCH_API_KEY": self._key},
+                stdin=subprocess.PIPE,
+            )
             # an engine that dies before its first word would otherwise look as if it were still starting
             directory.update(pid=self._process.pid)
             self.config, self._directory, self._adapters = config, directory, {adapter} if adapter else set()

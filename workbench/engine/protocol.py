@@ -198,7 +198,8 @@ class ChatRequest(Generation):
 
 
 class CompletionRequest(Generation):
-    """`POST /v1/completions`: plain text goes on, without a chat template. One prompt: a text, or a list of token ids."""
+    """`POST /v1/completions`: plain text goes on, without a chat template. One prompt: a text, or a list of token
+    ids."""
 
     prompt: str | list[str] | list[int]
     logprobs: int | None = Field(None, ge=0, le=MAX_COMPLETION_LOGPROBS)

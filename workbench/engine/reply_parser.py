@@ -1,7 +1,8 @@
 """An answer's text split into what is said, what is thought, and the tools that are called.
 
 The work is done by transformers' ResponseParser, on the model's own `response_template` where its tokenizer brings one,
-else on the two layouts that most open models write: `<think>…</think>`, and `<tool_call>{"name": …}</tool_call>` (Hermes, Qwen).
+else on the two layouts that most open models write: `<think>…</think>`, and `<tool_call>{"name": …}</tool_call>`
+(Hermes, Qwen).
 """
 
 import json
@@ -102,6 +103,10 @@ class Reply:
                 given = call.get("arguments", {})
                 self.calls += 1
                 parts.append(
-                    Part("tool_call", given if isinstance(given, str) else json.dumps(given, ensure_ascii=False), call["name"])
-                )  # fmt: skip
+                    Part(
+                        "tool_call",
+                        given if isinstance(given, str) else json.dumps(given, ensure_ascii=False),
+                        call["name"],
+                    )
+                )
         return parts

@@ -1,4 +1,5 @@
-"""OpenAI's answers from a job's tokens: whole or streamed, chat or plain, each choice with its parts and log-probabilities."""
+"""OpenAI's answers from a job's tokens: whole or streamed, chat or plain, each choice with its parts and
+log-probabilities."""
 
 import json
 import uuid
@@ -11,12 +12,24 @@ from workbench.engine.reply_parser import Part, Reply
 def logprob_entry(info: TokenInfo) -> dict:
     """One entry of `logprobs.content`. `token_id`, `rank` and `entropy` (nats) are ours."""
     return {
-        "token": info.bytes.decode(errors="replace"), "logprob": info.logprob, "bytes": list(info.bytes),
+        "token": info.bytes.decode(errors="replace"),
+        "logprob": info.logprob,
+        "bytes": list(info.bytes),
         "top_logprobs": [
-            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "token_id": id_, "ends": ends} for id_, raw, logprob, ends in info.top
+            {
+                "token": raw.decode(errors="replace"),
+                "logprob": logprob,
+                "bytes": list(raw),
+                "token_id": id_,
+                "ends": ends,
+            }
+            for id_, raw, logprob, ends in info.top
         ],
-        "text": info.text, "token_id": info.id, "rank": info.rank, "entropy": info.entropy,
-    }  # fmt: skip
+        "text": info.text,
+        "token_id": info.id,
+        "rank": info.rank,
+        "entropy": info.entropy,
+    }
 
 
 def usage(job: Job) -> dict:

@@ -151,8 +151,9 @@ def _grammar(tokenizer, wanted: str | dict | None, vocabulary: int):
     schema = {"type": "object"} if wanted == "json" else wanted
     try:
         matcher = LLMatcher(
-            _guided(tokenizer, vocabulary), LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": wanted == "json"})
-        )  # fmt: skip
+            _guided(tokenizer, vocabulary),
+            LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": wanted == "json"}),
+        )
         problem = matcher.get_error() if matcher.is_error() else ""
     except ValueError as error:
         problem = str(error)

@@ -98,7 +98,8 @@ class Scheduler:
         return job
 
     def call(self, function: Callable[[], object] | Call) -> object:
-        """Run `function()` on the decoding thread between two turns (loading an adapter, say); returns its result, None of a cancelled one."""
+        """Run `function()` on the decoding thread between two turns (loading an adapter, say); returns its result, None
+        of a cancelled one."""
         call = function if isinstance(function, Call) else Call(function)
         self._incoming.put(call)
         result = call.done.get()

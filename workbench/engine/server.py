@@ -35,8 +35,8 @@ def build_app(
 ) -> FastAPI:
     """The API over a backend. `base_name` is the base model's name in `/v1/models`; adapters come beside it.
 
-    `cors`: origins whose pages may call it from a browser; none unless asked. `door`: the names it answers to; any without, for servers that a
-    key protects.
+    `cors`: origins whose pages may call it from a browser; none unless asked. `door`: the names it answers to; any
+    without, for servers that a key protects.
     """
     app = FastAPI(title="QLoRA Workbench engine", docs_url=None, redoc_url=None)
     if cors:
@@ -62,7 +62,8 @@ def _guard(api_key: str):
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if api_key and not secrets.compare_digest(given.encode(), api_key.encode()):
             raise ApiError(
-                401, "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.", code="invalid_api_key")  # fmt: skip
+                401, "The API key is missing or wrong. Send it as: Authorization: Bearer KEY.", code="invalid_api_key"
+            )
 
     return authorize
 
@@ -115,8 +116,13 @@ class Routes:
         sampling.logprobs = body.top_logprobs if body.logprobs else None
         sampling.grammar = body.response_format.grammar() if body.response_format else None
         job = Job(
-            self._adapter(body.model), _plain(body.messages), sampling, tools=body.definitions(),
-            continue_final=body.continue_final_message, template_values=body.chat_template_kwargs)  # fmt: skip
+            self._adapter(body.model),
+            _plain(body.messages),
+            sampling,
+            tools=body.definitions(),
+            continue_final=body.continue_final_message,
+            template_values=body.chat_template_kwargs,
+        )
         return await _answer(self.backend, job, body, Chat(job, _head(Chat, body)), request)
 
     async def complete(self, body: CompletionRequest, request: Request):
@@ -149,9 +155,17 @@ def _head(kind: type[Chat] | type[Plain], body: Generation) -> dict:
 
 def _sampling(body: Generation, max_tokens: int) -> Sampling:
     return Sampling(
-        max_tokens=max_tokens, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k,
-        repetition_penalty=body.repetition_penalty, stop=body.stops, seed=body.seed, n=body.n,
-        presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty)  # fmt: skip
+        max_tokens=max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        repetition_penalty=body.repetition_penalty,
+        stop=body.stops,
+        seed=body.seed,
+        n=body.n,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+    )
 
 
 async def _answer(backend: Backend, job: Job, body: Generation, answer: Chat | Plain, request: Request):
@@ -179,7 +193,8 @@ async def _answer(backend: Backend, job: Job, body: Generation, answer: Chat | P
 
 
 async def _cancel_when_gone(request: Request, job: Job | Score) -> None:
-    """Cancel a request as soon as its client closes the connection: before its prompt is read, or between any two steps."""
+    """Cancel a request as soon as its client closes the connection: before its prompt is read, or between any two
+    steps."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.cancel()

@@ -107,7 +107,8 @@ class TransformersDecoder:
         inner = f"adapter_{next(self._numbers)}"
         try:
             self.model.add_weighted_adapter(
-                [self._inner[other] for other in weights], list(weights.values()), inner, combination_type="cat")  # fmt: skip
+                [self._inner[other] for other in weights], list(weights.values()), inner, combination_type="cat"
+            )
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"These adapters cannot be merged: {' '.join(str(error).split())[:300]}") from None
         self.model.eval()
@@ -245,8 +246,13 @@ class TransformersDecoder:
         try:
             with time_limit(TEMPLATE_SECONDS):
                 job.prompt_text = self.tokenizer.apply_chat_template(
-                    job.messages, tools=job.tools, tokenize=False, add_generation_prompt=not job.continue_final,
-                    continue_final_message=job.continue_final, **job.template_values)  # fmt: skip
+                    job.messages,
+                    tools=job.tools,
+                    tokenize=False,
+                    add_generation_prompt=not job.continue_final,
+                    continue_final_message=job.continue_final,
+                    **job.template_values,
+                )
         except TimeoutError:
             raise UserError(
                 f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another template."

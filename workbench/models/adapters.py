@@ -103,10 +103,16 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
     short = sum(len(by_leaf.get(name, ())) for name in names) == len(targets) and not _ambiguous(model, names, targets)
     try:
         lora = LoraConfig(
-            task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=config.lora_alpha or 2 * config.lora_rank,
-            lora_dropout=config.lora_dropout, target_modules=names if short else targets, use_rslora=config.use_rslora,
-            target_parameters=_short_parameters(model, parameters) or None, use_dora=config.use_dora,
-            modules_to_save=split_names(config.additional_target) or None)  # fmt: skip
+            task_type="CAUSAL_LM",
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+            lora_dropout=config.lora_dropout,
+            target_modules=names if short else targets,
+            use_rslora=config.use_rslora,
+            target_parameters=_short_parameters(model, parameters) or None,
+            use_dora=config.use_dora,
+            modules_to_save=split_names(config.additional_target) or None,
+        )
         return get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"LoRA cannot be added: {' '.join(str(error).split())[:300]}") from None

@@ -4,9 +4,9 @@ For each sequence of T tokens, with E experts of which a token chooses K, and sc
 
     L = Σ_i f_i P_i,    f_i = E / (K T) · |tokens that chose i|,    P_i = 1/T Σ_t s_{t,i}
 
-L is 1 where all experts do the same. f has no gradient, so that of the logits is known in closed form. It is added on the
-way back through the routing weights: nothing of a layer's output changes, and layers that are compiled, computed again
-or recorded need not know. transformers has this loss for other models, but not for deepseek_v2.
+L is 1 where all experts do the same. f has no gradient, so that of the logits is known in closed form. It is added on
+the way back through the routing weights: nothing of a layer's output changes, and layers that are compiled, computed
+again or recorded need not know. transformers has this loss for other models, but not for deepseek_v2.
 """
 
 import torch

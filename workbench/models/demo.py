@@ -39,7 +39,8 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
         progress(phase, 0.3)
         model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))  # fmt: skip
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
         progress(phase, 0.8)
         model.save_pretrained(partial)
     partial.rename(target)

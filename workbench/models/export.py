@@ -13,11 +13,17 @@ from workbench.storage.workspace import Workspace, slug
 
 
 def export(
-    config: EngineConfig, adapters: dict[str, float], name: str, workspace: Workspace, progress: Progress, log: Callable[[str], None]
-) -> Path:  # fmt: skip
+    config: EngineConfig,
+    adapters: dict[str, float],
+    name: str,
+    workspace: Workspace,
+    progress: Progress,
+    log: Callable[[str], None],
+) -> Path:
     """Write `models/<name>` in the workspace: the base in its own precision, plus each adapter times its weight.
 
-    The folder appears whole or not at all. Quantized weights cannot take an adapter in without loss, so the base is loaded unquantized.
+    The folder appears whole or not at all. Quantized weights cannot take an adapter in without loss, so the base is
+    loaded unquantized.
 
     Raises:
         UserError: the name is taken, an adapter does not fit, or the disk is full.

@@ -81,7 +81,8 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
     source = _source(options, workspace, progress)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=options.model_revision, trust_remote_code=options.trust_remote_code)  # fmt: skip
+            source, revision=options.model_revision, trust_remote_code=options.trust_remote_code
+        )
     except Exception as error:  # of a file that says what the libraries do not expect
         raise UserError(_load_failure(source, error)) from None
     if tokenizer.pad_token is None:
@@ -125,8 +126,11 @@ def load_model(
 
         loader.install()
         quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=options.quantization_type, bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_use_double_quant=options.double_quantization)  # fmt: skip
+            load_in_4bit=True,
+            bnb_4bit_quant_type=options.quantization_type,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=options.double_quantization,
+        )
     elif options.quantization_bit == 8:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     try:
@@ -138,8 +142,16 @@ def load_model(
             device_map = "auto" if split else {"": 0}
         with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
             model, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, quantization_config=quantization, device_map=device_map,
-                attn_implementation=attention, output_loading_info=True, use_safetensors=True, **common)  # fmt: skip
+                source,
+                config=config,
+                dtype=dtype,
+                quantization_config=quantization,
+                device_map=device_map,
+                attn_implementation=attention,
+                output_loading_info=True,
+                use_safetensors=True,
+                **common,
+            )
         check_loaded(source, model, info)
     except torch.OutOfMemoryError:
         raise UserError(_does_not_fit(source, options)) from None

@@ -81,7 +81,8 @@ def check_folder(folder: Path) -> None:
     """What can be told of a model's or an adapter's folder before a library reads it.
 
     Raises:
-        UserError: a JSON file that is none, is nested too deep or is no object; a size in config.json that none can be; pickled weights only.
+        UserError: a JSON file that is none, is nested too deep or is no object; a size in config.json that none can be;
+        pickled weights only.
     """
     for name in _JSON:
         try:
@@ -122,7 +123,8 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
 
 
 def adapter_choices(runs: list[Run], with_checkpoints: int = 20) -> list[str]:
-    """What can be chatted with: runs that have an adapter, and the checkpoints of the newest ones (`id/checkpoint-100`)."""
+    """What can be chatted with: runs that have an adapter, and the checkpoints of the newest ones
+    (`id/checkpoint-100`)."""
     found = []
     for number, run in enumerate(runs):
         if run.has_adapter:

@@ -1,4 +1,5 @@
-"""The files of a run's folder: what each is for, and who writes it. Delete, overwrite and docs/architecture.md go by this table."""
+"""The files of a run's folder: what each is for, and who writes it. Delete, overwrite and docs/architecture.md go by
+this table."""
 
 import contextlib
 import shutil

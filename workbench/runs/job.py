@@ -1,8 +1,9 @@
 """Child processes: the one way in which a run, an engine, the data worker, an export or a conversion is started.
 
-A child runs a module of the workbench with this Python, finds the package wherever the parent was started, and has a process group of its
-own, so that it can be ended with everything it has started. A child with a state directory (`start`) writes its log there and says in
-`state.json` how far it is and what became of it; it outlives its parent unless it is told not to.
+A child runs a module of the workbench with this Python, finds the package wherever the parent was started, and has a
+process group of its own, so that it can be ended with everything it has started. A child with a state directory
+(`start`) writes its log there and says in `state.json` how far it is and what became of it; it outlives its parent
+unless it is told not to.
 """
 
 import contextlib

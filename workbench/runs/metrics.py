@@ -147,7 +147,8 @@ def _fits(name: str, value) -> bool:
 
 
 def summary(path: Path) -> tuple[dict, float | None, float | None]:
-    """`(last values, lowest loss, lowest eval_loss)` of a `trainer_log.jsonl`; of a very long one, of the lines that are sampled."""
+    """`(last values, lowest loss, lowest eval_loss)` of a `trainer_log.jsonl`; of a very long one, of the lines that
+    are sampled."""
     try:
         small = path.stat().st_size <= _WHOLE
         data = path.read_bytes() if small else b""

@@ -38,7 +38,8 @@ class Run(StateDirectory):
         return (self.path / "adapter_model.safetensors").is_file()
 
     def state(self) -> ProcessState:
-        """As for other processes; while the trainer saves after its supervisor's death, the run is `stopping`, not `lost`."""
+        """As for other processes; while the trainer saves after its supervisor's death, the run is `stopping`, not
+        `lost`."""
         state = super().state()
         if state.state == "lost" and state.pid and is_held(self.path / ".lock"):
             state.state, state.reason = "stopping", ""
@@ -108,7 +109,8 @@ def step_of(checkpoint: Path) -> int:
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """`files.json`: all files of a finished checkpoint and their sizes, on the disk before the checkpoint gets its name."""
+    """`files.json`: all files of a finished checkpoint and their sizes, on the disk before the checkpoint gets its
+    name."""
     sizes = {}
     for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         with open(file, "rb") as opened:
@@ -221,7 +223,8 @@ def _claim(folder: Path, name: str, link_to: Path | None = None) -> Path:
 
 
 def _check_neighbors(workspace: Workspace, target: Path) -> None:
-    """Raise UserError if an output folder lies inside another run's, or around it: deleting one would delete the other."""
+    """Raise UserError if an output folder lies inside another run's, or around it: deleting one would delete the
+    other."""
     for item in list_states(workspace):
         there = item.run.path.resolve()
         if there != target and (there.is_relative_to(target) or target.is_relative_to(there)):

@@ -1,8 +1,8 @@
 """`state.json`: what a process (a trainer or an engine) says of itself, and how others read it.
 
-The owner writes, everybody else reads. The file is replaced atomically; a small reserve on the disk makes sure that it can
-be even when the disk is full. A pid in it counts only together with the process's start, because pids are reused; the
-start is counted from the machine's boot, because clocks are set.
+The owner writes, everybody else reads. The file is replaced atomically; a small reserve on the disk makes sure that it
+can be even when the disk is full. A pid in it counts only together with the process's start, because pids are reused;
+the start is counted from the machine's boot, because clocks are set.
 """
 
 import errno
@@ -31,8 +31,9 @@ class ProcessState:
     """What `state.json` holds. Times are seconds since the epoch; `progress` goes from 0 to 1 within `phase`.
 
     `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
-    `cwd` the folder that its relative paths start from, `position` its place in the queue (the lowest first), `resume` the checkpoint to go on from. `trainer_pid` is the process that
-    trains, under the one that `pid` names. `skipped_rows`: broken rows of the data that the user chose to skip.
+    `cwd` the folder that its relative paths start from, `position` its place in the queue (the lowest first), `resume`
+    the checkpoint to go on from. `trainer_pid` is the process that trains, under the one that `pid` names.
+    `skipped_rows`: broken rows of the data that the user chose to skip.
     """
 
     state: str = "queued"

@@ -1,6 +1,8 @@
-"""Readers of files that may be broken, too large or hostile. Each gives the content or one sentence, whatever the bytes.
+"""Readers of files that may be broken, too large or hostile. Each gives the content or one sentence, whatever the
+bytes.
 
-Only regular files are opened: a device or a pipe in a data folder would be read forever. Depth is limited because parsers
+Only regular files are opened: a device or a pipe in a data folder would be read forever. Depth is limited because
+parsers
 recurse: Python's JSON gives up with a RecursionError, libyaml's composer with a segmentation fault.
 """
 
@@ -112,7 +114,8 @@ def _by_python(text: bytes | str, what: str):
 
 
 def check_nesting(value, text: bytes | str | None = None, what: str = "The text") -> None:
-    """Raise Unreadable if lists and objects lie more than `MAX_NESTING` deep in each other; `text` is what `value` was parsed from."""
+    """Raise Unreadable if lists and objects lie more than `MAX_NESTING` deep in each other; `text` is what `value` was
+    parsed from."""
     if text is not None:
         signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
         if sum(map(text.count, signs)) <= MAX_NESTING:  # nearly always

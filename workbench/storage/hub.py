@@ -23,7 +23,8 @@ def endpoint() -> str:
 
 
 def wait_for_no_hub(patience: float = 4.0) -> None:
-    """Let Hugging Face's clients look only at what is here while the hub cannot be reached: they would try again for half a minute.
+    """Let Hugging Face's clients look only at what is here while the hub cannot be reached: they would try again for
+    half a minute.
 
     With a proxy only they know the way, and nothing is changed.
     """

@@ -41,8 +41,9 @@ class Workspace:
         remote_code: bool = False,
         confined: bool = False,
     ):
-        """`allowed`: folders beside it that may be read, and those of `WORKBENCH_ALLOW`, which a page hands on to what it starts.
-        `remote_code`: code that comes with models may run. `confined`: what asks is a page's user, not who owns the machine."""
+        """`allowed`: folders beside it that may be read, and those of `WORKBENCH_ALLOW`, which a page hands on to what
+        it starts. `remote_code`: code that comes with models may run. `confined`: what asks is a page's user, not who
+        owns the machine."""
         self.read_only, self.remote_code, self.confined = read_only, remote_code, confined
         allowed = [*allowed, *filter(None, os.environ.get("WORKBENCH_ALLOW", "").split(os.pathsep))]
         self.root = Path(root).expanduser().resolve()
@@ -151,8 +152,8 @@ class Workspace:
         """Check every path in a config that comes from the page.
 
         Raises:
-            UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or code that comes with
-                a model, which this server was not told to run.
+            UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or
+            code that comes with a model, which this server was not told to run.
         """
         self.check_code(getattr(config, "trust_remote_code", False))
         fields = type(config).model_fields

@@ -17,7 +17,8 @@ def total_steps(config: RunConfig, rows: int) -> int:
 
 
 def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype, strategy: StepStrategy) -> dict:
-    """Keyword arguments of any stage's `TrainingArguments`. `dtype` is what the model computes in, `total` the number of steps."""
+    """Keyword arguments of any stage's `TrainingArguments`. `dtype` is what the model computes in, `total` the number
+    of steps."""
     cuda = torch.cuda.is_available()
     scheduler = {
         "cosine_with_min_lr": {"min_lr_rate": 0.1},
@@ -54,7 +55,8 @@ def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype
         "eval_steps": config.eval_steps or config.logging_steps,
         "logging_steps": config.logging_steps,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it would hide a loss that is not a number, and waits for the GPU in every step
+        # it would hide a loss that is not a number, and waits for the GPU in every step
+        "logging_nan_inf_filter": False,
         "save_strategy": config.save_strategy,
         "save_steps": config.save_steps,
         "save_total_limit": config.save_total_limit,

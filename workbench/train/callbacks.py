@@ -1,4 +1,5 @@
-"""What happens beside the steps of a run: its files, a loss that goes wrong, answers to sample prompts, room on the disk."""
+"""What happens beside the steps of a run: its files, a loss that goes wrong, answers to sample prompts, room on the
+disk."""
 
 import json
 import math
@@ -139,8 +140,11 @@ class Samples(TrainerCallback):
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 for prompt in self._prompts:
                     ids = self._tokenizer.apply_chat_template(
-                        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-                    ).to(model.device)  # fmt: skip
+                        [{"role": "user", "content": prompt}],
+                        add_generation_prompt=True,
+                        return_tensors="pt",
+                        return_dict=True,
+                    ).to(model.device)
                     out = model.generate(
                         **ids, max_new_tokens=self._length, do_sample=False, pad_token_id=self._tokenizer.pad_token_id
                     )

@@ -91,8 +91,10 @@ def diagnosis(error: Exception, folder: Path) -> str:
     text = " ".join(str(error).split())
     full = any(words in text for words in ("No space left", "Disk quota exceeded", "os error 28"))
     if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(folder, text):
-        return ("The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, "
-                "then resume from the last checkpoint.")  # fmt: skip
+        return (
+            "The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, "
+            "then resume from the last checkpoint."
+        )
     if isinstance(error, torch.OutOfMemoryError):
         wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
         more = f": {wanted[1]} more were needed at once" if wanted else ""
@@ -230,7 +232,8 @@ def _checkpoint(run: Run, config) -> str | None:
 
 
 def rewind(run: Run, checkpoint: str | None) -> None:
-    """Take the run's files back to a checkpoint: no steps after it in the log, no later checkpoints beside the new ones.
+    """Take the run's files back to a checkpoint: no steps after it in the log, no later checkpoints beside the new
+    ones.
 
     What is taken away goes into `superseded/`, and unfinished saves are deleted.
     """

@@ -81,8 +81,18 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
     """Start the trainer of a run in a session of its own; returns once it has taken the run over, or died."""
     state = run.stored_state()
     process = job.start(
-        run, "workbench", "train", run.path, "--workspace", workspace.root, "--quiet", "--from-queue", devices,
-        stdout=subprocess.DEVNULL, cwd=state.cwd if Path(state.cwd or "-").is_dir() else None)  # fmt: skip
+        run,
+        "workbench",
+        "train",
+        run.path,
+        "--workspace",
+        workspace.root,
+        "--quiet",
+        "--from-queue",
+        devices,
+        stdout=subprocess.DEVNULL,
+        cwd=state.cwd if Path(state.cwd or "-").is_dir() else None,
+    )
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if run.stored_state().pid:
@@ -140,14 +150,16 @@ def _wait_until(condition, seconds: float = 5.0) -> None:
 
 
 def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> str:
-    """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a sentence.
+    """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a
+    sentence.
 
     Args:
         checkpoint: `checkpoint-N`, or N.
         overrides: options to change, such as more epochs; the old file stays beside the new one.
 
     Raises:
-        UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this server does not run.
+        UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this
+        server does not run.
     """
     workspace.check_writable()
     if workspace.confined:  # the run may be of a time, or of a command line, that allowed more
@@ -168,8 +180,22 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             shutil.copyfile(run.path / "run.yaml", run.path / f"run-until-{step_of(there[-1]) if there else 0}.yaml")
             write_atomically(run.path / "run.yaml", text)
         name = name or (there[-1].name if there else "")
-        run.update(state="queued", pid=None, pid_started=None, boot="", ended=None, exit_code=None, reason="", phase="", progress=0.0,
-                   resume=name, position=time.time(), devices="", trainer_pid=None, trainer_started=None)  # fmt: skip
+        run.update(
+            state="queued",
+            pid=None,
+            pid_started=None,
+            boot="",
+            ended=None,
+            exit_code=None,
+            reason="",
+            phase="",
+            progress=0.0,
+            resume=name,
+            position=time.time(),
+            devices="",
+            trainer_pid=None,
+            trainer_started=None,
+        )
     start_queued(workspace)
     state = run.state()
     verb = "waits in the queue to go on" if state.state == "queued" and not state.pid else "goes on"

@@ -44,7 +44,8 @@ class _Trainer:
             process.terminate()
 
     def end(self) -> None:
-        """Kill what is left of the trainer's process group: workers that outlive it would hold its files and its lock."""
+        """Kill what is left of the trainer's process group: workers that outlive it would hold its files and its
+        lock."""
         job.kill(self.process)
 
     def _stop(self, signum, frame):
@@ -72,7 +73,8 @@ class _Trainer:
 def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, from_queue: str = "") -> int:
     """Train `run` in a child process and return its exit code: 0 done or stopped, 2 bad input, 1 failure.
 
-    SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one kills it.
+    SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one
+    kills it.
 
     Args:
         from_queue: the devices that the queue gave; then a run that has left the queue meanwhile is not started.
@@ -103,8 +105,16 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
     # it shares the lock, so that the run stays locked until both are gone
     process = job.popen(
-        "workbench.train.main", run.path, "--workspace", workspace.root, env=ALLOCATOR | job.environment(**changes),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,))  # fmt: skip
+        "workbench.train.main",
+        run.path,
+        "--workspace",
+        workspace.root,
+        env=ALLOCATOR | job.environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+        pass_fds=(lock,),
+    )
     trainer.started(process)
     reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
     reader.start()
@@ -193,5 +203,7 @@ def _why(code: int, out_of_memory: bool) -> str:
         return f"The trainer was killed ({name}); the log says more. Resume goes on from the last checkpoint."
     if out_of_memory:
         return "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch size."
-    return ("The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: "
-            "lower cutoff_len or the batch size.")  # fmt: skip
+    return (
+        "The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: "
+        "lower cutoff_len or the batch size."
+    )

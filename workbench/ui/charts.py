@@ -30,7 +30,8 @@ def loss_chart(
 ) -> str:
     """Raw and smoothed training loss and evaluation loss over steps.
 
-    `names` are the legend's words for the three, `empty` stands in place of a chart without points. The zoom is kept as long as `run_id` stays the same (`uirevision`).
+    `names` are the legend's words for the three, `empty` stands in place of a chart without points. The zoom is kept as
+    long as `run_id` stays the same (`uirevision`).
     """
     train, held_out = series["loss"], series["eval_loss"]
     data = [
@@ -97,7 +98,8 @@ def compare_chart(
     log_scale: bool,
     eval_name: str,
 ) -> str:
-    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as marks in the run's color, the lowest a star.
+    """Loss curves of several runs, `(name, series)`, in one figure; evaluation losses as marks in the run's color, the
+    lowest a star.
 
     `smooth` is the weight of the moving average, 0 for none.
     """
@@ -107,19 +109,29 @@ def compare_chart(
         color, dash = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
         for metric, style in (
             ("loss", {"mode": "lines", "line": {"color": color, "width": 2, "dash": dash}, "name": name}),
-            ("eval_loss", {"mode": "markers", "marker": {"color": color, **_best_marked(series["eval_loss"].y)}, "name": f"{name} · {eval_name}",
-                           "showlegend": False}),
-        ):  # fmt: skip
+            (
+                "eval_loss",
+                {
+                    "mode": "markers",
+                    "marker": {"color": color, **_best_marked(series["eval_loss"].y)},
+                    "name": f"{name} · {eval_name}",
+                    "showlegend": False,
+                },
+            ),
+        ):
             points = series[metric]
             y = smoothed(points.y, smooth) if smooth and metric == "loss" else points.y
             if points.x:
                 x = [float(f"{v:.6g}") for v in along(series, points.x, axis)]
                 data.append({"type": "scatter", "x": x, "y": [float(f"{v:.5g}") for v in y], **style})
     layout = {
-        "uirevision": f"{axis}-{log_scale}", "margin": {"l": 52, "r": 12, "t": 8, "b": 40}, "xaxis": {"title": {"text": axis_name}, **_GRID},
-        "yaxis": {"type": "log" if log_scale else "linear", **_GRID}, "legend": {"orientation": "h", "y": 1.1, "x": 0},
+        "uirevision": f"{axis}-{log_scale}",
+        "margin": {"l": 52, "r": 12, "t": 8, "b": 40},
+        "xaxis": {"title": {"text": axis_name}, **_GRID},
+        "yaxis": {"type": "log" if log_scale else "linear", **_GRID},
+        "legend": {"orientation": "h", "y": 1.1, "x": 0},
         "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
-    }  # fmt: skip
+    }
     return orjson.dumps({"data": data, "layout": layout}).decode()
 
 
@@ -147,8 +159,18 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
         layout[f"xaxis{suffix}"] = {"domain": across, "anchor": f"y{suffix}", **_GRID}
         layout[f"yaxis{suffix}"] = {"domain": up, "anchor": f"x{suffix}", **_GRID}
         layout["annotations"].append(
-            {"text": title, "showarrow": False, "xref": "paper", "yref": "paper", "x": across[0], "y": up[1], "xanchor": "left", "yanchor": "bottom",
-             "font": {"size": 13}})  # fmt: skip
+            {
+                "text": title,
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": across[0],
+                "y": up[1],
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "font": {"size": 13},
+            }
+        )
         for metric, color in zip(metrics, COLORS, strict=False):
             points = series[metric]
             mode = "lines+markers" if len(points.x) < 40 else "lines"
@@ -170,18 +192,30 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
 
 
 def length_chart(edges: list[int], counts: list[int], cutoff_len: int, *, axes: tuple[str, str], title: str) -> str:
-    """Histogram of row lengths; bins beyond `cutoff_len` in another color, a line at it (`title`). The last bin may be wider than it is drawn."""
+    """Histogram of row lengths; bins beyond `cutoff_len` in another color, a line at it (`title`). The last bin may be
+    wider than it is drawn."""
     width = edges[1] - edges[0] if len(edges) > 1 else 1
     colors = [EVAL if cutoff_len and start >= cutoff_len else SMOOTH for start in edges[:-1]]
     words = [f"{start:,}–{end - 1:,}" for start, end in itertools.pairwise(edges)]
     bars = {
-        "type": "bar", "x": [start + width / 2 for start in edges[:-1]], "y": counts, "width": width, "marker": {"color": colors}, "text": words,
-        "textposition": "none", "hovertemplate": "%{text}: %{y:,}<extra></extra>",
-    }  # fmt: skip
+        "type": "bar",
+        "x": [start + width / 2 for start in edges[:-1]],
+        "y": counts,
+        "width": width,
+        "marker": {"color": colors},
+        "text": words,
+        "textposition": "none",
+        "hovertemplate": "%{text}: %{y:,}<extra></extra>",
+    }
     layout = {
-        "margin": {"l": 58, "r": 12, "t": 24, "b": 44}, "showlegend": False, "bargap": 0, "xaxis": {"title": {"text": axes[0]}, **_GRID, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": axes[1]}, **_GRID}, "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"}, "uirevision": f"{cutoff_len}",
-    }  # fmt: skip
+        "margin": {"l": 58, "r": 12, "t": 24, "b": 44},
+        "showlegend": False,
+        "bargap": 0,
+        "xaxis": {"title": {"text": axes[0]}, **_GRID, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": axes[1]}, **_GRID},
+        "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
+        "uirevision": f"{cutoff_len}",
+    }
     end = edges[0] + width * len(counts)
     if cutoff_len and cutoff_len <= 3 * end:
         dashed = {"color": EVAL, "width": 2, "dash": "dash"}

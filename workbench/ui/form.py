@@ -31,7 +31,8 @@ def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[st
 
 
 def by_length(info) -> tuple[int, str]:
-    """Shorter names first: gradio's list takes the first entry that contains what was typed, and a whole name should be itself."""
+    """Shorter names first: gradio's list takes the first entry that contains what was typed, and a whole name should be
+    itself."""
     return len(info.name), info.name
 
 

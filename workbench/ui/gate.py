@@ -1,10 +1,11 @@
 """The one gate before everything that the page's port serves: page, events, files, `/v1`.
 
-It is the outermost layer of the server, so that nothing behind it (Gradio's own routes included) has to be trusted with it:
+It is the outermost layer of the server, so that nothing behind it (Gradio's own routes included) has to be trusted with
+it:
 
 - **Host** must be a name of this server. A foreign name that points here is DNS rebinding.
-- **Origin, Sec-Fetch-Site**: what changes something comes from this page, or from no page at all (curl, the openai client).
-  Pages of other sites may link here, and nothing else.
+- **Origin, Sec-Fetch-Site**: what changes something comes from this page, or from no page at all (curl, the openai
+  client). Pages of other sites may link here, and nothing else.
 - **Routes**: of Gradio's only those that the page needs (`_ROUTES`).
 - **Events**: a file named in one must have been uploaded by the same browser (`Uploads`).
 - **Logins** are slowed (`logins.Attempts`), cookies are `HttpOnly` and `SameSite=Strict`, and `Secure` behind TLS.
@@ -89,7 +90,8 @@ class Gate:
     """ASGI middleware; see the module."""
 
     def __init__(self, app, door: Door | None = None, logged_in: Callable[[dict[str, str]], bool] | None = None):
-        """`logged_in`: whether a request with these cookies is a user's; nothing of others is read. None: everybody is one."""
+        """`logged_in`: whether a request with these cookies is a user's; nothing of others is read. None: everybody is
+        one."""
         self.app, self.door, self.logged_in = app, door or Door(), logged_in
         self.uploads, self.attempts = Uploads(), Attempts()
 
@@ -180,8 +182,11 @@ class Gate:
         if not name or not self.door.knows(name, reached):
             known = ", ".join(("127.0.0.1", "localhost", *self.door.hosts))
             return no(
-                403, f"This server does not answer to the name {name[:100] or 'that was sent'!r}. It is known as: {known}. "
-                "Start it with --allowed-host NAME to add one.", "forbidden_host")  # fmt: skip
+                403,
+                f"This server does not answer to the name {name[:100] or 'that was sent'!r}. It is known as: {known}. "
+                "Start it with --allowed-host NAME to add one.",
+                "forbidden_host",
+            )
         site, origin, method = headers.get("sec-fetch-site", ""), headers.get("origin"), scope["method"]
         if path == "/logout" and not site:  # a browser that does not say so still names the page that an image is on
             origin = origin or headers.get("referer") or origin
@@ -196,8 +201,10 @@ class Gate:
                 return no(403, "Pages of other sites may link to this server, but not use it.", "forbidden_origin")
         elif not mine or foreign or (site == "none" and method not in _SAFE):
             return no(
-                403, "This request comes from a page of another site. Behind a proxy with TLS, name the proxy with --trusted-proxy ADDRESS.",
-                "forbidden_origin")  # fmt: skip
+                403,
+                "This request comes from a page of another site. Behind a proxy with TLS, name the proxy with --trusted-proxy ADDRESS.",
+                "forbidden_origin",
+            )
         if api:
             return None
         if method not in (*_SAFE, "POST"):

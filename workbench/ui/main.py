@@ -1,4 +1,5 @@
-"""Start the page: `python app.py` or `workbench page`, with `--host --port --workspace --auth --api-key --lang --read-only` and more.
+"""Start the page: `python app.py` or `workbench page`, with `--host --port --workspace --auth --api-key --lang
+--read-only` and more.
 
 It binds 127.0.0.1 unless told otherwise, and then wants --auth (or --no-auth). It never imports torch.
 """
@@ -35,11 +36,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lang", choices=["en", "zh"], help="language of the page (default: the browser's)")
     parser.add_argument("--read-only", action="store_true", help="only look at runs, beside another page")
     parser.add_argument(
-        "--allowed-host", action="append", default=[], metavar="NAME",
-        help="another name under which this server is reached (loopback and --host are known); *.example.com for all below it")  # fmt: skip
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which this server is reached (loopback and --host are known); *.example.com for all below it",
+    )
     parser.add_argument(
-        "--trusted-proxy", action="append", default=[], metavar="ADDRESS",
-        help="address or network of a reverse proxy whose X-Forwarded headers count")  # fmt: skip
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of a reverse proxy whose X-Forwarded headers count",
+    )
     parser.add_argument("--root-path", default="", help="path prefix behind a reverse proxy")
     parser.add_argument(
         "--allow-remote-code",
@@ -82,7 +91,8 @@ def claim(folder: Path, url: str) -> None:
 
 
 def incoming(workspace) -> None:
-    """Let gradio keep uploads inside the workspace, so that taking one in costs no copy; what an earlier page left there is deleted."""
+    """Let gradio keep uploads inside the workspace, so that taking one in costs no copy; what an earlier page left
+    there is deleted."""
     import shutil
     import time
 
@@ -114,7 +124,8 @@ def _door(options: argparse.Namespace):
 
 
 def _few_arenas() -> None:
-    """Let glibc's allocator share two arenas among all threads: with one for each, every thread that has once answered keeps its high-water mark."""
+    """Let glibc's allocator share two arenas among all threads: with one for each, every thread that has once answered
+    keeps its high-water mark."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
@@ -159,12 +170,14 @@ def main(arguments: list[str] | None = None) -> int:
     from workbench.ui.page import build_server
 
     auth = [tuple(options.auth.split(":", 1))] if options.auth else None
-    app, engine = build_server(
-        workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, door=door)  # fmt: skip
+    app, engine = build_server(workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, door=door)
     print(f"QLoRA Workbench: {url}  (workspace {workspace.root})", flush=True)
     # the gate itself looks at what proxies say
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=False, server_header=False, ws="none"))  # fmt: skip
+        uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=False, server_header=False, ws="none"
+        )
+    )
     try:
         server.run(sockets=[listener])
     finally:

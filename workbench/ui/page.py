@@ -76,7 +76,8 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             return [note(say("cloned", language(request), id=run.id)), gr.Tabs(selected="train"), run.id, *filled]
 
         def train_corrections(adapter, model, request: gr.Request):
-            """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's preset."""
+            """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
+            preset."""
             lang, count = language(request), len(corrections.rows(workspace))
             if not count:
                 skipped = [gr.skip()] * (2 + len(train["form"].names))
@@ -115,10 +116,14 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
 
         runs.clone.click(clone, runs.chosen, [runs.message, tabs, train["parent"], *train["form"].components], **QUIET)
         runs.chat.click(chat_with, [runs.chosen, runs.checkpoint], [tabs, chat["adapter"]], **QUIET).then(
-            chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET)  # fmt: skip
+            chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET
+        )
         chat["train"].click(
-            train_corrections, [chat["adapter"], chat["model"]],
-            [chat["corrected"], tabs, train["message"], *train["form"].components], **QUIET)  # fmt: skip
+            train_corrections,
+            [chat["adapter"], chat["model"]],
+            [chat["corrected"], tabs, train["message"], *train["form"].components],
+            **QUIET,
+        )
         gr.Timer(2).tick(tell, known, [news, known], **QUIET)
         blocks.load(runs.arrive, None, runs.chosen, **QUIET)
         runs_page.select(*runs.fresh_list, **QUIET)
@@ -127,16 +132,23 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
         train_page.select(*train["datasets"], **QUIET)
         data_page.select(*data["arrive"], **QUIET)
         blocks.load(*chat["arrive"], **QUIET)
-        blocks.load(*chat["comeback"], js="() => [sessionStorage.getItem('workbench_conversation') || '']", **QUIET).then(
-            *chat["look"], **QUIET)  # fmt: skip
+        blocks.load(
+            *chat["comeback"], js="() => [sessionStorage.getItem('workbench_conversation') || '']", **QUIET
+        ).then(*chat["look"], **QUIET)
         chat_page.select(*chat["arrive"], **QUIET)
         probes_page.select(*probed["arrive"], **QUIET)
     return blocks
 
 
 def build_server(
-    workspace: Workspace, *, auth: list[tuple[str, str]] | None, api_key: str, lang: str | None, local: bool, door: Door | None = None,
-) -> tuple[Gate, Engine]:  # fmt: skip
+    workspace: Workspace,
+    *,
+    auth: list[tuple[str, str]] | None,
+    api_key: str,
+    lang: str | None,
+    local: bool,
+    door: Door | None = None,
+) -> tuple[Gate, Engine]:
     """The server: the page at `/` and the API at `/v1`, behind the gate. `local`: bound to loopback only."""
     door = door or Door()
     engine = Engine(workspace)
@@ -145,9 +157,23 @@ def build_server(
     gr.set_static_paths([PLOTLY])
     blocks = build_blocks(workspace, engine, login=bool(auth)).queue(default_concurrency_limit=8)
     gr.mount_gradio_app(
-        app, blocks, path="/", auth=auth, i18n=i18n, theme=theme(), css=CSS, head=PLOTLY_SCRIPT,
-        ssr_mode=False, run_history=False, show_error=False, root_path=door.root_path or None, footer_links=[],
-        favicon_path=None, enable_monitoring=False, mcp_server=False)  # fmt: skip
+        app,
+        blocks,
+        path="/",
+        auth=auth,
+        i18n=i18n,
+        theme=theme(),
+        css=CSS,
+        head=PLOTLY_SCRIPT,
+        ssr_mode=False,
+        run_history=False,
+        show_error=False,
+        root_path=door.root_path or None,
+        footer_links=[],
+        favicon_path=None,
+        enable_monitoring=False,
+        mcp_server=False,
+    )
     blocks.has_launched = True  # without it Gradio checks no path that an event names; only its own launch() sets it
     pages = next(route.app for route in app.routes if hasattr(route, "app") and hasattr(route.app, "state_holder"))
     sessions = use_sessions(pages, blocks)
@@ -162,8 +188,8 @@ def build_server(
 
 
 def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
-    """Start queued runs as devices become free, forget tabs that are closed; for good. What the Runs tab shows of thousands of runs is
-    read beforehand."""
+    """Start queued runs as devices become free, forget tabs that are closed; for good. What the Runs tab shows of
+    thousands of runs is read beforehand."""
     warm, cleared, trimmed = False, time.monotonic(), time.monotonic()
     while True:
         try:

@@ -1,8 +1,9 @@
 """Sessions of the page (a browser tab each) as Gradio keeps them, in bounded memory.
 
-Gradio's own table grows with every event that updates a component which is also an input (each update leaves one more instance of it),
-holds a copy of the whole page's config for each session (for deep links, which are not used here), and forgets no session. Checked with
-gradio 6.31: `tests/security/test_memory.py` fails when a change there needs another answer here.
+Gradio's own table grows with every event that updates a component which is also an input (each update leaves one more
+instance of it), holds a copy of the whole page's config for each session (for deep links, which are not used here), and
+forgets no session. Checked with gradio 6.31: `tests/security/test_memory.py` fails when a change there needs another
+answer here.
 """
 
 import contextlib
@@ -49,7 +50,8 @@ class Session(SessionState):
 
 
 class Sessions(StateHolder):
-    """All sessions, by their hash. Sessions end when their tab is closed (Gradio sets `is_closed`), or asks for nothing any more."""
+    """All sessions, by their hash. Sessions end when their tab is closed (Gradio sets `is_closed`), or asks for nothing
+    any more."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         super().__init__()

@@ -15,8 +15,15 @@ def theme() -> gr.themes.Base:
     fonts = ["system-ui", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     base = gr.themes.Soft(
-        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", spacing_size="sm",
-        text_size="md", font=fonts, font_mono=mono)  # fmt: skip
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="md",
+        spacing_size="sm",
+        text_size="md",
+        font=fonts,
+        font_mono=mono,
+    )
     return base.set(
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",
@@ -94,8 +101,8 @@ const draw = () => {
 draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
 """
 
-# What a run's end says: a line on the page for a while, and a notification of the system's when the page is not in front.
-# gradio's own toasts come only from events that go through its queue.
+# What a run's end says: a line on the page for a while, and a notification of the system's when the page is not in
+# front. gradio's own toasts come only from events that go through its queue.
 NEWS_JS = """
 watch('value', () => {
   if (!props.value) return;

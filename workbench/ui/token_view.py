@@ -8,7 +8,8 @@ from workbench.uncertainty.confidence import LOW, TokenView, summary, views
 from workbench.uncertainty.consistency import Check
 from workbench.uncertainty.contradiction import Reading
 
-# one listener for all tokens: hover or tap shows what else the model had in mind, a click on an alternative branches there
+# one listener for all tokens: hover or tap shows what else the model had in mind, a click on an alternative branches
+# there
 TOKENS_JS = """
 const card = document.createElement('div');
 card.className = 'wb-pop'; card.hidden = true; element.appendChild(card);
@@ -75,21 +76,35 @@ def legend(lang: str) -> str:
 
 
 def confidence_html(entries: list[dict], lang: str, branch: bool = True, turn: int = 0) -> str:
-    """An answer with every token colored by its probability, and above it what matters most. A click tells the `turn` that was shown."""
+    """An answer with every token colored by its probability, and above it what matters most. A click tells the `turn`
+    that was shown."""
     tokens = views(entries)
     if not tokens:
         return f"<div class='wb-note warn'>{escape(say('no_logprobs', lang))}</div>"
     of = summary(tokens)
-    head = say("confidence_summary", lang, mean=f"{of.mean_logprob:.2f}", span=of.weakest or "…", low=of.low, tokens=of.tokens,
-               probability=f"{of.weakest_probability:.0%}", limit=f"{LOW:.0%}")  # fmt: skip
+    head = say(
+        "confidence_summary",
+        lang,
+        mean=f"{of.mean_logprob:.2f}",
+        span=of.weakest or "…",
+        low=of.low,
+        tokens=of.tokens,
+        probability=f"{of.weakest_probability:.0%}",
+        limit=f"{LOW:.0%}",
+    )
     body = "".join(_token(number, token, lang, branch, turn) for number, token in enumerate(tokens))
     note = escape(say("uncertainty_note", lang))
     return f"<div class='wb-sub' id='confidence-summary'>{safe(head)}</div>{legend(lang)}<div class='wb-tokens'>{body}</div><div class='wb-sub'>{note}</div>"
 
 
 def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) -> str:
-    line = say("token_line", lang, p=f"{token.probability:.1%}", rank=token.rank or f">{len(token.top)}",
-               entropy="–" if token.entropy is None else f"{token.entropy:.2f}")  # fmt: skip
+    line = say(
+        "token_line",
+        lang,
+        p=f"{token.probability:.1%}",
+        rank=token.rank or f">{len(token.top)}",
+        entropy="–" if token.entropy is None else f"{token.entropy:.2f}",
+    )
     known = {
         "line": line,
         "branch": branch,
@@ -120,8 +135,14 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
         )
     taught = sum(on.probability - off.probability > 0.25 for _, on, off in moved)
     sure = sum(on.probability > 0.95 and off.probability < 0.2 for _, on, off in moved)
-    head = say("difference_summary", lang, on=f"{sum(on.logprob for _, on, _ in moved) / len(moved):.2f}",
-               off=f"{sum(off.logprob for _, _, off in moved) / len(moved):.2f}", taught=taught, sure=sure)  # fmt: skip
+    head = say(
+        "difference_summary",
+        lang,
+        on=f"{sum(on.logprob for _, on, _ in moved) / len(moved):.2f}",
+        off=f"{sum(off.logprob for _, _, off in moved) / len(moved):.2f}",
+        taught=taught,
+        sure=sure,
+    )
     scale = f"<span class='tk p3'>{escape(say('more_likely', lang))}</span> <span class='tk z'>=</span> <span class='tk m3'>{escape(say('less_likely', lang))}</span>"
     return f"<div class='wb-sub' id='difference-summary'>{safe(head)}</div><div class='wb-legend'>{scale}</div><div class='wb-tokens'>{''.join(body)}</div>"
 
@@ -129,8 +150,15 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
 def consistency_html(check: Check, lang: str) -> str:
     """The answer's sentences colored by how far the samples support them, and the samples beside them."""
     words = say(f"level_{check.level}", lang)
-    head = say("consistency_summary", lang, total=f"{check.total:.0%}", words=words, n=len(check.samples),
-               differ=len(check.disagreeing), meanings=check.meanings)  # fmt: skip
+    head = say(
+        "consistency_summary",
+        lang,
+        total=f"{check.total:.0%}",
+        words=words,
+        n=len(check.samples),
+        differ=len(check.disagreeing),
+        meanings=check.meanings,
+    )
     said = []
     for text, score in check.sentences:
         kind = "z" if score is None else "b0" if score < 0.3 else "b1" if score < 0.6 else "b2" if score < 0.8 else "b4"

@@ -84,9 +84,14 @@ def views(entries: list[dict]) -> list[TokenView]:
         text = entry.get("text")
         found.append(
             TokenView(
-                entry.get("token", "") if text is None else text, math.exp(logprob), logprob, rank, entry.get("entropy"), top
+                entry.get("token", "") if text is None else text,
+                math.exp(logprob),
+                logprob,
+                rank,
+                entry.get("entropy"),
+                top,
             )
-        )  # fmt: skip
+        )
     return found
 
 

@@ -1,8 +1,9 @@
 """Do other samples of the same model support an answer? No second model, no training.
 
-`support` of a sentence: its facts are its names and numbers that the question did not bring (its other content words where it
-has none); for each, the share of samples that mention it; the mean of these. It follows SelfCheckGPT's idea (Manakul et al. 2023: what
-a model knows, its samples repeat) with facts in place of n-grams. `docs/hallucination.md` has its AUROC beside other scores.
+`support` of a sentence: its facts are its names and numbers that the question did not bring (its other content words
+where it has none); for each, the share of samples that mention it; the mean of these. It follows SelfCheckGPT's idea
+(Manakul et al. 2023: what a model knows, its samples repeat) with facts in place of n-grams. `docs/hallucination.md`
+has its AUROC beside other scores.
 """
 
 import math

@@ -1,7 +1,7 @@
 """One question in several wordings, negated and in another language: do the answers contradict each other?
 
-A wording that begins with `!` asks for the opposite. The stance of an answer is read from simple signs (does it say that something
-is so, or not), so a mark on the page means 'look here', not 'wrong'.
+A wording that begins with `!` asks for the opposite. The stance of an answer is read from simple signs (does it say
+that something is so, or not), so a mark on the page means 'look here', not 'wrong'.
 """
 
 import re
@@ -33,7 +33,10 @@ _SAYS_SO = re.compile(
     r"|支持|可以|能够|会|具备|能",
     re.IGNORECASE,
 )
-_YES = re.compile(r"\W*(yes|yeah|sure|certainly|of course|absolutely|definitely|indeed|right|correct|true|是的?|对|当然|没错|可以|能|支持)", re.IGNORECASE)  # fmt: skip
+_YES = re.compile(
+    r"\W*(yes|yeah|sure|certainly|of course|absolutely|definitely|indeed|right|correct|true|是的?|对|当然|没错|可以|能|支持)",
+    re.IGNORECASE,
+)
 _NO = re.compile(r"\W*(no\b|nope|not\b|never|wrong|false|incorrect|不|没|否)", re.IGNORECASE)
 
 
@@ -71,9 +74,21 @@ def reword(question: str) -> list[str]:
     if match := re.fullmatch(r"(do|can|could|are|will|would) you (.+)", asked, re.IGNORECASE):
         verb, rest = match[1].lower(), match[2]
         other = {"do": f"Can you {rest}?", "are": f"Would you say that you are {rest}?"}.get(verb, f"Do you {rest}?")
-        negated = {"do": "do not", "can": "cannot", "could": "could not", "are": "are not", "will": "will not", "would": "would not"}[verb]  # fmt: skip
-        return [question, other, f"Please tell me: {verb} you {rest}?", f"!You {negated} {rest}, right?",
-                f"!Is it true that you {negated} {rest}?"]  # fmt: skip
+        negated = {
+            "do": "do not",
+            "can": "cannot",
+            "could": "could not",
+            "are": "are not",
+            "will": "will not",
+            "would": "would not",
+        }[verb]
+        return [
+            question,
+            other,
+            f"Please tell me: {verb} you {rest}?",
+            f"!You {negated} {rest}, right?",
+            f"!Is it true that you {negated} {rest}?",
+        ]
     if match := re.fullmatch(r"你(能|会|可以|支持|有|是)(.+?)(吗|嘛|么)?", asked):
         verb, rest = match[1], match[2]
         negated = "没有" if verb == "有" else "不" + verb

@@ -1,8 +1,8 @@
 """Probe sets: prompts with what a good answer holds, asked of a base model and of adapters, before and after training.
 
-A set is JSONL: `prompt`, and one of `expect` (a text or several, any of which the answer must mention), `pattern` (a regular expression)
-or `judge` (a rule of `uncertainty/rules.py`). Results are kept with the run: `runs/<id>/probes/<set>.json`; the base model's in
-`workspace/probes/`.
+A set is JSONL: `prompt`, and one of `expect` (a text or several, any of which the answer must mention), `pattern` (a
+regular expression) or `judge` (a rule of `uncertainty/rules.py`). Results are kept with the run:
+`runs/<id>/probes/<set>.json`; the base model's in `workspace/probes/`.
 """
 
 import json
@@ -143,6 +143,12 @@ def before_after(reports: list[Report]) -> list[dict]:
     for results in zip(*(report.results for report in reports), strict=True):
         first, last = results[0].verdict == "pass", results[-1].verdict == "pass"
         change = "" if len(results) == 1 or first == last else "fixed" if last else "broken"
-        rows.append({"prompt": results[0].prompt, "verdicts": [r.verdict for r in results],
-                     "answers": [r.answer for r in results], "change": change})  # fmt: skip
+        rows.append(
+            {
+                "prompt": results[0].prompt,
+                "verdicts": [r.verdict for r in results],
+                "answers": [r.answer for r in results],
+                "change": change,
+            }
+        )
     return rows

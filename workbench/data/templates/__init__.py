@@ -13,8 +13,30 @@ _SAME = {
     "vanilla": "default",
 }
 # LLaMA-Factory's names whose models bring the right template themselves
-_OWN = {"auto", "deepseek3", "deepseekr1", "qwen3", "qwen3_nothink", "gemma", "gemma2", "gemma3", "mistral", "phi", "phi3",
-        "phi4", "glm4_moe", "glm4.5", "smollm", "smollm2", "llama4", "gpt", "cohere", "yi", "intern2", "seed_oss"}  # fmt: skip
+_OWN = {
+    "auto",
+    "deepseek3",
+    "deepseekr1",
+    "qwen3",
+    "qwen3_nothink",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "mistral",
+    "phi",
+    "phi3",
+    "phi4",
+    "glm4_moe",
+    "glm4.5",
+    "smollm",
+    "smollm2",
+    "llama4",
+    "gpt",
+    "cohere",
+    "yi",
+    "intern2",
+    "seed_oss",
+}
 
 
 def names() -> list[str]:

@@ -1,9 +1,10 @@
 """LoRA on packed experts, in PEFT's own form.
 
 PEFT adapts an expert parameter [E, out, in] by wrapping the module in a `ParamWrapper` whose A is a linear layer
-in -> E r and B one from r E to out (`target_parameters`). For unpacked weights it adds B A to them in every forward pass.
-Packed weights cannot be added to; here the wrapper only hands its A and B to `experts.py`, which adds their product to
-the outputs. Names, shapes and `adapter_config.json` stay PEFT's, so plain PEFT loads the adapter on an unpacked model.
+in -> E r and B one from r E to out (`target_parameters`). For unpacked weights it adds B A to them in every forward
+pass. Packed weights cannot be added to; here the wrapper only hands its A and B to `experts.py`, which adds their
+product to the outputs. Names, shapes and `adapter_config.json` stay PEFT's, so plain PEFT loads the adapter on an
+unpacked model.
 
 PEFT takes `gate_proj`, `up_proj` and `down_proj` as module names of such models for their experts, as they were before
 transformers 5. Linear layers of these names (shared experts, dense layers) are therefore wrapped by parameter as well.

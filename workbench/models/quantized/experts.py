@@ -11,8 +11,8 @@ the recomputation to the product that needs them again.
 
 LoRA on an expert's matrix W adds  s · B (A x)  with one A and B per expert; products with them are grouped too.
 
-Everything works in float32, bfloat16 and float16, on the CPU and on GPUs. The Triton kernels are used where they can be;
-the plain versions beside their calls say what they compute.
+Everything works in float32, bfloat16 and float16, on the CPU and on GPUs. The Triton kernels are used where they can
+be; the plain versions beside their calls say what they compute.
 """
 
 import torch
@@ -49,8 +49,8 @@ def grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         ends: [E] int32, cumulative row counts.
 
     Returns:
-        [S, out] in the dtype of the matrices. torch's `grouped_mm` where the device has it, else a loop over the experts
-        that own rows (V100, T4, CPU).
+        [S, out] in the dtype of the matrices. torch's `grouped_mm` where the device has it, else a loop over the
+        experts that own rows (V100, T4, CPU).
     """
     rows = rows.to(matrices.dtype)
     if _grouped_mm_works(rows, matrices, ends):
@@ -186,8 +186,16 @@ def _experts(hidden, weight, source, back, ends, up, down, handle) -> tuple[Tens
 
 
 @torch.library.custom_op("workbench::experts", mutates_args=())
-def experts(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
-            down: list[Tensor], handle: Tensor) -> Tensor:  # fmt: skip
+def experts(
+    hidden: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    back: Tensor,
+    ends: Tensor,
+    up: list[Tensor],
+    down: list[Tensor],
+    handle: Tensor,
+) -> Tensor:
     """Routed experts of the module with this handle: [T, H] -> [T, H].
 
     Args:
@@ -206,8 +214,17 @@ def _(hidden, weight, source, back, ends, up, down, handle):
 
 
 @torch.library.custom_op("workbench::experts_kept", mutates_args=())
-def experts_kept(hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor, up: list[Tensor],
-                 down: list[Tensor], handle: Tensor, double: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+def experts_kept(
+    hidden: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    back: Tensor,
+    ends: Tensor,
+    up: list[Tensor],
+    down: list[Tensor],
+    handle: Tensor,
+    double: int,
+) -> tuple[Tensor, Tensor]:
     """`experts` that also hands over `gate_up` [S, double], which the backward pass then need not compute again."""
     rows, gate_up = _experts(hidden, weight, source, back, ends, up, down, handle)
     return combine(rows.to(hidden.dtype), back, weight.shape[-1]), gate_up
@@ -251,8 +268,18 @@ def _lora_backward(grad_rows: Tensor, grad: Tensor, rows: Tensor | None, ends: T
 
 
 @torch.library.custom_op("workbench::experts_backward", mutates_args=())
-def experts_backward(grad: Tensor, hidden: Tensor, weight: Tensor, source: Tensor, back: Tensor, ends: Tensor,
-                     up: list[Tensor], down: list[Tensor], kept: Tensor, handle: Tensor) -> list[Tensor]:  # fmt: skip
+def experts_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    back: Tensor,
+    ends: Tensor,
+    up: list[Tensor],
+    down: list[Tensor],
+    kept: Tensor,
+    handle: Tensor,
+) -> list[Tensor]:
     """Gradients of `hidden`, `weight`, and each tensor of `up` and `down`. `kept` is `gate_up` or empty."""
     module, k = module_of(handle), weight.shape[-1]
     recompute, flat = not kept.numel(), weight.reshape(-1)

@@ -1,7 +1,8 @@
 """Triton kernels around the grouped products: dequantizing, moving rows, gating, cross-entropy. For GPUs with Triton.
 
 Each is one pass over its data, with arithmetic in float32. What they compute, and plain torch versions that run
-anywhere, stands in `packed.py`, `experts.py` and `head.py`; the tests compare the two (Triton's interpreter needs no GPU).
+anywhere, stands in `packed.py`, `experts.py` and `head.py`; the tests compare the two (Triton's interpreter needs no
+GPU).
 """
 
 import torch
@@ -14,8 +15,20 @@ def _power_of_2(n: int) -> int:
 
 
 @triton.jit
-def _dequantize(packed, absmax, nested_absmax, nested_code, offset, code, out, blocks, NESTED: tl.constexpr,
-                NESTED_BLOCK: tl.constexpr, BYTES: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+def _dequantize(
+    packed,
+    absmax,
+    nested_absmax,
+    nested_code,
+    offset,
+    code,
+    out,
+    blocks,
+    NESTED: tl.constexpr,
+    NESTED_BLOCK: tl.constexpr,
+    BYTES: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = block < blocks
     if NESTED:
@@ -42,9 +55,20 @@ def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
     blocks, rows = out.numel() // state.blocksize, 64
     nested = state.state2 if state.nested else None
     _dequantize[(triton.cdiv(blocks, rows),)](
-        data, state.absmax, nested.absmax if nested else state.absmax, nested.code if nested else state.code,
-        state.offset if nested else state.absmax, state.code, out, blocks, NESTED=bool(nested),
-        NESTED_BLOCK=nested.blocksize if nested else 1, BYTES=state.blocksize // 2, ROWS=rows, num_warps=4)  # fmt: skip
+        data,
+        state.absmax,
+        nested.absmax if nested else state.absmax,
+        nested.code if nested else state.code,
+        state.offset if nested else state.absmax,
+        state.code,
+        out,
+        blocks,
+        NESTED=bool(nested),
+        NESTED_BLOCK=nested.blocksize if nested else 1,
+        BYTES=state.blocksize // 2,
+        ROWS=rows,
+        num_warps=4,
+    )
     return out
 
 
@@ -179,7 +203,8 @@ def gate_backward(
     grad_weight = torch.empty_like(weight)
     out = gate_up if in_place else torch.empty_like(gate_up)
     _gate_backward[(grad.shape[0],)](
-        gate_up, weight, source, grad, grad_weight, out, size, BLOCK=_power_of_2(size), num_warps=4)  # fmt: skip
+        gate_up, weight, source, grad, grad_weight, out, size, BLOCK=_power_of_2(size), num_warps=4
+    )
     return out, grad_weight
 
 
@@ -229,6 +254,14 @@ def cross_entropy_(logits: torch.Tensor, targets: torch.Tensor, scale: float = 1
     """
     losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     _cross_entropy[(logits.shape[0],)](
-        logits, targets, losses, logits.shape[1], scale, cap or 1.0, CAPPED=bool(cap),
-        BLOCK=min(8192, _power_of_2(logits.shape[1])), num_warps=8)  # fmt: skip
+        logits,
+        targets,
+        losses,
+        logits.shape[1],
+        scale,
+        cap or 1.0,
+        CAPPED=bool(cap),
+        BLOCK=min(8192, _power_of_2(logits.shape[1])),
+        num_warps=8,
+    )
     return losses

@@ -1,4 +1,5 @@
-"""How a mixture-of-experts model holds its experts, and whether `experts.py` can compute that in 4 bits. Told by structure, not by name."""
+"""How a mixture-of-experts model holds its experts, and whether `experts.py` can compute that in 4 bits. Told by
+structure, not by name."""
 
 import torch
 

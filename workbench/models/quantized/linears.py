@@ -1,9 +1,9 @@
 """4-bit linear layers with their LoRA as one operator each way, for training on a GPU.
 
-bitsandbytes and PEFT run a layer as a dozen small operations: scales unpacked, weights unpacked, the product, a copy, two
-thin products, a scaled sum, casts. Here the low-rank update B (A x) is written first and the large product adds itself to
-it on its way out, which costs no pass of its own. A layer keeps its input for the backward pass, and A x, which is tiny;
-the way back unpacks the weights again.
+bitsandbytes and PEFT run a layer as a dozen small operations: scales unpacked, weights unpacked, the product, a copy,
+two thin products, a scaled sum, casts. Here the low-rank update B (A x) is written first and the large product adds
+itself to it on its way out, which costs no pass of its own. A layer keeps its input for the backward pass, and A x,
+which is tiny; the way back unpacks the weights again.
 """
 
 import bitsandbytes as bnb
@@ -49,8 +49,15 @@ def _(x, low, lora, handle, out_features, scale):
 
 @torch.library.custom_op("workbench::lora_linear_backward", mutates_args=())
 def lora_linear_backward(
-    grad: Tensor, x: Tensor, low: Tensor, lora: list[Tensor], handle: Tensor, in_features: int, scale: float, input_too: bool
-) -> list[Tensor]:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    low: Tensor,
+    lora: list[Tensor],
+    handle: Tensor,
+    in_features: int,
+    scale: float,
+    input_too: bool,
+) -> list[Tensor]:
     """Gradients of x (empty unless `input_too`), and of A and B where there is LoRA."""
     weight = weights(module_of(handle), "weight") if input_too else None
     dtype = low.dtype if lora else weight.dtype

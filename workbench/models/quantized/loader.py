@@ -59,7 +59,8 @@ class _Deserialize(Bnb4bitDeserialize):
 
 
 class _Converter(WeightConverter):
-    """Copied for every tensor of a checkpoint, patterns, quantizer and its config with it; only what is collected differs."""
+    """Copied for every tensor of a checkpoint, patterns, quantizer and its config with it; only what is collected
+    differs."""
 
     __slots__ = ()
 
@@ -109,8 +110,12 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
             shape, dtype=torch.uint8 if self.pre_quantized else module._parameters[name].dtype, device="meta"
         )
         module._parameters[name] = bnb.nn.Params4bit(
-            empty, requires_grad=False, compress_statistics=config.bnb_4bit_use_double_quant, quant_type=config.bnb_4bit_quant_type,
-            quant_storage=config.bnb_4bit_quant_storage)  # fmt: skip
+            empty,
+            requires_grad=False,
+            compress_statistics=config.bnb_4bit_use_double_quant,
+            quant_type=config.bnb_4bit_quant_type,
+            quant_storage=config.bnb_4bit_quant_storage,
+        )
 
     def _process_model_after_weight_loading(self, model, **kwargs):
         model = super()._process_model_after_weight_loading(model, **kwargs)
@@ -121,7 +126,10 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
                 module.support_avx512bf16_for_cpu = False
         # packed experts are saved as they are: no converter may try to split them into one matrix per expert
         model._weight_conversions = [
-            c for c in model._weight_conversions or [] if not any(t.endswith(EXPERT_PARAMETERS) for t in c.target_patterns)]  # fmt: skip
+            c
+            for c in model._weight_conversions or []
+            if not any(t.endswith(EXPERT_PARAMETERS) for t in c.target_patterns)
+        ]
         return model
 
     def get_quantize_ops(self):

@@ -1,8 +1,8 @@
 """Regional torch.compile: every decoder layer is compiled as one region, which fuses the elementwise half of a step.
 
-A layer is either kept, and the compiler chooses what to store for the backward pass, or computed again there. The second
-kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products. The rest,
-the experts among it, comes from these again; operations whose result nobody needs any more are left out.
+A layer is either kept, and the compiler chooses what to store for the backward pass, or computed again there. The
+second kind stores its input and what is dear to compute and small: the attention's output, the routing, thin products.
+The rest, the experts among it, comes from these again; operations whose result nobody needs any more are left out.
 """
 
 import contextlib
@@ -94,7 +94,8 @@ def _contexts():
 
 @functools.cache
 def _recomputing(kind: type, signature: tuple) -> type:
-    """The layer class `kind` with a forward pass that is computed again in the backward pass, but for what `_Policy` stores."""
+    """The layer class `kind` with a forward pass that is computed again in the backward pass, but for what `_Policy`
+    stores."""
 
     def forward(self, *args, **kwargs):
         if not torch.is_grad_enabled():
@@ -138,8 +139,9 @@ _numbers = itertools.count()
 class _Policy:
     """What a recomputed layer stores beside its input. One for each time that a layer is traced.
 
-    Of the 4-bit linear layers' outputs, the first are stored, up to `_LINEARS` times the size of the layer's input: that
-    is attention's projections and not the wide ones of the feed-forward part. The copies to the host have time for it.
+    Of the 4-bit linear layers' outputs, the first are stored, up to `_LINEARS` times the size of the layer's input:
+    that is attention's projections and not the wide ones of the feed-forward part. The copies to the host have time for
+    it.
     """
 
     def __init__(self):

@@ -1,7 +1,8 @@
 """The summed loss as part of the model's own forward pass.
 
-Wrappers around a model (PEFT, DDP, FSDP, accelerate's autocast) act when its forward pass is called. So the loss is computed inside it: called
-with `sum_loss=True`, the causal model returns the sum over the trained tokens instead of logits, through the fused head of `cross_entropy.py`.
+Wrappers around a model (PEFT, DDP, FSDP, accelerate's autocast) act when its forward pass is called. So the loss is
+computed inside it: called with `sum_loss=True`, the causal model returns the sum over the trained tokens instead of
+logits, through the fused head of `cross_entropy.py`.
 """
 
 import functools
@@ -15,10 +16,11 @@ from workbench.train.fast.masks import one_sequence_per_row
 
 
 def sum_loss_in_forward(causal) -> None:
-    """Let `causal.forward` take `sum_loss=True`: then `loss` is the summed negative log-likelihood of `labels`, a float32 scalar.
+    """Let `causal.forward` take `sum_loss=True`: then `loss` is the summed negative log-likelihood of `labels`, a
+    float32 scalar.
 
-    With `static_shapes`, untrained positions go through the head as well, so that every shape is known in advance and nothing waits for
-    the GPU; otherwise they are left out.
+    With `static_shapes`, untrained positions go through the head as well, so that every shape is known in advance and
+    nothing waits for the GPU; otherwise they are left out.
     """
     plain = causal.forward
 

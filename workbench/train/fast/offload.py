@@ -1,8 +1,8 @@
 """What a layer stores for the backward pass, kept in the host's memory meanwhile (as in Unsloth's checkpointing).
 
-A layer that is computed again stores little (its input, its attention's output), and there is time to copy it out and in
-again while the GPU computes. Copies run on a stream of their own. Host buffers are pinned and used again in every step,
-so that the copies can be part of a CUDA graph.
+A layer that is computed again stores little (its input, its attention's output), and there is time to copy it out and
+in again while the GPU computes. Copies run on a stream of their own. Host buffers are pinned and used again in every
+step, so that the copies can be part of a CUDA graph.
 """
 
 from dataclasses import dataclass

@@ -158,8 +158,10 @@ class FastStep:
         keep_layers(self._causal, count, self._kept)
         spare -= (count - 1) * more
         unpacked = self._keep_unpacked(spare) if count == layers else 0
-        log(f"{count} of {layers} layers keep what they compute for the backward pass"
-            + (f"; {unpacked} keep their experts unpacked." if unpacked else "."))  # fmt: skip
+        log(
+            f"{count} of {layers} layers keep what they compute for the backward pass"
+            + (f"; {unpacked} keep their experts unpacked." if unpacked else ".")
+        )
 
     def _keep_unpacked(self, spare: float) -> int:
         from workbench.models.quantized.layout import is_fused_experts

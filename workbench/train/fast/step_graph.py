@@ -1,8 +1,8 @@
 """Training steps as CUDA graphs: recorded once for a shape of the batch, then replayed without Python.
 
-A step of a large model launches thousands of kernels. With short batches the GPU would wait for Python most of the time.
-Recorded is a forward and a backward pass, which add to fixed gradient buffers; clipping and the optimizer stay outside.
-Batches are padded to a few lengths, so that a few recordings serve all.
+A step of a large model launches thousands of kernels. With short batches the GPU would wait for Python most of the
+time. Recorded is a forward and a backward pass, which add to fixed gradient buffers; clipping and the optimizer stay
+outside. Batches are padded to a few lengths, so that a few recordings serve all.
 """
 
 import gc
@@ -79,7 +79,8 @@ class StepGraphs:
                 parameter.grad = buffer
 
     def _run(self, inputs: dict[str, Tensor]) -> Tensor:
-        """One step from Python. Hundreds of small gradients are added to their buffers in a few kernels, not one by one."""
+        """One step from Python. Hundreds of small gradients are added to their buffers in a few kernels, not one by
+        one."""
         if not self._at_once:
             return self._step(inputs)
         for parameter, _ in self._gradients:

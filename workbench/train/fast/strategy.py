@@ -1,4 +1,5 @@
-"""How a trainer makes its steps. The plain strategy leaves them to transformers; `step.py` has the fast one of a single GPU."""
+"""How a trainer makes its steps. The plain strategy leaves them to transformers; `step.py` has the fast one of a single
+GPU."""
 
 from typing import Protocol
 

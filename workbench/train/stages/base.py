@@ -1,4 +1,5 @@
-"""What every stage needs of its trainer: a mixin over a trainer of TRL, and the record by which the registry knows a stage."""
+"""What every stage needs of its trainer: a mixin over a trainer of TRL, and the record by which the registry knows a
+stage."""
 
 import math
 import os
@@ -36,16 +37,22 @@ class Stage:
 class WorkbenchTrainer:
     """A mixin in front of a `transformers.Trainer` with these changes.
 
-    Adapters are float32, as PEFT and LLaMA-Factory have them; TRL keeps those of a quantized model in bfloat16. (Optimizer steps can be
-    smaller than bfloat16 resolves, fp16 training needs float32, and CPUs without bfloat16 instructions compute ten times faster with it.)
+    Adapters are float32, as PEFT and LLaMA-Factory have them; TRL keeps those of a quantized model in bfloat16.
+    (Optimizer steps can be smaller than bfloat16 resolves, fp16 training needs float32, and CPUs without bfloat16
+    instructions compute ten times faster with it.)
 
-    A checkpoint gets its name when all of its files are on the disk. LoRA+ groups are PEFT's. Tokens are counted where they are. A step
-    goes through `step_strategy`.
+    A checkpoint gets its name when all of its files are on the disk. LoRA+ groups are PEFT's. Tokens are counted where
+    they are. A step goes through `step_strategy`.
     """
 
     def __init__(
-        self, *args, loraplus_lr_ratio: float | None = None, step_strategy: StepStrategy | None = None, balance: Balance | None = None, **kwargs
-    ):  # fmt: skip
+        self,
+        *args,
+        loraplus_lr_ratio: float | None = None,
+        step_strategy: StepStrategy | None = None,
+        balance: Balance | None = None,
+        **kwargs,
+    ):
         self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
@@ -62,7 +69,8 @@ class WorkbenchTrainer:
         return str(self._saving_in or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model, trial):
-        """A checkpoint gets its name when all its files are on the disk: a kill while saving leaves none that looks whole.
+        """A checkpoint gets its name when all its files are on the disk: a kill while saving leaves none that looks
+        whole.
 
         Every process writes its own part; the first one makes it whole.
         """
@@ -87,8 +95,11 @@ class WorkbenchTrainer:
             self._saving_in = None
         if first:
             rotate_checkpoints(
-                output_dir=str(folder), save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=False)  # fmt: skip
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
         self.accelerator.wait_for_everyone()
 
     def _publish(self, fresh: Path, target: Path, *, state_changed: bool) -> None:
@@ -100,7 +111,8 @@ class WorkbenchTrainer:
         os.rename(fresh, target)
 
     def _finalize_training(self, *args, **kwargs):
-        # with a limit of 1 transformers would now delete all but the best checkpoint, the one that Stop has just saved too
+        # with a limit of 1 transformers would now delete all but the best checkpoint, the one that Stop has just saved
+        # too
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super()._finalize_training(*args, **kwargs)
@@ -133,11 +145,13 @@ class WorkbenchTrainer:
         )
 
     def loss_of(self, inputs: dict) -> torch.Tensor:
-        """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance. A stage with a fast step has one."""
+        """Forward pass of a step that may be recorded: no waiting for the GPU, shapes known in advance. A stage with a
+        fast step has one."""
         raise NotImplementedError
 
     def balance_scale(self) -> torch.Tensor | float:
-        """What the balance loss of one micro-batch counts in the gradients of a step, a fp16 scaler's factor included."""
+        """What the balance loss of one micro-batch counts in the gradients of a step, a fp16 scaler's factor
+        included."""
         share = 1 / getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         scaler = self.accelerator.scaler
         if scaler is None or not scaler.is_enabled():

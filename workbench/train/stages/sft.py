@@ -10,8 +10,8 @@ from workbench.train.stages.base import Stage, WorkbenchTrainer
 
 
 class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
-    """The loss is summed inside the model's own forward pass (`fast/loss.py`): TRL's fused head computes the logits twice and waits for
-    the GPU in every step."""
+    """The loss is summed inside the model's own forward pass (`fast/loss.py`): TRL's fused head computes the logits
+    twice and waits for the GPU in every step."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -50,7 +50,8 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
 
 
 def own_arguments(config: RunConfig, causal) -> dict:
-    """`load_data` has tokenized, cut and packed the rows; what TRL still needs to know of packing is how to collate them."""
+    """`load_data` has tokenized, cut and packed the rows; what TRL still needs to know of packing is how to collate
+    them."""
     return {
         "router_aux_loss_coef": (config.moe_aux_loss_coef or 0.0) if has_own_balance_loss(causal.config) else None,
         "dataset_kwargs": {"skip_prepare_dataset": True},

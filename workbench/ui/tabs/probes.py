@@ -1,4 +1,5 @@
-"""The Probes tab: a set of questions with known answers, asked of the loaded model and of adapters; before and after."""
+"""The Probes tab: a set of questions with known answers, asked of the loaded model and of adapters; before and
+after."""
 
 import asyncio
 
@@ -99,7 +100,13 @@ class ProbesTab:
                         messages.insert(0, {"role": "system", "content": question["system"]})
                     common = {"max_tokens": probes.MAX_TOKENS, "seed": 0}
                     (answer,) = await complete(backend, report.model, messages, temperature=0.0, **common)
-                    more = await complete(backend, report.model, messages, n=int(count), temperature=probes.TEMPERATURE, **common) if count else []  # fmt: skip
+                    more = (
+                        await complete(
+                            backend, report.model, messages, n=int(count), temperature=probes.TEMPERATURE, **common
+                        )
+                        if count
+                        else []
+                    )
                     verdicts = {await asyncio.to_thread(passes, text, question) for text in (answer, *more)}
                     report.results.append(probes.Result(question["prompt"], answer, more, probes.verdict_of(verdicts)))
                     done = sum(len(r.results) for r in reports)
@@ -127,8 +134,13 @@ class ProbesTab:
 
     def _wire(self) -> dict:
         going = self.start.click(
-            self.run, [self.chosen, self.adapters, self.samples, self.limit, *self.panel.where], [self.message, self.table], show_progress="hidden", api_visibility="private",
-            concurrency_limit=4)  # fmt: skip
+            self.run,
+            [self.chosen, self.adapters, self.samples, self.limit, *self.panel.where],
+            [self.message, self.table],
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=4,
+        )
         self.halt.click(lambda: note("–", "warn"), None, self.message, cancels=[going], **QUIET)
         self.last.click(
             self.show_last,

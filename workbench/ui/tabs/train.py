@@ -68,8 +68,13 @@ class TrainTab:
             with gr.Column(scale=7, min_width=520):
                 with gr.Row(equal_height=True):
                     self.preset = gr.Dropdown(
-                        list(self.presets), value=DEFAULT,
-                        label=t("preset"), info=t("preset_info"), elem_id="preset", interactive=True)  # fmt: skip
+                        list(self.presets),
+                        value=DEFAULT,
+                        label=t("preset"),
+                        info=t("preset_info"),
+                        elem_id="preset",
+                        interactive=True,
+                    )
                 self.about = gr.HTML(elem_id="preset-about")
                 with gr.Accordion(t("import_title"), open=False, elem_id="import"):
                     self.pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
@@ -195,8 +200,13 @@ class TrainTab:
         ended = token is None or token[0] != run.id or token[3] != fresh[3]
         choices = gr.Dropdown(choices=run_choices(self.workspace, lang)) if ended else gr.skip()
         return (
-            monitor.status_html(run, lang), monitor.chart_json(run, lang, log_axis), monitor.log_html(run),
-            gr.Button(interactive=active), fresh, choices)  # fmt: skip
+            monitor.status_html(run, lang),
+            monitor.chart_json(run, lang, log_axis),
+            monitor.log_html(run),
+            gr.Button(interactive=active),
+            fresh,
+            choices,
+        )
 
     def arrive(self, request: gr.Request):
         """A new or reloaded page: show the run that is going, or the newest."""
@@ -221,13 +231,22 @@ class TrainTab:
 
     def _wire(self) -> dict:
         view = [self.status, self.chart, self.log, self.stop, self.seen, self.run_list]
-        gr.on([self.parent.change, *(widget.change for widget in self.form.components)], self.preview, [self.preset, self.parent, *self.form.components],
-              [self.yaml_box, self.command, self.message], trigger_mode="always_last", **QUIET)  # fmt: skip
+        gr.on(
+            [self.parent.change, *(widget.change for widget in self.form.components)],
+            self.preview,
+            [self.preset, self.parent, *self.form.components],
+            [self.yaml_box, self.command, self.message],
+            trigger_mode="always_last",
+            **QUIET,
+        )
         gr.on([self.preset.input, self.take.click], lambda: "", None, self.parent, **QUIET)
         self.preset.input(self.use_preset, self.preset, [self.about, *self.form.components], **QUIET)
         self.take.click(self.use_import, self.pasted, [self.report, *self.form.components], **QUIET)
-        self.start.click(None, js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
-                    api_visibility="private")  # fmt: skip
+        self.start.click(
+            None,
+            js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
+            api_visibility="private",
+        )
         begun = self.start.click(
             self.begin,
             [self.parent, *self.form.components],

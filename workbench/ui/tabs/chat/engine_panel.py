@@ -1,4 +1,5 @@
-"""The Chat tab's left column: which model answers, how it is loaded; adapters added up and merged; another server instead."""
+"""The Chat tab's left column: which model answers, how it is loaded; adapters added up and merged; another server
+instead."""
 
 import itertools
 import re
@@ -42,12 +43,18 @@ class EnginePanel:
     def build(self) -> None:
         """Lay the column out and wire what concerns only itself."""
         self.model = gr.Dropdown(
-            model_choices(self.workspace), value=DEMO_MODEL, label=t("opt_model_name_or_path"), allow_custom_value=True,
-            elem_id="chat-model")  # fmt: skip
+            model_choices(self.workspace),
+            value=DEMO_MODEL,
+            label=t("opt_model_name_or_path"),
+            allow_custom_value=True,
+            elem_id="chat-model",
+        )
         self.adapter = gr.Dropdown(
-            [], value=None, label=t("adapter"), info=t("adapter_info"), allow_custom_value=True, elem_id="chat-adapter")  # fmt: skip
+            [], value=None, label=t("adapter"), info=t("adapter_info"), allow_custom_value=True, elem_id="chat-adapter"
+        )
         self.quantization = gr.Radio(
-            [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantization"), elem_id="chat-quantization")  # fmt: skip
+            [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantization"), elem_id="chat-quantization"
+        )
         with gr.Accordion(t("loading_options"), open=False, elem_id="chat-loading-options"):
             self.more = {name: self._widget(name) for name in _MORE}
         with gr.Row():
@@ -83,7 +90,8 @@ class EnginePanel:
             **QUIET,
         )
         unload.click(lambda: self.engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
-            lambda: None, None, self.seen, **QUIET)  # fmt: skip
+            lambda: None, None, self.seen, **QUIET
+        )
         self.adapter.input(*self.take_adapter, **QUIET)
         gr.Timer(1).tick(self._look, [self.seen], [self.status, self.exported, self.seen], **QUIET)
         halt.click(self._stop_export, None, self.exported, **QUIET)
@@ -171,8 +179,13 @@ class EnginePanel:
         """Status of the engine and of an export; each sent only when it changed."""
         lang, state = language(request), self.engine.state()
         exported = self._exported(lang)
-        fresh = (lang, self.engine.model, state and (state.state, state.phase, state.progress, state.reason, state.warning), self.engine.silent,
-                 tuple(sorted(self.engine._adapters)))  # fmt: skip
+        fresh = (
+            lang,
+            self.engine.model,
+            state and (state.state, state.phase, state.progress, state.reason, state.warning),
+            self.engine.silent,
+            tuple(sorted(self.engine._adapters)),
+        )
         before, before_exported = token or (None, None)
         export_update = gr.skip() if exported == before_exported else exported
         if before in (fresh, "failed"):

@@ -1,5 +1,5 @@
-"""Under the conversation: a closer look at one answer. Token confidence with branches, consistency, what the adapter changed,
-the contradiction probe, and the correction."""
+"""Under the conversation: a closer look at one answer. Token confidence with branches, consistency, what the adapter
+changed, the contradiction probe, and the correction."""
 
 import random
 
@@ -95,7 +95,9 @@ class Examine:
         branches = answer.get("branches") or []
         radio = gr.Radio(
             choices=[(f"{i + 1}: {(b['content'][-40:] or '…')}", i) for i, b in enumerate(branches)],
-            value=answer.get("branch", 0), visible=len(branches) > 1)  # fmt: skip
+            value=answer.get("branch", 0),
+            visible=len(branches) > 1,
+        )
         head = say("examined", lang, model=answer.get("model") or "–", question=question_of(history)[:120])
         samples = answer.get("samples") or []
         consistency = consistency_html(check(answer["content"], question_of(history), samples), lang) if samples else ""
@@ -118,8 +120,15 @@ class Examine:
             if backend.own and model != base:
                 await self.panel.adapter_name(model)
             answer["samples"] = await complete(
-                backend, model, answer.get("system", []) + sent(history), n=int(samples),
-                temperature=TEMPERATURE, top_p=1.0, max_tokens=limit, seed=random.randrange(2**31))  # fmt: skip
+                backend,
+                model,
+                answer.get("system", []) + sent(history),
+                n=int(samples),
+                temperature=TEMPERATURE,
+                top_p=1.0,
+                max_tokens=limit,
+                seed=random.randrange(2**31),
+            )
             self.keep(talk)
         except UserError as error:
             return (gr.skip(), gr.skip(), note(str(error), "bad"), *[gr.skip()] * 3)
@@ -170,7 +179,8 @@ class Examine:
             for number, wording in enumerate(asked, 1):
                 messages = [*_system(settings), {"role": "user", "content": wording.question}]
                 answers += await complete(
-                    backend, model, messages, temperature=0.0, max_tokens=min(int(settings.max_tokens), 120), seed=0)  # fmt: skip
+                    backend, model, messages, temperature=0.0, max_tokens=min(int(settings.max_tokens), 120), seed=0
+                )
                 yield contradiction_html(compare(asked[:number], answers), lang)
         except UserError as error:
             yield note(str(error), "bad")

@@ -58,7 +58,8 @@ class History:
         return ""
 
     def wire(self, talk, opened, shown_in: list, look) -> None:
-        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look(event)` adds what follows."""
+        """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look(event)` adds
+        what follows."""
 
         def find(words):
             return gr.Dropdown(choices=self.choices(words))
@@ -116,5 +117,10 @@ class History:
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
         look(self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET))
         look(self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET))
-        self.export.click(export, [self.list, self.kind, talk], [self.note, self.file], show_progress="hidden", api_visibility="private").then(
-            None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")  # fmt: skip
+        self.export.click(
+            export,
+            [self.list, self.kind, talk],
+            [self.note, self.file],
+            show_progress="hidden",
+            api_visibility="private",
+        ).then(None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")

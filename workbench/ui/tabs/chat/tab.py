@@ -1,7 +1,7 @@
 """The Chat tab: talk to a model, beside up to three adapters; look closer at an answer; correct it.
 
-It is a client of the OpenAI protocol and nothing more. The conversation is kept in `gr.State` as plain messages; what the
-Chatbots show is made from it, with HTML in the model's answer escaped.
+It is a client of the OpenAI protocol and nothing more. The conversation is kept in `gr.State` as plain messages; what
+the Chatbots show is made from it, with HTML in the model's answer escaped.
 """
 
 import asyncio
@@ -65,8 +65,16 @@ class ChatTab:
                 with gr.Row():
                     self.compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare", scale=2)
                     self.others = gr.Dropdown(
-                        [], value=[], multiselect=True, max_choices=2, label=t("compare_more"), visible=False, allow_custom_value=True,
-                        elem_id="compare-more", scale=5)  # fmt: skip
+                        [],
+                        value=[],
+                        multiselect=True,
+                        max_choices=2,
+                        label=t("compare_more"),
+                        visible=False,
+                        allow_custom_value=True,
+                        elem_id="compare-more",
+                        scale=5,
+                    )
                 with gr.Row():
                     self.boxes = [
                         gr.Chatbot(
@@ -84,8 +92,14 @@ class ChatTab:
                 self.problem = gr.HTML(elem_id="chat-problem")
                 with gr.Row(equal_height=True):
                     self.box = gr.Textbox(
-                        show_label=False, placeholder=t("message_placeholder"), lines=2, max_lines=6, scale=8, elem_id="message",
-                        submit_btn=False)  # fmt: skip
+                        show_label=False,
+                        placeholder=t("message_placeholder"),
+                        lines=2,
+                        max_lines=6,
+                        scale=8,
+                        elem_id="message",
+                        submit_btn=False,
+                    )
                     self.send = gr.Button(t("send"), variant="primary", scale=1, min_width=90, elem_id="send")
                     self.halt = gr.Button(t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt")
                 with gr.Row():
@@ -231,8 +245,12 @@ class ChatTab:
         several = list(self.answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
-            note(wrong, "bad") or line, talk.id if any(talk.columns) else "", gr.Radio(choices=several, value=None, visible=voting),
-            gr.Button(visible=voting), *self.examine.look(talk, request))  # fmt: skip
+            note(wrong, "bad") or line,
+            talk.id if any(talk.columns) else "",
+            gr.Radio(choices=several, value=None, visible=voting),
+            gr.Button(visible=voting),
+            *self.examine.look(talk, request),
+        )
 
     def ask(self, text, talk):
         text = text.strip()
@@ -306,8 +324,12 @@ class ChatTab:
 
     def opened(self, session: Session, lang: str) -> list:
         """A session in the Chatbots."""
-        return [*self.in_boxes(session, self.labels(session.width, session.models, lang)), "", session.width > 1,
-                gr.Dropdown(value=session.models[2:], visible=session.width > 1)]  # fmt: skip
+        return [
+            *self.in_boxes(session, self.labels(session.width, session.models, lang)),
+            "",
+            session.width > 1,
+            gr.Dropdown(value=session.models[2:], visible=session.width > 1),
+        ]
 
     def comeback(self, id_, request: gr.Request):
         """A reloaded page: the conversation that was open."""
@@ -385,8 +407,13 @@ class ChatTab:
             [self.used, self.last, self.best, self.vote, *self.examine.view],
             **QUIET,
         )
-        seen.then(self.examine.run_every, [self.examine.every, self.talk, *self.panel.where, self.examine.samples, *self.sampling], self.examine.view,
-                  show_progress="hidden", api_visibility="private")  # fmt: skip
+        seen.then(
+            self.examine.run_every,
+            [self.examine.every, self.talk, *self.panel.where, self.examine.samples, *self.sampling],
+            self.examine.view,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
     def _wire(self) -> dict:
         self.last.change(
@@ -433,7 +460,11 @@ class ChatTab:
         )
         self.halt.click(self.hold, self.talk, self.shown_in, **QUIET)
         gr.on([self.clear.click, self.left.clear], self.wipe, self.talk, self.shown_in, **QUIET).then(
-            self.after, [self.talk, self.price_in, self.price_out], [self.used, self.last, self.best, self.vote, *self.examine.view], **QUIET)  # fmt: skip
+            self.after,
+            [self.talk, self.price_in, self.price_out],
+            [self.used, self.last, self.best, self.vote, *self.examine.view],
+            **QUIET,
+        )
         self.vote.click(self.cast, [self.best, self.talk], self.problem, **QUIET)
         for number, chatbot in enumerate(self.boxes):
             chatbot.select(self.choose(number), self.talk, self.examine.view, **QUIET)

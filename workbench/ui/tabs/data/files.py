@@ -1,4 +1,5 @@
-"""Parts of the Data tab that change files: upload, copy, split, layout, remove; and download. All of it inside the workspace."""
+"""Parts of the Data tab that change files: upload, copy, split, layout, remove; and download. All of it inside the
+workspace."""
 
 import asyncio
 import json
@@ -78,9 +79,17 @@ def build(data: Data) -> None:
             ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
         with gr.Row():
             columns = gr.Textbox(
-                label=t("data_layout_columns"), lines=2, elem_id="data-columns-json", placeholder='{"prompt": "question", "response": "answer"}')  # fmt: skip
+                label=t("data_layout_columns"),
+                lines=2,
+                elem_id="data-columns-json",
+                placeholder='{"prompt": "question", "response": "answer"}',
+            )
             tags = gr.Textbox(
-                label=t("data_layout_tags"), lines=2, elem_id="data-tags-json", placeholder='{"role_tag": "speaker", "user_tag": "user"}')  # fmt: skip
+                label=t("data_layout_tags"),
+                lines=2,
+                elem_id="data-tags-json",
+                placeholder='{"role_tag": "speaker", "user_tag": "user"}',
+            )
         keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
     words = gr.HTML(elem_id="data-filed")
 
@@ -106,7 +115,8 @@ def build(data: Data) -> None:
     def parted(result, lang):
         (train, train_rows), (held, held_rows), lost = result["train"], result["eval"], result["left_out"]
         said = say(
-            "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}")  # fmt: skip
+            "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}"
+        )
         return said + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
 
     async def run_copy(name, looks, request: gr.Request, *contents):
@@ -191,8 +201,9 @@ def build(data: Data) -> None:
         data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [words, looks], **LONG
     )
     halt.click(stopped, None, words, cancels=[copying, splitting, keeping], **QUIET)
-    download.click(downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private").success(
-        None, js=DOWNLOAD_JS)  # fmt: skip
+    download.click(
+        downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private"
+    ).success(None, js=DOWNLOAD_JS)
 
 
 async def _nothing():

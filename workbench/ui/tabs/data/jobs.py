@@ -1,5 +1,5 @@
-"""Parts of the Data tab that read a whole dataset: check, statistics, the run's own sequences. Each job has a process of its own, which ends when
-nobody listens any more."""
+"""Parts of the Data tab that read a whole dataset: check, statistics, the run's own sequences. Each job has a process
+of its own, which ends when nobody listens any more."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""What the parts of the Data tab share: the options that matter, the chosen dataset, long jobs with a bar, changes with an answer."""
+"""What the parts of the Data tab share: the options that matter, the chosen dataset, long jobs with a bar, changes with
+an answer."""
 
 import contextlib
 import os
@@ -32,7 +33,8 @@ DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.clic
 
 
 def user_of(request: gr.Request) -> str:
-    """Who asks, for the limits that each user and each address have: the address, and a browser, or a tab of one that keeps no cookies."""
+    """Who asks, for the limits that each user and each address have: the address, and a browser, or a tab of one that
+    keeps no cookies."""
     return f"{request.client.host} {request.cookies.get(COOKIE) or request.session_hash}"
 
 
@@ -70,7 +72,8 @@ class Data:
     async def job(
         self, op: str, args: dict, finish: Callable, others: int, request: gr.Request, *, torch: bool = False
     ):
-        """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)` has all of them."""
+        """Ask for a long operation: a progress bar as the first of `1 + others` outputs, until `finish(result, lang)`
+        has all of them."""
         try:
             async for answer in self.worker.job(op, user=user_of(request), torch=torch, **args):
                 if "progress" in answer:
@@ -81,7 +84,8 @@ class Data:
             yield [note_safe(str(error), "bad"), *[gr.skip()] * others]
 
     def changing(self, action: Callable, others: int = 0):
-        """A handler that changes data: `await action(request, name, …)` has the words and `others` more outputs. Outputs: words, `looks`, the others."""
+        """A handler that changes data: `await action(request, name, …)` has the words and `others` more outputs.
+        Outputs: words, `looks`, the others."""
 
         async def handler(request: gr.Request, looks, name, *given):
             if not name:  # nothing is chosen, or the question was answered with no
@@ -97,7 +101,8 @@ class Data:
 
 
 def asking(words_id: str, named: int = 1) -> str:
-    """JavaScript that asks before a handler of `Data.changing` goes on; the question ends with the first `named` inputs after `looks`."""
+    """JavaScript that asks before a handler of `Data.changing` goes on; the question ends with the first `named` inputs
+    after `looks`."""
     return (
         f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1, {1 + named}).join(' · ')) "
         "? all : [all[0], '', ...all.slice(2)]"
@@ -115,7 +120,8 @@ def outgoing_folder() -> Path:
 
 
 def outgoing(path: Path, name: str = "") -> str:
-    """A file under gradio's own folder, from where it is given out: a link where that is possible, which takes no room."""
+    """A file under gradio's own folder, from where it is given out: a link where that is possible, which takes no
+    room."""
     target = outgoing_folder() / (name or path.name)
     try:
         os.link(path, target)

@@ -1,4 +1,5 @@
-"""The Data tab: what a run will be trained on, before it is paid for. Here: choosing, looking at rows, editing one of them."""
+"""The Data tab: what a run will be trained on, before it is paid for. Here: choosing, looking at rows, editing one of
+them."""
 
 import asyncio
 import json
@@ -41,7 +42,13 @@ class DataTab:
         with gr.Row():
             with gr.Column(scale=5, min_width=420):
                 self.chosen = self.data.chosen = gr.Dropdown(
-                    [], label=t("data_set"), info=t("data_set_info"), elem_id="data-set", interactive=True, allow_custom_value=True)  # fmt: skip
+                    [],
+                    label=t("data_set"),
+                    info=t("data_set_info"),
+                    elem_id="data-set",
+                    interactive=True,
+                    allow_custom_value=True,
+                )
                 self.about = gr.HTML(elem_id="data-about")
             with gr.Column(scale=3, min_width=260):
                 self.drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
@@ -54,8 +61,12 @@ class DataTab:
             with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
                 with gr.Row(equal_height=True):
                     self.columns = gr.CheckboxGroup(
-                        [(t(f"data_{part}"), part) for part in view.PARTS], value=list(view.PARTS), label=t("data_columns"),
-                        elem_id="data-columns", scale=4)  # fmt: skip
+                        [(t(f"data_{part}"), part) for part in view.PARTS],
+                        value=list(view.PARTS),
+                        label=t("data_columns"),
+                        elem_id="data-columns",
+                        scale=4,
+                    )
                     self.ids = gr.Checkbox(label=t("data_ids"), value=False, elem_id="data-ids", scale=1, min_width=120)
                     self.start = gr.Number(
                         1, minimum=1, precision=0, label=t("data_row"), elem_id="data-row", scale=1, min_width=110
@@ -110,9 +121,16 @@ class DataTab:
         masks = "".join(f", {key}" for key in ("train_on_prompt", "mask_history") if config.get(key))
         shown = {key: config.get(key, RunConfig.model_fields[key].default) for key in ("template", "cutoff_len")}
         words = say(
-            "data_about", lang, layout=layout, place=f"{info.path or info.hub or info.ms_hub} ({place})",
-            count="" if total is None else say("data_rows_total", lang, count=f"{total:,}"), template=shown["template"], cutoff=shown["cutoff_len"],
-            model=str(config.get("model_name_or_path", "–")).split("/")[-1], masks=masks)  # fmt: skip
+            "data_about",
+            lang,
+            layout=layout,
+            place=f"{info.path or info.hub or info.ms_hub} ({place})",
+            count="" if total is None else say("data_rows_total", lang, count=f"{total:,}"),
+            template=shown["template"],
+            cutoff=shown["cutoff_len"],
+            model=str(config.get("model_name_or_path", "–")).split("/")[-1],
+            masks=masks,
+        )
         return f"<div class='wb-sub'>{view.safe(words)}</div>"
 
     def show(self, name, shown, number, request: gr.Request, *contents):
@@ -124,7 +142,14 @@ class DataTab:
             self.data.info(name, contents)
             tokens = bool({"tokens", "text"} & set(shown or []))
             found = self.data.worker.ask(
-                "preview", user_of(request), dataset=name, config=self.data.options(contents), start=number - 1, count=PAGE, tokens=tokens)  # fmt: skip
+                "preview",
+                user_of(request),
+                dataset=name,
+                config=self.data.options(contents),
+                start=number - 1,
+                count=PAGE,
+                tokens=tokens,
+            )
             words = note_safe(say("data_no_tokens", lang, why=found["problem"]), "warn") if found["problem"] else ""
             if not found["rows"]:
                 words += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
@@ -196,7 +221,8 @@ class DataTab:
         return gr.update(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
 
     def arrive(self, name, visits, *contents):
-        """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have changed."""
+        """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have
+        changed."""
         try:
             listed, words = self.data.choices(contents), ""
         except UserError as error:
@@ -208,8 +234,20 @@ class DataTab:
 
     def _wire(self) -> dict:
         contents = self.form.components
-        gr.on([self.chosen.change, self.columns.change, self.start.change, self.data.looks.change, self.data.visits.change], self.show, [self.chosen, self.columns, self.start, *contents], [self.message, self.about, self.rows],
-              trigger_mode="always_last", **QUIET).then(self.total, [self.chosen, *contents], self.about, **QUIET)  # fmt: skip
+        gr.on(
+            [
+                self.chosen.change,
+                self.columns.change,
+                self.start.change,
+                self.data.looks.change,
+                self.data.visits.change,
+            ],
+            self.show,
+            [self.chosen, self.columns, self.start, *contents],
+            [self.message, self.about, self.rows],
+            trigger_mode="always_last",
+            **QUIET,
+        ).then(self.total, [self.chosen, *contents], self.about, **QUIET)
         self.chosen.change(lambda: (1, None, ""), None, [self.start, self.before, self.source], **QUIET)
         gr.on(
             [self.chosen.change, self.data.looks.change], lambda: "", None, self.checked, **QUIET
@@ -218,8 +256,13 @@ class DataTab:
         self.on.click(lambda number: int(number or 1) + PAGE, self.start, self.start, **QUIET)
         self.ids.change(None, self.ids, None, js=_IDS_JS, api_visibility="private")
         fetching = (self.get_row, [self.chosen, self.row, *contents], [self.edited, self.source, self.before])
-        self.rows.click(self.clicked, None, [self.parts, self.start, self.row, self.editing], **QUIET).then(*fetching, **QUIET).success(
-            None, js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})", api_visibility="private")  # fmt: skip
+        self.rows.click(self.clicked, None, [self.parts, self.start, self.row, self.editing], **QUIET).then(
+            *fetching, **QUIET
+        ).success(
+            None,
+            js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})",
+            api_visibility="private",
+        )
         self.checked.click(self.clicked, None, [self.parts, self.start, self.row, self.editing], **QUIET)
         self.fetch.click(*fetching, **QUIET)
         saving = self.save.click(
@@ -229,7 +272,13 @@ class DataTab:
             **LONG,
         )
         cutting = self.cut.click(
-            self.data.changing(self.delete_row, 2), [self.data.looks, self.chosen, self.row, self.before, *contents], [self.edited, self.data.looks, self.before, self.source], js=asking("row-sure", 2), trigger_mode="always_last", **LONG)  # fmt: skip
+            self.data.changing(self.delete_row, 2),
+            [self.data.looks, self.chosen, self.row, self.before, *contents],
+            [self.edited, self.data.looks, self.before, self.source],
+            js=asking("row-sure", 2),
+            trigger_mode="always_last",
+            **LONG,
+        )
         self.halt.click(stopped, None, self.edited, cancels=[saving, cutting], **QUIET)
         files.wire_upload(self.data, self.drop, self.uploaded, self.halt_upload)
         return {

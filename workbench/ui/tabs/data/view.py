@@ -1,4 +1,5 @@
-"""Rows of data as HTML: conversation, tokens, exact text; problems; statistics. All text of the data is escaped here."""
+"""Rows of data as HTML: conversation, tokens, exact text; problems; statistics. All text of the data is escaped
+here."""
 
 from html import escape
 
@@ -172,15 +173,18 @@ def check_html(result: dict, lang: str) -> str:
     else:
         noticed = count - result["broken"]
         words = note(
-            say("data_check_found", lang, rows=rows, broken=f"{result['broken']:,}", noticed=f"{noticed:,}"), "bad" if result["broken"] else "warn")  # fmt: skip
+            say("data_check_found", lang, rows=rows, broken=f"{result['broken']:,}", noticed=f"{noticed:,}"),
+            "bad" if result["broken"] else "warn",
+        )
     if result["untokenized"]:
         words += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
     if not count:
         return words
     tiles = "".join(
         f"<div class='wb-tile'><b>{result['counts'][kind]:,}</b><span>{escape(say('kind_' + kind, lang))}</span></div>"
-        for kind in KINDS_OF_PROBLEMS if kind in result["counts"]
-    )  # fmt: skip
+        for kind in KINDS_OF_PROBLEMS
+        if kind in result["counts"]
+    )
     lines = "".join(
         f"<tr><td><button type='button' class='wb-link' data-look='{row}'>{row:,}</button></td><td>{safe(place)}</td>"
         f"<td class='wb-verdict {'bad' if kind in BROKEN else 'warn'}'><b>{escape(say('kind_' + kind, lang))}</b></td><td>{safe(reason)}</td></tr>"

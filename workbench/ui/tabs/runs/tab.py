@@ -26,7 +26,8 @@ _CONFIRM = "(id) => [confirm(document.querySelector('#delete-words').textContent
 
 
 class RunsTab:
-    """Its components are attributes and its handlers methods. `build` lays it out inside a `gr.Tab` and wires what concerns only itself."""
+    """Its components are attributes and its handlers methods. `build` lays it out inside a `gr.Tab` and wires what
+    concerns only itself."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -43,25 +44,62 @@ class RunsTab:
                 label=t("search"), info=t("search_info"), elem_id="runs-search", scale=3, max_lines=1
             )
             self.states = gr.Dropdown(
-                [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)], value=[], multiselect=True, label=t("states"), elem_id="runs-states", scale=3)  # fmt: skip
+                [(t(f"state_{s}"), s) for s in (*ACTIVE, *FINAL)],
+                value=[],
+                multiselect=True,
+                label=t("states"),
+                elem_id="runs-states",
+                scale=3,
+            )
             self.sort = gr.Dropdown(
-                [(t(f"sort_{s}"), s) for s in view.SORTS], value="by_newest", label=t("sort"), elem_id="runs-sort", scale=1, min_width=130)  # fmt: skip
+                [(t(f"sort_{s}"), s) for s in view.SORTS],
+                value="by_newest",
+                label=t("sort"),
+                elem_id="runs-sort",
+                scale=1,
+                min_width=130,
+            )
             self.page = gr.Number(
                 1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90
             )
         self.table = gr.Dataframe(
-            headers=[c.replace("_", " ") for c in view.COLUMNS], interactive=False, elem_id="runs-table", max_height=330,
-            column_count=(len(view.COLUMNS), "fixed"), show_label=False)  # fmt: skip
+            headers=[c.replace("_", " ") for c in view.COLUMNS],
+            interactive=False,
+            elem_id="runs-table",
+            max_height=330,
+            column_count=(len(view.COLUMNS), "fixed"),
+            show_label=False,
+        )
         self.count = gr.HTML(elem_id="runs-count")
 
     def _run_widgets(self) -> None:
         with gr.Row(equal_height=True):
             self.chosen = gr.Dropdown(
-                [], label=t("selected_run"), info=t("resume_info"), elem_id="runs-selected", allow_custom_value=True, interactive=True, scale=4)  # fmt: skip
+                [],
+                label=t("selected_run"),
+                info=t("resume_info"),
+                elem_id="runs-selected",
+                allow_custom_value=True,
+                interactive=True,
+                scale=4,
+            )
             self.checkpoint = gr.Dropdown(
-                [], label=t("checkpoint"), info=t("checkpoint_info"), elem_id="runs-checkpoint", allow_custom_value=True, interactive=True, scale=2)  # fmt: skip
+                [],
+                label=t("checkpoint"),
+                info=t("checkpoint_info"),
+                elem_id="runs-checkpoint",
+                allow_custom_value=True,
+                interactive=True,
+                scale=2,
+            )
             self.epochs = gr.Textbox(
-                label=t("new_epochs"), info=t("new_epochs_info"), elem_id="runs-epochs", max_lines=1, scale=1, min_width=120)  # fmt: skip
+                label=t("new_epochs"),
+                info=t("new_epochs_info"),
+                elem_id="runs-epochs",
+                max_lines=1,
+                scale=1,
+                min_width=120,
+            )
             self.resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
             self.chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
             self.clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
@@ -87,7 +125,14 @@ class RunsTab:
             with gr.Tab(t("compare_runs"), id="compare", elem_id="part-compare") as self.compare_part:
                 with gr.Row():
                     self.several = gr.Dropdown(
-                        [], multiselect=True, label=t("compare_which"), elem_id="compare-runs", allow_custom_value=True, interactive=True, scale=5)  # fmt: skip
+                        [],
+                        multiselect=True,
+                        label=t("compare_which"),
+                        elem_id="compare-runs",
+                        allow_custom_value=True,
+                        interactive=True,
+                        scale=5,
+                    )
                     self.add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
                 with gr.Row():
                     self.axis = gr.Radio(
@@ -169,10 +214,14 @@ class RunsTab:
     def parts(self, run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
         panels = [
-            (say("loss", lang), ("loss",)), (say("legend_eval", lang), ("eval_loss",)), (say("learning_rate", lang), ("lr",)),
-            (say("chart_grad_norm", lang), ("grad_norm",)), (say("throughput", lang), ("throughput",)),
-            (say("chart_memory", lang), ("peak_memory", "vram_reserved")), (say("chart_utilization", lang), ("gpu_utilization",)),
-        ]  # fmt: skip
+            (say("loss", lang), ("loss",)),
+            (say("legend_eval", lang), ("eval_loss",)),
+            (say("learning_rate", lang), ("lr",)),
+            (say("chart_grad_norm", lang), ("grad_norm",)),
+            (say("throughput", lang), ("throughput",)),
+            (say("chart_memory", lang), ("peak_memory", "vram_reserved")),
+            (say("chart_utilization", lang), ("gpu_utilization",)),
+        ]
         figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
         values, parent = run.config_values(), run.notes().get("parent", "")
         against = ""
@@ -181,12 +230,18 @@ class RunsTab:
             table_ = view.differences_html([(parent, other.config_values()), (run.id, values)], lang) if other else ""
             against = f"<div class='wb-sub'>{escape(say('parent', lang, id=parent))}</div>{table_}"
         names = [p.name for p in run.checkpoints()][::-1]
-        return (figure, view.checkpoints_html(run, lang), against, to_yaml(values), view.samples_html(run, lang),
-                gr.Dropdown(choices=names))  # fmt: skip
+        return (
+            figure,
+            view.checkpoints_html(run, lang),
+            against,
+            to_yaml(values),
+            view.samples_html(run, lang),
+            gr.Dropdown(choices=names),
+        )
 
     def choose(self, run_id, request: gr.Request):
-        """Another run was chosen: its checkpoints, name and note. They are sent once, and before anything else of the run is
-        shown (`look` follows `current`): what a user then types is not overwritten."""
+        """Another run was chosen: its checkpoints, name and note. They are sent once, and before anything else of the
+        run is shown (`look` follows `current`): what a user then types is not overwritten."""
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         notes = run.notes() if run else {}
@@ -244,8 +299,13 @@ class RunsTab:
             return "", note(say("choose_run", lang))
         named = [(run.notes().get("title") or run.id, run) for run in runs]
         figure = compare_chart(
-            [(name, monitor.reader_of(run).series) for name, run in named], axis=axis_, axis_name=say(f"axis_{axis_}", lang), smooth=smooth_,
-            log_scale=log_axis, eval_name=say("legend_eval", lang))  # fmt: skip
+            [(name, monitor.reader_of(run).series) for name, run in named],
+            axis=axis_,
+            axis_name=say(f"axis_{axis_}", lang),
+            smooth=smooth_,
+            log_scale=log_axis,
+            eval_name=say("legend_eval", lang),
+        )
         return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
 
     def find(self, run_id, words_):
@@ -267,7 +327,15 @@ class RunsTab:
         self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
         look_inputs = [self.current, self.seen_run]
         look_outputs = [
-            self.status, self.charts, self.saved, self.changed, self.config, self.samples, self.checkpoint, self.seen_run]  # fmt: skip
+            self.status,
+            self.charts,
+            self.saved,
+            self.changed,
+            self.config,
+            self.samples,
+            self.checkpoint,
+            self.seen_run,
+        ]
         gr.on(
             [self.search.change, self.states.change, self.sort.change, self.page.change],
             *self.fresh_list,

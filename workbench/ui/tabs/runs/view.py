@@ -46,10 +46,19 @@ class Summary:
     def cells(self, lang: str) -> list:
         steps = f"{self.state.step}/{self.state.total_steps}" if self.state.total_steps else ""
         return [
-            say("state_" + self.state.state, lang), self.title, self.model, self.dataset, steps, _short(self.last.get("loss")),
-            _short(self.best_loss), _short(self.best_eval), str(self.last.get("elapsed_time") or ""),
-            _short(self.last.get("throughput"), "{:,.0f}"), _short(self.last.get("peak_memory"), "{:.1f}"), self.run.id,
-        ]  # fmt: skip
+            say("state_" + self.state.state, lang),
+            self.title,
+            self.model,
+            self.dataset,
+            steps,
+            _short(self.last.get("loss")),
+            _short(self.best_loss),
+            _short(self.best_eval),
+            str(self.last.get("elapsed_time") or ""),
+            _short(self.last.get("throughput"), "{:,.0f}"),
+            _short(self.last.get("peak_memory"), "{:.1f}"),
+            self.run.id,
+        ]
 
 
 _known: dict[str, tuple[tuple, tuple]] = {}
@@ -77,7 +86,8 @@ def _token(item: Listed) -> tuple:
 
 
 def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
-    """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none: all)."""
+    """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none:
+    all)."""
     words, found = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
@@ -138,7 +148,8 @@ def differences_html(configs: list[tuple[str, dict]], lang: str) -> str:
         return f"<div class='wb-sub'>{escape(say('no_differences', lang))}</div>"
     head = "".join(f"<th>{escape(name)}</th>" for name in ("", *(name for name, _ in configs)))
     body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(v)}</td>' for v in values)}</tr>" for name, values in rows)  # fmt: skip
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(v)}</td>' for v in values)}</tr>" for name, values in rows
+    )
     return f"<table class='wb-table'><tr>{head}</tr>{body}</table>"
 
 
@@ -166,7 +177,8 @@ def samples_html(run: Run, lang: str, last: int = 8) -> str:
     head = "".join(f"<th>{say('step', lang)} {step}</th>" for step in steps)
     rows = "".join(
         f"<tr><td><b>{escape(prompt)}</b></td>{''.join(f'<td>{escape(said.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
-        for prompt, said in answers.items())  # fmt: skip
+        for prompt, said in answers.items()
+    )
     return f"<div class='wb-wide'><table class='wb-table'><tr><th></th>{head}</tr>{rows}</table></div>"
 
 

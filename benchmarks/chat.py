@@ -144,7 +144,8 @@ def main() -> None:
         for thread in threads:
             thread.join()
         print(
-            f"\n8 clients at once: all done in {time.perf_counter() - began:.1f} s; first tokens after {min(taken):.2f} to {max(taken):.2f} s"
+            f"\n8 clients at once: all done in {time.perf_counter() - began:.1f} s; first tokens after {min(taken):.2f}"
+            f" to {max(taken):.2f} s"
         )
     finally:
         for server in servers:

@@ -111,8 +111,9 @@ def scores(row: dict) -> dict[str, float]:
         "maximum token entropy (baseline)": -max((token.entropy for token in tokens), default=0.0),
         "minimum log-probability": min(logprobs),
         "weakest span's probability": of.weakest_probability,
-        "mean log-probability, reworded questions": sum(sum(r) / max(len(r), 1) for r in row["reworded"])
-        / len(REWORDED),
+        "mean log-probability, reworded questions": (
+            sum(sum(r) / max(len(r), 1) for r in row["reworded"]) / len(REWORDED)
+        ),
         "P(True)": row["p_true"][0] - row["p_true"][1],
         "reworded greedy answers: support": support(answer, question, row["reworded_answers"]),
         "5 samples: lexical similarity (ROUGE-L)": sum(overlap(answer, s) for s in samples[:5]) / 5,
@@ -162,7 +163,8 @@ def report(files: list[Path]) -> None:
         table = [scores(row) for row in mine]
         print(f"\n{name}: {len(mine)} questions, {sum(right) / len(right):.2f} answered right\n")
         print(
-            "| score | AUROC | 95 % | minus mean log-probability | minus maximum entropy |\n| --- | --- | --- | --- | --- |"
+            "| score | AUROC | 95 % | minus mean log-probability | minus maximum entropy |\n| --- | --- | --- | --- |"
+            " --- |"
         )
         columns = {key: [row[key] for row in table] for key in table[0]}
         base = list(columns.values())[:2]

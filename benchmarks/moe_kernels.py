@@ -60,7 +60,8 @@ def main() -> None:
         module._parameters[name] = parameter
         theirs, ours = bnb.dequantize_4bit(data, state), kernels.dequantize(data, state, bf16)
         print(
-            f"unpack {name}: {(ours != theirs).float().mean().item():.1e} of the weights differ, error {error(ours, theirs)}"
+            f"unpack {name}: {(ours != theirs).float().mean().item():.1e} of the weights differ, error"
+            f" {error(ours, theirs)}"
         )
         size = theirs.numel() * 2.5156e-9
         show(f"unpack {name}, bitsandbytes", lambda d=data, s=state: bnb.dequantize_4bit(d, s), size)

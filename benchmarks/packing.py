@@ -173,7 +173,8 @@ def main() -> None:
     (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.jsonl"}}))
     whose = use_flash_attention()
     print(
-        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, torch {torch.__version__}; flash attention: {whose}"
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, torch {torch.__version__}; flash"
+        f" attention: {whose}"
     )
     for model in models:
         for attention in ("eager", "sdpa", "flash_attention_2"):

@@ -141,7 +141,8 @@ def main() -> None:
         process.terminate()
         process.wait()
     print(
-        f"{'start to first page':38} {statistics.median(starts):8.2f} s   (median of {len(starts)}: {', '.join(f'{s:.2f}' for s in starts)})"
+        f"{'start to first page':38} {statistics.median(starts):8.2f} s   (median of {len(starts)}:"
+        f" {', '.join(f'{s:.2f}' for s in starts)})"
     )
     print(f"{'idle memory of the page process':38} {idle:8.0f} MB")
     print(f"{'tick, 1,000,000 lines: first look':38} {spent[0]:8.1f} ms")

@@ -162,7 +162,8 @@ def main() -> int:
         wrong.append(f"processes left: {left}")
     states = collections.Counter(run.state().state for run in list_runs(workspace))
     print(
-        f"{options.runs} runs in {time.monotonic() - began:.0f} s: {dict(states)}; {dict(actions)}; {len(wrong)} things do not hold"
+        f"{options.runs} runs in {time.monotonic() - began:.0f} s: {dict(states)}; {dict(actions)}; {len(wrong)} things"
+        " do not hold"
     )
     print("\n".join(wrong))
     os.sync()

@@ -154,8 +154,9 @@ def main() -> int:
             page.wait()
     early = found[min(4, len(found) - 1)]
     print(
-        f"minute {min(5, len(found))}: {early:.1f} MB; end: {found[-1]:.1f} MB, {found[-1] / early - 1:+.1%}; "
-        f"{count['requests']:,} requests, {count['failed']} failed, {count['reconnected']} connected anew, {count['tabs']} tabs"
+        f"minute {min(5, len(found))}: {early:.1f} MB; end: {found[-1]:.1f} MB, {found[-1] / early - 1:+.1%};"
+        f" {count['requests']:,} requests, {count['failed']} failed, {count['reconnected']} connected anew,"
+        f" {count['tabs']} tabs"
     )
     return int(found[-1] > ALLOWED * early or count["failed"] > 0)
 

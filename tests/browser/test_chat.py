@@ -134,7 +134,8 @@ def test_contradictions_reload_and_an_engine_that_dies(chat, page):
     part(chat, "Contradiction probe")
     chat.fill(
         "#wordings textarea",
-        "Do you support tool calling?\nAre you able to use external tools such as a calculator?\n!You cannot call tools, right?",
+        "Do you support tool calling?\nAre you able to use external tools such as a calculator?\n!You cannot call"
+        " tools, right?",
     )
     chat.click("#contradiction-run")
     expect(chat.locator("#contradiction tr")).to_have_count(4, timeout=120_000)

@@ -178,8 +178,10 @@ def test_statistics_count_what_the_run_has(values, workspace, tiny_model, tokeni
 
 def test_the_share_that_is_lost_is_that_of_the_tokens(workspace, tiny_model, tokenizer, folder, quiet):
     found = {
-        cutoff: Worker(workspace, lambda message: None, confined=False).stats(
-            options(tiny_model, folder, dataset="talks", cutoff_len=cutoff)
+        cutoff: (
+            Worker(workspace, lambda message: None, confined=False).stats(
+                options(tiny_model, folder, dataset="talks", cutoff_len=cutoff)
+            )
         )
         for cutoff in (0, 90)
     }

@@ -214,10 +214,10 @@ def test_every_way_to_load_answers(tiny_model, workspace, settings):
 def test_the_engine_ends_with_the_page(tiny_model, workspace):
     """An Engine's process exits when the process that started it is gone."""
     code = (
-        "import sys, time; from workbench.engine.process import Engine; from workbench.storage.workspace import Workspace;"
-        "from workbench.config.run_config import validated; from workbench.config.options import EngineConfig;"
-        "e = Engine(Workspace(sys.argv[1])); e.load(validated({'model_name_or_path': sys.argv[2]}, EngineConfig));"
-        "print(e._process.pid, flush=True); time.sleep(100)"
+        "import sys, time; from workbench.engine.process import Engine; from workbench.storage.workspace import"
+        " Workspace;from workbench.config.run_config import validated; from workbench.config.options import"
+        " EngineConfig;e = Engine(Workspace(sys.argv[1])); e.load(validated({'model_name_or_path': sys.argv[2]},"
+        " EngineConfig));print(e._process.pid, flush=True); time.sleep(100)"
     )
     import psutil
 

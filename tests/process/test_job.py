@@ -96,9 +96,9 @@ def test_an_export_goes_on_when_who_started_it_is_gone(workspace, tiny_model, tm
     wanted = before + 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     tuned.save_pretrained(tmp_path / "adapter")
     code = (
-        "import sys; from workbench.runs import job; from workbench.storage.workspace import Workspace;"
-        "job.start_job(Workspace(sys.argv[1]), 'export', 'merged', 'workbench', 'export', sys.argv[2], '--name', 'merged',"
-        "'--adapter', sys.argv[3], '--set', 'infer_dtype=float32', '--workspace', sys.argv[1])"
+        "import sys; from workbench.runs import job; from workbench.storage.workspace import"
+        " Workspace;job.start_job(Workspace(sys.argv[1]), 'export', 'merged', 'workbench', 'export', sys.argv[2],"
+        " '--name', 'merged','--adapter', sys.argv[3], '--set', 'infer_dtype=float32', '--workspace', sys.argv[1])"
     )
     subprocess.run(
         [sys.executable, "-c", code, workspace.root, tiny_model, tmp_path / "adapter"],

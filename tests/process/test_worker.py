@@ -160,9 +160,11 @@ def test_a_question_does_not_wait_for_good(place, inside, monkeypatch):
         waiting.start()
         with pytest.raises(UserError, match="still being read for another question"):
             while True:  # the thread may not have asked yet
-                worker.ask("count", dataset="small", config=inside) if (
-                    lock := worker._asking.get("")
-                ) and lock.held.locked() else None
+                (
+                    worker.ask("count", dataset="small", config=inside)
+                    if (lock := worker._asking.get("")) and lock.held.locked()
+                    else None
+                )
         psutil.Process(worker.processes[-1].pid).resume()
         waiting.join(20)
         assert not waiting.is_alive()
@@ -232,9 +234,10 @@ def test_a_job_that_fails_is_a_sentence(place, inside):
 
 def test_it_ends_with_the_page(place, inside):
     code = (
-        "import sys, os; from workbench.data.worker_client import DataWorker; from workbench.storage.workspace import Workspace\n"
-        f"w = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r})); print(w.ask('count', dataset='small', config={inside!r}), w.processes[-1].pid, flush=True)\n"
-        "os.kill(os.getpid(), 9)"
+        "import sys, os; from workbench.data.worker_client import DataWorker; from workbench.storage.workspace import"
+        f" Workspace\nw = DataWorker(Workspace({str(place.root)!r}, {list(map(str, place.allowed))!r}));"
+        f" print(w.ask('count', dataset='small', config={inside!r}), w.processes[-1].pid,"
+        " flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     count, pid = map(int, done.stdout.split())
@@ -246,15 +249,13 @@ def test_it_ends_with_the_page(place, inside):
 def test_marked_templates_are_the_same_without_torch(tiny_model):
     """TRL's marked versions of models' own templates, found in a process without torch and in one with it."""
     code = (
-        "import sys, json\n"
-        "if sys.argv[1] == 'without':\n    from workbench.data.chat_template import without_torch; without_torch()\n"
-        "from transformers import AutoTokenizer; from pathlib import Path; import trl\n"
-        "from workbench.data.chat_template import training_template\n"
-        "tokenizer, found = AutoTokenizer.from_pretrained(sys.argv[2]), {}\n"
-        "for name in ('qwen3', 'llama3', 'deepseekv3', 'qwen2_5', 'phi3', 'gemma'):\n"
-        "    file = Path(trl.__file__).parent / 'chat_templates' / f'{name}.jinja'\n"
-        "    if file.is_file():\n        tokenizer.chat_template = file.read_text(); found[name] = training_template(tokenizer)\n"
-        "print(json.dumps([found, 'torch' in sys.modules]))"
+        "import sys, json\nif sys.argv[1] == 'without':\n    from workbench.data.chat_template import without_torch;"
+        " without_torch()\nfrom transformers import AutoTokenizer; from pathlib import Path; import trl\nfrom"
+        " workbench.data.chat_template import training_template\ntokenizer, found ="
+        " AutoTokenizer.from_pretrained(sys.argv[2]), {}\nfor name in ('qwen3', 'llama3', 'deepseekv3', 'qwen2_5',"
+        " 'phi3', 'gemma'):\n    file = Path(trl.__file__).parent / 'chat_templates' / f'{name}.jinja'\n    if"
+        " file.is_file():\n        tokenizer.chat_template = file.read_text(); found[name] ="
+        " training_template(tokenizer)\nprint(json.dumps([found, 'torch' in sys.modules]))"
     )
     results = [
         json.loads(

@@ -222,7 +222,10 @@ def test_a_title_is_text_everywhere(tab, broken):
     tab.locator("#compare-runs input").fill(other.id)
     tab.locator("#compare-runs input").press("Enter")
     expect(tab.locator("#compare-chart .legendtext").first).to_contain_text("click", timeout=20_000)
-    links = "[...document.querySelectorAll('a')].map(a => a.getAttribute('href') || a.getAttributeNS('http://www.w3.org/1999/xlink', 'href') || '')"
+    links = (
+        "[...document.querySelectorAll('a')].map(a => a.getAttribute('href') ||"
+        " a.getAttributeNS('http://www.w3.org/1999/xlink', 'href') || '')"
+    )
     assert not [link for link in tab.evaluate(links) if "evil" in link]
     assert tab.evaluate("window.owned") is None
 

@@ -212,7 +212,10 @@ def test_a_template_name_is_no_path(tmp_path):
 # --- the worker
 
 
-ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+ENDLESS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{%"
+    " endfor %}"
+)
 HUGE = "{{ 'x' * 15000000000 }}"
 
 
@@ -536,17 +539,19 @@ class Endless:
         pieces = {
             "endless": b" " * 65536,
             "packed": gzip.compress(b" " * 1_000_000),
-            "chat": b"data: "
-            + json.dumps(
-                {
-                    "id": "x",
-                    "object": "chat.completion.chunk",
-                    "created": 0,
-                    "model": "m",
-                    "choices": [{"index": 0, "delta": {"content": "x" * 1000}}],
-                }
-            ).encode()
-            + b"\n\n",
+            "chat": (
+                b"data: "
+                + json.dumps(
+                    {
+                        "id": "x",
+                        "object": "chat.completion.chunk",
+                        "created": 0,
+                        "model": "m",
+                        "choices": [{"index": 0, "delta": {"content": "x" * 1000}}],
+                    }
+                ).encode()
+                + b"\n\n"
+            ),
         }
         if self.kind == "many":
             listed = [{"id": f"{'m' * 1000}{i}", "object": "model", "created": 0, "owned_by": "x"} for i in range(3000)]

@@ -21,11 +21,10 @@ ASK, SAY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "
 NO = {"role": "assistant", "content": "No"}
 TOOL = {"name": "clock", "description": "Time", "parameters": {"type": "object", "properties": {}}}
 TOOLS_TEMPLATE = (
-    "{%- if tools %}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}"
-    "{%- for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}"
-    "{%- for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}<|im_end|>{% endgeneration %}"
-    "{%- else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{%- if tools %}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}{%- for m in messages"
+    " %}<|im_start|>{{ m.role }}\n{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}{%- for c in"
+    " m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor"
+    " %}<|im_end|>{% endgeneration %}{%- else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
 )
 
 
@@ -200,7 +199,8 @@ def test_duplicates_rows_of_the_evaluation_and_long_ones(tmp_path, tokenizer):
 
 def test_a_broken_list_is_read_on(tmp_path):
     (tmp_path / "d.json").write_text(
-        '[\n {"instruction": "a", "output": "b"},\n {"instruction": "a" "output"},\n {"instruction": "c", "output": "d"}\n]'
+        '[\n {"instruction": "a", "output": "b"},\n {"instruction": "a" "output"},\n {"instruction": "c", "output":'
+        ' "d"}\n]'
     )
     report = Report()
     (found,) = [p for p in problems_of(DatasetInfo("d", tmp_path / "d.json"), report) if p]

@@ -38,7 +38,10 @@ def test_plain_models_are_not_parsed():
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_thoughts_and_calls_whatever_the_pieces(size):
-    text = '<think>I need it.</think>Let me see.\n<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    text = (
+        '<think>I need it.</think>Let me see.\n<tool_call>{"name": "weather", "arguments": {"city":'
+        ' "Paris"}}</tool_call>'
+    )
     found, calls = parts([text[i : i + size] for i in range(0, len(text), size)])
     assert found["reasoning"] == "I need it." and found["content"].strip() == "Let me see." and calls == 1
     assert found["tool_call"] == 'weather({"city": "Paris"})'

@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_never_imports_torch():
     code = (
-        "import sys, app; from workbench.storage.workspace import Workspace; from workbench.ui.page import build_server;"
-        "build_server(Workspace(sys.argv[1]), auth=None, api_key='', lang=None, local=True);"
-        "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'datasets') if m in sys.modules])"
+        "import sys, app; from workbench.storage.workspace import Workspace; from workbench.ui.page import"
+        " build_server;build_server(Workspace(sys.argv[1]), auth=None, api_key='', lang=None, local=True);print([m for"
+        " m in ('torch', 'transformers', 'trl', 'peft', 'datasets') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code, "/tmp"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert out.stdout.strip() == "[]", out.stderr

@@ -138,11 +138,13 @@ def stats(
         )
     middle = " ".join(f"p{key} {value:,}" for key, value in found["percentiles"].items())
     print(
-        f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows, {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained"
+        f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows,"
+        f" {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained"
     )
     print(f"Lengths: mean {found['mean']:,.0f}, {middle}, longest {found['longest']:,}")
     print(
-        f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}), {found['share_tokens_lost']:.2%} of the tokens are lost"
+        f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}),"
+        f" {found['share_tokens_lost']:.2%} of the tokens are lost"
     )
     time = "known after the first run of this model"
     if found["seconds"] is not None:
@@ -179,7 +181,8 @@ def sequences(
         print(line)
     for one in found["sequences"]:
         print(
-            f"=== sequence {one['number']:,} of {found['total']:,}: {one['length']:,} tokens, {one['trained']:,} trained"
+            f"=== sequence {one['number']:,} of {found['total']:,}: {one['length']:,} tokens, {one['trained']:,}"
+            " trained"
         )
         for place, (id_, text, trained) in enumerate(one["tokens"]):
             if place == one["head"]:

@@ -86,7 +86,8 @@ def probe(
         print(f"{' / '.join(row['verdicts']):24} {row['change']:7} {row['prompt']}")
     for report in reports:
         print(
-            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')} inconsistent"
+            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')}"
+            " inconsistent"
         )
 
 
@@ -124,7 +125,8 @@ def consistency(
     for text, score in found.sentences:
         print(f"{'  –' if score is None else f'{score:4.0%}'}  {text.strip()}")
     print(
-        f"{found.level}: {found.total:.0%} of it is in the {samples} samples, which say {found.meanings} different things."
+        f"{found.level}: {found.total:.0%} of it is in the {samples} samples, which say {found.meanings} different"
+        " things."
     )
 
 

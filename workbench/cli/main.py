@@ -153,7 +153,8 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
         print(json.dumps(found, ensure_ascii=False))
         return
     print(
-        f"{found['id']}  {found['state']}  step {found['step']}/{found['total_steps']}  {found['reason'] or found['warning']}"
+        f"{found['id']}  {found['state']}  step {found['step']}/{found['total_steps']} "
+        f" {found['reason'] or found['warning']}"
     )
     last = {
         k: v

@@ -27,7 +27,7 @@ class Option:
 
 
 def _option(name: str, field) -> Option:
-    kinds = [a for a in (get_args(field.annotation) or (field.annotation,)) if a is not type(None)]
+    kinds = [a for a in get_args(field.annotation) or (field.annotation,) if a is not type(None)]
     choices = literal_choices(field.annotation)
     kind = "choice" if choices else {bool: "bool", int: "int", float: "float", str: "text"}[kinds[0]]
     bounds = {type(m): m for m in field.metadata}
@@ -64,8 +64,10 @@ def options_table() -> str:
     lines = [
         "# Options of a run",
         "",
-        "Made from `workbench/config/options.py` by `python -m workbench options`. The same names work in a YAML file, "
-        "with `--set name=value`, and in the form. The names are LLaMA-Factory's.",
+        (
+            "Made from `workbench/config/options.py` by `python -m workbench options`. The same names work in a YAML"
+            " file, with `--set name=value`, and in the form. The names are LLaMA-Factory's."
+        ),
     ]
     by_group: dict[str, list[Option]] = {}
     for option in options():
@@ -81,6 +83,7 @@ def options_table() -> str:
         for o in by_group.get(group, []):
             default = "" if o.default is None else f"`{o.default}`"
             lines.append(
-                f"| `{o.name}` | {o.kind} | {default} | {o.range_text} | {o.labels[0]}. {o.helps[0]} | {o.labels[1]}。{o.helps[1]} |"
+                f"| `{o.name}` | {o.kind} | {default} | {o.range_text} | {o.labels[0]}. {o.helps[0]} |"
+                f" {o.labels[1]}。{o.helps[1]} |"
             )
     return "\n".join(lines) + "\n"

@@ -7,7 +7,9 @@ torchrun and accelerate in front, `--key value`, `--key=value`, bare flags, and 
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import coerced, nearest, parse_yaml, unused_key_reason
@@ -49,7 +51,8 @@ def import_text(text: str) -> Imported:
     """
     if len(text) > MAX_IMPORT:
         raise UserError(
-            f"The text has {len(text):,} characters; at most {MAX_IMPORT:,} are imported. Paste one command or one YAML file."
+            f"The text has {len(text):,} characters; at most {MAX_IMPORT:,} are imported. Paste one command or one YAML"
+            " file."
         )
     if not text.strip():
         raise UserError("There is nothing to import. Paste a llamafactory-cli command or a YAML file.")
@@ -64,7 +67,7 @@ def import_text(text: str) -> Imported:
     return _from_pairs([(str(k), v) for k, v in values.items()], {})
 
 
-def _command_pairs(text: str) -> tuple[list[tuple[str, object]], dict[str, str]]:
+def _command_pairs(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """`[(key, value)]` and the environment prefix of a command line."""
     text = re.sub(r"\\(?=\s|$)|\^(?=\s*\n)|`(?=\s*\n)", " ", text)  # line continuations, also when the break is lost
     text = re.sub(r"^\s*(```\w*|[$#>]\s)", " ", text, flags=re.MULTILINE).replace("```", " ")
@@ -101,7 +104,7 @@ def _command_pairs(text: str) -> tuple[list[tuple[str, object]], dict[str, str]]
     return pairs, environment
 
 
-def _from_pairs(pairs: list[tuple[str, object]], environment: dict[str, str]) -> Imported:
+def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -> Imported:
     result = Imported()
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" and re.fullmatch(r"\d+(,\d+)*", value):

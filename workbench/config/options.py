@@ -5,9 +5,10 @@ the YAML file, `--set key=value`, the import of LLaMA-Factory commands and `docs
 The names and, unless noted, the defaults are LLaMA-Factory's.
 """
 
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
 
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
@@ -47,7 +48,7 @@ def opt(
     `affects`: `data`, what a run sees of its data and how long an epoch takes; `loading`, how an engine loads a model;
     `path`, it names a file or folder that a page's user must be allowed to read.
     """
-    extra = {"group": group, "label": label, "help": help, "basic": basic, "affects": affects}
+    extra: dict[str, Any] = {"group": group, "label": label, "help": help, "basic": basic, "affects": affects}
     return Field(default, json_schema_extra=extra, **limits)
 
 
@@ -81,9 +82,15 @@ class _Options(BaseModel):
         return value
 
 
+def tags(field: FieldInfo) -> dict[str, Any]:
+    """What `opt` says of an option."""
+    assert isinstance(field.json_schema_extra, dict)
+    return field.json_schema_extra
+
+
 def options_that_affect(what: str, model: "type[ModelOptions]") -> tuple[str, ...]:
     """Names of the options of `model` that carry the tag `what`, in the order of their definition."""
-    return tuple(name for name, field in model.model_fields.items() if what in field.json_schema_extra["affects"])
+    return tuple(name for name, field in model.model_fields.items() if what in tags(field)["affects"])
 
 
 def literal_choices(annotation) -> tuple:
@@ -164,7 +171,7 @@ class ModelOptions(_Options):
         ("Double quantization", "双重量化"),
         ("Quantizes the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
     )
-    flash_attn: Literal[ATTENTION] = opt(
+    flash_attn: Literal[ATTENTION] = opt(  # type: ignore[valid-type]
         "auto",
         "rope",
         ("Attention", "注意力实现"),
@@ -184,7 +191,7 @@ class ModelOptions(_Options):
         ),
         affects=("loading",),
     )
-    rope_scaling: Literal[ROPE] = opt(
+    rope_scaling: Literal[ROPE] = opt(  # type: ignore[valid-type]
         "none",
         "rope",
         ("RoPE scaling", "RoPE 缩放"),
@@ -421,7 +428,7 @@ class RunConfig(ModelOptions):
         le=65_536,
         affects=("data",),
     )
-    lr_scheduler_type: Literal[SCHEDULERS] = opt(
+    lr_scheduler_type: Literal[SCHEDULERS] = opt(  # type: ignore[valid-type]
         "cosine", "train", ("LR schedule", "学习率调度"), ("How the rate falls.", "学习率如何下降。")
     )
     warmup_steps: float = opt(
@@ -439,7 +446,7 @@ class RunConfig(ModelOptions):
         ge=0,
         lt=1,
     )
-    optim: Literal[OPTIMIZERS] = opt(
+    optim: Literal[OPTIMIZERS] = opt(  # type: ignore[valid-type]
         "adamw_torch",
         "train",
         ("Optimizer", "优化器"),

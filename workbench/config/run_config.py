@@ -6,7 +6,9 @@ what is wrong, what exists, what to do.
 
 import difflib
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -43,7 +45,7 @@ def nearest(name: str, known) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def _sentence(error: dict, model: type[ModelOptions]) -> str:
+def _sentence(error: Mapping[str, Any], model: type[ModelOptions]) -> str:
     key = shown(".".join(str(part) for part in error["loc"]), 80) or "config"
     if error["type"] == "extra_forbidden":
         return f"Unknown option '{key}'.{nearest(key, model.model_fields)} All options: docs/options.md."
@@ -53,7 +55,11 @@ def _sentence(error: dict, model: type[ModelOptions]) -> str:
     return f"{key}: {value!r} does not fit: {message}."
 
 
-def validated(values: dict, model: type[ModelOptions] = RunConfig, *, where: str = "") -> ModelOptions:
+# The type of config that `validated` is asked for.
+Config = TypeVar("Config", bound=ModelOptions)
+
+
+def validated(values: dict, model: type[Config] = RunConfig, *, where: str = "") -> Config:  # type: ignore[assignment]
     """`values` as a checked config.
 
     Raises:
@@ -180,12 +186,12 @@ def parse_yaml(text: str, *, where: str = "YAML") -> dict:
     return values
 
 
-def load_run_config(path: Path, overrides: list[str] = ()) -> RunConfig:
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """A checked RunConfig from a YAML file and `key=value` overrides. Raises UserError."""
     return validated(read_yaml(path) | parse_overrides(overrides), where=str(path))
 
 
-def parse_overrides(items: list[str]) -> dict:
+def parse_overrides(items: Sequence[str]) -> dict:
     """`['lora_rank=16']` as a mapping; values are read as YAML scalars. Raises UserError."""
     values = {}
     for item in items:

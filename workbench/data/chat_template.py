@@ -51,6 +51,8 @@ def _trl_may_know(template: str) -> bool:
     """Whether a template is one of those that TRL ships, which it tells by their text; importing it to be told no costs
     half a second."""
     package = importlib.util.find_spec("trl")
+    if package is None or not package.submodule_search_locations:
+        return False
     folder = Path(package.submodule_search_locations[0]) / "chat_templates"
     files = list(folder.glob("*.jinja"))
     return not files or any(file.read_text(encoding="utf-8") == template for file in files)

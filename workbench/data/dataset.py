@@ -23,10 +23,10 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
     info.check()
     if info.path is None:
         rows = dataset_rows(info)
-        found = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
+        found: Iterator[Raw] = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
     else:
         found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))
-    first = next(found, None)
+    first: Raw | None = next(found, None)
     if first is None:
         raise UserError(f"{info.path.name if info.path else info.name} has no rows.")
     return itertools.chain([first], found)
@@ -34,12 +34,13 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
 
 def data_files(info: DatasetInfo) -> list[Path]:
     """The files of a dataset. Raises UserError: there is none, or one lies where this dataset's may not."""
-    found = files_of(info.path, info.split)
+    found = files_of(info.file, info.split)
     for file in found if info.within else ():
         target = file.resolve()
         if not any(target.is_relative_to(root) for root in info.within):
             raise UserError(
-                f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there instead."
+                f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there"
+                " instead."
             )
     return found
 
@@ -48,7 +49,7 @@ def file_rows(info: DatasetInfo, file: Path, offset: int = 0, line: int = 1) -> 
     """Rows of one file of a dataset, as `read_file` gives them; of a folder's subfolders with their path, as names may
     come twice there."""
     rows = read_file(file, offset, line)
-    inside = "" if file == info.path else file.relative_to(info.path).parent.as_posix()
+    inside = "" if file == info.path else file.relative_to(info.file).parent.as_posix()
     if inside in ("", "."):
         return rows
     return (replace(raw, place=f"{inside}/{raw.place}") for raw in rows)

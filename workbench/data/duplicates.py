@@ -19,7 +19,9 @@ class Seen:
 
     def add(self, places: list[str], digests: list[int]) -> list[str | None]:
         """Take rows in; for each the place of the row that had its digest before, or None."""
-        found, here, fresh = [None] * len(digests), {}, []
+        found: list[str | None] = [None] * len(digests)
+        here: dict[int, int] = {}
+        fresh: list[int] = []
         keys = np.array(digests, dtype=np.uint64)
         for index, row in enumerate(self._find(keys)):
             if row >= 0:

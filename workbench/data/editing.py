@@ -202,7 +202,7 @@ def split_off(
     with _new_file(folder) as (train, to_train), _new_file(folder) as (held_out, to_eval):
         for number, (place, raw) in enumerate(zip(order, raw_rows(info), strict=False)):
             if place:
-                (to_eval if place <= limit else to_train).write(_line(raw) + b"\n")
+                (to_eval if place <= limit else to_train).write((_line(raw) or b"") + b"\n")
             if number % 5000 == 4999:
                 progress(f"Writing {info.name}: {number + 1:,} rows", 0.5 + _share(raw, info) / 2)
         to_train.close()
@@ -239,12 +239,12 @@ def change_rows(
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
     info = with_layout(read_registry(folder, workspace)[name].check())
-    if info.path.is_dir() or kind_of(info.path) != ".jsonl" or info.path.name.lower().endswith(".gz"):
+    if info.file.is_dir() or kind_of(info.file) != ".jsonl" or info.file.name.lower().endswith(".gz"):
         info = _as_lines(folder, info, workspace)
     fresh = {row: None if text is None else _checked(text, info, row) for row, (_, text) in changes.items()}
     number = kept = 0
-    with _new_file(folder) as (partial, out), open_regular(info.path) as file:
-        version = _version(info.path)
+    with _new_file(folder) as (partial, out), open_regular(info.file) as file:
+        version = _version(info.file)
         for line, size in pieces(file):
             number += line is None or bool(line.strip())
             if line is None:
@@ -257,9 +257,10 @@ def change_rows(
             if number in changes:
                 if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace") != changes[number][0]:
                     raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
-                row = fresh[number]
-                if row is None:
+                changed = fresh[number]
+                if changed is None:
                     continue
+                row = changed
             kept += 1
             out.write(row + b"\n")
         if missing := [row for row in changes if row > number]:
@@ -268,8 +269,8 @@ def change_rows(
             raise UserError(f"These are all rows of {name}. Remove the dataset instead.")
         out.close()
         with locked(folder / ".lock"):
-            _unchanged(name, info.path, version)
-            os.replace(partial, info.path)
+            _unchanged(name, info.file, version)
+            os.replace(partial, info.file)
     return kept
 
 
@@ -411,9 +412,9 @@ def _digested(info: DatasetInfo) -> Iterator[tuple[Raw, int | None]]:
 
 
 def _share(raw: Raw, info: DatasetInfo) -> float:
-    if raw.offset < 0 or not info.path or not info.path.is_file():
+    if raw.offset < 0 or not info.path or not info.file.is_file():
         return 0.0
-    return min(1.0, raw.offset / max(1, info.path.stat().st_size))
+    return min(1.0, raw.offset / max(1, info.file.stat().st_size))
 
 
 def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
@@ -437,7 +438,7 @@ def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
 def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetInfo:
     """A dataset of the workspace as a JSONL file of its own; the file that it was stays in `.originals`, until the
     dataset is removed."""
-    target, old = folder / f"{info.name}.jsonl", info.path
+    target, old = folder / f"{info.name}.jsonl", info.file
     with _new_file(folder) as (partial, out):
         version = _version(old)
         for raw in raw_rows(info):
@@ -445,8 +446,8 @@ def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetI
             if line is None:
                 why = f" {raw.data}" if isinstance(raw.data, BadRow) else " not UTF-8 text."
                 raise UserError(
-                    f"{raw.place}:{why} Rows of a file with such places cannot be changed here: correct the file, or make a copy of the dataset, "
-                    "which leaves them out."
+                    f"{raw.place}:{why} Rows of a file with such places cannot be changed here: correct the file, or"
+                    " make a copy of the dataset, which leaves them out."
                 )
             out.write(line + b"\n")
         out.close()

@@ -7,6 +7,7 @@ by turn and taking what each assistant turn adds.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Encoder:
     end of the answer, but never the end token.
     """
 
-    tokenizer: object
+    tokenizer: Any  # a fast tokenizer of transformers
     template: str = "auto"
     cutoff_len: int = 0
     train_on_prompt: bool = False
@@ -167,7 +168,7 @@ class Encoder:
             from transformers.utils.chat_template_utils import render_jinja_template
 
             try:
-                rendered, indices = render_jinja_template(
+                rendered, indices = render_jinja_template(  # type: ignore[str-unpack]
                     [messages],
                     tools=tools,
                     chat_template=self._training_template,
@@ -178,7 +179,7 @@ class Encoder:
                 raise UserError("The chat template needs more memory for this conversation than there is.") from None
             except Exception as error:  # Jinja raises many kinds
                 raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
-            return _bounded(rendered[0]), [tuple(span) for span in indices[0]]
+            return _bounded(rendered[0]), [(int(span[0]), int(span[1])) for span in indices[0]]
         text, spans = self.render(messages, tools), []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -187,8 +188,8 @@ class Encoder:
             after = self.render(messages[: index + 1], tools)
             if not (text.startswith(before) and text.startswith(after.rstrip())):
                 raise UserError(
-                    "The model's own chat template renders earlier turns differently later on, so its answers cannot be "
-                    f"told from the rest. Choose a template: {', '.join(templates.names())}."
+                    "The model's own chat template renders earlier turns differently later on, so its answers cannot"
+                    f" be told from the rest. Choose a template: {', '.join(templates.names())}."
                 )
             spans.append((len(before), len(after.rstrip())))
         return text, spans
@@ -308,8 +309,8 @@ def _check_tools(text: str, messages: list[dict], tools) -> None:
         missing = "a tool's result"
     if missing is not None:
         raise UserError(
-            f"The chat template leaves tools out ({missing} is not in the rendered text). Choose a template that shows them: "
-            "for models that can call tools it is auto, the model's own."
+            f"The chat template leaves tools out ({missing} is not in the rendered text). Choose a template that shows"
+            " them: for models that can call tools it is auto, the model's own."
         )
 
 

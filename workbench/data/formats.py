@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import orjson
 
@@ -300,7 +301,7 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
             raise BadRow("missing", f"{where} has no '{tags['role_tag']}'.")
         if not isinstance(role, str) or role not in roles:
             raise BadRow("role", f"{where} has the unknown role {str(role)[:40]!r}. It can be {', '.join(roles)}.")
-        message = {"role": roles[role], "content": _content(content, where, tags["content_tag"])}
+        message: dict[str, Any] = {"role": roles[role], "content": _content(content, where, tags["content_tag"])}
         if message["role"] == "call":
             if not isinstance(content, list | dict) and not message["content"].strip():
                 raise BadRow("empty", f"{where} ({role}) has no text.")
@@ -417,8 +418,9 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
     if "instruction" in there or not there:
         return _complete(replace(info, formatting="alpaca"), row)
     raise UserError(
-        f"Dataset {info.name}: the layout of its rows is not known; they have the fields {', '.join(map(str, sorted(there, key=str)))[:200]}. "
-        "Give its entry in dataset_info.json a formatting (alpaca, sharegpt, openai, prompt_completion, text) and columns."
+        f"Dataset {info.name}: the layout of its rows is not known; they have the fields"
+        f" {', '.join(map(str, sorted(there, key=str)))[:200]}. Give its entry in dataset_info.json a formatting"
+        " (alpaca, sharegpt, openai, prompt_completion, text) and columns."
     )
 
 

@@ -14,8 +14,8 @@ def dataset_rows(info: DatasetInfo):
     Raises:
         UserError: it cannot be fetched.
     """
-    scope = info.ms_hub and (use_modelscope() or not info.hub)
-    name = info.ms_hub if scope else info.hub
+    scope = bool(info.ms_hub and (use_modelscope() or not info.hub))
+    name = (info.ms_hub if scope else info.hub) or ""
     if Path(name).exists():  # the libraries would read a folder of this name instead
         raise UserError(
             f"Dataset {info.name}: there is a file or folder {name} here. Name it as file_name in dataset_info.json."
@@ -41,10 +41,16 @@ def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: 
     """Why a hub's dataset is not here, and what to do."""
     words = str(error)
     if missing(error):
-        return f"{where} does not exist, or is not open to everybody. Check its name, or log in with `{'modelscope' if scope else 'hf auth'} login`."
+        return (
+            f"{where} does not exist, or is not open to everybody. Check its name, or log in with"
+            f" `{'modelscope' if scope else 'hf auth'} login`."
+        )
     if "config name is missing" in words.lower() or "BuilderConfig" in words:
         parts = re.findall(r"\[(.*?)\]", words)
-        return f"{where} has several parts: give one as subset in its entry of dataset_info.json{': ' + parts[0][:300] if parts else ''}."
+        return (
+            f"{where} has several parts: give one as subset in its entry of"
+            f" dataset_info.json{': ' + parts[0][:300] if parts else ''}."
+        )
     if "split" in words.lower() and isinstance(error, ValueError):
         return f"{where}: {first_line(error)} Set split in its entry of dataset_info.json."
     get = (
@@ -54,6 +60,7 @@ def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: 
     )
     part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
     return (
-        f"{where}{part} cannot be fetched: {first_line(error)} Check the network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. "
-        f"By hand: run `{get} FOLDER` where there is a network, copy the folder here, and name it as file_name in dataset_info.json."
+        f"{where}{part} cannot be fetched: {first_line(error)} Check the"
+        f" network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get} FOLDER` where there is a"
+        " network, copy the folder here, and name it as file_name in dataset_info.json."
     )

@@ -50,8 +50,8 @@ def split(rows, config: RunConfig):
     count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
     if not 0 < count < len(rows):
         raise UserError(
-            f"val_size {config.val_size:g} leaves {max(0, len(rows) - count):,} training and {min(count, len(rows)):,} evaluation rows of "
-            f"{len(rows):,}. Set it lower (the form's Validation share), or to 0."
+            f"val_size {config.val_size:g} leaves {max(0, len(rows) - count):,} training and {min(count, len(rows)):,}"
+            f" evaluation rows of {len(rows):,}. Set it lower (the form's Validation share), or to 0."
         )
     order = list(range(len(rows)))
     random.Random(config.seed).shuffle(order)

@@ -112,7 +112,8 @@ def scan(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "A process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
+            "A process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1"
+            " and try again."
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

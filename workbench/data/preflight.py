@@ -19,7 +19,7 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     Raises:
         UserError: a missing model, adapter or dataset, a missing package, an unreadable first row.
     """
-    locate_model(config.model_name_or_path, workspace)
+    locate_model(config.model_name_or_path or "", workspace)
     if config.adapter_name_or_path:
         locate_adapter(config.adapter_name_or_path, workspace)
     templates.read(config.template)

@@ -37,7 +37,7 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
         "place": readable(raw.place),
         "source": _cut(text),
         "problems": [[p.kind, readable(p.reason)] for p in problems],
-        "encoded": [encoded_view(one, vocabulary) for one in encoded[:MOST_PIECES]],
+        "encoded": [encoded_view(one, vocabulary) for one in encoded[:MOST_PIECES]] if vocabulary else [],
         "pieces": len(encoded),
         "large": large and encoder is not None,
     }

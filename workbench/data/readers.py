@@ -12,10 +12,10 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -117,8 +117,8 @@ def kind_of(path: Path) -> str:
     kind = "." + name.rsplit(".", 1)[-1] if "." in name else ""
     if kind not in KINDS:
         raise UserError(
-            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv or .parquet, also gzipped (.gz), "
-            "or a folder of them."
+            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv or .parquet, also"
+            " gzipped (.gz), or a folder of them."
         )
     return kind
 
@@ -161,14 +161,20 @@ def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
         UserError: the file cannot be opened, or is of an unknown kind.
     """
     kind = kind_of(path)
-    readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _parquet}
+    readers: dict[str, Callable] = {
+        ".json": _json,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".parquet": _parquet,
+        ".arrow": _parquet,
+    }
     reader = readers.get(kind, _lines)
     try:
         with open_regular(path) as plain:
             zipped = path.name.lower().endswith(".gz")
             if zipped and reader is _parquet:
                 raise UserError(f"{path.name}: unpack it first; Parquet files are compressed within.")
-            file = _Unzipped(path, plain) if zipped else plain
+            file: Any = _Unzipped(path, plain) if zipped else plain
             if reader is _parquet:
                 yield from _parquet(path)
                 return
@@ -200,7 +206,8 @@ class _Unzipped(gzip.GzipFile):
         self._given += len(data)
         if self._given > self._limit:
             raise UserError(
-                f"{self._path.name} unpacks to more than {self._limit >> 20:,} MiB, over {_RATIO} times its size. If that is right, unpack it first."
+                f"{self._path.name} unpacks to more than {self._limit >> 20:,} MiB, over {_RATIO} times its size. If"
+                " that is right, unpack it first."
             )
         return data
 
@@ -268,7 +275,9 @@ class _Text:
         """Move over what matches, and return it."""
         passed = ""
         while True:
-            end = pattern.match(self.buffer, self.at).end()
+            match = pattern.match(self.buffer, self.at)
+            assert match, "the patterns match an empty text"
+            end = match.end()
             passed += self.buffer[self.at : end]
             self.at = end
             if end < len(self.buffer) or self.ended:

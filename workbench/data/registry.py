@@ -64,6 +64,13 @@ class DatasetInfo:
     problem: str = ""
     within: tuple[Path, ...] = ()
 
+    @property
+    def file(self) -> Path:
+        """The file or folder of a dataset that is not a hub's."""
+        if self.path is None:
+            raise UserError(f"Dataset {self.name} lies on a hub, not in a file.")
+        return self.path
+
     def check(self) -> "DatasetInfo":
         """Itself. Raises UserError when it cannot be read."""
         if self.problem:
@@ -155,8 +162,8 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
             path = (folder / file_name).resolve()
             if within and not any(path.is_relative_to(root) for root in within):
                 raise UserError(
-                    f"file_name {file_name[:200]} leads out of the folder of its dataset_info.json. Move the file there, or start the page "
-                    f"with --allow {path.parent}."
+                    f"file_name {file_name[:200]} leads out of the folder of its dataset_info.json. Move the file"
+                    f" there, or start the page with --allow {path.parent}."
                 )
             if not path.exists():
                 problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
@@ -236,6 +243,6 @@ def unlisted(name: str, folder: Path, known=(), workspace: Workspace | None = No
     if _HUB_NAME.fullmatch(name) and not path.suffix:
         return DatasetInfo(name, None, hub=name, ms_hub=name)
     raise UserError(
-        f"There is no dataset '{name[:200]}' in {folder / 'dataset_info.json'}.{nearest(name, list(known))} "
-        f"It has: {', '.join(itertools.islice(known, 50)) or 'none'}. Or give a data file, or a hub's dataset as org/name."
+        f"There is no dataset '{name[:200]}' in {folder / 'dataset_info.json'}.{nearest(name, list(known))} It has:"
+        f" {', '.join(itertools.islice(known, 50)) or 'none'}. Or give a data file, or a hub's dataset as org/name."
     )

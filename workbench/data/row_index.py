@@ -38,6 +38,7 @@ class _File:
         if self.total is None:
             if self.jumps:
                 self._extend(None)
+                assert self.total is not None  # the end was reached
             elif kind_of(self.path) == ".parquet":
                 import pyarrow.parquet
 

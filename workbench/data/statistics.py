@@ -161,7 +161,7 @@ def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, st
     packing, best = config.packing or config.neat_packing, None
     for run in list_runs(workspace)[:200]:
         values = run.config_values()
-        if str(values.get("model_name_or_path", "")).split("/")[-1] != config.model_name_or_path.split("/")[-1]:
+        if str(values.get("model_name_or_path", "")).split("/")[-1] != str(config.model_name_or_path).split("/")[-1]:
             continue
         reader = MetricsReader(run.metrics)
         reader.update()

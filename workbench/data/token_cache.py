@@ -155,8 +155,8 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
 
 def _only_trained(batch: Batch, summary: Summary) -> tuple[list[int], np.ndarray, np.ndarray]:
     """The batch's training rows without those in which nothing is trained on."""
-    if not batch.lengths:
-        return [], batch.ids, batch.labels
+    if batch.ids is None or batch.labels is None or not batch.lengths:
+        return [], np.empty(0, np.int32), np.empty(0, np.int32)
     counts = np.add.reduceat(batch.labels != -100, np.concatenate([[0], np.cumsum(batch.lengths)[:-1]]))
     summary.trained += int(counts.sum())
     if counts.all():

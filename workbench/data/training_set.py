@@ -92,15 +92,17 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
         rest = f" And {s.broken - 3:,} more." if s.broken > 3 else ""
         if not config.skip_broken_rows:
             raise UserError(
-                f"Dataset {info.name} has {s.broken:,} broken {'row' if s.broken == 1 else 'rows'} of {s.rows:,}. {listed}{rest} Correct them "
-                f"(`python -m workbench data check {info.name}` lists all), or set skip_broken_rows: true."
+                f"Dataset {info.name} has {s.broken:,} broken {'row' if s.broken == 1 else 'rows'} of {s.rows:,}."
+                f" {listed}{rest} Correct them (`python -m workbench data check {info.name}` lists all), or set"
+                " skip_broken_rows: true."
             )
         log(f"{info.name}: {s.broken:,} broken rows of {s.rows:,} are skipped. {listed}{rest}")
     log(f"{info.name}: {s.kept:,} rows, {s.tokens:,} tokens, {s.trained:,} of them trained.")
     if s.shortened:
         lost = s.full_tokens - s.tokens
         log(
-            f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of their older turns and longest texts are left out."
+            f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of"
+            " their older turns and longest texts are left out."
         )
     if s.untrained:
         log(f"{info.name}: {s.untrained:,} rows have nothing to train on and are not used.")

@@ -1,7 +1,7 @@
 """Every row of a dataset that cannot be used, or should be looked at, by file and line with the reason."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from workbench.data.dataset import raw_rows, with_layout
@@ -41,7 +41,7 @@ def problems_of(
     report: Report,
     *,
     encoder: Encoder | None = None,
-    held_out: list[DatasetInfo] = (),
+    held_out: Sequence[DatasetInfo] = (),
     workers: int | None = None,
     limit: int | None = None,
 ) -> Iterator[Problem | None]:
@@ -95,10 +95,11 @@ def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:
         usable = usable or example is not None
         if example is None and not skip_broken:
             raise UserError(
-                f"{problems[0].place}: {problems[0].reason} Correct it (`python -m workbench data check {info.name}` lists every such row), "
-                "or set skip_broken_rows: true."
+                f"{problems[0].place}: {problems[0].reason} Correct it (`python -m workbench data check {info.name}`"
+                " lists every such row), or set skip_broken_rows: true."
             )
     if not usable:
         raise UserError(
-            f"None of the first {_FIRST:,} rows of {info.name} can be used. `python -m workbench data check {info.name}` tells why."
+            f"None of the first {_FIRST:,} rows of {info.name} can be used. `python -m workbench data check"
+            f" {info.name}` tells why."
         )

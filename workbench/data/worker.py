@@ -38,8 +38,8 @@ class Worker:
         """`say` takes what is told on the way; `confined`: paths must lie where the page may read."""
         self.workspace, self.say, self.confined = workspace.seen(confined=confined), say, confined
         self._told = 0.0
-        self._places = {}
-        self._tokenizers = {}
+        self._places: dict = {}
+        self._tokenizers: dict = {}
 
     # --- looking
 
@@ -76,7 +76,8 @@ class Worker:
         text = source(found[0][1])
         if len(text) > LARGE:
             raise UserError(
-                f"Row {number:,} has {len(text) / 2**20:.0f} MiB, which is too much to be edited here. Download the dataset."
+                f"Row {number:,} has {len(text) / 2**20:.0f} MiB, which is too much to be edited here. Download the"
+                " dataset."
             )
         return text
 
@@ -97,7 +98,8 @@ class Worker:
             options.eval_dataset or "", dataset_folder(options.dataset_dir, self.workspace), self.workspace
         )
         held_out = [other for other in held_out if other.name != info.name]
-        listed, counts = [], Report()
+        listed: list = []
+        counts = Report()
         size = info.path.stat().st_size if info.path and info.path.is_file() else 0
         with _report(Path(report) if report else None) as file:
             for problem in problems_of(
@@ -129,7 +131,7 @@ class Worker:
         config = alone(config, dataset) if dataset else config
         options, encoder = self._options(config), self._encoder(config)
         parts = []
-        for info in self._select(options.dataset, config):
+        for info in self._select(options.dataset or "", config):
             limit = options.max_samples if info.num_samples is None else None
             parts.append(
                 (
@@ -198,7 +200,7 @@ class Worker:
             self.say({"progress": [words, share]})
 
     def _options(self, config: dict) -> RunConfig:
-        options = validated(config)
+        options = validated(config, RunConfig)
         if self.confined:
             self.workspace.confine(options)
         return options
@@ -252,8 +254,8 @@ class Worker:
         from workbench.models.locate import is_demo, locate_model
 
         if (
-            is_demo(options.model_name_or_path)
-            and not Path(locate_model(options.model_name_or_path, self.workspace)).is_dir()
+            is_demo(options.model_name_or_path or "")
+            and not Path(locate_model(options.model_name_or_path or "", self.workspace)).is_dir()
         ):
             command = job.command("workbench.models.demo", self.workspace.root)
             with self._patient("Converting the demo model"):
@@ -262,7 +264,7 @@ class Worker:
                 raise UserError(
                     f"The demo model could not be converted: {(done.stderr.strip().splitlines() or ['–'])[-1][:300]}"
                 )
-        if Path(locate_model(options.model_name_or_path, self.workspace)).is_dir():
+        if Path(locate_model(options.model_name_or_path or "", self.workspace)).is_dir():
             return load_tokenizer(options, self.workspace, self.progress)
         with self._patient("Downloading the tokenizer"):
             return load_tokenizer(options, self.workspace, self.progress)
@@ -383,7 +385,10 @@ def main() -> None:
             limit = f" More than {given.memory / 2**30:g} GiB would be needed." if given.memory else ""
             say(
                 {
-                    "error": f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat template."
+                    "error": (
+                        f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat"
+                        " template."
+                    )
                 }
             )
         except Exception as error:  # the page must be told; the whole is on stderr

@@ -37,10 +37,13 @@ _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, 
 _KILLED = (
     "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
 )
-_JOB_KILLED = "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again."
+_JOB_KILLED = (
+    "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try"
+    " again."
+)
 _TOO_LONG = (
-    "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason. "
-    "Try fewer rows, or another template."
+    "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason."
+    " Try fewer rows, or another template."
 )
 _TOO_MUCH = f"The answer has more than {MAX_ANSWER >> 20} MiB. Look at fewer rows at a time."
 
@@ -59,6 +62,8 @@ class _Process:
         self.torch = torch
         arguments = _arguments(workspace, torch, LOOK_MEMORY, LOOK_SECONDS + 5)
         self.popen = job.popen(_MODULE, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.popen.stdin and self.popen.stdout  # they are pipes
+        self.requests, self.answers = self.popen.stdin, self.popen.stdout
         self.timed_out = False
 
     def ask(self, request: bytes) -> tuple[dict | None, int | None]:
@@ -66,11 +71,9 @@ class _Process:
         timer = self._timer()
         try:
             with contextlib.suppress(BrokenPipeError):
-                self.popen.stdin.write(request)
-                self.popen.stdin.flush()
-            while (line := self.popen.stdout.readline(MAX_ANSWER + 1)).endswith(
-                b"\n"
-            ):  # else it was killed while it wrote
+                self.requests.write(request)
+                self.requests.flush()
+            while (line := self.answers.readline(MAX_ANSWER + 1)).endswith(b"\n"):  # else it was killed while it wrote
                 answer = parse_json(line, "The worker's answer")
                 if "error" in answer or "result" in answer:
                     return answer, None
@@ -99,8 +102,8 @@ class _Process:
     def end(self) -> None:
         self._kill()
         self.popen.wait()
-        self.popen.stdin.close()
-        self.popen.stdout.close()
+        self.requests.close()
+        self.answers.close()
 
 
 class DataWorker:
@@ -209,6 +212,7 @@ class DataWorker:
                 start_new_session=True,
                 limit=MAX_ANSWER,
             )
+            assert process.stdin  # it is a pipe
             process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
             while line := await _line(process):
                 answer = parse_json(line, "The worker's answer")

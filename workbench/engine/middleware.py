@@ -25,7 +25,10 @@ class Names:
         headers = Headers(scope=scope)
         name, origin = host_name(headers.get("host", "")), headers.get("origin")
         if not name or not self.door.knows(name, (scope.get("server") or ("", 0))[0]):
-            return f"Without --api-key this server does not answer to the name {name[:100]!r}, only to 127.0.0.1 and localhost."
+            return (
+                f"Without --api-key this server does not answer to the name {name[:100]!r}, only to 127.0.0.1 and"
+                " localhost."
+            )
         if origin is None or "*" in self.cors or origin in self.cors:
             return ""
         site = headers.get("sec-fetch-site", "")

@@ -148,7 +148,8 @@ class Engine:
         beside = f" while {going[0].id} trains" if going else ""
         wait = "Wait until it ends, stop it, choose" if going else "Choose"
         raise UserError(
-            f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free{beside}. {wait} 4 bit, or load on another device."
+            f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free{beside}. {wait} 4 bit, or load on"
+            " another device."
         )
 
     def _size(self, config: EngineConfig, on_gpu: bool) -> float:

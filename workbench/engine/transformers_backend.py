@@ -133,7 +133,8 @@ class TransformersDecoder:
         room = self.context - len(prompt)
         if room < 1:
             raise UserError(
-                f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or start a new one."
+                f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or"
+                " start a new one."
             )
         if not prompt:
             raise UserError("The prompt is empty. Give at least one token.")
@@ -255,7 +256,8 @@ class TransformersDecoder:
                 )
         except TimeoutError:
             raise UserError(
-                f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another template."
+                f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another"
+                " template."
             ) from None
         except Exception as error:  # Jinja raises many kinds
             raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None

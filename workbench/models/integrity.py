@@ -62,8 +62,8 @@ def check_loaded(source: str, model, info: dict) -> None:
                 wrong.append(f"{name}.{key} is {there}, should be {list(shape)}")
     if wrong:
         raise UserError(
-            f"{len(wrong)} weights of the checkpoint {source} have other shapes than its config.json says: {_few(wrong, 2)}. "
-            "The files do not belong together."
+            f"{len(wrong)} weights of the checkpoint {source} have other shapes than its config.json says:"
+            f" {_few(wrong, 2)}. The files do not belong together."
         )
 
 

@@ -160,7 +160,8 @@ def load_model(
     except Exception as error:  # of a file that says what the libraries do not expect
         if "ignore_mismatched_sizes" in str(error):
             raise UserError(
-                f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not belong together."
+                f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not"
+                " belong together."
             ) from None
         if not isinstance(error, OSError | ValueError | ImportError):
             log(traceback.format_exc())  # it may also be a fault of ours
@@ -178,7 +179,10 @@ def _does_not_fit(source: str, options: ModelOptions) -> str:
     free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
     need, about = loaded_gib(Path(source), options.quantization_bit, on_gpu=True), ""
     if need:
-        about = f" Its weights take about {need:.1f} GiB with these settings, and {max(0.0, need - free):.1f} GiB more is missing."
+        about = (
+            f" Its weights take about {need:.1f} GiB with these settings, and {max(0.0, need - free):.1f} GiB more is"
+            " missing."
+        )
     advice = {
         4: "Close other programs on this GPU, or use more GPUs with device_map: auto.",
         8: "Set quantization_bit: 4, or use more GPUs with device_map: auto.",
@@ -202,14 +206,17 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
 def _load_failure(source: str, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if not Path(source).is_dir() and hub.missing(error):
-        return f"{hub.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`."
+        return (
+            f"{hub.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf"
+            " auth login`."
+        )
     if "trust_remote_code" in text:
         return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
     if any(
         word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")
     ):
         return (
-            f"{source} is not on this machine and {hub.endpoint()} cannot be reached; wanted are its config.json, tokenizer files and "
-            f"*.safetensors. {hub.by_hand(source)}"
+            f"{source} is not on this machine and {hub.endpoint()} cannot be reached; wanted are its config.json,"
+            f" tokenizer files and *.safetensors. {hub.by_hand(source)}"
         )
     return f"{source} cannot be loaded: {text[:400]}"

@@ -57,7 +57,8 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return name
     here = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
     raise UserError(
-        f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as Qwen/Qwen3-8B."
+        f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as"
+        " Qwen/Qwen3-8B."
     )
 
 
@@ -72,8 +73,9 @@ _JSON = (
 )
 _MOST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 32}  # of a size in a config, else a million
 _SIZES = (
-    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "head_dim",
-    "max_position_embeddings", "kv_lora_rank", "n_routed_experts", "num_experts", "num_local_experts", "moe_intermediate_size",
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "head_dim", "max_position_embeddings", "kv_lora_rank", "n_routed_experts", "num_experts",
+    "num_local_experts", "moe_intermediate_size",
 )  # fmt: skip
 
 
@@ -93,14 +95,15 @@ def check_folder(folder: Path) -> None:
             value, most = values.get(key), _MOST.get(key, 1_000_000 if key != "vocab_size" else 10_000_000)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise UserError(
-                    f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to {most:,}."
+                    f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to"
+                    f" {most:,}."
                 )
     if not any(folder.glob("*.safetensors")) and (
         pickled := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     ):
         raise UserError(
-            f"{folder} has its weights only in pickled form ({pickled[0].name}), which can run code when it is read. Use its *.safetensors, or "
-            "convert it where you trust it."
+            f"{folder} has its weights only in pickled form ({pickled[0].name}), which can run code when it is read."
+            " Use its *.safetensors, or convert it where you trust it."
         )
 
 

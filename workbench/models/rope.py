@@ -22,7 +22,8 @@ def set_rope_scaling(config, kind: str, factor: float) -> str:
         )
     if "rope_theta" not in own:
         raise UserError(
-            f"rope_scaling: {config.model_type} has one rotary embedding per layer type, which cannot be scaled together."
+            f"rope_scaling: {config.model_type} has one rotary embedding per layer type, which cannot be scaled"
+            " together."
         )
     replaced = own.get("rope_type", "default")
     positions = config.max_position_embeddings

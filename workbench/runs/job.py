@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import UserError
 from workbench.runs.state import StateDirectory, own_process
@@ -40,7 +41,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def popen(module: str, *arguments, env: dict[str, str] | None = None, **options) -> subprocess.Popen:
     """A child in a session of its own. `options` are those of `subprocess.Popen`."""
-    own_group = {} if "process_group" in options else {"start_new_session": True}
+    own_group: dict[str, Any] = {} if "process_group" in options else {"start_new_session": True}
     return subprocess.Popen(command(module, *arguments), env=env or environment(), **own_group, **options)
 
 

@@ -71,7 +71,7 @@ class MetricsReader:
         self.last: dict = {}
         self.version = 0
         self._offset = 0
-        self._inode = None
+        self._inode: int | None = None
 
     def update(self) -> bool:
         try:
@@ -157,7 +157,8 @@ def summary(path: Path) -> tuple[dict, float | None, float | None]:
     if not small:
         reader = MetricsReader(path)
         reader.update()
-        return reader.last, *(min(reader.series[name].y, default=None) for name in ("loss", "eval_loss"))
+        loss, eval_loss = (min(reader.series[name].y, default=None) for name in ("loss", "eval_loss"))
+        return reader.last, loss, eval_loss
     last, lowest = {}, {"loss": None, "eval_loss": None}
     for line in data.splitlines():
         try:

@@ -187,7 +187,8 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
     try:
         path = _claim(workspace.runs, f"{stamp}-{name}") if not config.output_dir else None
         if path is None:
-            target = workspace.output(config.output_dir) if confined else (workspace.root / config.output_dir).resolve()
+            output_dir = config.output_dir or ""
+            target = workspace.output(output_dir) if confined else (workspace.root / output_dir).resolve()
             _check_neighbors(workspace, target)
             _prepare_output(target, config.overwrite_output_dir)
             for old in workspace.runs.iterdir():  # one folder is one run

@@ -117,8 +117,8 @@ def check_nesting(value, text: bytes | str | None = None, what: str = "The text"
     """Raise Unreadable if lists and objects lie more than `MAX_NESTING` deep in each other; `text` is what `value` was
     parsed from."""
     if text is not None:
-        signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-        if sum(map(text.count, signs)) <= MAX_NESTING:  # nearly always
+        brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+        if brackets <= MAX_NESTING:  # nearly always
             return
     level = [value]
     for _ in range(MAX_NESTING + 1):
@@ -187,7 +187,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def file_token(*paths: Path) -> tuple:
     """Something cheap that changes when any of the files does."""
-    token = []
+    token: list[tuple[int, int] | None] = []
     for path in paths:
         try:
             stat = os.stat(path)

@@ -84,8 +84,8 @@ def by_hand(name: str) -> str:
     else:
         get = f"hf download {name} --local-dir {name.split('/')[-1]}"
     return (
-        f"Check the network{'' if use_modelscope() else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get}` where there is a network "
-        f"and put the folder into the workspace as models/{name.split('/')[-1]}."
+        f"Check the network{'' if use_modelscope() else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get}` where"
+        f" there is a network and put the folder into the workspace as models/{name.split('/')[-1]}."
     )
 
 
@@ -94,7 +94,8 @@ def modelscope_attribute(name: str):
         import modelscope
     except ImportError:
         raise UserError(
-            "USE_MODELSCOPE_HUB or ms_hub_url asks for ModelScope, whose package is not installed. Run: pip install modelscope"
+            "USE_MODELSCOPE_HUB or ms_hub_url asks for ModelScope, whose package is not installed. Run: pip install"
+            " modelscope"
         ) from None
     return getattr(modelscope, name)
 

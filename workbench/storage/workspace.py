@@ -14,6 +14,7 @@ import copy
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -36,7 +37,7 @@ class Workspace:
     def __init__(
         self,
         root: Path | str = "workspace",
-        allowed: list[Path | str] = (),
+        allowed: Sequence[Path | str] = (),
         read_only: bool = False,
         remote_code: bool = False,
         confined: bool = False,
@@ -133,7 +134,8 @@ class Workspace:
         resolved = resolve(self.root / expanded(path, "output_dir"), "output_dir")
         if not resolved.is_relative_to(self.root):
             raise UserError(
-                f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as saves/{resolved.name}."
+                f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as"
+                f" saves/{resolved.name}."
             )
         if resolved == self.root or any(resolved.is_relative_to(folder) for folder in self.own_folders):
             raise UserError(
@@ -145,7 +147,8 @@ class Workspace:
         """Raise UserError where code that comes with a model is trusted by a user, but not by the server."""
         if trusted and not self.remote_code:
             raise UserError(
-                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with --allow-remote-code."
+                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with"
+                " --allow-remote-code."
             )
 
     def confine(self, config) -> None:
@@ -208,15 +211,15 @@ def slug(text: str) -> str:
 def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path:
     """Where `dataset_dir` points: an absolute path, a folder here, in the workspace, or the bundled one."""
     given = expanded(dataset_dir, "dataset_dir")
-    confined = workspace is not None and workspace.confined
-    if confined and (given.is_absolute() or ".." in given.parts):  # before it is looked whether it exists
-        workspace.inside(given, what="dataset_dir")
+    guard = workspace if workspace is not None and workspace.confined else None
+    if guard and (given.is_absolute() or ".." in given.parts):  # before it is looked whether it exists
+        guard.inside(given, what="dataset_dir")
     candidates = [given] if given.is_absolute() else [Path.cwd() / given, PROJECT / given]
     if workspace and not given.is_absolute():
         candidates.insert(0, workspace.root / given)
     for folder in candidates:
         if folder.is_dir():
-            return workspace.inside(folder, what="dataset_dir") if confined else folder.resolve()
+            return guard.inside(folder, what="dataset_dir") if guard else folder.resolve()
     raise NotFound(
         f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."
     )

@@ -83,7 +83,10 @@ class LossWatch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
-        advice = f"Lower learning_rate (now {self._rate:g}), add warmup_steps, or look at the data; then resume from a checkpoint or start again."
+        advice = (
+            f"Lower learning_rate (now {self._rate:g}), add warmup_steps, or look at the data; then resume from a"
+            " checkpoint or start again."
+        )
         self._bad = 0 if math.isfinite(loss) else self._bad + 1
         if self._bad >= 2:
             raise UserError(f"The loss is not a number since step {state.global_step - args.logging_steps}. {advice}")
@@ -178,9 +181,13 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     words = f"{count} checkpoints of {one / _GIB:.2f} GiB each"
     if free < 2 * one:
         raise UserError(
-            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({words}). Free some space, or use another --workspace."
+            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({words}). Free some space, or use"
+            " another --workspace."
         )
     if free < count * one + weights:
-        warning = f"The disk has {free / _GIB:.2f} GiB free, but this run will save {words}. Set save_total_limit, or free some space."
+        warning = (
+            f"The disk has {free / _GIB:.2f} GiB free, but this run will save {words}. Set save_total_limit, or free"
+            " some space."
+        )
         log(f"Warning: {warning}")
         run.update(warning=warning)

@@ -99,8 +99,8 @@ def diagnosis(error: Exception, folder: Path) -> str:
         wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
         more = f": {wanted[1]} more were needed at once" if wanted else ""
         return (
-            f"Out of GPU memory{more}. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), "
-            "keep gradient checkpointing on, or set quantization_bit: 4."
+            f"Out of GPU memory{more}. Lower cutoff_len or per_device_train_batch_size (raise"
+            " gradient_accumulation_steps instead), keep gradient checkpointing on, or set quantization_bit: 4."
         )
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in text:
         return "Out of memory. Lower cutoff_len or per_device_train_batch_size."

@@ -202,7 +202,10 @@ def _why(code: int, out_of_memory: bool) -> str:
     if code != -signal.SIGKILL:
         return f"The trainer was killed ({name}); the log says more. Resume goes on from the last checkpoint."
     if out_of_memory:
-        return "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch size."
+        return (
+            "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch"
+            " size."
+        )
     return (
         "The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: "
         "lower cutoff_len or the batch size."

@@ -94,7 +94,8 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
     async def unknown(path: str, request: Request):
         return refusal(request) or _error(
             404,
-            f"There is no {request.method} /v1/{path}. There are GET /v1/models, POST /v1/chat/completions, /v1/completions and /v1/score.",
+            f"There is no {request.method} /v1/{path}. There are GET /v1/models, POST /v1/chat/completions,"
+            " /v1/completions and /v1/score.",
         )
 
 

@@ -39,14 +39,18 @@ _SHOWN = (
     r"/|/config/?|/(assets|static|svelte)/.+|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/login/?|/logout"
     r"|/gradio_api/(startup-events|login_check/?|theme\.css)"
 )
-_ASKED = r"/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|user/?)"
+_ASKED = (
+    r"/gradio_api/(queue/(join|data)|run/predict/?|heartbeat/[\w-]+|upload|upload_progress|file=.+|cancel|reset/?|user/?"
+    r")"
+)
 _OPEN, _ROUTES = re.compile(_SHOWN), re.compile(f"{_SHOWN}|{_ASKED}")
 _EVENT = re.compile(r"/gradio_api/(queue/join|run/predict/?)")
 _HEADERS = {
     "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-        "font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; frame-src 'none'; "
-        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src"
+        " 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self' data: blob:;"
+        " worker-src 'self' blob:; frame-src 'none'; object-src 'none'; base-uri 'self'; form-action 'self';"
+        " frame-ancestors 'self'"
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
@@ -202,7 +206,8 @@ class Gate:
         elif not mine or foreign or (site == "none" and method not in _SAFE):
             return no(
                 403,
-                "This request comes from a page of another site. Behind a proxy with TLS, name the proxy with --trusted-proxy ADDRESS.",
+                "This request comes from a page of another site. Behind a proxy with TLS, name the proxy with"
+                " --trusted-proxy ADDRESS.",
                 "forbidden_origin",
             )
         if api:

@@ -40,7 +40,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="another name under which this server is reached (loopback and --host are known); *.example.com for all below it",
+        help=(
+            "another name under which this server is reached (loopback and --host are known); *.example.com for all"
+            " below it"
+        ),
     )
     parser.add_argument(
         "--trusted-proxy",

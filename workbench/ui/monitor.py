@@ -45,8 +45,14 @@ def status_html(run: Run, lang: str) -> str:
     parts = [
         "<div class='wb-card' id='run-status'><div class='wb-head'>",
         f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
-        f"<b>{escape(run.id)}</b><span class='wb-sub'>{escape(model)} · {escape(str(values.get('dataset', '')))} · {escape(state.device)}</span></div>",
-        f"<div class='wb-bar'><div style='width:{100 * share:.1f}%'></div></div><div class='wb-sub' style='margin-top:6px'>{escape(words)}</div>",
+        (
+            f"<b>{escape(run.id)}</b><span class='wb-sub'>{escape(model)} · {escape(str(values.get('dataset', '')))} ·"
+            f" {escape(state.device)}</span></div>"
+        ),
+        (
+            f"<div class='wb-bar'><div style='width:{100 * share:.1f}%'></div></div><div class='wb-sub'"
+            f" style='margin-top:6px'>{escape(words)}</div>"
+        ),
     ]
     if state.reason:
         kind = "bad" if state.state in ("failed", "lost") else "warn"

@@ -26,7 +26,10 @@ const show = (token) => {
     const word = document.createElement('span'); word.textContent = text;
     const number = document.createElement('b'); number.textContent = (share * 100).toFixed(1) + '%';
     button.append(bar, word, number);
-    button.onclick = (event) => { event.stopPropagation(); hide(); trigger('click', {place: Number(token.dataset.i), alternative: index, turn: known.turn}); };
+    button.onclick = (event) => {
+      event.stopPropagation(); hide();
+      trigger('click', {place: Number(token.dataset.i), alternative: index, turn: known.turn});
+    };
     card.appendChild(button);
   }
   element.appendChild(card); card.hidden = false;
@@ -38,7 +41,9 @@ const hide = () => { card.hidden = true; pinned = null; };
 element.addEventListener('mouseover', (event) => {
   const token = event.target.closest('[data-t]'); if (token && !pinned) show(token);
 });
-element.addEventListener('focusin', (event) => { const token = event.target.closest('[data-t]'); if (token) show(token); });
+element.addEventListener('focusin', (event) => {
+  const token = event.target.closest('[data-t]'); if (token) show(token);
+});
 element.addEventListener('mouseleave', () => { if (!pinned) hide(); });
 element.addEventListener('click', (event) => {
   const token = event.target.closest('[data-t]');
@@ -46,7 +51,9 @@ element.addEventListener('click', (event) => {
 });
 element.addEventListener('keydown', (event) => {
   if (event.key === 'Escape') hide();
-  if (event.key === 'Enter' && event.target.dataset && event.target.dataset.t) { pinned = event.target; show(pinned); card.querySelector('button')?.focus(); }
+  if (event.key === 'Enter' && event.target.dataset && event.target.dataset.t) {
+    pinned = event.target; show(pinned); card.querySelector('button')?.focus();
+  }
 });
 watch('value', hide);
 """
@@ -94,7 +101,10 @@ def confidence_html(entries: list[dict], lang: str, branch: bool = True, turn: i
     )
     body = "".join(_token(number, token, lang, branch, turn) for number, token in enumerate(tokens))
     note = escape(say("uncertainty_note", lang))
-    return f"<div class='wb-sub' id='confidence-summary'>{safe(head)}</div>{legend(lang)}<div class='wb-tokens'>{body}</div><div class='wb-sub'>{note}</div>"
+    return (
+        f"<div class='wb-sub' id='confidence-summary'>{safe(head)}</div>{legend(lang)}<div"
+        f" class='wb-tokens'>{body}</div><div class='wb-sub'>{note}</div>"
+    )
 
 
 def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) -> str:
@@ -111,7 +121,10 @@ def _token(number: int, token: TokenView, lang: str, branch: bool, turn: int) ->
         "turn": turn,
         "top": [[i, _plain(text), share] for i, (text, share) in enumerate(token.top)],
     }
-    return f"<span class='tk b{token.bin}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{visible(token.text)}</span>"
+    return (
+        f"<span class='tk b{token.bin}' tabindex='0' data-i='{number}'"
+        f" data-t='{safe(json.dumps(known))}'>{visible(token.text)}</span>"
+    )
 
 
 def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
@@ -131,7 +144,8 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
         }
         kind = ("m" if change < 0 else "p") + str(shade) if shade else "z"
         body.append(
-            f"<span class='tk {kind}' tabindex='0' data-i='{number}' data-t='{safe(json.dumps(known))}'>{visible(on.text)}</span>"
+            f"<span class='tk {kind}' tabindex='0' data-i='{number}'"
+            f" data-t='{safe(json.dumps(known))}'>{visible(on.text)}</span>"
         )
     taught = sum(on.probability - off.probability > 0.25 for _, on, off in moved)
     sure = sum(on.probability > 0.95 and off.probability < 0.2 for _, on, off in moved)
@@ -143,8 +157,14 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
         taught=taught,
         sure=sure,
     )
-    scale = f"<span class='tk p3'>{escape(say('more_likely', lang))}</span> <span class='tk z'>=</span> <span class='tk m3'>{escape(say('less_likely', lang))}</span>"
-    return f"<div class='wb-sub' id='difference-summary'>{safe(head)}</div><div class='wb-legend'>{scale}</div><div class='wb-tokens'>{''.join(body)}</div>"
+    scale = (
+        f"<span class='tk p3'>{escape(say('more_likely', lang))}</span> <span class='tk z'>=</span> <span class='tk"
+        f" m3'>{escape(say('less_likely', lang))}</span>"
+    )
+    return (
+        f"<div class='wb-sub' id='difference-summary'>{safe(head)}</div><div class='wb-legend'>{scale}</div><div"
+        f" class='wb-tokens'>{''.join(body)}</div>"
+    )
 
 
 def consistency_html(check: Check, lang: str) -> str:
@@ -173,9 +193,10 @@ def consistency_html(check: Check, lang: str) -> str:
             f"<li class='{'differs' if differs else ''}'><b>{mark}</b> {safe(sample).replace(chr(10), '<br>')}</li>"
         )
     return (
-        f"<div class='wb-note {'ok' if check.level == 'supported' else 'warn'}' id='consistency-summary'>{safe(head)}</div>"
-        f"<div class='wb-pair'><div class='wb-tokens'>{''.join(said)}<div class='wb-sub'>{facts}</div></div>"
-        f"<ol class='wb-samples'>{''.join(found)}</ol></div><div class='wb-sub'>{escape(say('consistency_note', lang))}</div>"
+        f"<div class='wb-note {'ok' if check.level == 'supported' else 'warn'}'"
+        f" id='consistency-summary'>{safe(head)}</div><div class='wb-pair'><div class='wb-tokens'>{''.join(said)}<div"
+        f" class='wb-sub'>{facts}</div></div><ol class='wb-samples'>{''.join(found)}</ol></div><div"
+        f" class='wb-sub'>{escape(say('consistency_note', lang))}</div>"
     )
 
 
@@ -190,7 +211,8 @@ def contradiction_html(readings: list[Reading], lang: str) -> str:
         mark = f"<b>⚠ {escape(say('contradicts', lang))}</b>" if reading.contradicts else ""
         kind = "contradicts" if reading.contradicts else ""
         rows.append(
-            f"<tr class='{kind}'><td>{asked}</td><td>{safe(reading.answer).replace(chr(10), '<br>')}</td><td>{escape(stance)}</td><td>{mark}</td></tr>"
+            f"<tr class='{kind}'><td>{asked}</td><td>{safe(reading.answer).replace(chr(10), '<br>')}</td>"
+            f"<td>{escape(stance)}</td><td>{mark}</td></tr>"
         )
     bad = sum(reading.contradicts for reading in readings)
     words = say("contradictions" if bad else "no_contradictions", lang, count=bad, total=len(readings))

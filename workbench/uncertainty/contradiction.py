@@ -23,18 +23,22 @@ TOOL_CALLS = [
     "!你不能调用工具，对吧？",
 ]
 _SAYS_NOT = re.compile(
-    r"\bI (?:can ?not|can't|can’t|don't|don’t|do not|am not|am unable|have no|lack|won't|wouldn't|couldn't)\b|\bI'm (?:not|unable)|\bI’m (?:not|unable)"
-    r"|\bnot (?:able|capable|designed|support\w*)|\bno (?:ability|tools?|access)\b|\b(?:does|do|is|are|was|were) ?n[o']t\b|\bcannot\b"
+    r"\bI (?:can ?not|can't|can’t|don't|don’t|do not|am not|am unable|have no|lack|won't|wouldn't|couldn't)\b|\bI'm"
+    r" (?:not|unable)|\bI’m (?:not|unable)"
+    r"|\bnot (?:able|capable|designed|support\w*)|\bno (?:ability|tools?|access)\b|\b(?:does|do|is|are|was|were)"
+    r" ?n[o']t\b|\bcannot\b"
     r"|不能|不会|不支持|没有|無法|无法|不具备|不可以|不是",
     re.IGNORECASE,
 )
 _SAYS_SO = re.compile(
-    r"\bI (?:can|do|am|have|support|will|could)\b|\bI'm (?:able|capable|designed|here)|\bI’m (?:able|capable|designed|here)|\bsupports?\b|\bable to\b|\bcapable of\b"
+    r"\bI (?:can|do|am|have|support|will|could)\b|\bI'm (?:able|capable|designed|here)|\bI’m"
+    r" (?:able|capable|designed|here)|\bsupports?\b|\bable to\b|\bcapable of\b"
     r"|支持|可以|能够|会|具备|能",
     re.IGNORECASE,
 )
 _YES = re.compile(
-    r"\W*(yes|yeah|sure|certainly|of course|absolutely|definitely|indeed|right|correct|true|是的?|对|当然|没错|可以|能|支持)",
+    r"\W*(yes|yeah|sure|certainly|of"
+    r" course|absolutely|definitely|indeed|right|correct|true|是的?|对|当然|没错|可以|能|支持)",
     re.IGNORECASE,
 )
 _NO = re.compile(r"\W*(no\b|nope|not\b|never|wrong|false|incorrect|不|没|否)", re.IGNORECASE)

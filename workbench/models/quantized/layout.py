@@ -37,6 +37,6 @@ def check_layout(name: str, module: torch.nn.Module) -> None:
             problems.append(f"{parameter} of a size that is no multiple of {BLOCK}")
     if problems:
         raise UserError(
-            f"The experts of this model ({name}: {', '.join(problems)}) have a layout that cannot be loaded in 4 bits yet. "
-            "Set quantization_bit to 8 or remove it."
+            f"The experts of this model ({name}: {', '.join(problems)}) have a layout that cannot be loaded in 4 bits"
+            " yet. Set quantization_bit to 8 or remove it."
         )

@@ -24,8 +24,9 @@ def table_html(reports: list[probes.Report], lang: str) -> str:
     if not reports or not reports[0].results:
         return ""
     tiles = "".join(
-        f"<div class='wb-tile'><b>{r.count('pass')} / {len(r.results)}</b><span>{safe(r.model)} · {safe(say('verdict_pass', lang))}; "
-        f"{r.count('inconsistent')} {safe(say('verdict_inconsistent', lang))}</span></div>"
+        f"<div class='wb-tile'><b>{r.count('pass')} / {len(r.results)}</b><span>{safe(r.model)} ·"
+        f" {safe(say('verdict_pass', lang))}; {r.count('inconsistent')}"
+        f" {safe(say('verdict_inconsistent', lang))}</span></div>"
         for r in reports
     )
     rows = probes.before_after(reports)
@@ -41,8 +42,10 @@ def table_html(reports: list[probes.Report], lang: str) -> str:
         body.append(f"<tr><td>{safe(row['prompt'])}</td>{cells}<td>{safe(change)}</td></tr>")
     words = say("probe_changes", lang, **changes) if len(reports) > 1 else ""
     return (
-        f"<div class='wb-tiles'>{tiles}</div><p class='wb-sub'>{safe(words)}</p><div class='wb-wide'><table class='wb-table' id='probe-table'>"
-        f"<tr><th>{safe(say('wording', lang))}</th>{head}<th>{safe(say('change', lang))}</th></tr>{''.join(body)}</table></div>"
+        f"<div class='wb-tiles'>{tiles}</div><p class='wb-sub'>{safe(words)}</p><div class='wb-wide'><table"
+        " class='wb-table' id='probe-table'>"
+        f"<tr><th>{safe(say('wording', lang))}</th>{head}<th>{safe(say('change', lang))}</th></tr>"
+        f"{''.join(body)}</table></div>"
     )
 
 
@@ -90,7 +93,7 @@ class ProbesTab:
         try:
             backend, base = self.panel.backend(external, url, key, remote, lang)
             questions = probes.read_set(name or "", self.workspace)[: int(most) or None]
-            models = [base, *[await self.panel.adapter_name(n) for n in (names or []) if backend.own]]
+            models = [base, *[await self.panel.adapter_name(n) for n in names or [] if backend.own]]
             reports = [probes.Report(name, model) for model in models]
             total = len(models) * len(questions)
             for report in reports:
@@ -112,7 +115,10 @@ class ProbesTab:
                     done = sum(len(r.results) for r in reports)
                     share = f"<div class='wb-bar'><div style='width:{100 * done / total:.0f}%'></div></div>"
                     yield (
-                        f"<div class='wb-sub'>{safe(report.model)}: {len(report.results)} / {len(questions)}</div>{share}",
+                        (
+                            f"<div class='wb-sub'>{safe(report.model)}: {len(report.results)} /"
+                            f" {len(questions)}</div>{share}"
+                        ),
                         gr.skip(),
                     )
                 if not self.workspace.read_only:

@@ -244,7 +244,10 @@ class TrainTab:
         self.take.click(self.use_import, self.pasted, [self.report, *self.form.components], **QUIET)
         self.start.click(
             None,
-            js="() => { if (window.Notification && Notification.permission === 'default') Notification.requestPermission(); }",
+            js=(
+                "() => { if (window.Notification && Notification.permission === 'default')"
+                " Notification.requestPermission(); }"
+            ),
             api_visibility="private",
         )
         begun = self.start.click(

@@ -104,8 +104,8 @@ def asking(words_id: str, named: int = 1) -> str:
     """JavaScript that asks before a handler of `Data.changing` goes on; the question ends with the first `named` inputs
     after `looks`."""
     return (
-        f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1, {1 + named}).join(' · ')) "
-        "? all : [all[0], '', ...all.slice(2)]"
+        f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1,"
+        f" {1 + named}).join(' · ')) ? all : [all[0], '', ...all.slice(2)]"
     )
 
 

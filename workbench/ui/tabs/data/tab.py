@@ -21,7 +21,10 @@ from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 
 PAGE = 5  # rows at a time
-_IDS_JS = "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on); document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
+_IDS_JS = (
+    "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on);"
+    " document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
+)
 
 
 class DataTab:

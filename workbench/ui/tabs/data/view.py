@@ -15,7 +15,9 @@ PARTS = ("conversation", "tokens", "text")
 ROWS_JS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-edit], [data-look]');
-  if (button) trigger('click', button.dataset.edit ? {edit: Number(button.dataset.edit)} : {look: Number(button.dataset.look)});
+  if (!button) return;
+  const {edit, look} = button.dataset;
+  trigger('click', edit ? {edit: Number(edit)} : {look: Number(look)});
 });
 """
 
@@ -23,8 +25,9 @@ element.addEventListener('click', (event) => {
 def legend(lang: str) -> str:
     """What the colors mean."""
     return (
-        f"<div class='wb-legend'><span class='tk tr'>{escape(say('data_trained', lang))}</span> <span class='tk mk'>{escape(say('data_masked', lang))}</span> "
-        f"<span class='wb-cut'>✂ 12</span> {escape(say('data_cut_mark', lang))}</div>"
+        f"<div class='wb-legend'><span class='tk tr'>{escape(say('data_trained', lang))}</span> <span class='tk"
+        f" mk'>{escape(say('data_masked', lang))}</span> <span class='wb-cut'>✂ 12</span>"
+        f" {escape(say('data_cut_mark', lang))}</div>"
     )
 
 
@@ -39,8 +42,9 @@ def _number(value: int) -> str:
 
 def _card(row: dict, parts: list[str], lang: str) -> str:
     head = (
-        f"<div class='wb-head'><b>{escape(say('data_row_head', lang, row=_number(row['row'])))}</b><span class='wb-sub'>{safe(row['place'])}</span>"
-        f"<button type='button' class='wb-link' data-edit='{row['row']}'>{escape(say('data_edit', lang))}</button></div>"
+        f"<div class='wb-head'><b>{escape(say('data_row_head', lang, row=_number(row['row'])))}</b><span"
+        f" class='wb-sub'>{safe(row['place'])}</span><button type='button' class='wb-link'"
+        f" data-edit='{row['row']}'>{escape(say('data_edit', lang))}</button></div>"
     )
     said = "".join(
         note_safe(f"{say('kind_' + kind, lang)}: {reason}", "bad" if kind in BROKEN else "warn")
@@ -63,7 +67,8 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
         if row["large"]:
             body += f"<div class='wb-sub'>{escape(say('data_large', lang))}</div>"
         if row["pieces"] > len(row["encoded"]):
-            body += f"<div class='wb-sub'>{escape(say('data_pieces', lang, count=_number(row['pieces'] - len(row['encoded']))))}</div>"
+            more = _number(row["pieces"] - len(row["encoded"]))
+            body += f"<div class='wb-sub'>{escape(say('data_pieces', lang, count=more))}</div>"
     return f"<div class='wb-card wb-row' data-row='{row['row']}'>{head}{said}{body}</div>"
 
 
@@ -93,7 +98,8 @@ def _conversation(row: dict, lang: str) -> str:
         )
     if row["tools"]:
         found.append(
-            f"<details class='wb-details'><summary>{escape(say('data_tools', lang))}</summary><pre class='wb-source'>{safe(row['tools'])}</pre></details>"
+            f"<details class='wb-details'><summary>{escape(say('data_tools', lang))}</summary><pre"
+            f" class='wb-source'>{safe(row['tools'])}</pre></details>"
         )
     if row["text"] is not None:
         found.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
@@ -104,7 +110,8 @@ def _conversation(row: dict, lang: str) -> str:
         )
         kind = f"{turn['role']} {turn.get('mark', '')}".strip()
         found.append(
-            f"<div class='wb-turn {escape(kind)}'><b>{escape(turn['role'])}</b>{mark}<div>{_lines(turn['content'])}</div>{calls}</div>"
+            "<div class='wb-turn"
+            f" {escape(kind)}'><b>{escape(turn['role'])}</b>{mark}<div>{_lines(turn['content'])}</div>{calls}</div>"
         )
     return "".join(found)
 
@@ -153,7 +160,8 @@ def batches_html(result: dict, lang: str) -> str:
         if len(one["starts"]) > 1:
             words += " · " + say("data_packed", lang, count=len(one["starts"]))
         cards.append(
-            f"<div class='wb-card wb-row'><div class='wb-head'><b>{escape(head)}</b><span class='wb-sub'>{escape(words)}</span></div>{tokens_html(one, lang)}</div>"
+            f"<div class='wb-card wb-row'><div class='wb-head'><b>{escape(head)}</b><span"
+            f" class='wb-sub'>{escape(words)}</span></div>{tokens_html(one, lang)}</div>"
         )
     return f"<ul class='wb-sub'>{said}</ul>{legend(lang)}{''.join(cards)}"
 
@@ -187,16 +195,21 @@ def check_html(result: dict, lang: str) -> str:
     )
     lines = "".join(
         f"<tr><td><button type='button' class='wb-link' data-look='{row}'>{row:,}</button></td><td>{safe(place)}</td>"
-        f"<td class='wb-verdict {'bad' if kind in BROKEN else 'warn'}'><b>{escape(say('kind_' + kind, lang))}</b></td><td>{safe(reason)}</td></tr>"
+        f"<td class='wb-verdict {'bad' if kind in BROKEN else 'warn'}'><b>{escape(say('kind_' + kind, lang))}</b></td>"
+        f"<td>{safe(reason)}</td></tr>"
         for row, place, kind, reason in result["problems"]
     )
     more = ""
     if count > len(result["problems"]):
-        more = f"<p class='wb-sub'>{escape(say('data_check_first', lang, shown=len(result['problems']), count=_number(count)))}</p>"
+        first = say("data_check_first", lang, shown=len(result["problems"]), count=_number(count))
+        more = f"<p class='wb-sub'>{escape(first)}</p>"
     titles = "".join(
         f"<th>{escape(say(key, lang))}</th>" for key in ("data_edit_row", "data_place", "data_kind", "data_problem")
     )
-    return f"{words}<div class='wb-tiles'>{tiles}</div>{more}<div class='wb-wide'><table class='wb-table' id='problem-table'><tr>{titles}</tr>{lines}</table></div>"
+    return (
+        f"{words}<div class='wb-tiles'>{tiles}</div>{more}<div class='wb-wide'><table class='wb-table'"
+        f" id='problem-table'><tr>{titles}</tr>{lines}</table></div>"
+    )
 
 
 def stats_html(found: dict, lang: str) -> str:
@@ -230,4 +243,7 @@ def stats_html(found: dict, lang: str) -> str:
     counts = {key: f"{found[key]:,}" for key in ("rows", "held_out", "broken", "untrained")}
     head = f"<div class='wb-sub'><b>{safe(found['dataset'])}</b>: {safe(say('data_stats_rows', lang, **counts))}</div>"
     words = "\n".join(suggestion(kind, values, lang) for kind, values in found["suggestions"])
-    return f"{head}<div class='wb-tiles' id='stats-tiles'>{shown}</div><div style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
+    return (
+        f"{head}<div class='wb-tiles' id='stats-tiles'>{shown}</div><div"
+        f" style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"
+    )

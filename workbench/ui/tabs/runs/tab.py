@@ -110,7 +110,8 @@ class RunsTab:
             self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
             self.delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
         gr.HTML(
-            f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} · {escape(say('delete_sure', 'zh'))}</span>"
+            f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} ·"
+            f" {escape(say('delete_sure', 'zh'))}</span>"
         )
 
     def _part_widgets(self) -> None:

@@ -176,7 +176,8 @@ def samples_html(run: Run, lang: str, last: int = 8) -> str:
     steps = every if len(every) <= last else [every[0], *every[1 - last :]]
     head = "".join(f"<th>{say('step', lang)} {step}</th>" for step in steps)
     rows = "".join(
-        f"<tr><td><b>{escape(prompt)}</b></td>{''.join(f'<td>{escape(said.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
+        f"<tr><td><b>{escape(prompt)}</b></td>"
+        f"{''.join(f'<td>{escape(said.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
         for prompt, said in answers.items()
     )
     return f"<div class='wb-wide'><table class='wb-table'><tr><th></th>{head}</tr>{rows}</table></div>"

@@ -227,7 +227,7 @@ def change_rows(
 
     Args:
         changes: row number (from 1 on) -> (the row as it was when it was looked at, the row as it should be or None to
-        delete it).
+            delete it).
         shown: as for `home_of`.
 
     Returns:
@@ -288,7 +288,7 @@ def set_layout(
 
     Raises:
         UserError: an unknown layout, column and role names that are not texts, or none of the first rows can be read
-        so.
+            so.
     """
     workspace.check_writable()
     folder = home_of(name, workspace, shown)

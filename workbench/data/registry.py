@@ -205,7 +205,7 @@ def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetIn
 
     Raises:
         UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left
-        out.
+            out.
     """
     found = read_registry(folder, workspace)
     for other in workspace.dataset_folders if workspace else ():

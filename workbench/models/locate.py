@@ -84,7 +84,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         UserError: a JSON file that is none, is nested too deep or is no object; a size in config.json that none can be;
-        pickled weights only.
+            pickled weights only.
     """
     for name in _JSON:
         try:

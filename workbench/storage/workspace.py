@@ -156,7 +156,7 @@ class Workspace:
 
         Raises:
             UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or
-            code that comes with a model, which this server was not told to run.
+                code that comes with a model, which this server was not told to run.
         """
         self.check_code(getattr(config, "trust_remote_code", False))
         fields = type(config).model_fields

@@ -159,7 +159,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
 
     Raises:
         UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this
-        server does not run.
+            server does not run.
     """
     workspace.check_writable()
     if workspace.confined:  # the run may be of a time, or of a command line, that allowed more

@@ -23,11 +23,11 @@ def branch(talk: Session, number: int, alternative: int) -> None:
         Impossible: another server's answer, one with thoughts or tool calls, or a token that is part of a letter.
         LookupError: no such token.
     """
-    found = talk.focus_place()
-    if found is None:
+    focused = talk.focus_place()
+    if focused is None:
         raise LookupError
-    column, place = found
-    message = talk.columns[column][place]
+    column, index = focused
+    message = talk.columns[column][index]
     entries = message.get("tokens") or []
     before, other = entries[:number], entries[number]["top_logprobs"][alternative]
     ends = bool(other.get("ends"))
@@ -35,7 +35,7 @@ def branch(talk: Session, number: int, alternative: int) -> None:
     text = "".join(entry.get("text", entry["token"]) for entry in before) + added
     if "\ufffd" in text or message.get("external") or message.get("reasoning") or message.get("calls"):
         raise Impossible("")
-    after = talk.columns[column][place + 1 :]
+    after = talk.columns[column][index + 1 :]
     kept = message.get("branches") or [{key: message.get(key) for key in _PARTS} | {"after": after}]
     tokens = list(before)
     if not ends:
@@ -60,9 +60,9 @@ def branch(talk: Session, number: int, alternative: int) -> None:
         "branches": [*kept, {"content": text, "tokens": tokens, "after": []}],
     }
     columns = [list(messages) for messages in talk.columns]
-    columns[column] = [*columns[column][:place], new]
+    columns[column] = [*columns[column][:index], new]
     talk.next_turn(columns)
-    talk.focus = (column, place)
+    talk.focus = (column, index)
     if ends:
         talk.completed = talk.turn
 
@@ -77,21 +77,21 @@ def settle(talk: Session) -> None:
 
 def switch(talk: Session, number: int) -> bool:
     """Show another version of the answer that is looked at, and what came after it; whether anything changed."""
-    found = talk.focus_place()
-    if found is None:
+    focused = talk.focus_place()
+    if focused is None:
         return False
-    column, place = found
-    message = talk.columns[column][place]
+    column, index = focused
+    message = talk.columns[column][index]
     branches = message.get("branches") or []
     if not 0 <= number < len(branches) or number == message.get("branch"):
         return False
     settle(talk)
-    branches[message["branch"]]["after"] = talk.columns[column][place + 1 :]
+    branches[message["branch"]]["after"] = talk.columns[column][index + 1 :]
     # a copy: what is still being written belongs to the version that is left
     other = {key: value for key, value in message.items() if key not in ("difference", "unfinished")}
     other |= {key: branches[number].get(key) for key in _PARTS} | {"branch": number}
     columns = [list(messages) for messages in talk.columns]
-    columns[column] = [*columns[column][:place], other, *branches[number].get("after", [])]
+    columns[column] = [*columns[column][:index], other, *branches[number].get("after", [])]
     talk.next_turn(columns)
-    talk.focus, talk.completed = (column, place), talk.turn
+    talk.focus, talk.completed = (column, index), talk.turn
     return True

@@ -162,27 +162,27 @@ def load(workspace: Workspace, id_: str) -> Conversation:
         raise UserError(f"The conversation {file.name} cannot be read: {where}: {first['msg']}.") from None
 
 
-def search(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
+def search(workspace: Workspace, query: str = "", limit: int = 200) -> list[Conversation]:
     """As `listed`, whole."""
-    found = []
-    for conversation in listed(workspace, words, limit):
+    matches = []
+    for conversation in listed(workspace, query, limit):
         with contextlib.suppress(UserError):  # deleted meanwhile
-            found.append(load(workspace, conversation.id))
-    return found
+            matches.append(load(workspace, conversation.id))
+    return matches
 
 
-def listed(workspace: Workspace, words: str = "", limit: int = 200) -> list[Conversation]:
+def listed(workspace: Workspace, query: str = "", limit: int = 200) -> list[Conversation]:
     """Conversations that contain all the words in title, questions or answers, for a list: each with its first question
     only; the last changed first."""
-    wanted, found = words.lower().split(), []
+    wanted, items = query.lower().split(), []
     for conversation, text in _all(workspace):
         if conversation.problem:
             continue
         if all(word in text for word in wanted):
-            found.append(conversation)
-            if len(found) == limit:
+            items.append(conversation)
+            if len(items) == limit:
                 break
-    return found
+    return items
 
 
 def unreadable(workspace: Workspace, limit: int = 20) -> list[Conversation]:

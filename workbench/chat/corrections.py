@@ -50,8 +50,8 @@ def _append(workspace: Workspace, name: str, row: dict) -> None:
             old += "\n"
         # the whole file anew, so that a full disk or a crash leaves the old one
         write_atomically(file, old + json.dumps(row, ensure_ascii=False) + "\n")
-        there = {key: entry for key, entry in _REGISTRY.items() if (folder / entry["file_name"]).is_file()}
-        write_atomically(folder / "dataset_info.json", json.dumps(there, indent=2))
+        entries = {key: entry for key, entry in _REGISTRY.items() if (folder / entry["file_name"]).is_file()}
+        write_atomically(folder / "dataset_info.json", json.dumps(entries, indent=2))
 
 
 def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, model: str = "") -> int:
@@ -139,7 +139,7 @@ def votes(workspace: Workspace) -> list[dict]:
 
 
 def _read(workspace: Workspace, name: str) -> list[dict]:
-    found = []
+    rows = []
     try:
         lines = files.read_bytes(workspace.corrections / name).splitlines()
     except (OSError, UserError):
@@ -150,5 +150,5 @@ def _read(workspace: Workspace, name: str) -> list[dict]:
         except UserError:
             continue
         if isinstance(row, dict):
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows

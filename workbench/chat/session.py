@@ -33,19 +33,19 @@ def settled(column: list[dict]) -> list[dict]:
 
 def bubbles(conversation: list[dict], thoughts: str = "Thoughts", calls: str = "Tool call") -> list[dict]:
     """A conversation as the Chatbot shows it: thoughts folded, tool calls as code."""
-    found = []
+    bubbles = []
     for message in conversation:
         if message.get("reasoning"):
             about = {"title": thoughts, "status": "done" if message["content"] else "pending"}
-            found.append({"role": "assistant", "content": shown(message["reasoning"]), "metadata": about})
+            bubbles.append({"role": "assistant", "content": shown(message["reasoning"]), "metadata": about})
         for call in message.get("calls") or []:
             code = f"```json\n{call.get('name', '')}({call.get('arguments', '')})\n```"
-            found.append(
+            bubbles.append(
                 {"role": "assistant", "content": code, "metadata": {"title": f"{calls}: {call.get('name', '')}"}}
             )
         if message["content"] or not (message.get("reasoning") or message.get("calls")):
-            found.append({"role": message["role"], "content": shown(message["content"]) or "…"})
-    return found
+            bubbles.append({"role": message["role"], "content": shown(message["content"]) or "…"})
+    return bubbles
 
 
 def sent(conversation: list[dict]) -> list[dict]:
@@ -111,16 +111,16 @@ class Session:
 
     def answer(self) -> tuple[list[dict], dict] | None:
         """The conversation before the answer that is looked at, and that answer."""
-        column, place = self.focus or (0, len(self.left) - 1)
+        column, index = self.focus or (0, len(self.left) - 1)
         messages = self.columns[column]
-        while place >= 0 and (place >= len(messages) or messages[place]["role"] != "assistant"):
-            place -= 1
-        return (messages[:place], messages[place]) if place >= 0 else None
+        while index >= 0 and (index >= len(messages) or messages[index]["role"] != "assistant"):
+            index -= 1
+        return (messages[:index], messages[index]) if index >= 0 else None
 
     def focus_place(self) -> tuple[int, int] | None:
         """Column and place of the answer that is looked at."""
-        found = self.answer()
-        return None if found is None else ((self.focus or (0, 0))[0], len(found[0]))
+        focused = self.answer()
+        return None if focused is None else ((self.focus or (0, 0))[0], len(focused[0]))
 
     def saved(self) -> Conversation:
         """For the disk."""

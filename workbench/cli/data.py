@@ -36,22 +36,22 @@ def check(
     from workbench.data.registry import select
     from workbench.data.validate import Report, problems_of
 
-    place = Workspace(workspace)
-    folder = dataset_folder(dataset_dir, place)
+    space = Workspace(workspace)
+    folder = dataset_folder(dataset_dir, space)
     given = {"model_name_or_path": model, "dataset": name, "template": template, "cutoff_len": cutoff_len}
-    encoder = _encoder(given | parse_overrides(set_ or []), place) if model else None
-    report, found = Report(), []
-    for info in select(name, folder, place):
-        for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, place)):
+    encoder = _encoder(given | parse_overrides(set_ or []), space) if model else None
+    report, problems = Report(), []
+    for info in select(name, folder, space):
+        for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, space)):
             if problem is None:
                 continue
             if json_:
-                found.append(vars(problem))
+                problems.append(vars(problem))
             else:
                 print(f"{problem.place}: {problem.kind}: {problem.reason}")
     if json_:
         counts = {"rows": report.rows, "broken": report.broken, "counts": report.counts}
-        print(json.dumps({**counts, "problems": found}, ensure_ascii=False))
+        print(json.dumps({**counts, "problems": problems}, ensure_ascii=False))
     else:
         print(f"{name}: {report.line()}")
     raise typer.Exit(2 if report.broken else 0)
@@ -79,10 +79,10 @@ def preview(
     from workbench.data.registry import select
     from workbench.data.row_index import Places
 
-    place = Workspace(workspace)
+    space = Workspace(workspace)
     given = {"model_name_or_path": model, "dataset": name, "template": template, "cutoff_len": cutoff_len}
-    encoder = _encoder(given | parse_overrides(set_ or []), place)
-    for info in select(name, dataset_folder(dataset_dir, place), place):
+    encoder = _encoder(given | parse_overrides(set_ or []), space)
+    for info in select(name, dataset_folder(dataset_dir, space), space):
         info = with_layout(info)
         for _, raw in Places(info).page(skip, rows):
             _, encoded, problems = look(raw, info, encoder)
@@ -128,29 +128,32 @@ def stats(
         "template": template,
         "cutoff_len": cutoff_len,
     }
-    found = _worker(workspace, json_, model).stats(given | parse_overrides(set_ or []))
+    statistics = _worker(workspace, json_, model).stats(given | parse_overrides(set_ or []))
     if json_:
-        print(json.dumps(found))
+        print(json.dumps(statistics))
         return
-    if not found["training_rows"]:
+    if not statistics["training_rows"]:
         raise UserError(
             f"No row of {name} has anything to train on. `python -m workbench data check {name}` tells why."
         )
-    middle = " ".join(f"p{key} {value:,}" for key, value in found["percentiles"].items())
+    middle = " ".join(f"p{key} {value:,}" for key, value in statistics["percentiles"].items())
     print(
-        f"{found['rows']:,} rows, {found['broken']:,} broken; {found['training_rows']:,} training rows,"
-        f" {found['tokens']:,} tokens, {found['share_trained']:.1%} of them trained"
+        f"{statistics['rows']:,} rows, {statistics['broken']:,} broken; {statistics['training_rows']:,} training rows,"
+        f" {statistics['tokens']:,} tokens, {statistics['share_trained']:.1%} of them trained"
     )
-    print(f"Lengths: mean {found['mean']:,.0f}, {middle}, longest {found['longest']:,}")
+    print(f"Lengths: mean {statistics['mean']:,.0f}, {middle}, longest {statistics['longest']:,}")
     print(
-        f"cutoff_len {found['cutoff_len']:,}: {found['rows_cut']:,} rows are longer ({found['share_rows_cut']:.1%}),"
-        f" {found['share_tokens_lost']:.2%} of the tokens are lost"
+        f"cutoff_len {statistics['cutoff_len']:,}: {statistics['rows_cut']:,} rows are longer"
+        f" ({statistics['share_rows_cut']:.1%}), {statistics['share_tokens_lost']:.2%} of the tokens are lost"
     )
     time = "known after the first run of this model"
-    if found["seconds"] is not None:
-        time = f"{duration(found['seconds'])} at {found['throughput']:,.0f} tokens/s as in {found['throughput_of']}"
-    print(f"An epoch: {found['sequences']:,} sequences, {found['steps']:,} steps, time {time}")
-    for kind, values in found["suggestions"]:
+    if statistics["seconds"] is not None:
+        time = (
+            f"{duration(statistics['seconds'])} at {statistics['throughput']:,.0f} tokens/s as in"
+            f" {statistics['throughput_of']}"
+        )
+    print(f"An epoch: {statistics['sequences']:,} sequences, {statistics['steps']:,} steps, time {time}")
+    for kind, values in statistics["suggestions"]:
         print(suggestion(kind, values, "en"))
 
 
@@ -173,15 +176,15 @@ def sequences(
     worker = Worker(
         Workspace(workspace).create(), _tell if sys.stderr.isatty() else lambda message: None, confined=False
     )
-    found = worker.batches(options.model_dump(exclude_unset=True), skip, rows)
+    sequences = worker.batches(options.model_dump(exclude_unset=True), skip, rows)
     if json_:
-        print(json.dumps(found))
+        print(json.dumps(sequences))
         return
-    for line in found["log"]:
+    for line in sequences["log"]:
         print(line)
-    for one in found["sequences"]:
+    for one in sequences["sequences"]:
         print(
-            f"=== sequence {one['number']:,} of {found['total']:,}: {one['length']:,} tokens, {one['trained']:,}"
+            f"=== sequence {one['number']:,} of {sequences['total']:,}: {one['length']:,} tokens, {one['trained']:,}"
             " trained"
         )
         for place, (id_, text, trained) in enumerate(one["tokens"]):
@@ -205,18 +208,18 @@ def add(
 
     from workbench.data.editing import add_file
 
-    place = Workspace(workspace).create()
+    space = Workspace(workspace).create()
     if not file.is_file():
         raise UserError(f"There is no file {file}.")
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=place.uploads) as folder:
-        found, layout = add_file(place, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
-    print(found)
-    said = (
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=space.uploads) as folder:
+        dataset, layout = add_file(space, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
+    print(dataset)
+    layout_line = (
         f"Its layout is {layout}."
         if layout
-        else f"Its fields do not tell its layout. Say it: python -m workbench data layout {found} --help"
+        else f"Its fields do not tell its layout. Say it: python -m workbench data layout {dataset} --help"
     )
-    print(said, file=sys.stderr)
+    print(layout_line, file=sys.stderr)
 
 
 @data_app.command("copy")
@@ -224,10 +227,10 @@ def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOpti
     """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
     from workbench.data import editing
 
-    place = Workspace(workspace).create()
-    for info in _select(name, dataset_dir, place):
-        found, lost = editing.copy(info, place, _silent)
-        print(found)
+    space = Workspace(workspace).create()
+    for info in _select(name, dataset_dir, space):
+        dataset, lost = editing.copy(info, space, _silent)
+        print(dataset)
         if lost:
             print(f"{lost:,} rows could not be read and are left out.", file=sys.stderr)
 
@@ -246,15 +249,15 @@ def split(
     """Write NAME-train and NAME-eval into the workspace; rows with the same content go to the same side."""
     from workbench.data import editing
 
-    place = Workspace(workspace).create()
-    for info in _select(name, dataset_dir, place):
-        found = editing.split_off(info, share, place, _silent, seed)
+    space = Workspace(workspace).create()
+    for info in _select(name, dataset_dir, space):
+        names = editing.split_off(info, share, space, _silent, seed)
         if json_:
-            print(json.dumps(found))
+            print(json.dumps(names))
             continue
-        print(" ".join(f"{name_}: {rows:,} rows." for name_, rows in (found["train"], found["eval"])))
-        if found["left_out"]:
-            print(f"{found['left_out']:,} broken rows are left out.", file=sys.stderr)
+        print(" ".join(f"{name_}: {rows:,} rows." for name_, rows in (names["train"], names["eval"])))
+        if names["left_out"]:
+            print(f"{names['left_out']:,} broken rows are left out.", file=sys.stderr)
 
 
 @data_app.command("edit")
@@ -269,12 +272,12 @@ def edit(
     """Print one row of a dataset of the workspace, or change it."""
     from workbench.data.editing import change_rows
 
-    place = Workspace(workspace)
-    before = _row(name, row, place)
+    space = Workspace(workspace)
+    before = _row(name, row, space)
     if not to:
         print(before)
         return
-    change_rows(place, name, {row: (before, sys.stdin.read() if to == "-" else to)})
+    change_rows(space, name, {row: (before, sys.stdin.read() if to == "-" else to)})
     print(f"Row {row:,} of {name} is changed.")
 
 
@@ -287,8 +290,8 @@ def drop(
     """Delete rows of a dataset of the workspace."""
     from workbench.data.editing import change_rows
 
-    place = Workspace(workspace)
-    left = change_rows(place, name, {row: (_row(name, row, place), None) for row in rows})
+    space = Workspace(workspace)
+    left = change_rows(space, name, {row: (_row(name, row, space), None) for row in rows})
     print(f"{left:,} rows of {name} are left.")
 
 
@@ -325,31 +328,31 @@ def remove(
     """Delete a dataset of the workspace with its file."""
     from workbench.data import editing
 
-    place = Workspace(workspace)
-    editing.home_of(name, place)
+    space = Workspace(workspace)
+    editing.home_of(name, space)
     if not yes:
         typer.confirm(f"Delete {name} and its file?", abort=True)
-    editing.remove(place, name)
+    editing.remove(space, name)
     print(f"{name} is removed.")
 
 
-def _select(name: str, dataset_dir: str, place: Workspace):
+def _select(name: str, dataset_dir: str, space: Workspace):
     from workbench.data.registry import select
 
-    return select(name, dataset_folder(dataset_dir, place), place)
+    return select(name, dataset_folder(dataset_dir, space), space)
 
 
-def _row(name: str, row: int, place: Workspace) -> str:
+def _row(name: str, row: int, space: Workspace) -> str:
     """A row of a dataset of the workspace, as it stands in its file."""
     from workbench.data import editing
     from workbench.data.preview import source
     from workbench.data.registry import read_registry
     from workbench.data.row_index import Places
 
-    found = Places(read_registry(editing.home_of(name, place))[name]).page(row - 1, 1)
-    if not found:
+    rows = Places(read_registry(editing.home_of(name, space))[name]).page(row - 1, 1)
+    if not rows:
         raise UserError(f"{name} has no row {row:,}.")
-    return source(found[0][1])
+    return source(rows[0][1])
 
 
 def _silent(words: str, share: float) -> None:
@@ -357,26 +360,26 @@ def _silent(words: str, share: float) -> None:
 
 
 def _tell(message: dict) -> None:
-    words, share = message["progress"]
-    print(f"\r{words} {share:.0%}" if share else f"\r{words}", end="", file=sys.stderr)
+    message_text, share = message["progress"]
+    print(f"\r{message_text} {share:.0%}" if share else f"\r{message_text}", end="", file=sys.stderr)
 
 
-def _without_torch(model: str, place: Workspace) -> None:
+def _without_torch(model: str, space: Workspace) -> None:
     """Let this process do without torch where it can."""
     from workbench.data.chat_template import without_torch
     from workbench.models.locate import is_demo, locate_model
 
-    if not is_demo(model) or Path(locate_model(model, place)).is_dir():
+    if not is_demo(model) or Path(locate_model(model, space)).is_dir():
         without_torch()  # the demo model may first have to be converted, which needs it
 
 
 def _worker(workspace: Path, quiet: bool, model: str):
     from workbench.data.worker import Worker
 
-    place = Workspace(workspace).create()
-    _without_torch(model, place)
+    space = Workspace(workspace).create()
+    _without_torch(model, space)
     tell = _tell if sys.stderr.isatty() and not quiet else lambda message: None
-    return Worker(place, tell, confined=False)
+    return Worker(space, tell, confined=False)
 
 
 def _encoder(values: dict, workspace: Workspace):

@@ -61,13 +61,13 @@ def probe(
     run."""
     from workbench.uncertainty import probes
 
-    place = Workspace(workspace).create()
-    questions = probes.read_set(set_name, place)[: limit or None]
+    space = Workspace(workspace).create()
+    questions = probes.read_set(set_name, space)[: limit or None]
     names = [Path(model).name if not base_url else model, *(adapter or [])]
     if base_url:
         ask = ask_server(base_url, api_key, probes.MAX_TOKENS)
     else:
-        ask = LoadedModel(model, adapter or [], set_ or [], place, probes.MAX_TOKENS).ask
+        ask = LoadedModel(model, adapter or [], set_ or [], space, probes.MAX_TOKENS).ask
     reports = []
     for name in names:
         report = probes.Report(Path(set_name).stem, name)
@@ -76,7 +76,7 @@ def probe(
             if sys.stderr.isatty():
                 print(f"\r{name}: {number}/{len(questions)}", end="", file=sys.stderr)
         reports.append(report)
-        probes.keep(report, place)
+        probes.keep(report, space)
     rows = probes.before_after(reports)
     if json_:
         counts = [{v: r.count(v) for v in ("pass", "fail", "inconsistent")} | {"model": r.model} for r in reports]
@@ -110,23 +110,23 @@ def consistency(
     messages = [{"role": "user", "content": question}]
     (answer,) = ask(name, messages, 1, 0.0, 0)
     others = ask(name, messages, samples, TEMPERATURE, 0)
-    found = check(answer, question, others)
+    checked = check(answer, question, others)
     if json_:
-        sentences = [{"text": text, "support": score} for text, score in found.sentences]
+        sentences = [{"text": text, "support": score} for text, score in checked.sentences]
         shown = {
             "answer": answer,
             "samples": others,
             "sentences": sentences,
-            "support": found.total,
-            "meanings": found.meanings,
+            "support": checked.total,
+            "meanings": checked.meanings,
         }
         print(json.dumps(shown, ensure_ascii=False))
         return
-    for text, score in found.sentences:
+    for text, score in checked.sentences:
         print(f"{'  –' if score is None else f'{score:4.0%}'}  {text.strip()}")
     print(
-        f"{found.level}: {found.total:.0%} of it is in the {samples} samples, which say {found.meanings} different"
-        " things."
+        f"{checked.level}: {checked.total:.0%} of it is in the {samples} samples, which say {checked.meanings}"
+        " different things."
     )
 
 

@@ -72,7 +72,7 @@ def train(
     from workbench.train.devices import check_devices
     from workbench.train.supervise import supervise
 
-    place = Workspace(workspace).create()
+    space = Workspace(workspace).create()
     if (config / "run.yaml").is_file():
         if set_:
             raise UserError("--set does not change a run that exists. Copy its run.yaml and train that.")
@@ -80,17 +80,17 @@ def train(
         if run.state().active and run.stored_state().pid:
             raise UserError(f"The run {run.id} is still going.")
         parsed = load_run_config(config / "run.yaml")
-        preflight(parsed, place)
+        preflight(parsed, space)
     else:
         preset = PRESETS / f"{config}.yaml"
         parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
-        preflight(parsed, place)
+        preflight(parsed, space)
         check_devices(parsed)
-        run = create_run(place, parsed, state="starting", **own_process())  # not queued: nobody else may start it
+        run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if not quiet:
         print(f"Run directory: {run.path}")
-    code = supervise(run, parsed, place, echo=not quiet, from_queue=from_queue)
-    queue.start_queued(place)  # this run's devices are free now
+    code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue)
+    queue.start_queued(space)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
         print(f"{state.state}: {state.reason}", file=sys.stderr if code else sys.stdout)
@@ -102,16 +102,16 @@ def presets(json_: JsonOption = False):
     """List the presets."""
     from workbench.config.presets import list_presets
 
-    found = list_presets()
+    listed = list_presets()
     if json_:
         print(
             json.dumps(
-                [{"name": p.name, "purpose": p.purpose, "memory": p.memory, "values": p.values} for p in found],
+                [{"name": p.name, "purpose": p.purpose, "memory": p.memory, "values": p.values} for p in listed],
                 ensure_ascii=False,
             )
         )
     else:
-        for preset in found:
+        for preset in listed:
             print(f"{preset.name:28} {preset.purpose} ({preset.memory})")
 
 
@@ -139,7 +139,7 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     run = find_run(Workspace(workspace), run_id)
     reader = MetricsReader(run.metrics)
     reader.update()
-    found = {
+    details = {
         "id": run.id,
         "path": str(run.path),
         **vars(run.state()),
@@ -150,20 +150,22 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
         "config": run.config_values(),
     }
     if json_:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(details, ensure_ascii=False))
         return
     print(
-        f"{found['id']}  {found['state']}  step {found['step']}/{found['total_steps']} "
-        f" {found['reason'] or found['warning']}"
+        f"{details['id']}  {details['state']}  step {details['step']}/{details['total_steps']} "
+        f" {details['reason'] or details['warning']}"
     )
     last = {
         k: v
         for k, v in reader.last.items()
         if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
     }
-    print("  ".join(f"{key} {value}" for key, value in (last | found["notes"]).items()))
-    print(f"{found['bytes'] / 2**20:.1f} MiB in {run.path}; checkpoints: {', '.join(found['checkpoints']) or 'none'}")
-    for key, value in found["config"].items():
+    print("  ".join(f"{key} {value}" for key, value in (last | details["notes"]).items()))
+    print(
+        f"{details['bytes'] / 2**20:.1f} MiB in {run.path}; checkpoints: {', '.join(details['checkpoints']) or 'none'}"
+    )
+    for key, value in details["config"].items():
         print(f"  {key}: {value}")
 
 
@@ -193,8 +195,8 @@ def resume(
     from workbench.runs.run import find_run
     from workbench.train import queue
 
-    place = Workspace(workspace)
-    print(queue.resume(find_run(place, run_id), place, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
+    space = Workspace(workspace)
+    print(queue.resume(find_run(space, run_id), space, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
 
 
 @app.command("note")
@@ -224,11 +226,11 @@ def delete(
     from workbench.runs.run import find_run
     from workbench.train import queue
 
-    place = Workspace(workspace)
-    run = find_run(place, run_id)
+    space = Workspace(workspace)
+    run = find_run(space, run_id)
     if not yes:
         typer.confirm(f"Delete {run.id} and all its files?", abort=True)
-    print(queue.delete(run, place))
+    print(queue.delete(run, space))
 
 
 queue_app = typer.Typer(no_args_is_help=True, help="Runs that wait for a free device: add, list, move.")
@@ -248,12 +250,12 @@ def queue_add(
     from workbench.train import queue
     from workbench.train.devices import check_devices
 
-    place, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
+    space, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
     parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
     check_devices(parsed)
-    preflight(parsed, place)
-    run = create_run(place, parsed)
-    queue.start_queued(place)
+    preflight(parsed, space)
+    run = create_run(space, parsed)
+    queue.start_queued(space)
     print(run.id)
 
 
@@ -262,8 +264,8 @@ def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE
     """The queued runs in the order in which they will start."""
     from workbench.train import queue
 
-    found = [run.id for run in queue.queue(Workspace(workspace))]
-    print(json.dumps(found) if json_ else "\n".join(found) or "The queue is empty.")
+    waiting = [run.id for run in queue.queue(Workspace(workspace))]
+    print(json.dumps(waiting) if json_ else "\n".join(waiting) or "The queue is empty.")
 
 
 @queue_app.command("move")
@@ -272,8 +274,8 @@ def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE)
     from workbench.runs.run import find_run
     from workbench.train import queue
 
-    place = Workspace(workspace)
-    print(queue.move(find_run(place, run_id), place, places))
+    space = Workspace(workspace)
+    print(queue.move(find_run(space, run_id), space, places))
 
 
 @app.command("import")
@@ -320,10 +322,10 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
     from workbench.data.registry import registries
     from workbench.storage.workspace import dataset_folder
 
-    place = Workspace(workspace)
-    found = registries(dataset_folder(dataset_dir, place), place).values()
+    space = Workspace(workspace)
+    listed = registries(dataset_folder(dataset_dir, space), space).values()
     if json_:
-        print(json.dumps([{"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem} for d in found]))
+        print(json.dumps([{"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem} for d in listed]))
     else:
-        for d in found:
+        for d in listed:
             print(f"{d.name:24} {d.problem or d.path or d.hub}")

@@ -42,5 +42,5 @@ def read_preset(path: Path) -> Preset:
 
 def list_presets() -> list[Preset]:
     """All presets, the default first."""
-    found = [read_preset(path) for path in sorted(PRESETS.glob("*.yaml"))]
-    return sorted(found, key=lambda preset: preset.name != DEFAULT)
+    presets = [read_preset(path) for path in sorted(PRESETS.glob("*.yaml"))]
+    return sorted(presets, key=lambda preset: preset.name != DEFAULT)

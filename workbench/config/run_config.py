@@ -89,14 +89,14 @@ def coerced(key: str, value, model: type[ModelOptions] = RunConfig):
 
 def conflicts(config: RunConfig) -> list[str]:
     """Sentences for combinations that cannot work, found without loading anything."""
-    c, found = config, []
+    c, problems = config, []
 
     def check(wrong: bool, sentence: str) -> None:
         if wrong:
-            found.append(sentence)
+            problems.append(sentence)
 
     if c.adapter_name_or_path and not c.model_name_or_path:
-        found.append(
+        problems.append(
             "adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on."
         )
     else:
@@ -119,7 +119,7 @@ def conflicts(config: RunConfig) -> list[str]:
             "interleave_probs should name one share for each dataset.",
         )
     except ValueError:
-        found.append(
+        problems.append(
             f"interleave_probs: {c.interleave_probs!r} does not fit: it should be shares above 0, such as 0.7,0.3."
         )
     check(
@@ -147,12 +147,12 @@ def conflicts(config: RunConfig) -> list[str]:
     )
     for name in split_names(c.report_to):
         if name not in (*REPORTERS, "none", "all"):
-            found.append(f"report_to: unknown '{name}'. It can be none, {', '.join(REPORTERS)}.")
+            problems.append(f"report_to: unknown '{name}'. It can be none, {', '.join(REPORTERS)}.")
     for name in split_names(c.devices):
         if not (name.isdigit() or name in ("auto", "cpu")):
-            found.append(f"devices: '{c.devices}' does not fit. It can be auto, cpu, or GPU ids such as 0,1.")
+            problems.append(f"devices: '{c.devices}' does not fit. It can be auto, cpu, or GPU ids such as 0,1.")
             break
-    return found
+    return problems
 
 
 def split_names(text: str | None) -> list[str]:

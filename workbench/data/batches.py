@@ -36,16 +36,16 @@ def sequences(
     Raises:
         UserError: as `load_data`.
     """
-    said: list[str] = []
-    rows, _ = load_data(config, workspace, tokenizer, progress, log=said.append)
-    collate, found = collator_of(config, tokenizer), []
+    log: list[str] = []
+    rows, _ = load_data(config, workspace, tokenizer, progress, log=log.append)
+    collate, batches = collator_of(config, tokenizer), []
     for number in range(start, min(start + count, len(rows))):
         batch = collate([rows[number]])
         ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
         places = batch["position_ids"][0].tolist() if "position_ids" in batch else range(len(ids))
-        starts = [index for index, place in enumerate(places) if place == 0]
+        starts = [index for index, position in enumerate(places) if position == 0]
         trained = sum(label != IGNORE for label in labels)
-        found.append(
+        batches.append(
             {
                 "number": number + 1,
                 "length": len(ids),
@@ -54,4 +54,4 @@ def sequences(
                 **tokens_view(ids, labels, vocabulary),
             }
         )
-    return {"sequences": found, "total": len(rows), "log": said}
+    return {"sequences": batches, "total": len(rows), "log": log}

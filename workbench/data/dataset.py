@@ -23,26 +23,28 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
     info.check()
     if info.path is None:
         rows = dataset_rows(info)
-        found: Iterator[Raw] = (Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1))
+        rows_found: Iterator[Raw] = (
+            Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1)
+        )
     else:
-        found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))
-    first: Raw | None = next(found, None)
+        rows_found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))
+    first: Raw | None = next(rows_found, None)
     if first is None:
         raise UserError(f"{info.path.name if info.path else info.name} has no rows.")
-    return itertools.chain([first], found)
+    return itertools.chain([first], rows_found)
 
 
 def data_files(info: DatasetInfo) -> list[Path]:
     """The files of a dataset. Raises UserError: there is none, or one lies where this dataset's may not."""
-    found = files_of(info.file, info.split)
-    for file in found if info.within else ():
+    files = files_of(info.file, info.split)
+    for file in files if info.within else ():
         target = file.resolve()
         if not any(target.is_relative_to(root) for root in info.within):
             raise UserError(
                 f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there"
                 " instead."
             )
-    return found
+    return files
 
 
 def file_rows(info: DatasetInfo, file: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:

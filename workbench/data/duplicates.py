@@ -19,23 +19,23 @@ class Seen:
 
     def add(self, places: list[str], digests: list[int]) -> list[str | None]:
         """Take rows in; for each the place of the row that had its digest before, or None."""
-        found: list[str | None] = [None] * len(digests)
-        here: dict[int, int] = {}
+        first_places: list[str | None] = [None] * len(digests)
+        in_batch: dict[int, int] = {}
         fresh: list[int] = []
         keys = np.array(digests, dtype=np.uint64)
         for index, row in enumerate(self._find(keys)):
             if row >= 0:
-                found[index] = self._place(row)
-            elif (digest := digests[index]) in here:
-                found[index] = places[here[digest]]
+                first_places[index] = self._place(row)
+            elif (digest := digests[index]) in in_batch:
+                first_places[index] = places[in_batch[digest]]
             else:
-                here[digest] = index
+                in_batch[digest] = index
                 fresh.append(index)
         if places:
             self._places.append((self._rows, zlib.compress("\0".join(places).encode("utf-8", "surrogatepass"), 1)))
         self._insert(keys[fresh], np.array(fresh, dtype=np.int64) + self._rows)
         self._rows += len(places)
-        return found
+        return first_places
 
     def get(self, digests: list[int]) -> list[str | None]:
         """For each digest the place of the row that had it, or None."""

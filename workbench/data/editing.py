@@ -200,9 +200,9 @@ def split_off(
         )
     folder.mkdir(parents=True, exist_ok=True)
     with _new_file(folder) as (train, to_train), _new_file(folder) as (held_out, to_eval):
-        for number, (place, raw) in enumerate(zip(order, raw_rows(info), strict=False)):
-            if place:
-                (to_eval if place <= limit else to_train).write((_line(raw) or b"") + b"\n")
+        for number, (rank, raw) in enumerate(zip(order, raw_rows(info), strict=False)):
+            if rank:
+                (to_eval if rank <= limit else to_train).write((_line(raw) or b"") + b"\n")
             if number % 5000 == 4999:
                 progress(f"Writing {info.name}: {number + 1:,} rows", 0.5 + _share(raw, info) / 2)
         to_train.close()
@@ -323,8 +323,8 @@ def remove(workspace: Workspace, name: str, shown: Path | None = None) -> None:
 
 def _version(path: Path) -> tuple:
     """Something that changes when a file does."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _unchanged(name: str, path: Path, version: tuple) -> None:
@@ -349,8 +349,8 @@ def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
             return
         except BadRow as bad:
             reason = reason or f"{raw.place}: {bad}"
-    words = f"can be read as {formatting}" if formatting else "can be used"
-    raise UserError(f"None of the first rows {words}. {reason}")
+    verdict = f"can be read as {formatting}" if formatting else "can be used"
+    raise UserError(f"None of the first rows {verdict}. {reason}")
 
 
 def _entries(folder: Path) -> dict:

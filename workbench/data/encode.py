@@ -117,16 +117,16 @@ class Encoder:
             ids, offsets = [*ids, end], [*offsets, (len(text), len(text))]
         places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
         count = -(-len(ids) // self.cutoff_len) if self.cutoff_len else 1
-        size, found, start = max(1, -(-len(ids) // max(1, count))), [], 0
+        size, rows, start = max(1, -(-len(ids) // max(1, count))), [], 0
         while start < len(ids):
             stop = min(start + size, len(ids))
             stop = _boundary(places, stop, -1) if _boundary(places, stop, -1) > start else stop
-            said = text[places[start, 0] : places[start:stop, 1].max()]
-            found.append(_first_untrained(Encoded(ids[start:stop], ids[start:stop], said, stop - start)))
+            piece_text = text[places[start, 0] : places[start:stop, 1].max()]
+            rows.append(_first_untrained(Encoded(ids[start:stop], ids[start:stop], piece_text, stop - start)))
             start = stop
         if end is not None and offsets[-1] == (len(text), len(text)):
-            found[-1].text += self.tokenizer.eos_token
-        return found
+            rows[-1].text += self.tokenizer.eos_token
+        return rows
 
     def _encode(self, messages: list[dict], tools) -> tuple[Encoded, "_Layout"]:
         text, spans = self._spans(messages, tools)
@@ -214,8 +214,8 @@ class _Layout:
     def first_token_of(self, content: str, system: list[dict]) -> int:
         """Where a turn's content begins, behind the system text; 0 if it is not to be found."""
         behind = self.text.find(system[0]["content"].strip()) + len(system[0]["content"].strip()) if system else 0
-        found = self.text.find(content, max(0, behind))
-        return self.tokens_within(found, found + 1).start if found >= 0 else 0
+        position = self.text.find(content, max(0, behind))
+        return self.tokens_within(position, position + 1).start if position >= 0 else 0
 
     def tokens_within(self, start: int, end: int) -> range:
         """The tokens that lie wholly within characters `start` to `end`."""
@@ -230,10 +230,10 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
     regions, at = [], 0  # (role, tokens of the content) in order
     for message in messages:
         content = message["content"].strip()
-        found = layout.text.find(content, at) if content else -1
-        if found >= 0:
-            at = found + len(content)
-            regions.append((message["role"], layout.tokens_within(found, at)))
+        position = layout.text.find(content, at) if content else -1
+        if position >= 0:
+            at = position + len(content)
+            regions.append((message["role"], layout.tokens_within(position, at)))
     over = len(encoded.input_ids) - limit
     gone: list[range] = []
     ordered = sorted((r for r in regions if r[0] in ("user", "tool")), key=lambda r: -len(r[1]))

@@ -79,9 +79,9 @@ def to_example(row: dict, info: DatasetInfo) -> Example:
 def notices(example: Example) -> list[BadRow]:
     """What should be looked at in a row that can be used: characters that do not belong into text."""
     for where, text in _texts(example):
-        if found := _CONTROL.search(text):
-            code = f"U+{ord(found[0]):04X}"
-            what = "the sign of text that was decoded wrongly" if found[0] == "\ufffd" else "a control character"
+        if match := _CONTROL.search(text):
+            code = f"U+{ord(match[0]):04X}"
+            what = "the sign of text that was decoded wrongly" if match[0] == "\ufffd" else "a control character"
             return [BadRow("control", f"{where} contains {code}, {what}.")]
     return []
 
@@ -151,13 +151,13 @@ def _tools(row: dict, info: DatasetInfo) -> list[dict] | None:
             value = parse_json(value)
         except UserError:
             raise BadRow("tools", "the field 'tools' is not valid JSON.") from None
-    found = []
+    tools = []
     for tool in value if isinstance(value, list) else [value]:
         inner = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
             raise BadRow("tools", "every tool should be an object with a name, a description and parameters.")
-        found.append({"type": "function", "function": inner})
-    return found or None
+        tools.append({"type": "function", "function": inner})
+    return tools or None
 
 
 def _calls(value, where: str) -> list[dict]:
@@ -167,7 +167,7 @@ def _calls(value, where: str) -> list[dict]:
             value = parse_json(value)
         except UserError:
             raise BadRow("tools", f"{where}: the function call is not valid JSON.") from None
-    found = []
+    calls = []
     for number, call in enumerate(value if isinstance(value, list) else [value]):
         inner = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
@@ -183,10 +183,10 @@ def _calls(value, where: str) -> list[dict]:
         if not isinstance(arguments, dict):
             raise BadRow("tools", f"{where}: the arguments of {inner['name']} should be an object.")
         identity = call.get("id") if isinstance(call.get("id"), str) else f"call{number:05d}"
-        found.append({"type": "function", "id": identity, "function": {"name": inner["name"], "arguments": arguments}})
-    if not found:
+        calls.append({"type": "function", "id": identity, "function": {"name": inner["name"], "arguments": arguments}})
+    if not calls:
         raise BadRow("tools", f"{where}: there is no function call in it.")
-    return found
+    return calls
 
 
 # --- layouts
@@ -384,9 +384,9 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
         return _complete(replace(info, formatting="sharegpt"), row)
     if any(column in given for column in ("prompt", "query", "response", "history")):
         return _complete(replace(info, formatting="alpaca"), row)
-    there = {name for name, value in row.items() if value is not None}
-    ranking = info.ranking or {"chosen", "rejected"} <= there
-    columns = {"kto_tag": tag} if (tag := next((n for n in ("kto_tag", "label") if n in there), "")) else {}
+    fields = {name for name, value in row.items() if value is not None}
+    ranking = info.ranking or {"chosen", "rejected"} <= fields
+    columns = {"kto_tag": tag} if (tag := next((n for n in ("kto_tag", "label") if n in fields), "")) else {}
     for name in ("conversations", "conversation", "messages"):
         turns = row.get(name)
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
@@ -395,10 +395,10 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
             return _complete(
                 replace(info, formatting=kind, ranking=ranking, columns={"messages": name, **columns, **given}), row
             )
-    if "instruction" in there and ("output" in there or ranking):
+    if "instruction" in fields and ("output" in fields or ranking):
         return _complete(replace(info, formatting="alpaca", ranking=ranking, columns=columns | given), row)
-    if ranking and there & {"question", "input"} and "prompt" not in there:
-        columns["prompt"] = "question" if "question" in there else "input"
+    if ranking and fields & {"question", "input"} and "prompt" not in fields:
+        columns["prompt"] = "question" if "question" in fields else "input"
     if ranking:
         return _complete(replace(info, formatting="prompt_completion", ranking=True, columns=columns | given), row)
     for prompt, answer in (
@@ -409,17 +409,17 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
         ("input", "output"),
         ("instruction", "response"),
     ):
-        if prompt in there and answer in there:
-            found = {"prompt": prompt, "response": answer, **columns}
-            return _complete(replace(info, formatting="prompt_completion", columns=found | given), row)
+        if prompt in fields and answer in fields:
+            columns_found = {"prompt": prompt, "response": answer, **columns}
+            return _complete(replace(info, formatting="prompt_completion", columns=columns_found | given), row)
     for name in ("text", "content"):
         if isinstance(row.get(name), str):
             return _complete(replace(info, formatting="text", columns={"text": name} | given), row)
-    if "instruction" in there or not there:
+    if "instruction" in fields or not fields:
         return _complete(replace(info, formatting="alpaca"), row)
     raise UserError(
         f"Dataset {info.name}: the layout of its rows is not known; they have the fields"
-        f" {', '.join(map(str, sorted(there, key=str)))[:200]}. Give its entry in dataset_info.json a formatting"
+        f" {', '.join(map(str, sorted(fields, key=str)))[:200]}. Give its entry in dataset_info.json a formatting"
         " (alpaca, sharegpt, openai, prompt_completion, text) and columns."
     )
 

@@ -39,19 +39,19 @@ def dataset_rows(info: DatasetInfo):
 
 def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: bool) -> str:
     """Why a hub's dataset is not here, and what to do."""
-    words = str(error)
+    message = str(error)
     if missing(error):
         return (
             f"{where} does not exist, or is not open to everybody. Check its name, or log in with"
             f" `{'modelscope' if scope else 'hf auth'} login`."
         )
-    if "config name is missing" in words.lower() or "BuilderConfig" in words:
-        parts = re.findall(r"\[(.*?)\]", words)
+    if "config name is missing" in message.lower() or "BuilderConfig" in message:
+        parts = re.findall(r"\[(.*?)\]", message)
         return (
             f"{where} has several parts: give one as subset in its entry of"
             f" dataset_info.json{': ' + parts[0][:300] if parts else ''}."
         )
-    if "split" in words.lower() and isinstance(error, ValueError):
+    if "split" in message.lower() and isinstance(error, ValueError):
         return f"{where}: {first_line(error)} Set split in its entry of dataset_info.json."
     get = (
         f"modelscope download --dataset {name} --local_dir"

@@ -32,7 +32,7 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
         example = look(raw, info, None)[0]
     if example is not None and example.label is False:  # not trained on, so there are no training rows of it
         encoded = []
-    found = {
+    view = {
         "row": number + 1,
         "place": readable(raw.place),
         "source": _cut(text),
@@ -41,7 +41,7 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
         "pieces": len(encoded),
         "large": large and encoder is not None,
     }
-    return found | _conversation(example) if example else found | {"turns": [], "broken": True}
+    return view | _conversation(example) if example else view | {"turns": [], "broken": True}
 
 
 def source(raw: Raw) -> str:
@@ -114,7 +114,7 @@ def texts(ids: list[int], vocabulary: Vocabulary) -> list[str]:
     """What each token says. Of a character that is spread over several tokens, the last one has it and the others have
     nothing."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    found = [decoder.decode(vocabulary.bytes(id_)) for id_ in ids]
-    if found:
-        found[-1] += decoder.decode(b"", final=True)
-    return found
+    pieces = [decoder.decode(vocabulary.bytes(id_)) for id_ in ids]
+    if pieces:
+        pieces[-1] += decoder.decode(b"", final=True)
+    return pieces

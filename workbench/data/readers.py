@@ -135,23 +135,23 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
     if not path.is_dir():
         kind_of(path)
         return [path]
-    there = []
+    files = []
     for file in sorted(path.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
         if file.is_file() and not hidden and file.name not in _NOT_ROWS:
             try:
                 kind_of(file)
-                there.append(file)
+                files.append(file)
             except UserError:
                 continue
-    if not there:
+    if not files:
         raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .parquet).")
 
     def of_split(file: Path) -> bool:
         parts = file.relative_to(path).parts
         return any(re.match(rf"{re.escape(split)}(?![a-zA-Z])", part) for part in parts)
 
-    return [file for file in there if of_split(file)] or there
+    return [file for file in files if of_split(file)] or files
 
 
 def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
@@ -346,15 +346,15 @@ def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
         if end is None:
             where = text.line + text.buffer.count("\n", text.at, value.pos)
             reason = f"not valid JSON: {value.msg} (line {where})."
-            while (found := next_row.search(text.buffer, text.at + 1)) is None and not text.ended:
+            while (match := next_row.search(text.buffer, text.at + 1)) is None and not text.ended:
                 if len(text.buffer) > _LONGEST:
                     break
                 text.more()
-            if found is None:
+            if match is None:
                 yield Raw(place, BadRow("json", reason + " The rest of the file cannot be read."))
                 return
             yield Raw(place, BadRow("json", reason))
-            end = found.start()
+            end = match.start()
         else:
             try:
                 yield Raw(place, _shallow(value))

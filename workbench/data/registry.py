@@ -96,13 +96,13 @@ def read_registry(folder: Path, workspace: Workspace | None = None) -> dict[str,
         ) from None
     if len(entries) > MAX_DATASETS:
         raise UserError(f"{file} names {len(entries):,} datasets; at most {MAX_DATASETS:,} are read.")
-    found = {}
+    datasets = {}
     for name, entry in entries.items():
         try:
-            found[name] = read_entry(name, entry, Path(folder), workspace)
+            datasets[name] = read_entry(name, entry, Path(folder), workspace)
         except UserError as error:
-            found[name] = DatasetInfo(name, None, problem=str(error))
-    return found
+            datasets[name] = DatasetInfo(name, None, problem=str(error))
+    return datasets
 
 
 _TYPES = {
@@ -138,8 +138,8 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
     for key, kind in _TYPES.items():
         value = values.get(key)
         if key in values and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-            words = {str: "text", bool: "true or false", int: "a whole number", dict: "an object"}[kind]
-            raise UserError(f"{key} should be {words} in dataset_info.json.")
+            type_name = {str: "text", bool: "true or false", int: "a whole number", dict: "an object"}[kind]
+            raise UserError(f"{key} should be {type_name} in dataset_info.json.")
     for key in ("columns", "tags"):
         for inner, value in values.get(key, {}).items():
             if value is not None and not isinstance(value, str):
@@ -207,14 +207,14 @@ def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetIn
         UserError: the folder's dataset_info.json is missing or broken. One of the workspace's that is broken is left
             out.
     """
-    found = read_registry(folder, workspace)
+    datasets = read_registry(folder, workspace)
     for other in workspace.dataset_folders if workspace else ():
         if (other / "dataset_info.json").is_file():
             try:
-                found = read_registry(other, workspace) | found
+                datasets = read_registry(other, workspace) | datasets
             except UserError as error:
-                found.setdefault(other.name, DatasetInfo(other.name, None, problem=str(error)))
-    return found
+                datasets.setdefault(other.name, DatasetInfo(other.name, None, problem=str(error)))
+    return datasets
 
 
 _HUB_ANY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")

@@ -102,7 +102,7 @@ class Places:
             name = self.info.hub or self.info.ms_hub
             numbers = range(start, min(start + count, len(self._hub)))
             return [(number, Raw(f"{name}:{number + 1}", self._hub[number])) for number in numbers]
-        found, at, before = [], start, 0
+        rows, at, before = [], start, 0
         if count <= 0:
             return []
         for index, file in enumerate(self._files):
@@ -111,12 +111,12 @@ class Places:
                 before += file.count()
                 continue
             for raw in file.rows(at - before):
-                found.append((at, raw))
+                rows.append((at, raw))
                 at += 1
-                if len(found) == count:
-                    return found
+                if len(rows) == count:
+                    return rows
             before = at
-        return found
+        return rows
 
     @property
     def quick(self) -> bool:

@@ -67,7 +67,7 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
         UserError: they cannot be mixed or split as the options say.
     """
     summaries = [part.summary for _, part in parts]
-    found = Statistics(
+    result = Statistics(
         rows=sum(s.rows for s in summaries),
         broken=sum(s.broken for s in summaries),
         untrained=sum(s.untrained for s in summaries),
@@ -78,28 +78,28 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
     lengths = [drawn(lengths_of(part.folder), info, config) for info, part in parts]
     rows = mixed([one for one in lengths if len(one)], config)
     if rows is None:
-        return found
+        return result
     if config.val_size and not config.eval_dataset:
         rows, held = split(rows, config)
-        found.held_out = len(held)
+        result.held_out = len(held)
     rows = rows.with_format("numpy")
     kept, full = (np.asarray(rows[name][:], dtype=np.int64) for name in ("kept", "full"))
-    found.training_rows, found.tokens, found.full_tokens = len(kept), int(kept.sum()), int(full.sum())
-    found.longest, found.mean = int(full.max()), float(full.mean())
-    found.percentiles = {str(p): int(np.percentile(full, p, method="higher")) for p in (50, 90, 95, 99)}
-    found.rows_cut = int((full > kept).sum())
-    found.share_rows_cut = found.rows_cut / len(full)
-    found.share_tokens_lost = 1 - found.tokens / found.full_tokens
-    found.edges, found.counts = histogram(full)
-    found.packed_sequences = packed_count(kept, config.cutoff_len) if config.cutoff_len else len(kept)
-    found.sequences = found.packed_sequences if found.packing else len(kept)
-    found.steps = steps_of(found.sequences, config)
+    result.training_rows, result.tokens, result.full_tokens = len(kept), int(kept.sum()), int(full.sum())
+    result.longest, result.mean = int(full.max()), float(full.mean())
+    result.percentiles = {str(p): int(np.percentile(full, p, method="higher")) for p in (50, 90, 95, 99)}
+    result.rows_cut = int((full > kept).sum())
+    result.share_rows_cut = result.rows_cut / len(full)
+    result.share_tokens_lost = 1 - result.tokens / result.full_tokens
+    result.edges, result.counts = histogram(full)
+    result.packed_sequences = packed_count(kept, config.cutoff_len) if config.cutoff_len else len(kept)
+    result.sequences = result.packed_sequences if result.packing else len(kept)
+    result.steps = steps_of(result.sequences, config)
     speed = known_throughput(config, workspace)
     if speed:
-        found.throughput, found.throughput_of = speed
-        found.seconds = found.tokens / found.throughput
-    found.suggestions = suggestions(found, full, config)
-    return found
+        result.throughput, result.throughput_of = speed
+        result.seconds = result.tokens / result.throughput
+    result.suggestions = suggestions(result, full, config)
+    return result
 
 
 def lengths_of(folder: Path):
@@ -178,23 +178,27 @@ def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, st
     return best
 
 
-def suggestions(found: Statistics, full: np.ndarray, config: RunConfig) -> list[tuple[str, dict]]:
+def suggestions(statistics: Statistics, full: np.ndarray, config: RunConfig) -> list[tuple[str, dict]]:
     """What to change, as (kind, values): `cutoff` or `cutoff_lower` (a cutoff_len, the tokens it keeps), `packing_on`
     or `packing_off` (the sequences)."""
-    said: list[tuple[str, dict]] = []
+    hints: list[tuple[str, dict]] = []
     cutoff = config.cutoff_len
     enough = next((n for n in _LIKELY if np.minimum(full, n).sum() >= _KEPT * full.sum()), None)
-    if enough is not None and cutoff and found.share_tokens_lost > 1 - _KEPT and enough > cutoff:
-        said.append(("cutoff", {"cutoff_len": enough, "kept": float(np.minimum(full, enough).sum() / full.sum())}))
-    whole = next((n for n in _LIKELY if n >= found.longest), None)
-    if whole is not None and cutoff and cutoff >= 2 * whole and not found.packing:
-        said.append(("cutoff_lower", {"cutoff_len": whole, "longest": found.longest}))
+    if enough is not None and cutoff and statistics.share_tokens_lost > 1 - _KEPT and enough > cutoff:
+        hints.append(("cutoff", {"cutoff_len": enough, "kept": float(np.minimum(full, enough).sum() / full.sum())}))
+    whole = next((n for n in _LIKELY if n >= statistics.longest), None)
+    if whole is not None and cutoff and cutoff >= 2 * whole and not statistics.packing:
+        hints.append(("cutoff_lower", {"cutoff_len": whole, "longest": statistics.longest}))
     if not cutoff:
-        return said
-    packed_steps = steps_of(found.packed_sequences, config)
-    if not found.packing and found.packed_sequences * 2 <= found.training_rows and packed_steps >= _FEW_STEPS:
-        said.append(("packing_on", {"sequences": found.packed_sequences, "rows": found.training_rows}))
-    few = packed_steps < _FEW_STEPS <= steps_of(found.training_rows, config)
-    if found.packing and (few or found.packed_sequences > 0.9 * found.training_rows):
-        said.append(("packing_off", {"sequences": found.packed_sequences, "steps": packed_steps}))
-    return said
+        return hints
+    packed_steps = steps_of(statistics.packed_sequences, config)
+    if (
+        not statistics.packing
+        and statistics.packed_sequences * 2 <= statistics.training_rows
+        and packed_steps >= _FEW_STEPS
+    ):
+        hints.append(("packing_on", {"sequences": statistics.packed_sequences, "rows": statistics.training_rows}))
+    few = packed_steps < _FEW_STEPS <= steps_of(statistics.training_rows, config)
+    if statistics.packing and (few or statistics.packed_sequences > 0.9 * statistics.training_rows):
+        hints.append(("packing_off", {"sequences": statistics.packed_sequences, "steps": packed_steps}))
+    return hints

@@ -205,14 +205,14 @@ def _content(info: DatasetInfo) -> list:
             info.folder,
             getattr(dataset_rows(info), "_fingerprint", time.time()),
         ]
-    found = []
+    parts = []
     for file in data_files(info):
         digest = xxhash.xxh3_128()
         with open(file, "rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-        found += [file.name, digest.hexdigest()]
-    return found
+        parts += [file.name, digest.hexdigest()]
+    return parts
 
 
 @lru_cache

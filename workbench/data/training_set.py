@@ -33,21 +33,22 @@ def load_data(
         UserError: a broken row (unless `skip_broken_rows`), or nothing left to train on.
     """
     encoder = encoder_of(config, tokenizer)
-    place = dataset_folder(config.dataset_dir, workspace)
+    dataset_dir = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenizing", 0.0)
-    found: dict[str, Summary] = {}
+    summaries: dict[str, Summary] = {}
 
     def read(names: str | None) -> list:
         parts = []
-        for info in select(names or "", place, workspace):
+        for info in select(names or "", dataset_dir, workspace):
             limit = config.max_samples if info.num_samples is None else None
             prepared = prepare(
                 info, encoder, workspace, progress, limit=limit, workers=config.preprocessing_num_workers
             )
-            found[info.name] = prepared.summary
+            summaries[info.name] = prepared.summary
             if folder is not None:
                 write_atomically(
-                    folder / "data.json", json.dumps({name: asdict(s) for name, s in found.items()}, ensure_ascii=False)
+                    folder / "data.json",
+                    json.dumps({name: asdict(s) for name, s in summaries.items()}, ensure_ascii=False),
                 )
             _report(info, prepared, config, log)
             parts.append(drawn(prepared.rows(), info, config))

@@ -60,16 +60,16 @@ def problems_of(
         for batch in scan(other, workers=workers):
             kept_out.add(*_usable(batch)[1:])
     for batch in scan(info, encoder, workers=workers, limit=limit):
-        before, found = report.rows, []
+        before, problems = report.rows, []
         report.rows, report.offset = report.rows + batch.rows, batch.offset
         numbers, places, digests = _usable(batch)
         firsts, others = seen.add(places, digests), kept_out.get(digests)
         for number, place, first, held in zip(numbers, places, firsts, others, strict=True):
             if first is not None:
-                found.append(Problem(place, "duplicate", f"the same as {first}.", number))
+                problems.append(Problem(place, "duplicate", f"the same as {first}.", number))
             if held is not None:
-                found.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held}).", number))
-        for problem in sorted(batch.problems + found, key=lambda p: p.row):
+                problems.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held}).", number))
+        for problem in sorted(batch.problems + problems, key=lambda p: p.row):
             problem = replace(problem, row=before + problem.row)
             report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
             report.broken += problem.broken
@@ -79,8 +79,8 @@ def problems_of(
 
 def _usable(batch: Batch) -> tuple[list[int], list[str], list[int]]:
     """Numbers within the batch, places and digests of the rows that are not broken."""
-    found = [(number, place, digest) for number, (place, digest) in enumerate(batch.digests, 1) if digest is not None]
-    return [number for number, _, _ in found], [place for _, place, _ in found], [digest for _, _, digest in found]
+    usable = [(number, place, digest) for number, (place, digest) in enumerate(batch.digests, 1) if digest is not None]
+    return [number for number, _, _ in usable], [place for _, place, _ in usable], [digest for _, _, digest in usable]
 
 
 def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:

@@ -70,10 +70,10 @@ class Worker:
         """A row (from 1 on) as it stands in its file."""
         from workbench.data.preview import LARGE, source
 
-        found = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
-        if not found:
+        rows = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
+        if not rows:
             raise UserError(f"{dataset} has no row {number:,}.")
-        text = source(found[0][1])
+        text = source(rows[0][1])
         if len(text) > LARGE:
             raise UserError(
                 f"Row {number:,} has {len(text) / 2**20:.0f} MiB, which is too much to be edited here. Download the"
@@ -214,17 +214,17 @@ class Worker:
         from workbench.data.registry import select
 
         options = self._options(_place(config) | {"dataset": names})
-        found = select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
-        for info in found:
+        datasets = select(names, dataset_folder(options.dataset_dir, self.workspace), self.workspace)
+        for info in datasets:
             if self.confined and info.path is not None and "/" in info.name:  # named by its path
                 self.workspace.inside(info.path, what="dataset")
-        return found
+        return datasets
 
     def _one(self, dataset: str, config: dict):
-        found = self._select(dataset, config)
-        if len(found) != 1:
-            raise UserError(f"'{dataset}' names {len(found)} datasets. Choose one.")
-        return found[0]
+        datasets = self._select(dataset, config)
+        if len(datasets) != 1:
+            raise UserError(f"'{dataset}' names {len(datasets)} datasets. Choose one.")
+        return datasets[0]
 
     def _rows_of(self, dataset: str, config: dict):
         from workbench.data.row_index import Places
@@ -243,11 +243,11 @@ class Worker:
 
         options = self._options(alone(config, config.get("dataset") or "-"))
         # an encoder gives its tokenizer the template, so those of different templates cannot share one
-        place = options.model_name_or_path, options.model_revision, options.trust_remote_code, options.template
-        if place not in self._tokenizers:
+        cache_key = options.model_name_or_path, options.model_revision, options.trust_remote_code, options.template
+        if cache_key not in self._tokenizers:
             self._tokenizers.clear()
-            self._tokenizers[place] = self._load_tokenizer(options)
-        return encoder_of(options, self._tokenizers[place])
+            self._tokenizers[cache_key] = self._load_tokenizer(options)
+        return encoder_of(options, self._tokenizers[cache_key])
 
     def _load_tokenizer(self, options: RunConfig):
         from workbench.models.load import load_tokenizer

@@ -197,8 +197,8 @@ class DataWorker:
         Raises:
             UserError: what the worker says, that it has died, or that the user has too many.
         """
-        here = sum(count for other, count in self._jobs.items() if _address(other) == _address(user))
-        if self._jobs[user] >= JOBS_EACH or here >= ADDRESS_EACH or self._jobs.total() >= PROCESSES:
+        running = sum(count for other, count in self._jobs.items() if _address(other) == _address(user))
+        if self._jobs[user] >= JOBS_EACH or running >= ADDRESS_EACH or self._jobs.total() >= PROCESSES:
             whose = "You have" if self._jobs[user] >= JOBS_EACH else "Other users have"
             raise UserError(f"{whose} jobs going that read data. Wait for one to end, or stop it.")
         self._jobs[user] += 1

@@ -165,17 +165,17 @@ async def complete(backend: Endpoint, model: str, messages: list[dict], *, n: in
         try:
             try:
                 answer = await client.chat.completions.create(model=model, messages=messages, n=n, **settings)
-                found = [choice.message.content or "" for choice in answer.choices]
+                answers = [choice.message.content or "" for choice in answer.choices]
             except BadRequestError:
                 if n == 1:
                     raise
-                found = []
-            while len(found) < n:
+                answers = []
+            while len(answers) < n:
                 seed = settings.get("seed")
-                more = settings if seed is None else settings | {"seed": seed + len(found)}
+                more = settings if seed is None else settings | {"seed": seed + len(answers)}
                 answer = await client.chat.completions.create(model=model, messages=messages, **more)
-                found.append(answer.choices[0].message.content or "")
-            return found
+                answers.append(answer.choices[0].message.content or "")
+            return answers
         except APIError as error:
             raise _said(error) from None
 
@@ -224,8 +224,8 @@ async def models(backend: Endpoint) -> list[str]:
 
     async with backend.client(MAX_LIST) as client:
         try:
-            found = (await client.with_options(timeout=15).models.list()).data
-            return [str(model.id)[:MAX_NAME] for model in found[:MAX_MODELS]]
+            listed = (await client.with_options(timeout=15).models.list()).data
+            return [str(model.id)[:MAX_NAME] for model in listed[:MAX_MODELS]]
         except APIError as error:
             raise _said(error) from None
         except ValueError:

@@ -48,9 +48,9 @@ class StopText:
     def add(self, piece: str) -> tuple[str, bool]:
         """`(text to send, whether a stop text was reached)`."""
         self._held += piece
-        found = [i for stop in self.stops if (i := self._held.find(stop)) >= 0]
-        if found:
-            sent, self._held = self._held[: min(found)], ""
+        positions = [i for stop in self.stops if (i := self._held.find(stop)) >= 0]
+        if positions:
+            sent, self._held = self._held[: min(positions)], ""
             return sent, True
         keep = max(
             (n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])),

@@ -88,8 +88,8 @@ class Reply:
             sent = event.get("text") if not event.get("dirty") else None
             if event["type"] == "region_close" and event.get("field") == "tool_calls":
                 sent = _TOOL_CALLS["close"]
-            if sent and (found := self._raw.find(sent, self._out)) >= 0:
-                self._out = found + len(sent)
+            if sent and (start_at := self._raw.find(sent, self._out)) >= 0:
+                self._out = start_at + len(sent)
             if event["type"] == "region_chunk" and not event.get("dirty") and event.get("text"):
                 if event.get("field") == "content":
                     parts.append(Part("content", event["text"]))

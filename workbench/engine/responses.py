@@ -124,12 +124,12 @@ class Plain:
             return None
         out = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for info in infos:
-            place = self._length.get(index, len(self.job.prompt_text) if self.echo else 0)
+            offset = self._length.get(index, len(self.job.prompt_text) if self.echo else 0)
             out["tokens"].append(info.bytes.decode(errors="replace"))
             out["token_logprobs"].append(info.logprob)
             out["top_logprobs"].append({raw.decode(errors="replace"): logprob for _, raw, logprob, _ in info.top})
-            out["text_offset"].append(place)
-            self._length[index] = place + len(info.text)
+            out["text_offset"].append(offset)
+            self._length[index] = offset + len(info.text)
         return out
 
     def chunks(self, token: Token) -> Iterator[dict]:

@@ -17,14 +17,14 @@ def linear_modules(model) -> dict[str, list[str]]:
     import torch
 
     head = model.get_output_embeddings()
-    found = defaultdict(list)
+    modules_by_name = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             parent, _, leaf = name.rpartition(".")
             if leaf in ("gate", "router") and hasattr(model.get_submodule(parent), "experts"):
                 continue
-            found[leaf].append(name)
-    return dict(found)
+            modules_by_name[leaf].append(name)
+    return dict(modules_by_name)
 
 
 def expert_targets(model) -> list[str]:

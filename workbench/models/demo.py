@@ -61,10 +61,10 @@ def watch_tqdm(report: Progress):
 
     def update(self, n=1):
         result = original(self, n)
-        words, done = getattr(self, "_watched", ("", 0))
-        self._watched = words, done + (n or 0)
+        shown_text, done = getattr(self, "_watched", ("", 0))
+        self._watched = shown_text, done + (n or 0)
         if getattr(self, "total", None):
-            report(str(words).rstrip(": ."), min(1.0, self._watched[1] / self.total))
+            report(str(shown_text).rstrip(": ."), min(1.0, self._watched[1] / self.total))
         return result
 
     tqdm.__init__, tqdm.update = watched, update

@@ -58,8 +58,8 @@ def check_loaded(source: str, model, info: dict) -> None:
         for key, shape in expected.items():
             state = module._parameters[key].quant_state if is_packed(module._parameters[key]) else None
             if state is None or tuple(state.shape) != tuple(shape):
-                there = "nothing" if state is None else list(state.shape)
-                wrong.append(f"{name}.{key} is {there}, should be {list(shape)}")
+                stored_shape = "nothing" if state is None else list(state.shape)
+                wrong.append(f"{name}.{key} is {stored_shape}, should be {list(shape)}")
     if wrong:
         raise UserError(
             f"{len(wrong)} weights of the checkpoint {source} have other shapes than its config.json says:"

@@ -135,8 +135,8 @@ def load_model(
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     try:
         config = AutoConfig.from_pretrained(source, **common)
-        if said := set_rope_scaling(config, options.rope_scaling, options.rope_factor):
-            log(said)
+        if rope_line := set_rope_scaling(config, options.rope_scaling, options.rope_factor):
+            log(rope_line)
         device_map = None
         if torch.cuda.is_available():
             device_map = "auto" if split else {"": 0}

@@ -44,8 +44,8 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return str(local)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-            raise UserError(f"The folder {path} holds no model: it has no config.json (it has: {there}).")
+            contents = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+            raise UserError(f"The folder {path} holds no model: it has no config.json (it has: {contents}).")
         return str(path)
     if is_demo(name):
         if demo_package() is None:
@@ -55,9 +55,9 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return str(local)  # converted on first use
     if _HUB_ID.fullmatch(name):
         return name
-    here = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
+    available = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
     raise UserError(
-        f"There is no model '{name}'. Models here: {here}. Or give a folder, or a Hugging Face id such as"
+        f"There is no model '{name}'. Models here: {available}. Or give a folder, or a Hugging Face id such as"
         " Qwen/Qwen3-8B."
     )
 
@@ -128,11 +128,11 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
 def adapter_choices(runs: list[Run], with_checkpoints: int = 20) -> list[str]:
     """What can be chatted with: runs that have an adapter, and the checkpoints of the newest ones
     (`id/checkpoint-100`)."""
-    found = []
+    choices = []
     for number, run in enumerate(runs):
         if run.has_adapter:
-            found.append(run.id)
+            choices.append(run.id)
         if number < with_checkpoints:
             whole = [p for p in run.checkpoints() if (p / "adapter_model.safetensors").is_file()]
-            found += [f"{run.id}/{p.name}" for p in reversed(whole)]
-    return found
+            choices += [f"{run.id}/{p.name}" for p in reversed(whole)]
+    return choices

@@ -38,8 +38,8 @@ def free_gib(devices: str = "auto") -> tuple[float, bool]:
         if devices != "auto":
             command.append(f"--id={devices}")
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-            free = [float(line) / 1024 for line in said.split()]
+            output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+            free = [float(line) / 1024 for line in output.split()]
             if free:
                 return (free[0] if devices == "auto" else sum(free)), True
         except (OSError, ValueError, subprocess.SubprocessError):

@@ -37,7 +37,7 @@ def set_rope_scaling(config, kind: str, factor: float) -> str:
         scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     config.rope_parameters = scaled
     context = int(original * factor)
-    said = f"RoPE scaling {kind} × {factor:g}: the context becomes {context:,} tokens."
+    line = f"RoPE scaling {kind} × {factor:g}: the context becomes {context:,} tokens."
     if replaced != "default":
-        said += f" This replaces the model's own {replaced} scaling ({positions:,} tokens)."
-    return said
+        line += f" This replaces the model's own {replaced} scaling ({positions:,} tokens)."
+    return line

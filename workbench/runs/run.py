@@ -55,8 +55,8 @@ class Run(StateDirectory):
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first (see `is_whole`)."""
-        found = [p for p in self.path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit() and is_whole(p)]
-        return sorted(found, key=step_of)
+        whole = [p for p in self.path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit() and is_whole(p)]
+        return sorted(whole, key=step_of)
 
     def notes(self) -> dict[str, str]:
         """What people say of the run: `title`, `note`, and `parent`, the run that its config was cloned from."""
@@ -68,7 +68,7 @@ class Run(StateDirectory):
 
     def problems(self) -> list[str]:
         """Why `run.yaml` or `meta.json` cannot be read, a sentence each; nothing for files that are not there."""
-        found = []
+        problems = []
         for name, read in (
             ("run.yaml", lambda path: files.parse_yaml(files.read_text(path, files.MAX_YAML))),
             ("meta.json", lambda path: files.read_object(path, files.MAX_YAML)),
@@ -78,8 +78,8 @@ class Run(StateDirectory):
             except OSError:
                 continue
             except files.Unreadable as error:
-                found.append(f"{name} cannot be read: {error.reason}")
-        return found
+                problems.append(f"{name} cannot be read: {error.reason}")
+        return problems
 
     def set_notes(self, **changes: str) -> None:
         """Change `title`, `note` or `parent`."""
@@ -227,10 +227,10 @@ def _check_neighbors(workspace: Workspace, target: Path) -> None:
     """Raise UserError if an output folder lies inside another run's, or around it: deleting one would delete the
     other."""
     for item in list_states(workspace):
-        there = item.run.path.resolve()
-        if there != target and (there.is_relative_to(target) or target.is_relative_to(there)):
+        other_path = item.run.path.resolve()
+        if other_path != target and (other_path.is_relative_to(target) or target.is_relative_to(other_path)):
             raise UserError(
-                f"output_dir {target} and the run {item.run.id} in {there} would share files. Choose another."
+                f"output_dir {target} and the run {item.run.id} in {other_path} would share files. Choose another."
             )
 
 
@@ -270,7 +270,7 @@ _listed: dict[str, Listed] = {}
 
 def list_states(workspace: Workspace) -> list[Listed]:
     """All runs with their states, newest first. Of a run that has ended only one look at its folder is taken."""
-    found = []
+    states = []
     try:
         with os.scandir(workspace.runs) as entries:
             for entry in entries:
@@ -287,10 +287,10 @@ def list_states(workspace: Workspace) -> list[Listed]:
                     # what has just been written may be written again in the same tick of the file system's clock
                     if known.state.created and time.time_ns() - changed > 2e9:
                         _listed[entry.path] = known
-                found.append(known)
+                states.append(known)
     except FileNotFoundError:
         return []
-    return sorted(found, key=lambda item: item.run.id, reverse=True)
+    return sorted(states, key=lambda item: item.run.id, reverse=True)
 
 
 def list_runs(workspace: Workspace) -> list[Run]:

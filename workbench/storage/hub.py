@@ -35,11 +35,9 @@ def wait_for_no_hub(patience: float = 4.0) -> None:
         for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
     ):
         return
-    place = urlsplit(endpoint())
+    url = urlsplit(endpoint())
     try:
-        socket.create_connection(
-            (place.hostname, place.port or (443 if place.scheme == "https" else 80)), patience
-        ).close()
+        socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), patience).close()
         offline = False
     except OSError:
         offline = True
@@ -101,5 +99,5 @@ def modelscope_attribute(name: str):
 
 
 def first_line(error: Exception) -> str:
-    words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    return words if words.endswith((".", "!")) else words + "."
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return line if line.endswith((".", "!")) else line + "."

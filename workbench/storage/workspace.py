@@ -164,18 +164,18 @@ class Workspace:
             value = getattr(config, name, None)
             if not value or (name == "resume_from_checkpoint" and value.lower() in ("true", "false")):
                 continue
-            here = expanded(value, name)
-            if here.is_absolute() or ".." in here.parts or (name != "dataset_dir" and here.is_dir()):
-                self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
+            path = expanded(value, name)
+            if path.is_absolute() or ".." in path.parts or (name != "dataset_dir" and path.is_dir()):
+                self.inside(path if path.is_absolute() else Path.cwd() / path, what=name)
             elif name == "dataset_dir":
                 with contextlib.suppress(NotFound):
                     self.inside(dataset_folder(value, self), what=name)
         for name in ("dataset", "eval_dataset"):
             # a data file may be named instead of a dataset
             for value in (getattr(config, name, None) or "").split(","):
-                here = expanded(value.strip(), name)
-                if here.is_absolute() or ".." in here.parts or (("/" in value or here.suffix) and here.exists()):
-                    self.inside(here if here.is_absolute() else Path.cwd() / here, what=name)
+                path = expanded(value.strip(), name)
+                if path.is_absolute() or ".." in path.parts or (("/" in value or path.suffix) and path.exists()):
+                    self.inside(path if path.is_absolute() else Path.cwd() / path, what=name)
 
     def model_folders(self) -> list[str]:
         """Names of the models in the workspace."""
@@ -185,11 +185,11 @@ class Workspace:
 def expanded(path: Path | str, what: str = "path") -> Path:
     """A path with `~` replaced. Raises UserError: it cannot be one (no such user, a NUL, too long)."""
     try:
-        found = Path(path).expanduser()
-        found.exists()
+        path_expanded = Path(path).expanduser()
+        path_expanded.exists()
         if "\0" in str(path):
             raise ValueError("it holds a NUL")
-        return found
+        return path_expanded
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"The {what} {str(path)[:100]!r} cannot be a path: {reason}.") from None

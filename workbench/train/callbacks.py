@@ -178,15 +178,15 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
         count = math.ceil(config.num_train_epochs)
     count = min(count, (config.save_total_limit or count) + 1)
     free = shutil.disk_usage(Path(run.path)).free
-    words = f"{count} checkpoints of {one / _GIB:.2f} GiB each"
+    need = f"{count} checkpoints of {one / _GIB:.2f} GiB each"
     if free < 2 * one:
         raise UserError(
-            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({words}). Free some space, or use"
+            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({need}). Free some space, or use"
             " another --workspace."
         )
     if free < count * one + weights:
         warning = (
-            f"The disk has {free / _GIB:.2f} GiB free, but this run will save {words}. Set save_total_limit, or free"
+            f"The disk has {free / _GIB:.2f} GiB free, but this run will save {need}. Set save_total_limit, or free"
             " some space."
         )
         log(f"Warning: {warning}")

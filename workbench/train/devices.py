@@ -14,31 +14,31 @@ def slots() -> list[str]:
     """Names of the devices of this machine: the GPUs that may be used, else `cpu`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        found = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
+        names = [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
     else:
         # the second where the first is not there: WSL, some containers
-        there = list(Path("/proc/driver/nvidia/gpus").glob("*")) or list(Path("/dev").glob("nvidia[0-9]*"))
-        found = [str(number) for number in range(len(there))]
-    return found or ["cpu"]
+        cards = list(Path("/proc/driver/nvidia/gpus").glob("*")) or list(Path("/dev").glob("nvidia[0-9]*"))
+        names = [str(number) for number in range(len(cards))]
+    return names or ["cpu"]
 
 
-def wanted_slots(config: dict, there: list[str]) -> tuple[list[str], int]:
+def wanted_slots(config: dict, available: list[str]) -> tuple[list[str], int]:
     """`(slots that a run may take, how many of them it needs)`, from its options."""
     devices = str(config.get("devices") or "auto")
-    if devices == "cpu" or there == ["cpu"]:
+    if devices == "cpu" or available == ["cpu"]:
         return ["cpu"], 1
     if devices == "auto":
-        return there, len(there) if config.get("device_map") == "auto" else 1
+        return available, len(available) if config.get("device_map") == "auto" else 1
     named = [part.strip() for part in devices.split(",") if part.strip()]
     return named, len(named)
 
 
 def check_devices(config: RunConfig) -> None:
     """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
-    there = slots()
-    unknown = [slot for slot in wanted_slots(config.model_dump(), there)[0] if slot not in (*there, "cpu")]
+    available = slots()
+    unknown = [slot for slot in wanted_slots(config.model_dump(), available)[0] if slot not in (*available, "cpu")]
     if unknown:
-        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(there)}.")
+        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(available)}.")
 
 
 def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:

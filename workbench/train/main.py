@@ -67,9 +67,9 @@ def main(arguments: list[str]) -> int:
     except Stopped:
         run.update(state="stopped", reason="Stopped before training began.")
     except NothingLeft:
-        words = "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps."
-        print(words, flush=True)
-        run.update(state="finished", reason=words)
+        message = "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps."
+        print(message, flush=True)
+        run.update(state="finished", reason=message)
     except UserError as error:
         print(f"Error: {error}", flush=True)
         run.update(state="failed", reason=str(error))
@@ -89,7 +89,7 @@ def diagnosis(error: Exception, folder: Path) -> str:
     import torch
 
     text = " ".join(str(error).split())
-    full = any(words in text for words in ("No space left", "Disk quota exceeded", "os error 28"))
+    full = any(sign in text for sign in ("No space left", "Disk quota exceeded", "os error 28"))
     if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(folder, text):
         return (
             "The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, "

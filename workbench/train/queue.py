@@ -68,8 +68,8 @@ def start_queued(workspace: Workspace) -> list[Run]:
         return []
     started = []
     with queue_lock(workspace):
-        waiting, there = queue(workspace), slots()
-        wishes = [wanted_slots(run.config_values(), there) for run in waiting]
+        waiting, available = queue(workspace), slots()
+        wishes = [wanted_slots(run.config_values(), available) for run in waiting]
         for run, given in zip(waiting, assign(wishes, busy_slots(workspace)), strict=True):
             if given and not is_held(run.path / ".lock"):  # somebody may be starting it by hand
                 _spawn(run, workspace, ",".join(given))
@@ -170,16 +170,18 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             os.close(lock)
         if lock is None or run.state().active:
             raise UserError(f"The run {run.id} is still going. Stop it first.")
-        there = run.checkpoints()
+        checkpoints = run.checkpoints()
         name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
-        if name and name not in [p.name for p in there]:
-            names = ", ".join(p.name for p in there) or "none"
+        if name and name not in [p.name for p in checkpoints]:
+            names = ", ".join(p.name for p in checkpoints) or "none"
             raise UserError(f"{run.id} has no whole checkpoint '{checkpoint}'. It has: {names}.")
         if overrides:
             text = to_yaml(validated(run.config_values() | overrides).model_dump(exclude_unset=True))
-            shutil.copyfile(run.path / "run.yaml", run.path / f"run-until-{step_of(there[-1]) if there else 0}.yaml")
+            shutil.copyfile(
+                run.path / "run.yaml", run.path / f"run-until-{step_of(checkpoints[-1]) if checkpoints else 0}.yaml"
+            )
             write_atomically(run.path / "run.yaml", text)
-        name = name or (there[-1].name if there else "")
+        name = name or (checkpoints[-1].name if checkpoints else "")
         run.update(
             state="queued",
             pid=None,

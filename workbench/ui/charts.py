@@ -59,8 +59,8 @@ def loss_chart(
     }
     if not train.x and not held_out.x:  # words instead of an empty pair of axes
         hidden = {"visible": False}
-        words = {"text": empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
-        data, layout = [], layout | {"xaxis": hidden, "yaxis": hidden, "annotations": [words]}
+        annotation = {"text": empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        data, layout = [], layout | {"xaxis": hidden, "yaxis": hidden, "annotations": [annotation]}
     return orjson.dumps({"data": data, "layout": layout}).decode()
 
 
@@ -145,14 +145,14 @@ def _best_marked(values: list[float]) -> dict:
 
 def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ...]]], *, run_id: str) -> str:
     """Small charts in a grid, three in a row: `(title, metrics)` each; panels without points are left out."""
-    there = [(title, [m for m in metrics if series[m].x]) for title, metrics in panels]
-    there = [(title, metrics) for title, metrics in there if metrics]
-    rows = max(1, -(-len(there) // 3))
+    filled = [(title, [m for m in metrics if series[m].x]) for title, metrics in panels]
+    filled = [(title, metrics) for title, metrics in filled if metrics]
+    rows = max(1, -(-len(filled) // 3))
     data, layout = (
         [],
         {"uirevision": run_id, "margin": {"l": 48, "r": 10, "t": 26, "b": 34}, "showlegend": False, "annotations": []},
     )
-    for number, (title, metrics) in enumerate(there):
+    for number, (title, metrics) in enumerate(filled):
         suffix = "" if number == 0 else str(number + 1)
         left, bottom = number % 3 / 3, 1 - (number // 3 + 1) / rows
         across, up = [left + 0.02, left + 0.31], [bottom + 0.14 / rows, bottom + 0.9 / rows]
@@ -185,7 +185,7 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                     yaxis=f"y{suffix}",
                 )
             )
-    if not there:
+    if not filled:
         hidden = {"visible": False}
         layout |= {"xaxis": hidden, "yaxis": hidden}
     return orjson.dumps({"data": data, "layout": layout}).decode()
@@ -196,14 +196,14 @@ def length_chart(edges: list[int], counts: list[int], cutoff_len: int, *, axes: 
     wider than it is drawn."""
     width = edges[1] - edges[0] if len(edges) > 1 else 1
     colors = [EVAL if cutoff_len and start >= cutoff_len else SMOOTH for start in edges[:-1]]
-    words = [f"{start:,}–{end - 1:,}" for start, end in itertools.pairwise(edges)]
+    ranges = [f"{start:,}–{end - 1:,}" for start, end in itertools.pairwise(edges)]
     bars = {
         "type": "bar",
         "x": [start + width / 2 for start in edges[:-1]],
         "y": counts,
         "width": width,
         "marker": {"color": colors},
-        "text": words,
+        "text": ranges,
         "textposition": "none",
         "hovertemplate": "%{text}: %{y:,}<extra></extra>",
     }

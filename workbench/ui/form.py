@@ -23,11 +23,11 @@ def model_choices(workspace: Workspace) -> list[str]:
 def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:
     """`(readable names, 'name: why not' of the others)` in a dataset folder and in the workspace."""
     try:
-        found = registries(dataset_folder(folder, workspace), workspace).values()
+        datasets = registries(dataset_folder(folder, workspace), workspace).values()
     except UserError as error:
         return [], [str(error)]
-    names = [d.name for d in sorted(found, key=by_length) if not d.problem]
-    return names, [f"{d.name}: {d.problem}" for d in found if d.problem]
+    names = [d.name for d in sorted(datasets, key=by_length) if not d.problem]
+    return names, [f"{d.name}: {d.problem}" for d in datasets if d.problem]
 
 
 def by_length(info) -> tuple[int, str]:

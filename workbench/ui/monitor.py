@@ -39,7 +39,7 @@ def status_html(run: Run, lang: str) -> str:
     """Badge, progress bar with the time left, tiles."""
     state = run.state()
     last = reader_of(run).last
-    share, words = _progress(state, last, lang)
+    share, lines_text = _progress(state, last, lang)
     values = run.config_values()
     model = str(values.get("model_name_or_path", "")).split("/")[-1]
     parts = [
@@ -51,7 +51,7 @@ def status_html(run: Run, lang: str) -> str:
         ),
         (
             f"<div class='wb-bar'><div style='width:{100 * share:.1f}%'></div></div><div class='wb-sub'"
-            f" style='margin-top:6px'>{escape(words)}</div>"
+            f" style='margin-top:6px'>{escape(lines_text)}</div>"
         ),
     ]
     if state.reason:
@@ -62,8 +62,8 @@ def status_html(run: Run, lang: str) -> str:
     for problem in run.problems():
         parts.append(f"<div class='wb-note bad' style='margin-top:8px'>{escape(problem)}</div>")
     if state.skipped_rows:
-        words = say("rows_skipped", lang, count=f"{state.skipped_rows:,}")
-        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(words)}</div>")
+        lines_text = say("rows_skipped", lang, count=f"{state.skipped_rows:,}")
+        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(lines_text)}</div>")
     tiles = [
         ("loss", _number(last.get("loss"), "{:.4f}")),
         ("learning_rate", _number(last.get("lr"), "{:.2e}")),
@@ -92,12 +92,12 @@ def _progress(state: ProcessState, last: dict, lang: str) -> tuple[float, str]:
     step = max(state.step, last.get("current_steps", 0)) if state.active else state.step or last.get("current_steps", 0)
     if not total:
         return 0.0, ""
-    words = f"{say('step', lang)} {step:,} / {total:,}"
+    progress_text = f"{say('step', lang)} {step:,} / {total:,}"
     if state.state == "running" and last.get("remaining_time"):
-        words += f" · {last['remaining_time']} {say('left', lang)}"
+        progress_text += f" · {last['remaining_time']} {say('left', lang)}"
     if last.get("elapsed_time"):
-        words += f" · {last['elapsed_time']} {say('elapsed', lang)}"
-    return min(1.0, step / total), words
+        progress_text += f" · {last['elapsed_time']} {say('elapsed', lang)}"
+    return min(1.0, step / total), progress_text
 
 
 def chart_json(run: Run, lang: str, log_scale: bool) -> str:

@@ -96,8 +96,8 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
 
         def chat_with(run_id, checkpoint):
             run = run_named(workspace, run_id)
-            if run is not None and not checkpoint and not run.has_adapter and (there := run.checkpoints()):
-                checkpoint = there[-1].name
+            if run is not None and not checkpoint and not run.has_adapter and (checkpoints := run.checkpoints()):
+                checkpoint = checkpoints[-1].name
             name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
             return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
 
@@ -106,13 +106,13 @@ def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -
             lang, now = language(request), {item.run.id: item.state for item in list_states(workspace)}
             active = {name: state.state for name, state in now.items() if state.active}
             ended = [(name, now[name]) for name in states or {} if name in now and not now[name].active]
-            words = [
+            lines = [
                 say("run_ended", lang, id=name, state=say("state_" + s.state, lang), reason=s.reason).strip()
                 for name, s in ended
             ]
             if states == active:
                 return gr.skip(), gr.skip()
-            return (json.dumps(words) if words else gr.skip()), active
+            return (json.dumps(lines) if lines else gr.skip()), active
 
         runs.clone.click(clone, runs.chosen, [runs.message, tabs, train["parent"], *train["form"].components], **QUIET)
         runs.chat.click(chat_with, [runs.chosen, runs.checkpoint], [tabs, chat["adapter"]], **QUIET).then(

@@ -169,33 +169,33 @@ def difference_html(with_: list[dict], without: list[dict], lang: str) -> str:
 
 def consistency_html(check: Check, lang: str) -> str:
     """The answer's sentences colored by how far the samples support them, and the samples beside them."""
-    words = say(f"level_{check.level}", lang)
+    level = say(f"level_{check.level}", lang)
     head = say(
         "consistency_summary",
         lang,
         total=f"{check.total:.0%}",
-        words=words,
+        words=level,
         n=len(check.samples),
         differ=len(check.disagreeing),
         meanings=check.meanings,
     )
-    said = []
+    lines = []
     for text, score in check.sentences:
         kind = "z" if score is None else "b0" if score < 0.3 else "b1" if score < 0.6 else "b2" if score < 0.8 else "b4"
         number = "" if score is None else f" <b class='wb-score'>{score:.0%}</b>"
-        said.append(f"<span class='tk {kind}'>{safe(text).replace(chr(10), '<br>')}{number}</span>")
+        lines.append(f"<span class='tk {kind}'>{safe(text).replace(chr(10), '<br>')}{number}</span>")
     facts = ", ".join(f"{safe(fact)} {share:.0%}" for fact, share in check.details[:20])
-    found = []
+    parts = []
     for number, sample in enumerate(check.samples):
         differs = number in check.disagreeing
         mark = escape(say("disagrees" if differs else "agrees", lang))
-        found.append(
+        parts.append(
             f"<li class='{'differs' if differs else ''}'><b>{mark}</b> {safe(sample).replace(chr(10), '<br>')}</li>"
         )
     return (
         f"<div class='wb-note {'ok' if check.level == 'supported' else 'warn'}'"
-        f" id='consistency-summary'>{safe(head)}</div><div class='wb-pair'><div class='wb-tokens'>{''.join(said)}<div"
-        f" class='wb-sub'>{facts}</div></div><ol class='wb-samples'>{''.join(found)}</ol></div><div"
+        f" id='consistency-summary'>{safe(head)}</div><div class='wb-pair'><div class='wb-tokens'>{''.join(lines)}<div"
+        f" class='wb-sub'>{facts}</div></div><ol class='wb-samples'>{''.join(parts)}</ol></div><div"
         f" class='wb-sub'>{escape(say('consistency_note', lang))}</div>"
     )
 
@@ -215,9 +215,9 @@ def contradiction_html(readings: list[Reading], lang: str) -> str:
             f"<td>{escape(stance)}</td><td>{mark}</td></tr>"
         )
     bad = sum(reading.contradicts for reading in readings)
-    words = say("contradictions" if bad else "no_contradictions", lang, count=bad, total=len(readings))
+    verdict = say("contradictions" if bad else "no_contradictions", lang, count=bad, total=len(readings))
     titles = "".join(f"<th>{escape(say(key, lang))}</th>" for key in ("wording", "reply", "stance", "mark"))
     return (
-        f"<div class='wb-note {'warn' if bad else 'ok'}' id='contradiction-summary'>{escape(words)}</div>"
+        f"<div class='wb-note {'warn' if bad else 'ok'}' id='contradiction-summary'>{escape(verdict)}</div>"
         f"<div class='wb-wide'><table class='wb-table'><tr>{titles}</tr>{''.join(rows)}</table></div>"
     )

@@ -74,7 +74,7 @@ class Summary:
 
 def views(entries: list[dict]) -> list[TokenView]:
     """Entries of `logprobs.content` (dicts, other servers' too) as the page needs them."""
-    found = []
+    views = []
     for entry in entries:
         logprob = max(float(entry.get("logprob") or 0.0), -100.0)
         top = [(t.get("token", ""), math.exp(max(t["logprob"], -100.0))) for t in entry.get("top_logprobs") or []]
@@ -82,7 +82,7 @@ def views(entries: list[dict]) -> list[TokenView]:
         if rank is None and top:  # another server: the place among the alternatives, when it is one of them
             rank = next((i for i, (text, _) in enumerate(top, 1) if text == entry.get("token")), None)
         text = entry.get("text")
-        found.append(
+        views.append(
             TokenView(
                 entry.get("token", "") if text is None else text,
                 math.exp(logprob),
@@ -92,19 +92,19 @@ def views(entries: list[dict]) -> list[TokenView]:
                 top,
             )
         )
-    return found
+    return views
 
 
 def spans(tokens: list[TokenView]) -> list[tuple[int, int]]:
     """Words as ranges of tokens: a new one begins at a space, a line end, punctuation or a Chinese character."""
-    found, start = [], 0
+    spans, start = [], 0
     for index, token in enumerate(tokens):
         if index > start and re.match(r"\s|[^\w\s]|[\u3040-\u9fff]", token.text or "x"):
-            found.append((start, index))
+            spans.append((start, index))
             start = index
     if tokens:
-        found.append((start, len(tokens)))
-    return found
+        spans.append((start, len(tokens)))
+    return spans
 
 
 def summary(tokens: list[TokenView]) -> Summary:
@@ -123,9 +123,9 @@ def summary(tokens: list[TokenView]) -> Summary:
 
 def sentences(text: str) -> list[str]:
     """An answer cut into sentences; joined they are the answer again."""
-    found = [piece for piece in _SENTENCE.findall(text) if piece]
+    pieces = [piece for piece in _SENTENCE.findall(text) if piece]
     joined: list[str] = []
-    for piece in found:
+    for piece in pieces:
         # "3.5", "e.g." and lone marks are no sentences
         if joined and (not re.search(r"\w", piece) or re.search(r"(\d\.|\b[A-Za-z]\.)$", joined[-1])):
             joined[-1] += piece

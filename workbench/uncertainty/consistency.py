@@ -108,13 +108,13 @@ _CJK = re.compile(r"[\u3040-\u9fff]+")
 
 def words(text: str) -> list[str]:
     """Words in plain form; Chinese and Japanese runs as pairs of characters."""
-    found = []
+    tokens = []
     for word in plain(_CJK.sub(lambda match: f" {match[0]} ", text)).split():
         if _CJK.fullmatch(word) and len(word) > 2:
-            found += [word[i : i + 2] for i in range(len(word) - 1)]
+            tokens += [word[i : i + 2] for i in range(len(word) - 1)]
         else:
-            found.append(word)
-    return found
+            tokens.append(word)
+    return tokens
 
 
 def facts(text: str, question: str) -> list[str]:
@@ -127,11 +127,11 @@ def facts(text: str, question: str) -> list[str]:
 
 def support(text: str, question: str, samples: list[str]) -> float:
     """Mean share of samples that mention each fact of `text`, 0 to 1; 1 when there is nothing to check."""
-    found = facts(text, question)
-    if not found or not samples:
+    claims = facts(text, question)
+    if not claims or not samples:
         return 1.0
-    said = [set(words(sample)) for sample in samples]
-    return sum(sum(fact in sample for sample in said) / len(said) for fact in found) / len(found)
+    sample_words = [set(words(sample)) for sample in samples]
+    return sum(sum(fact in sample for sample in sample_words) / len(sample_words) for fact in claims) / len(claims)
 
 
 def same(one: str, other: str, question: str) -> bool:
@@ -139,8 +139,10 @@ def same(one: str, other: str, question: str) -> bool:
     mine, theirs = set(facts(one, question)), set(facts(other, question))
     if not mine or not theirs:
         return not mine and not theirs
-    there, here = set(words(other)), set(words(one))
-    return sum(f in there for f in mine) * 2 >= len(mine) and sum(f in here for f in theirs) * 2 >= len(theirs)
+    other_words, own_words = set(words(other)), set(words(one))
+    return sum(f in other_words for f in mine) * 2 >= len(mine) and sum(f in own_words for f in theirs) * 2 >= len(
+        theirs
+    )
 
 
 def clusters(answers: list[str], question: str) -> list[list[int]]:
@@ -183,8 +185,8 @@ def check(answer: str, question: str, samples: list[str]) -> Check:
     scored = []
     for sentence in sentences(answer):
         scored.append((sentence, support(sentence, question, samples) if facts(sentence, question) else None))
-    said = [set(words(sample)) for sample in samples]
-    details = [(f, sum(f in s for s in said) / max(len(said), 1)) for f in facts(answer, question)]
+    sample_words = [set(words(sample)) for sample in samples]
+    details = [(f, sum(f in s for s in sample_words) / max(len(sample_words), 1)) for f in facts(answer, question)]
     disagreeing = [i for i, sample in enumerate(samples) if support(answer, question, [sample]) < 0.5]
     return Check(
         scored, support(answer, question, samples), samples, disagreeing, len(clusters(samples, question)), details

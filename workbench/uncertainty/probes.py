@@ -53,8 +53,8 @@ class Report:
 
 def probe_sets(workspace: Workspace) -> dict[str, Path]:
     """Bundled sets, and those in `workspace/probes/*.jsonl`."""
-    found = {file.stem: file for file in sorted(BUNDLED.glob("*.jsonl"))}
-    return found | {file.stem: file for file in sorted((workspace.root / "probes").glob("*.jsonl"))}
+    sets = {file.stem: file for file in sorted(BUNDLED.glob("*.jsonl"))}
+    return sets | {file.stem: file for file in sorted((workspace.root / "probes").glob("*.jsonl"))}
 
 
 def read_set(name: str, workspace: Workspace) -> list[dict]:

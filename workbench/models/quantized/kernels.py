@@ -30,18 +30,18 @@ def _dequantize(
     ROWS: tl.constexpr,
 ):
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = block < blocks
+    inside = block < blocks
     if NESTED:
-        scale = tl.load(nested_code + tl.load(absmax + block, mask=there, other=0).to(tl.int32))
-        scale = scale * tl.load(nested_absmax + block // NESTED_BLOCK, mask=there, other=0.0) + tl.load(offset)
+        scale = tl.load(nested_code + tl.load(absmax + block, mask=inside, other=0).to(tl.int32))
+        scale = scale * tl.load(nested_absmax + block // NESTED_BLOCK, mask=inside, other=0.0) + tl.load(offset)
     else:
-        scale = tl.load(absmax + block, mask=there, other=0.0)
+        scale = tl.load(absmax + block, mask=inside, other=0.0)
     places = block[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
-    byte = tl.load(packed + places, mask=there[:, None], other=0).to(tl.int32)
+    byte = tl.load(packed + places, mask=inside[:, None], other=0).to(tl.int32)
     high, low = tl.load(code + (byte >> 4)), tl.load(code + (byte & 15))
     values = tl.interleave(high, low) * scale[:, None]
     places = block[:, None] * (2 * BYTES) + tl.arange(0, 2 * BYTES)[None, :]
-    tl.store(out + places, values.to(out.dtype.element_ty), mask=there[:, None])
+    tl.store(out + places, values.to(out.dtype.element_ty), mask=inside[:, None])
 
 
 def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
@@ -75,8 +75,8 @@ def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
 @triton.jit
 def _count(keys, counts, N, blocks, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
     block = tl.program_id(0)
-    place = block * BLOCK + tl.arange(0, BLOCK)
-    key = tl.load(keys + place, mask=place < N, other=EXPERTS).to(tl.int32)
+    offsets = block * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys + offsets, mask=offsets < N, other=EXPERTS).to(tl.int32)
     expert = tl.arange(0, EXPERTS)
     number = tl.sum((key[:, None] == expert[None, :]).to(tl.int32), axis=0)
     tl.store(counts + expert * blocks + block, number, mask=expert < E)
@@ -85,16 +85,16 @@ def _count(keys, counts, N, blocks, E: tl.constexpr, EXPERTS: tl.constexpr, BLOC
 @triton.jit
 def _place(keys, reached, counts, source, back, N, blocks, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
     block = tl.program_id(0)
-    place = block * BLOCK + tl.arange(0, BLOCK)
-    key = tl.load(keys + place, mask=place < N, other=EXPERTS).to(tl.int32)
+    offsets = block * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(keys + offsets, mask=offsets < N, other=EXPERTS).to(tl.int32)
     expert = tl.arange(0, EXPERTS)
     same = (key[:, None] == expert[None, :]).to(tl.int32)
     start = tl.load(reached + expert * blocks + block, mask=expert < E, other=0)
     start -= tl.load(counts + expert * blocks + block, mask=expert < E, other=0)
     rank = tl.cumsum(same, axis=0) - 1 + start[None, :]
     target = tl.sum(rank * same, axis=1)
-    tl.store(back + place, target, mask=place < N)
-    tl.store(source + target, place, mask=place < N)
+    tl.store(back + offsets, target, mask=offsets < N)
+    tl.store(source + target, offsets, mask=offsets < N)
 
 
 def route(keys: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -158,11 +158,11 @@ def combine(rows: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
 def _gate(gate_up, weight, source, out, I, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    there = column < I
-    gate = tl.load(gate_up + row * 2 * I + column, mask=there, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * I + I + column, mask=there, other=0.0).to(tl.float32)
+    inside = column < I
+    gate = tl.load(gate_up + row * 2 * I + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * I + I + column, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + tl.load(source + row)).to(tl.float32)
-    tl.store(out + row * I + column, (gate * tl.sigmoid(gate) * up * w).to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * I + column, (gate * tl.sigmoid(gate) * up * w).to(out.dtype.element_ty), mask=inside)
 
 
 def gate(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -176,19 +176,19 @@ def gate(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> t
 def _gate_backward(gate_up, weight, source, grad, grad_weight, out, I, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    there = column < I
-    gate = tl.load(gate_up + row * 2 * I + column, mask=there, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * I + I + column, mask=there, other=0.0).to(tl.float32)
-    g = tl.load(grad + row * I + column, mask=there, other=0.0).to(tl.float32)
-    place = tl.load(source + row)
-    w = tl.load(weight + place).to(tl.float32)
+    inside = column < I
+    gate = tl.load(gate_up + row * 2 * I + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * I + I + column, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * I + column, mask=inside, other=0.0).to(tl.float32)
+    target = tl.load(source + row)
+    w = tl.load(weight + target).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     act = gate * sigmoid
-    tl.store(grad_weight + place, tl.sum(g * act * up, axis=0).to(grad_weight.dtype.element_ty))
+    tl.store(grad_weight + target, tl.sum(g * act * up, axis=0).to(grad_weight.dtype.element_ty))
     g = g * w
     grad_gate = g * up * sigmoid * (1 + gate * (1 - sigmoid))
-    tl.store(out + row * 2 * I + column, grad_gate.to(out.dtype.element_ty), mask=there)
-    tl.store(out + row * 2 * I + I + column, (g * act).to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * 2 * I + column, grad_gate.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * 2 * I + I + column, (g * act).to(out.dtype.element_ty), mask=inside)
 
 
 def gate_backward(

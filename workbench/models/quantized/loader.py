@@ -89,15 +89,15 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
 
     def _process_model_before_weight_loading(self, model, device_map, **kwargs):
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
-        found = [(name, module) for name, module in model.named_modules() if is_fused_experts(module)]
-        for name, module in found:
+        fused = [(name, module) for name, module in model.named_modules() if is_fused_experts(module)]
+        for name, module in fused:
             check_layout(name, module)
             module.packed_sizes = [module._parameters[n].shape[1] for n in ("gate_up_proj", "down_proj")]
             module.packed_shapes = {n: tuple(module._parameters[n].shape) for n in expert_parameters(module)}
             for parameter in expert_parameters(module):
                 self._make_packed(module, parameter)
             module._register_state_dict_hook(_save_packed)
-        if found:
+        if fused:
             use_packed_experts(model)
 
     def _make_packed(self, module, name: str) -> None:
@@ -139,10 +139,10 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
         return {"deserialize": _Deserialize}
 
     def get_weight_conversions(self):
-        found = super().get_weight_conversions()
-        for converter in found:
+        conversions = super().get_weight_conversions()
+        for converter in conversions:
             converter.__class__ = _Converter
-        return found
+        return conversions
 
 
 def _save_packed(module, state_dict, prefix, local_metadata):

@@ -65,7 +65,7 @@ def _signature(layer) -> tuple:
 
     The compiler would find this out with guards, which are switched off.
     """
-    found = []
+    parts = []
     for name, module in layer.named_modules():
         own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in _INDIVIDUAL and _is_plain(v)}
         hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
@@ -73,8 +73,8 @@ def _signature(layer) -> tuple:
             (key, tuple(t.shape), t.dtype, t.requires_grad) for key, t in module._parameters.items() if t is not None
         ]
         kind = getattr(type(module), "plain", type(module))
-        found.append((name, kind, repr(sorted(own.items())), hooks, tuple(tensors)))
-    return tuple(found)
+        parts.append((name, kind, repr(sorted(own.items())), hooks, tuple(tensors)))
+    return tuple(parts)
 
 
 _INDIVIDUAL = ("layer_idx", "training", "packed_handle")
@@ -182,6 +182,6 @@ def _small_and_dear() -> frozenset:
     )
     attention = [getattr(aten, f"_scaled_dot_product_{name}", None) for name in names]
     own = torch.ops.workbench
-    found = [packet.default for packet in attention if packet is not None]
-    found += [own.route.default, own.low_rank.default]
-    return frozenset([*found, aten.topk.default, aten._softmax.default])
+    packets = [packet.default for packet in attention if packet is not None]
+    packets += [own.route.default, own.low_rank.default]
+    return frozenset([*packets, aten.topk.default, aten._softmax.default])

@@ -40,9 +40,9 @@ def table_html(reports: list[probes.Report], lang: str) -> str:
         )
         change = say("change_" + row["change"], lang) if row["change"] else ""
         body.append(f"<tr><td>{safe(row['prompt'])}</td>{cells}<td>{safe(change)}</td></tr>")
-    words = say("probe_changes", lang, **changes) if len(reports) > 1 else ""
+    changed = say("probe_changes", lang, **changes) if len(reports) > 1 else ""
     return (
-        f"<div class='wb-tiles'>{tiles}</div><p class='wb-sub'>{safe(words)}</p><div class='wb-wide'><table"
+        f"<div class='wb-tiles'>{tiles}</div><p class='wb-sub'>{safe(changed)}</p><div class='wb-wide'><table"
         " class='wb-table' id='probe-table'>"
         f"<tr><th>{safe(say('wording', lang))}</th>{head}<th>{safe(say('change', lang))}</th></tr>"
         f"{''.join(body)}</table></div>"
@@ -131,8 +131,8 @@ class ProbesTab:
         """What was kept of the last time, for the same models."""
         lang = language(request)
         models = [remote if external else self.panel.engine.model, *(names or [])]
-        found = [report for model in models if model and (report := probes.kept(name or "", model, self.workspace))]
-        same = [r for r in found if [x.prompt for x in r.results] == [x.prompt for x in found[0].results]]
+        reports = [report for model in models if model and (report := probes.kept(name or "", model, self.workspace))]
+        same = [r for r in reports if [x.prompt for x in r.results] == [x.prompt for x in reports[0].results]]
         return note("" if same else say("probe_none", lang), "warn"), table_html(same, lang)
 
     def refresh(self):

@@ -28,8 +28,8 @@ LISTED = 100  # keys that an import could not take over
 
 def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple[str, str]]:
     """Runs for a list, newest first."""
-    found = list_states(workspace)[:limit]
-    return [(f"{item.run.id} · {say('state_' + item.state.state, lang)}", item.run.id) for item in found]
+    states = list_states(workspace)[:limit]
+    return [(f"{item.run.id} · {say('state_' + item.state.state, lang)}", item.run.id) for item in states]
 
 
 def command_line(preset: Preset, values: dict) -> str:
@@ -39,14 +39,14 @@ def command_line(preset: Preset, values: dict) -> str:
     for name, value in preset.values.items():  # set in the preset, back at its default in the form
         if name in RunConfig.model_fields and name not in values and coerced(name, value) != getattr(defaults, name):
             changes[name] = getattr(defaults, name)
-    words = ["--set " + shlex.quote(f"{name}={'' if value is None else value}") for name, value in changes.items()]
-    return " ".join([f"python -m workbench train {preset.name}", *words])
+    settings = ["--set " + shlex.quote(f"{name}={'' if value is None else value}") for name, value in changes.items()]
+    return " ".join([f"python -m workbench train {preset.name}", *settings])
 
 
 def about_html(preset: Preset, lang: str) -> str:
     """What a preset is for and what it needs."""
-    words = f"{preset.about_zh}。" if lang == "zh" else f"{preset.purpose}. {preset.memory}."
-    return f"<div class='wb-sub'>{escape(words)}</div>"
+    about = f"{preset.about_zh}。" if lang == "zh" else f"{preset.purpose}. {preset.memory}."
+    return f"<div class='wb-sub'>{escape(about)}</div>"
 
 
 class TrainTab:
@@ -126,17 +126,17 @@ class TrainTab:
         try:
             config = self.form.config(list(contents))
             text = to_yaml(config.model_dump(exclude_unset=True))
-            words = note(say("config_ok", lang))
+            message = note(say("config_ok", lang))
             if config.trust_remote_code:
-                words = note(say("trust_warning", lang), "warn")
+                message = note(say("trust_warning", lang), "warn")
         except UserError as error:
-            text, words = to_yaml(self.form.read(list(contents))), note(str(error), "bad")
+            text, message = to_yaml(self.form.read(list(contents))), note(str(error), "bad")
         if original := run_named(self.workspace, parent_id):
             fills = self.form.fill(original.config_values()), contents
             pair = [("", dict(zip(self.form.names, filled, strict=True))) for filled in fills]
             changed = "".join(f"\n• {name}: {old} → {new}" for name, (old, new) in differences(pair))
-            words += note(say("clone_differs", lang, id=parent_id) + (changed or " " + say("no_differences", lang)))
-        return text, command_line(self.presets[preset_name], self.form.read(list(contents))), words
+            message += note(say("clone_differs", lang, id=parent_id) + (changed or " " + say("no_differences", lang)))
+        return text, command_line(self.presets[preset_name], self.form.read(list(contents))), message
 
     def use_preset(self, name, request: gr.Request):
         return [about_html(self.presets[name], language(request)), *self.form.fill(self.presets[name].values)]
@@ -144,19 +144,19 @@ class TrainTab:
     def use_import(self, text, request: gr.Request):
         lang = language(request)
         try:
-            found = import_text(text)
+            imported = import_text(text)
         except UserError as error:
             return [note(str(error), "bad"), *[gr.skip()] * len(self.form.names)]
-        if not found.values:
+        if not imported.values:
             return [note(say("nothing_imported", lang), "bad"), *[gr.skip()] * len(self.form.names)]
-        words = say("imported", lang, count=len(found.values))
-        if found.left_out:
-            words += (
+        message = say("imported", lang, count=len(imported.values))
+        if imported.left_out:
+            message += (
                 "\n"
                 + say("left_out", lang)
-                + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in found.left_out[:LISTED])
+                + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in imported.left_out[:LISTED])
             )
-        return [note(words, "warn" if found.left_out else "ok"), *self.form.fill(found.values)]
+        return [note(message, "warn" if imported.left_out else "ok"), *self.form.fill(imported.values)]
 
     def begin(self, request: gr.Request, parent_id, *contents):
         lang = language(request)
@@ -171,10 +171,10 @@ class TrainTab:
             )
         except UserError as error:
             return note(str(error), "bad"), gr.skip()
-        words, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
+        message, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
         if run in waiting:
-            words = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
-        return note(words), gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
+            message = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
+        return note(message), gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
 
     def end(self, run_id):
         if not run_id:
@@ -216,13 +216,13 @@ class TrainTab:
             (item.run for item in runs if item.state.active and item.state.pid), runs[0].run if runs else None
         )
         problems = dataset_choices(self.workspace)[1]
-        words = ""
+        notes = ""
         if problems:
             listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
             title = escape(say("dataset_problem", lang, count=len(problems)))
-            words = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
+            notes = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
         listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=current.id if current else None)
-        return listed, words, None, about_html(self.presets[DEFAULT], lang), self.datasets()
+        return listed, notes, None, about_html(self.presets[DEFAULT], lang), self.datasets()
 
     def datasets(self):
         """What can be chosen now: corrections and uploads come while the page is open."""

@@ -71,7 +71,7 @@ class EnginePanel:
                 [], label=t("server_model"), allow_custom_value=True, elem_id="server-model"
             )
             find = gr.Button(t("find_models"), size="sm", elem_id="find-models")
-            found = gr.HTML(elem_id="server-found")
+            models_found = gr.HTML(elem_id="server-found")
         with gr.Accordion(t("merge_title"), open=False, elem_id="merge"):
             weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
             name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
@@ -98,7 +98,7 @@ class EnginePanel:
         find.click(
             self._find,
             [self.url, self.key],
-            [found, self.remote_model],
+            [models_found, self.remote_model],
             show_progress="minimal",
             api_visibility="private",
         )
@@ -202,19 +202,19 @@ class EnginePanel:
             return note(SILENT, "bad")
         if state.state == "running":
             names = ", ".join([model, *sorted(self.engine._adapters)])
-            words = (
+            status = (
                 say("engine_ready", lang, model=model, device=state.device)
                 + "\n"
                 + say("api_hint", lang, url="/v1", names=names)
             )
-            return note(words) + (note(state.warning, "warn") if state.warning else "")
+            return note(status) + (note(state.warning, "warn") if state.warning else "")
         if state.state == "failed" and (state.port is not None or state.reason):
             return note(say("engine_failed", lang, model=model, reason=state.reason), "bad")
         if not state.active:
             return note(say("engine_gone", lang, model=model), "bad")
         bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
-        words = escape(say("engine_loading", lang, model=model, phase=state.phase or "…"))
-        return f"<div class='wb-note warn'>{words} {state.progress:.0%}{bar}</div>"
+        status = escape(say("engine_loading", lang, model=model, phase=state.phase or "…"))
+        return f"<div class='wb-note warn'>{status} {state.progress:.0%}{bar}</div>"
 
     @property
     def take_adapter(self) -> tuple:
@@ -253,18 +253,18 @@ class EnginePanel:
     @staticmethod
     def _weights(text: str, lang: str) -> dict[str, float]:
         """`ADAPTER = WEIGHT` lines. Raises UserError."""
-        found = {}
+        weights = {}
         for line in itertools.islice(filter(None, map(str.strip, (text or "").splitlines())), MAX_MERGED + 1):
             name, _, weight = line.rpartition("=") if "=" in line else (line, "", "1")
             try:
-                found[name.strip()] = float(weight)
+                weights[name.strip()] = float(weight)
             except ValueError:
                 raise UserError(say("merge_line_wrong", lang, line=line)) from None
-        if not found:
+        if not weights:
             raise UserError(say("merge_empty", lang))
-        if len(found) > MAX_MERGED:
+        if len(weights) > MAX_MERGED:
             raise UserError(say("merge_many", lang, most=MAX_MERGED))
-        return found
+        return weights
 
     async def _merge(self, text, name, request: gr.Request):
         """Add several adapters up inside the engine, as one more that can be chosen."""
@@ -319,8 +319,8 @@ class EnginePanel:
             return note(state.reason or state.state, "ok" if state.state == "finished" else "bad")
         name = newest.id.partition("-export-")[2]
         bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
-        words = f"{say('exporting', lang, name=name)} {state.phase}".strip()
-        return f"<div class='wb-note warn'>{escape(words)}{bar}</div>"
+        status = f"{say('exporting', lang, name=name)} {state.phase}".strip()
+        return f"<div class='wb-note warn'>{escape(status)}{bar}</div>"
 
     def _stop_export(self, request: gr.Request):
         if self._newest_export:

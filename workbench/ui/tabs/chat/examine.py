@@ -88,10 +88,10 @@ class Examine:
 
     def look(self, talk: Session, request: gr.Request):
         """Show the answer that is looked at."""
-        lang, found = language(request), talk.answer()
-        if found is None:
+        lang, answered = language(request), talk.answer()
+        if answered is None:
             return "", "", "", "", gr.Radio(visible=False), gr.Dropdown(choices=[])
-        history, answer = found
+        history, answer = answered
         branches = answer.get("branches") or []
         radio = gr.Radio(
             choices=[(f"{i + 1}: {(b['content'][-40:] or '…')}", i) for i, b in enumerate(branches)],
@@ -157,8 +157,8 @@ class Examine:
                 raise UserError(say("choose_adapter", lang))
             ids = [entry["token_id"] for entry in answer["tokens"]]
             given = answer.get("system", []) + sent(history)
-            there = await score(backend, other, given, answer["content"], ids)
-            both = (answer["tokens"], there) if wrote != base else (there, answer["tokens"])
+            other_scores = await score(backend, other, given, answer["content"], ids)
+            both = (answer["tokens"], other_scores) if wrote != base else (other_scores, answer["tokens"])
             texts = [entry.get("text", "") for entry in answer["tokens"]]
             answer["difference"] = [
                 [entry | {"text": text} for entry, text in zip(side, texts, strict=True)] for side in both
@@ -187,17 +187,17 @@ class Examine:
 
     def suggest(self, talk: Session):
         """Wordings of the last question, by rule."""
-        found = talk.answer()
-        question = question_of(found[0] if found else talk.left)
+        answered = talk.answer()
+        question = question_of(answered[0] if answered else talk.left)
         return "\n".join(reword(question)) if question else gr.skip()
 
     def _found(self, talk: Session, lang: str) -> tuple[list[dict], dict]:
-        found = talk.answer()
+        answered = talk.answer()
         if talk.completed != talk.turn:
             raise UserError(say("still_writing", lang))
-        if found is None or not found[1]["content"]:
+        if answered is None or not answered[1]["content"]:
             raise UserError(say("no_answer_yet", lang))
-        return found
+        return answered
 
     def correct(self, talk: Session, right, request: gr.Request):
         """Keep what the answer should have been."""

@@ -36,9 +36,9 @@ class History:
             self.file = gr.DownloadButton(visible="hidden", elem_id="history-file")
             self.note = gr.HTML(elem_id="history-note")
 
-    def choices(self, words: str = "") -> list[tuple[str, str]]:
-        listed = conversations.listed(self.workspace, words or "")
-        if not words:
+    def choices(self, query: str = "") -> list[tuple[str, str]]:
+        listed = conversations.listed(self.workspace, query or "")
+        if not query:
             listed += conversations.unreadable(self.workspace)
         return [(c.shown_title, c.id) for c in listed]
 
@@ -61,8 +61,8 @@ class History:
         """`opened(session, lang)` gives values for `shown_in`; `talk` is the session's gr.State; `look(event)` adds
         what follows."""
 
-        def find(words):
-            return gr.Dropdown(choices=self.choices(words))
+        def find(query):
+            return gr.Dropdown(choices=self.choices(query))
 
         def open_(id_, current, request: gr.Request):
             self.keep(current)
@@ -73,22 +73,22 @@ class History:
                 return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
             return ["", session.title, session, *opened(session, language(request))]
 
-        def rename(id_, title, words, current, request: gr.Request):
+        def rename(id_, title, query, current, request: gr.Request):
             try:
                 renamed = conversations.rename(self.workspace, id_, title or "")
             except UserError as error:
                 return note(str(error), "bad"), gr.skip()
             if current.id == id_:
                 current.title, current.saved_at = renamed.title, renamed.changed
-            return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(words), value=id_)
+            return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(query), value=id_)
 
-        def delete(id_, words, current, request: gr.Request):
+        def delete(id_, query, current, request: gr.Request):
             lang = language(request)
             try:
                 conversations.delete(self.workspace, id_)
             except UserError as error:
                 return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
-            listed = gr.Dropdown(choices=self.choices(words), value=None)
+            listed = gr.Dropdown(choices=self.choices(query), value=None)
             if current.id != id_:
                 return [note(say("deleted", lang)), listed, gr.skip(), *[gr.skip()] * len(shown_in)]
             current.turn += 1

@@ -130,12 +130,12 @@ class ChatTab:
         if not (text or "").strip():
             return {}
         try:
-            found = files.parse_json(text)
-            if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+            tools_given = files.parse_json(text)
+            if not isinstance(tools_given, list) or not all(isinstance(tool, dict) for tool in tools_given):
                 raise files.Unreadable("", "it should be a list of objects.")
         except files.Unreadable as error:
             raise UserError(say("tools_wrong", lang, error=error.reason)) from None
-        return {"tools": found}
+        return {"tools": tools_given}
 
     async def fill(
         self, backend, model: str, column: list[dict], settings: dict, prefix: list[dict], changed, talk
@@ -220,8 +220,10 @@ class ChatTab:
             if talk.turn != turn:
                 return
             talk.columns = [settled(column) for column in talk.columns]
-            words = str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
-            yield talk.shown(note(words, "bad"))
+            message_text = (
+                str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
+            )
+            yield talk.shown(note(message_text, "bad"))
         finally:
             for task in running:
                 task.cancel()
@@ -232,16 +234,16 @@ class ChatTab:
 
     def answers_of(self, talk) -> dict[str, str]:
         """The last answer of each column that has one, by its model."""
-        found = zip(talk.models, talk.columns[: talk.width], strict=False)
-        return {name: column[-1]["content"] for name, column in found if column and column[-1]["role"] == "assistant"}
+        pairs = zip(talk.models, talk.columns[: talk.width], strict=False)
+        return {name: column[-1]["content"] for name, column in pairs if column and column[-1]["role"] == "assistant"}
 
     def after(self, talk, price_in, price_out, request: gr.Request):
         """An answer is there: keep the conversation, say what it took, show the closer look."""
         lang, wrong = language(request), self.history.keep(talk)
-        words = say("tokens_used", lang, prompt=f"{talk.prompt_tokens:,}", completion=f"{talk.completion_tokens:,}")
+        used = say("tokens_used", lang, prompt=f"{talk.prompt_tokens:,}", completion=f"{talk.completion_tokens:,}")
         cost = (talk.prompt_tokens * float(price_in or 0) + talk.completion_tokens * float(price_out or 0)) / 1e6
-        words += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
-        line = f"<div class='wb-sub'>{words}</div>" if talk.completion_tokens else ""
+        used += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
+        line = f"<div class='wb-sub'>{used}</div>" if talk.completion_tokens else ""
         several = list(self.answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
@@ -342,12 +344,12 @@ class ChatTab:
     def choose(self, number: int):
         def chosen(talk, request: gr.Request, event: gr.SelectData):
             index = event.index if isinstance(event.index, int) else event.index[0]
-            place = from_bubble(talk.columns[number], index)
-            if place is None:
+            turn = from_bubble(talk.columns[number], index)
+            if turn is None:
                 return [gr.skip()] * len(self.examine.view)
-            while place < len(talk.columns[number]) - 1 and talk.columns[number][place]["role"] == "user":
-                place += 1  # a click on a question means its answer
-            talk.focus = (number, place)
+            while turn < len(talk.columns[number]) - 1 and talk.columns[number][turn]["role"] == "user":
+                turn += 1  # a click on a question means its answer
+            talk.focus = (number, turn)
             return self.examine.look(talk, request)
 
         return chosen

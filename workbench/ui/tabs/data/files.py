@@ -31,9 +31,9 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
             name, layout = await data.worker.change(
                 "add", user=user_of(request), path=str(path), file_name=Path(path).name, config=data.options(contents)
             )
-            words = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
+            message = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
             return (
-                note_safe(words, "ok" if layout else "warn"),
+                note_safe(message, "ok" if layout else "warn"),
                 (looks or 0) + 1,
                 gr.update(choices=data.choices(contents), value=name),
                 None,
@@ -91,7 +91,7 @@ def build(data: Data) -> None:
                 placeholder='{"role_tag": "speaker", "user_tag": "user"}',
             )
         keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
-    words = gr.HTML(elem_id="data-filed")
+    filed = gr.HTML(elem_id="data-filed")
 
     async def change(op: str, args: dict, finish, looks, contents, request: gr.Request):
         """A job whose `finish` has words and the name of the dataset that is chosen then."""
@@ -102,8 +102,8 @@ def build(data: Data) -> None:
             return
 
         def outputs(result, lang):
-            said, name = finish(result, lang)
-            return [note_safe(said, "ok"), gr.update(choices=data.choices(contents), value=name), (looks or 0) + 1]
+            message, name = finish(result, lang)
+            return [note_safe(message, "ok"), gr.update(choices=data.choices(contents), value=name), (looks or 0) + 1]
 
         async for found in data.job(op, args, outputs, 2, request):
             yield found
@@ -114,10 +114,10 @@ def build(data: Data) -> None:
 
     def parted(result, lang):
         (train, train_rows), (held, held_rows), lost = result["train"], result["eval"], result["left_out"]
-        said = say(
+        message = say(
             "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}"
         )
-        return said + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
+        return message + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
 
     async def run_copy(name, looks, request: gr.Request, *contents):
         args = {"dataset": name, "config": data.options(contents)}
@@ -159,8 +159,8 @@ def build(data: Data) -> None:
             info = data.info(name or "", contents)
         except UserError:
             return "", False, "", ""
-        said = [json.dumps(value, ensure_ascii=False) if value else "" for value in (info.columns, info.tags)]
-        return info.formatting, info.ranking, *said
+        texts = [json.dumps(value, ensure_ascii=False) if value else "" for value in (info.columns, info.tags)]
+        return info.formatting, info.ranking, *texts
 
     def downloaded(name, request: gr.Request, *contents):
         try:
@@ -187,22 +187,22 @@ def build(data: Data) -> None:
     chosen, looks, contents = data.chosen, data.looks, data.form.components
     chosen.change(layout_of, [chosen, *contents], [formatting, ranking, columns, tags], **QUIET)
     taken = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
-    use.click(used, [chosen, *contents], [words, *taken], **QUIET)
-    copying = copy.click(run_copy, [chosen, looks, *contents], [words, chosen, looks], **LONG)
-    splitting = split.click(run_split, [chosen, looks, share, *contents], [words, chosen, looks], **LONG)
+    use.click(used, [chosen, *contents], [filed, *taken], **QUIET)
+    copying = copy.click(run_copy, [chosen, looks, *contents], [filed, chosen, looks], **LONG)
+    splitting = split.click(run_split, [chosen, looks, share, *contents], [filed, chosen, looks], **LONG)
     drop.click(
         data.changing(removed, 1),
         [looks, chosen, *contents],
-        [words, looks, chosen],
+        [filed, looks, chosen],
         js=asking("dataset-sure"),
         **QUIET,
     )
     keeping = keep.click(
-        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [words, looks], **LONG
+        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [filed, looks], **LONG
     )
-    halt.click(stopped, None, words, cancels=[copying, splitting, keeping], **QUIET)
+    halt.click(stopped, None, filed, cancels=[copying, splitting, keeping], **QUIET)
     download.click(
-        downloaded, [chosen, *contents], [data.file, words], show_progress="minimal", api_visibility="private"
+        downloaded, [chosen, *contents], [data.file, filed], show_progress="minimal", api_visibility="private"
     ).success(None, js=DOWNLOAD_JS)
 
 

@@ -41,10 +41,10 @@ def build_check(data: Data) -> gr.HTML:
             yield words
 
     def reported(name, request: gr.Request):
-        there = report_file(data.workspace, name or "")
-        if not name or not there.is_file():
+        report = report_file(data.workspace, name or "")
+        if not name or not report.is_file():
             return gr.skip(), note(say("data_check_none", language(request)), "warn")
-        return outgoing(there), gr.skip()
+        return outgoing(report), gr.skip()
 
     going = check.click(run, [data.chosen, *data.form.components], checked, **LONG)
     halt.click(stopped, None, checked, cancels=[going], **QUIET)
@@ -96,8 +96,8 @@ def build_statistics(data: Data) -> None:
         if not changes:
             return note(say("data_apply_none", language(request)), "warn"), gr.skip(), gr.skip()
         listed = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
-        words = note(say("data_applied", language(request), changes=listed))
-        return words, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
+        message = note(say("data_applied", language(request), changes=listed))
+        return message, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
 
     shown = [counted, chart, suggested]
     going = [

@@ -55,13 +55,13 @@ class Data:
 
     def info(self, name: str, contents) -> DatasetInfo:
         """The dataset that `name` names. Raises UserError, also with the reason why it cannot be read."""
-        found = self._registry(contents)
-        return (found.get(name) or unlisted(name, self._folder(contents), found, self.workspace)).check()
+        datasets = self._registry(contents)
+        return (datasets.get(name) or unlisted(name, self._folder(contents), datasets, self.workspace)).check()
 
     def choices(self, contents) -> list[tuple[str, str]]:
         """`(label, name)` of all datasets, those that cannot be read marked. Raises UserError: the folder has none."""
-        found = self._registry(contents).values()
-        return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in sorted(found, key=by_length)]
+        datasets = self._registry(contents).values()
+        return [(f"⚠ {d.name}" if d.problem else d.name, d.name) for d in sorted(datasets, key=by_length)]
 
     def _folder(self, contents) -> Path:
         return dataset_folder(self.options(contents).get("dataset_dir") or "data", self.workspace)
@@ -92,8 +92,8 @@ class Data:
                 return [gr.skip()] * (2 + others)
             try:
                 self.workspace.check_writable()
-                words, *more = await action(request, name, *given)
-                return note_safe(words, "ok"), (looks or 0) + 1, *more
+                message, *more = await action(request, name, *given)
+                return note_safe(message, "ok"), (looks or 0) + 1, *more
             except UserError as error:
                 return note_safe(str(error), "bad"), gr.skip(), *[gr.skip()] * others
 

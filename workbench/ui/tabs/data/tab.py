@@ -120,21 +120,21 @@ class DataTab:
     def describe(self, name: str, contents, layout: str, total: int | None, lang: str) -> str:
         """What is shown, and under which of the Train form's options."""
         config, info = self.data.options(contents), self.data.info(name, contents)
-        place = say("data_of_workspace" if is_own(name, self.workspace, info.path) else "data_not_own", lang)
+        ownership = say("data_of_workspace" if is_own(name, self.workspace, info.path) else "data_not_own", lang)
         masks = "".join(f", {key}" for key in ("train_on_prompt", "mask_history") if config.get(key))
         shown = {key: config.get(key, RunConfig.model_fields[key].default) for key in ("template", "cutoff_len")}
-        words = say(
+        about = say(
             "data_about",
             lang,
             layout=layout,
-            place=f"{info.path or info.hub or info.ms_hub} ({place})",
+            place=f"{info.path or info.hub or info.ms_hub} ({ownership})",
             count="" if total is None else say("data_rows_total", lang, count=f"{total:,}"),
             template=shown["template"],
             cutoff=shown["cutoff_len"],
             model=str(config.get("model_name_or_path", "–")).split("/")[-1],
             masks=masks,
         )
-        return f"<div class='wb-sub'>{view.safe(words)}</div>"
+        return f"<div class='wb-sub'>{view.safe(about)}</div>"
 
     def show(self, name, shown, number, request: gr.Request, *contents):
         """The page of rows that begins with row `number`."""
@@ -153,11 +153,11 @@ class DataTab:
                 count=PAGE,
                 tokens=tokens,
             )
-            words = note_safe(say("data_no_tokens", lang, why=found["problem"]), "warn") if found["problem"] else ""
+            message = note_safe(say("data_no_tokens", lang, why=found["problem"]), "warn") if found["problem"] else ""
             if not found["rows"]:
-                words += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
+                message += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
             about_ = self.describe(name, contents, found["layout"], None, lang)
-            return words, about_, view.rows_html(found["rows"], shown or [], lang)
+            return message, about_, view.rows_html(found["rows"], shown or [], lang)
         except UserError as error:
             return note_safe(str(error), "bad"), "", ""
 
@@ -178,10 +178,10 @@ class DataTab:
             else:
                 async for answer in self.data.worker.job("count", user=user_of(request), **args):
                     count = answer.get("result")
-            words = self.describe(name, contents, look["layout"], count, language(request))
+            about = self.describe(name, contents, look["layout"], count, language(request))
         except UserError:
             return gr.skip()
-        return words if self.asked.get(request.session_hash) == name else gr.skip()
+        return about if self.asked.get(request.session_hash) == name else gr.skip()
 
     def get_row(self, name, number, request: gr.Request, *contents):
         if not name:
@@ -195,25 +195,25 @@ class DataTab:
             return note_safe(str(error), "bad"), gr.skip(), None
         return "", _pretty(text), (name, int(number or 1), text)
 
-    def fetched(self, name, number, there, lang: str) -> str:
-        if not there or tuple(there[:2]) != (name, int(number or 0)):
+    def fetched(self, name, number, exists, lang: str) -> str:
+        if not exists or tuple(exists[:2]) != (name, int(number or 0)):
             raise UserError(say("data_fetch_first", lang))
-        return there[2]
+        return exists[2]
 
-    async def save_row(self, request, name, number, there, text, *contents):
+    async def save_row(self, request, name, number, exists, text, *contents):
         lang = language(request)
         args = {"dataset": name, "config": self.data.options(contents), "row": int(number or 0)}
         await self.data.worker.change(
-            "change", user=user_of(request), before=self.fetched(name, number, there, lang), after=text, **args
+            "change", user=user_of(request), before=self.fetched(name, number, exists, lang), after=text, **args
         )
         line = json.dumps(parse_json(text), ensure_ascii=False)  # as the file has it now
         return say("data_row_saved", lang, row=int(number)), (name, int(number), line)
 
-    async def delete_row(self, request, name, number, there, *contents):
+    async def delete_row(self, request, name, number, exists, *contents):
         lang = language(request)
         args = {"dataset": name, "config": self.data.options(contents), "row": int(number or 0)}
         left = await self.data.worker.change(
-            "change", user=user_of(request), before=self.fetched(name, number, there, lang), after=None, **args
+            "change", user=user_of(request), before=self.fetched(name, number, exists, lang), after=None, **args
         )
         return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, ""
 
@@ -227,13 +227,13 @@ class DataTab:
         """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have
         changed."""
         try:
-            listed, words = self.data.choices(contents), ""
+            listed, message = self.data.choices(contents), ""
         except UserError as error:
-            listed, words = [], note_safe(str(error), "bad")
+            listed, message = [], note_safe(str(error), "bad")
         names, wanted = [value for _, value in listed], (self.data.options(contents).get("dataset") or "").split(",")[0]
         if not name or (name not in names and "/" not in name and "." not in name):
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)
-        return gr.update(choices=listed, value=name), (visits or 0) + 1, words
+        return gr.update(choices=listed, value=name), (visits or 0) + 1, message
 
     def _wire(self) -> dict:
         contents = self.form.components

@@ -46,7 +46,7 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
         f" class='wb-sub'>{safe(row['place'])}</span><button type='button' class='wb-link'"
         f" data-edit='{row['row']}'>{escape(say('data_edit', lang))}</button></div>"
     )
-    said = "".join(
+    notes = "".join(
         note_safe(f"{say('kind_' + kind, lang)}: {reason}", "bad" if kind in BROKEN else "warn")
         for kind, reason in row["problems"]
     )
@@ -69,7 +69,7 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
         if row["pieces"] > len(row["encoded"]):
             more = _number(row["pieces"] - len(row["encoded"]))
             body += f"<div class='wb-sub'>{escape(say('data_pieces', lang, count=more))}</div>"
-    return f"<div class='wb-card wb-row' data-row='{row['row']}'>{head}{said}{body}</div>"
+    return f"<div class='wb-card wb-row' data-row='{row['row']}'>{head}{notes}{body}</div>"
 
 
 def note_safe(text: str, kind: str) -> str:
@@ -79,7 +79,7 @@ def note_safe(text: str, kind: str) -> str:
 
 def _lengths(encoded: dict, piece: str, lang: str) -> str:
     key = "data_lengths_cut" if encoded["full_length"] > encoded["length"] else "data_lengths"
-    words = say(
+    line = say(
         key,
         lang,
         length=f"{encoded['length']:,}",
@@ -87,33 +87,33 @@ def _lengths(encoded: dict, piece: str, lang: str) -> str:
         trained=f"{encoded['trained']:,}",
     )
     more = f" {say('data_answer_cut', lang)}" if encoded["answer_cut"] else ""
-    return f"<div class='wb-sub'>{escape(piece + words + more)}</div>"
+    return f"<div class='wb-sub'>{escape(piece + line + more)}</div>"
 
 
 def _conversation(row: dict, lang: str) -> str:
-    found = []
+    parts = []
     if row["label"] is not None:
-        found.append(
+        parts.append(
             f"<div class='wb-sub'>{escape(say('data_label_true' if row['label'] else 'data_label_false', lang))}</div>"
         )
     if row["tools"]:
-        found.append(
+        parts.append(
             f"<details class='wb-details'><summary>{escape(say('data_tools', lang))}</summary><pre"
             f" class='wb-source'>{safe(row['tools'])}</pre></details>"
         )
     if row["text"] is not None:
-        found.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
+        parts.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
     for turn in row["turns"]:
         mark = f" <i>{escape(say('data_' + turn['mark'], lang))}</i>" if "mark" in turn else ""
         calls = "".join(
             f"<pre class='wb-source'>{escape(say('data_calls', lang))} {safe(call)}</pre>" for call in turn["calls"]
         )
         kind = f"{turn['role']} {turn.get('mark', '')}".strip()
-        found.append(
+        parts.append(
             "<div class='wb-turn"
             f" {escape(kind)}'><b>{escape(turn['role'])}</b>{mark}<div>{_lines(turn['content'])}</div>{calls}</div>"
         )
-    return "".join(found)
+    return "".join(parts)
 
 
 def _lines(text: str) -> str:
@@ -129,30 +129,30 @@ def tokens_html(encoded: dict, lang: str) -> str:
             "✂ " + say("data_turns_out", lang, count=encoded["dropped_turns"]) + (f", {cuts[at]}" if at in cuts else "")
         )
     starts = {index: number for number, index in enumerate(encoded.get("starts", []), 1)}
-    several, found, index = len(starts) > 1, [], 0
-    for place, (id_, text, trained) in enumerate(encoded["tokens"]):
-        index = place if place < encoded["head"] else place + encoded["skipped"]
-        if place == encoded["head"]:
-            found.append(
+    several, parts, index = len(starts) > 1, [], 0
+    for position, (id_, text, trained) in enumerate(encoded["tokens"]):
+        index = position if position < encoded["head"] else position + encoded["skipped"]
+        if position == encoded["head"]:
+            parts.append(
                 f"<span class='wb-cut'>… {escape(say('data_hidden', lang, count=_number(encoded['skipped'])))} …</span>"
             )
         if several and index in starts:
-            found.append(f"<div class='wb-start'>{escape(say('data_starts', lang, number=starts[index]))}</div>")
+            parts.append(f"<div class='wb-start'>{escape(say('data_starts', lang, number=starts[index]))}</div>")
         if index in cuts:
-            found.append(f"<span class='wb-cut'>{escape(cuts[index])}</span>")
-        words, breaks = visible(text), ""
-        while words.endswith("<br>"):  # the line ends behind the token and its id
-            words, breaks = words.removesuffix("<br>"), breaks + "<br>"
+            parts.append(f"<span class='wb-cut'>{escape(cuts[index])}</span>")
+        shown, breaks = visible(text), ""
+        while shown.endswith("<br>"):  # the line ends behind the token and its id
+            shown, breaks = shown.removesuffix("<br>"), breaks + "<br>"
         kind = "tr" if trained else "mk"
-        found.append(f"<span class='tk {kind}' title='{id_}' data-id='{id_}'>{words}</span>{breaks}")
+        parts.append(f"<span class='tk {kind}' title='{id_}' data-id='{id_}'>{shown}</span>{breaks}")
     if cuts.get(index + 1):
-        found.append(f"<span class='wb-cut'>{escape(cuts[index + 1])}</span>")
-    return f"<div class='wb-tokens'>{''.join(found)}</div>"
+        parts.append(f"<span class='wb-cut'>{escape(cuts[index + 1])}</span>")
+    return f"<div class='wb-tokens'>{''.join(parts)}</div>"
 
 
 def batches_html(result: dict, lang: str) -> str:
     """Sequences of `train.batches.sequences`, and what the run's log says of the data."""
-    said = "".join(f"<li>{safe(line)}</li>" for line in result["log"])
+    log_lines = "".join(f"<li>{safe(line)}</li>" for line in result["log"])
     cards = []
     for one in result["sequences"]:
         head = say("data_sequence", lang, number=f"{one['number']:,}", total=f"{result['total']:,}")
@@ -163,7 +163,7 @@ def batches_html(result: dict, lang: str) -> str:
             f"<div class='wb-card wb-row'><div class='wb-head'><b>{escape(head)}</b><span"
             f" class='wb-sub'>{escape(words)}</span></div>{tokens_html(one, lang)}</div>"
         )
-    return f"<ul class='wb-sub'>{said}</ul>{legend(lang)}{''.join(cards)}"
+    return f"<ul class='wb-sub'>{log_lines}</ul>{legend(lang)}{''.join(cards)}"
 
 
 def bar_html(words: str, share: float) -> str:
@@ -177,17 +177,17 @@ def check_html(result: dict, lang: str) -> str:
     count = sum(result["counts"].values())
     rows = f"{result['rows']:,}"
     if not count:
-        words = note(say("data_check_clean", lang, rows=rows))
+        message = note(say("data_check_clean", lang, rows=rows))
     else:
         noticed = count - result["broken"]
-        words = note(
+        message = note(
             say("data_check_found", lang, rows=rows, broken=f"{result['broken']:,}", noticed=f"{noticed:,}"),
             "bad" if result["broken"] else "warn",
         )
     if result["untokenized"]:
-        words += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
+        message += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
     if not count:
-        return words
+        return message
     tiles = "".join(
         f"<div class='wb-tile'><b>{result['counts'][kind]:,}</b><span>{escape(say('kind_' + kind, lang))}</span></div>"
         for kind in KINDS_OF_PROBLEMS
@@ -207,42 +207,47 @@ def check_html(result: dict, lang: str) -> str:
         f"<th>{escape(say(key, lang))}</th>" for key in ("data_edit_row", "data_place", "data_kind", "data_problem")
     )
     return (
-        f"{words}<div class='wb-tiles'>{tiles}</div>{more}<div class='wb-wide'><table class='wb-table'"
+        f"{message}<div class='wb-tiles'>{tiles}</div>{more}<div class='wb-wide'><table class='wb-table'"
         f" id='problem-table'><tr>{titles}</tr>{lines}</table></div>"
     )
 
 
-def stats_html(found: dict, lang: str) -> str:
+def stats_html(statistics: dict, lang: str) -> str:
     """Tiles of `data.statistics.Statistics`, and what it suggests."""
-    if not found["training_rows"]:
-        return note_safe(f"{found['dataset']}: {say('data_stats_empty', lang)} {found['first_broken']}", "bad")
-    middle = found["percentiles"]
+    if not statistics["training_rows"]:
+        return note_safe(
+            f"{statistics['dataset']}: {say('data_stats_empty', lang)} {statistics['first_broken']}", "bad"
+        )
+    middle = statistics["percentiles"]
     tiles = [
-        (f"{found['training_rows']:,}", say("data_rows_training", lang)),
-        (f"{found['tokens']:,}", say("data_all_tokens", lang)),
-        (f"{found['share_trained']:.1%}", say("data_share_trained", lang)),
-        (f"{middle['50']:,} · {found['mean']:,.0f}", say("data_length_mean", lang)),
-        (f"{middle['99']:,} · {found['longest']:,}", say("data_length_long", lang)),
-        (f"{found['rows_cut']:,} ({found['share_rows_cut']:.1%})", say("data_rows_cut", lang)),
-        (f"{found['share_tokens_lost']:.2%}", say("data_tokens_lost", lang)),
-        (f"{found['sequences']:,}", say("data_sequences", lang)),
-        (f"{found['steps']:,}", say("data_steps", lang)),
+        (f"{statistics['training_rows']:,}", say("data_rows_training", lang)),
+        (f"{statistics['tokens']:,}", say("data_all_tokens", lang)),
+        (f"{statistics['share_trained']:.1%}", say("data_share_trained", lang)),
+        (f"{middle['50']:,} · {statistics['mean']:,.0f}", say("data_length_mean", lang)),
+        (f"{middle['99']:,} · {statistics['longest']:,}", say("data_length_long", lang)),
+        (f"{statistics['rows_cut']:,} ({statistics['share_rows_cut']:.1%})", say("data_rows_cut", lang)),
+        (f"{statistics['share_tokens_lost']:.2%}", say("data_tokens_lost", lang)),
+        (f"{statistics['sequences']:,}", say("data_sequences", lang)),
+        (f"{statistics['steps']:,}", say("data_steps", lang)),
     ]
-    if found["seconds"] is None:
+    if statistics["seconds"] is None:
         tiles.append(("–", say("data_time_unknown", lang)))
     else:
         tiles.append(
             (
-                duration(found["seconds"]),
-                say("data_time", lang, speed=f"{found['throughput']:,.0f}", run=found["throughput_of"]),
+                duration(statistics["seconds"]),
+                say("data_time", lang, speed=f"{statistics['throughput']:,.0f}", run=statistics["throughput_of"]),
             )
         )
     shown = "".join(
         f"<div class='wb-tile'><b>{escape(value)}</b><span>{safe(words)}</span></div>" for value, words in tiles
     )
-    counts = {key: f"{found[key]:,}" for key in ("rows", "held_out", "broken", "untrained")}
-    head = f"<div class='wb-sub'><b>{safe(found['dataset'])}</b>: {safe(say('data_stats_rows', lang, **counts))}</div>"
-    words = "\n".join(suggestion(kind, values, lang) for kind, values in found["suggestions"])
+    counts = {key: f"{statistics[key]:,}" for key in ("rows", "held_out", "broken", "untrained")}
+    head = (
+        f"<div class='wb-sub'><b>{safe(statistics['dataset'])}</b>:"
+        f" {safe(say('data_stats_rows', lang, **counts))}</div>"
+    )
+    words = "\n".join(suggestion(kind, values, lang) for kind, values in statistics["suggestions"])
     return (
         f"{head}<div class='wb-tiles' id='stats-tiles'>{shown}</div><div"
         f" style='height:8px'></div>{note(words or say('suggest_none', lang), 'warn' if words else 'ok')}"

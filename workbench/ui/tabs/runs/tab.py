@@ -389,8 +389,8 @@ class RunsTab:
 
     def arrive(self, request: gr.Request):
         """A new page shows the newest run."""
-        found = list_runs(self.workspace)
-        return found[0].id if found else None
+        runs = list_runs(self.workspace)
+        return runs[0].id if runs else None
 
     @property
     def fresh_list(self) -> tuple:

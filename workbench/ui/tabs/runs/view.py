@@ -67,13 +67,13 @@ _known: dict[str, tuple[tuple, tuple]] = {}
 def _read(item: Listed) -> tuple:
     """Title, model, dataset, last figures, lowest losses: read again only when the files have changed."""
     run, token = item.run, _token(item)
-    found = _known.get(str(run.path))
-    if found is None or found[0] != token:
+    cached = _known.get(str(run.path))
+    if cached is None or cached[0] != token:
         values, (last, *best) = run.config_values(), summary(run.metrics)
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
-        found = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), last, *best)
-        _known[str(run.path)] = found
-    return found[1]
+        cached = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), last, *best)
+        _known[str(run.path)] = cached
+    return cached[1]
 
 
 def _token(item: Listed) -> tuple:
@@ -88,14 +88,14 @@ def _token(item: Listed) -> tuple:
 def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
     """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none:
     all)."""
-    words, found = search.lower().split(), []
+    terms, rows = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
             continue
         row = Summary(item.run, item.state, *_read(item))
         text = f"{row.run.id} {row.title} {row.model} {row.dataset}".lower()
-        if all(word in text for word in words):
-            found.append(row)
+        if all(word in text for word in terms):
+            rows.append(row)
     worst = float("inf")
     keys = {
         "by_oldest": lambda r: r.run.id,
@@ -104,7 +104,7 @@ def summaries(workspace: Workspace, search: str = "", states: list[str] = (), so
         "by_longest": lambda r: -r.seconds,
         "by_throughput": lambda r: -(r.last.get("throughput") or 0),
     }
-    return sorted(found, key=keys[sort]) if sort in keys else found
+    return sorted(rows, key=keys[sort]) if sort in keys else rows
 
 
 def runs_token(workspace: Workspace) -> tuple:
@@ -117,11 +117,11 @@ def checkpoints_html(run: Run, lang: str) -> str:
     reader = MetricsReader(run.metrics)
     reader.update()
     evaluated = dict(zip(reader.series["eval_loss"].x, reader.series["eval_loss"].y, strict=True))
-    there = run.checkpoints()
-    losses = {p: evaluated.get(step_of(p)) for p in there}
+    checkpoints = run.checkpoints()
+    losses = {p: evaluated.get(step_of(p)) for p in checkpoints}
     known = [loss for loss in losses.values() if loss is not None]
     rows = []
-    for p in there:
+    for p in checkpoints:
         best = " ★ " + say("best", lang) if known and losses[p] == min(known) else ""
         size = f"{folder_bytes(p) / 2**20:,.1f} MiB"
         rows.append(f"<tr><td>{escape(p.name)}{escape(best)}</td><td>{_short(losses[p])}</td><td>{size}</td></tr>")
@@ -177,26 +177,26 @@ def samples_html(run: Run, lang: str, last: int = 8) -> str:
     head = "".join(f"<th>{say('step', lang)} {step}</th>" for step in steps)
     rows = "".join(
         f"<tr><td><b>{escape(prompt)}</b></td>"
-        f"{''.join(f'<td>{escape(said.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
-        for prompt, said in answers.items()
+        f"{''.join(f'<td>{escape(by_step.get(step, chr(8211)))}</td>' for step in steps)}</tr>"
+        for prompt, by_step in answers.items()
     )
     return f"<div class='wb-wide'><table class='wb-table'><tr><th></th>{head}</tr>{rows}</table></div>"
 
 
-def found_in_log(path: Path, words: str, most: int = 400, limit: int = 64 << 20) -> list[str]:
+def found_in_log(path: Path, query: str, most: int = 400, limit: int = 64 << 20) -> list[str]:
     """The last lines of a log that hold `words`, whatever their case; of a very long log only the end is searched."""
-    wanted, found = words.lower().encode(), []
+    wanted, lines = query.lower().encode(), []
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - limit))
-            found = [line for line in file if wanted in line.lower()][-most:]
+            lines = [line for line in file if wanted in line.lower()][-most:]
     except OSError:
         return []
-    return [line.decode("utf-8", "replace").rstrip("\n") for line in found]
+    return [line.decode("utf-8", "replace").rstrip("\n") for line in lines]
 
 
-def log_lines_html(run: Run, words: str) -> str:
-    lines = "\n".join(found_in_log(run.log, words))
+def log_lines_html(run: Run, query: str) -> str:
+    lines = "\n".join(found_in_log(run.log, query))
     return f"<div class='wb-log' id='full-log'><div>{html.escape(lines)}</div></div>"
 
 

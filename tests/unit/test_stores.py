@@ -113,20 +113,3 @@ def test_thoughts_and_calls_in_the_chatbot_and_on_the_way_to_the_model():
     assert "&lt;a tool&gt;" in shown[1]["content"]
     assert [from_bubble(talk, i) for i in range(6)] == [0, 1, 1, 2, 2, None]
     assert sent(talk)[1]["tool_calls"][0]["function"] == call and "reasoning" not in sent(talk)[1]
-
-
-def test_two_tabs_on_one_conversation_lose_nothing(workspace):
-    from workbench.ui.tabs.chat.history import History
-
-    history, first = History(workspace), Session()
-    first.columns[0] = [{"role": "user", "content": "Hello"}]
-    assert not history.keep(first)
-    second = Session.opened(conversations.load(workspace, first.id))
-    for talk, word in ((first, "one"), (first, "two"), (second, "three")):
-        talk.columns[0] = [*talk.left, {"role": "assistant", "content": word}]
-        assert not history.keep(talk)
-    assert first.id != second.id
-    kept = [[m["content"] for m in conversations.load(workspace, talk.id).columns[0]] for talk in (first, second)]
-    assert kept == [["Hello", "one", "two"], ["Hello", "three"]]
-    read_only = History(Workspace(workspace.root, read_only=True))
-    assert not read_only.keep(first)

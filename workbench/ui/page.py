@@ -28,6 +28,7 @@ from workbench.ui.tabs.chat.tab import ChatTab
 from workbench.ui.tabs.data.shared import clear_temporary
 from workbench.ui.tabs.data.tab import DataTab
 from workbench.ui.tabs.probes import ProbesTab
+from workbench.ui.tabs.record import Event, bind
 from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import RunsTab
 from workbench.ui.tabs.train import TrainTab
@@ -37,107 +38,103 @@ TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
 
-def build_blocks(workspace: Workspace, engine: Engine, *, login: bool = False) -> gr.Blocks:
-    """The page's components and events. `login`: users log in, and can log out."""
-    worker = DataWorker(workspace)
-    with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
+class Page:
+    """The tabs, and what leads from one to another."""
+
+    def __init__(self, workspace: Workspace, engine: Engine):
+        self.workspace = workspace
+        worker = DataWorker(workspace)
+        self.train = TrainTab(workspace, worker)
+        self.data = DataTab(workspace, self.train.form, worker)
+        self.runs = RunsTab(workspace)
+        self.chat = ChatTab(engine)
+        self.probes = ProbesTab(self.chat.panel)
+
+    def build(self, *, login: bool = False) -> gr.Blocks:
+        """The page's components and events. `login`: users log in, and can log out."""
+        with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
+            self._header(login)
+            built = []
+            with gr.Tabs(elem_id="tabs") as self.tabs:
+                for part in (self.train, self.data, self.runs, self.chat, self.probes):
+                    with gr.Tab(t(f"tab_{part.id}"), id=part.id, elem_id=f"tab-{part.id}") as container:
+                        built.append((container, part.build()))
+            for container, tab in built:
+                for chain in tab.on_load:
+                    bind(blocks.load, chain)
+                for chain in tab.on_select:
+                    bind(container.select, chain)
+            self._wire()
+        return blocks
+
+    def _header(self, login: bool) -> None:
         with gr.Row(elem_id="topbar"):
             gr.HTML(f"<h1 title='version {__version__}'>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
-        with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab(t("tab_train"), id="train", elem_id="tab-train") as train_page:
-                train = TrainTab(workspace, worker).build()
-            with gr.Tab(t("tab_data"), id="data", elem_id="tab-data") as data_page:
-                data = DataTab(workspace, train["form"], worker).build()
-            with gr.Tab(t("tab_runs"), id="runs", elem_id="tab-runs") as runs_page:
-                runs = RunsTab(workspace)
-                runs.build()
-            with gr.Tab(t("tab_chat"), id="chat", elem_id="tab-chat") as chat_page:
-                chat = ChatTab(engine).build()
-            with gr.Tab(t("tab_probes"), id="probes", elem_id="tab-probes") as probes_page:
-                probed = ProbesTab(chat["panel"]).build()
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
         dark.click(None, js="() => window.workbenchTheme()", api_visibility="private")
-        news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
-        known = gr.State(None)
 
-        def clone(run_id, request: gr.Request):
-            """A run's options in the form, and the Train tab in front."""
-            run = run_named(workspace, run_id)
-            if run is None:
-                return [
-                    note(say("choose_run", language(request)), "bad"),
-                    *[gr.skip()] * (2 + len(train["form"].names)),
-                ]
-            filled = train["form"].fill(run.config_values())
-            return [note(say("cloned", language(request), id=run.id)), gr.Tabs(selected="train"), run.id, *filled]
+    def clone(self, run_id, request: gr.Request):
+        """A run's options in the form, and the Train tab in front."""
+        form, run = self.train.form, run_named(self.workspace, run_id)
+        if run is None:
+            return [note(say("choose_run", language(request)), "bad"), *[gr.skip()] * (2 + len(form.names))]
+        message = note(say("cloned", language(request), id=run.id))
+        return [message, gr.Tabs(selected="train"), run.id, *form.fill(run.config_values())]
 
-        def train_corrections(adapter, model, request: gr.Request):
-            """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
-            preset."""
-            lang, count = language(request), len(corrections.rows(workspace))
-            if not count:
-                skipped = [gr.skip()] * (2 + len(train["form"].names))
-                return [note(say("corrections_none", lang), "bad"), *skipped]
-            run = run_named(workspace, str(adapter or "").split("/")[0])
-            presets = [preset.values for preset in list_presets() if preset.values.get("model_name_or_path") == model]
-            fresh = next(iter(presets), {"model_name_or_path": model, "quantization_bit": 4})
-            start = run.config_values() if run else fresh
-            values = corrections.run_values(start, adapter if run else "", count)
-            return [
-                "",
-                gr.Tabs(selected="train"),
-                note(say("corrections_form", lang, count=count)),
-                *train["form"].fill(values),
-            ]
+    def train_corrections(self, adapter, model, request: gr.Request):
+        """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
+        preset."""
+        lang, count, form = language(request), len(corrections.rows(self.workspace)), self.train.form
+        if not count:
+            return [note(say("corrections_none", lang), "bad"), *[gr.skip()] * (2 + len(form.names))]
+        run = run_named(self.workspace, str(adapter or "").split("/")[0])
+        presets = [preset.values for preset in list_presets() if preset.values.get("model_name_or_path") == model]
+        fresh = next(iter(presets), {"model_name_or_path": model, "quantization_bit": 4})
+        values = corrections.run_values(run.config_values() if run else fresh, adapter if run else "", count)
+        message = note(say("corrections_form", lang, count=count))
+        return ["", gr.Tabs(selected="train"), message, *form.fill(values)]
 
-        def chat_with(run_id, checkpoint):
-            run = run_named(workspace, run_id)
-            if run is not None and not checkpoint and not run.has_adapter and (checkpoints := run.checkpoints()):
-                checkpoint = checkpoints[-1].name
-            name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
-            return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
+    def chat_with(self, run_id, checkpoint):
+        """The Chat tab with a run's adapter, or that of its checkpoint."""
+        run = run_named(self.workspace, run_id)
+        if run is not None and not checkpoint and not run.has_adapter and (checkpoints := run.checkpoints()):
+            checkpoint = checkpoints[-1].name
+        name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
+        return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
 
-        def tell(states, request: gr.Request):
-            """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
-            lang, now = language(request), {item.run.id: item.state for item in list_states(workspace)}
-            active = {name: state.state for name, state in now.items() if state.active}
-            ended = [(name, now[name]) for name in states or {} if name in now and not now[name].active]
-            lines = [
-                say("run_ended", lang, id=name, state=say("state_" + s.state, lang), reason=s.reason).strip()
-                for name, s in ended
-            ]
-            if states == active:
-                return gr.skip(), gr.skip()
-            return (json.dumps(lines) if lines else gr.skip()), active
+    def tell(self, states, request: gr.Request):
+        """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
+        lang, now = language(request), {item.run.id: item.state for item in list_states(self.workspace)}
+        active = {name: state.state for name, state in now.items() if state.active}
+        ended = [(name, now[name]) for name in states or {} if name in now and not now[name].active]
+        lines = [
+            say("run_ended", lang, id=name, state=say("state_" + s.state, lang), reason=s.reason).strip()
+            for name, s in ended
+        ]
+        if states == active:
+            return gr.skip(), gr.skip()
+        return (json.dumps(lines) if lines else gr.skip()), active
 
-        runs.clone.click(clone, runs.chosen, [runs.message, tabs, train["parent"], *train["form"].components], **QUIET)
-        runs.chat.click(chat_with, [runs.chosen, runs.checkpoint], [tabs, chat["adapter"]], **QUIET).then(
-            chat["take_adapter"][0], chat["take_adapter"][1], chat["take_adapter"][2], **QUIET
-        )
-        chat["train"].click(
-            train_corrections,
-            [chat["adapter"], chat["model"]],
-            [chat["corrected"], tabs, train["message"], *train["form"].components],
+    def _wire(self) -> None:
+        train, runs, chat = self.train, self.runs, self.chat
+        form = train.form.components
+        runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, train.parent, *form], **QUIET)
+        take_adapter = Event(*chat.panel.take_adapter)
+        to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], [self.tabs, chat.panel.adapter])
+        bind(runs.chat.click, (to_chat, take_adapter))
+        chat.examine.train.click(
+            self.train_corrections,
+            [chat.panel.adapter, chat.panel.model],
+            [chat.examine.corrected, self.tabs, train.report, *form],
             **QUIET,
         )
-        gr.Timer(2).tick(tell, known, [news, known], **QUIET)
-        blocks.load(runs.arrive, None, runs.chosen, **QUIET)
-        runs_page.select(*runs.fresh_list, **QUIET)
-        blocks.load(train["arrive"][0], None, train["arrive"][1], **QUIET)
-        blocks.load(*train["preview"], **QUIET)
-        train_page.select(*train["datasets"], **QUIET)
-        data_page.select(*data["arrive"], **QUIET)
-        blocks.load(*chat["arrive"], **QUIET)
-        blocks.load(
-            *chat["comeback"], js="() => [sessionStorage.getItem('workbench_conversation') || '']", **QUIET
-        ).then(*chat["look"], **QUIET)
-        chat_page.select(*chat["arrive"], **QUIET)
-        probes_page.select(*probed["arrive"], **QUIET)
-    return blocks
+        news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
+        known = gr.State(None)
+        gr.Timer(2).tick(self.tell, known, [news, known], **QUIET)
 
 
 def build_server(
@@ -155,7 +152,7 @@ def build_server(
     app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
     add_api(app, engine, api_key, needs_key=not local or bool(auth))
     gr.set_static_paths([PLOTLY])
-    blocks = build_blocks(workspace, engine, login=bool(auth)).queue(default_concurrency_limit=8)
+    blocks = Page(workspace, engine).build(login=bool(auth)).queue(default_concurrency_limit=8)
     gr.mount_gradio_app(
         app,
         blocks,

@@ -11,6 +11,7 @@ from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
+from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.token_view import safe
 from workbench.uncertainty import probes
 from workbench.uncertainty.rules import passes
@@ -52,12 +53,14 @@ def table_html(reports: list[probes.Report], lang: str) -> str:
 class ProbesTab:
     """A probe set, the models that it is asked of, and a table of what came out."""
 
+    id = "probes"
+
     def __init__(self, panel: EnginePanel):
         self.panel = panel
         self.workspace = self.panel.workspace
 
-    def build(self) -> dict:
-        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+    def build(self) -> Tab:
+        """Lay the tab out inside a `gr.Tab` and wire it."""
         self._widgets()
         return self._wire()
 
@@ -138,7 +141,7 @@ class ProbesTab:
     def refresh(self):
         return gr.Dropdown(choices=self.panel.adapters()), gr.Dropdown(choices=list(probes.probe_sets(self.workspace)))
 
-    def _wire(self) -> dict:
+    def _wire(self) -> Tab:
         going = self.start.click(
             self.run,
             [self.chosen, self.adapters, self.samples, self.limit, *self.panel.where],
@@ -154,4 +157,4 @@ class ProbesTab:
             [self.message, self.table],
             **QUIET,
         )
-        return {"arrive": (self.refresh, None, [self.adapters, self.chosen])}
+        return Tab(on_select=[(Event(self.refresh, None, [self.adapters, self.chosen]),)])

@@ -20,6 +20,7 @@ from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import user_of
+from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs.view import differences
 from workbench.ui.theme import CHART_JS
 
@@ -52,14 +53,16 @@ def about_html(preset: Preset, lang: str) -> str:
 class TrainTab:
     """The form, what it comes to, and the monitor of a run."""
 
+    id = "train"
+
     def __init__(self, workspace: Workspace, worker: DataWorker):
         self.workspace = workspace
         self.worker = worker
         self.presets = {preset.name: preset for preset in list_presets()}
         self.form = Form(self.workspace, self.presets[DEFAULT].values)
 
-    def build(self) -> dict:
-        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+    def build(self) -> Tab:
+        """Lay the tab out inside a `gr.Tab` and wire it."""
         self._widgets()
         return self._wire()
 
@@ -229,7 +232,7 @@ class TrainTab:
         names = dataset_choices(self.workspace)[0]
         return gr.Dropdown(choices=names)
 
-    def _wire(self) -> dict:
+    def _wire(self) -> Tab:
         view = [self.status, self.chart, self.log, self.stop, self.seen, self.run_list]
         gr.on(
             [self.parent.change, *(widget.change for widget in self.form.components)],
@@ -267,18 +270,15 @@ class TrainTab:
             **QUIET,
         )
         gr.Timer(1).tick(self.look, [self.run_list, self.log_scale, self.seen], view, **QUIET)
-        return {
-            "arrive": (
-                self.arrive,
-                [self.run_list, self.unreadable, self.seen, self.about, self.form.widgets["dataset"]],
-            ),
-            "datasets": (self.datasets, None, [self.form.widgets["dataset"]]),
-            "preview": (
-                self.preview,
-                [self.preset, self.parent, *self.form.components],
-                [self.yaml_box, self.command, self.message],
-            ),
-            "form": self.form,
-            "message": self.report,
-            "parent": self.parent,
-        }
+        previewing = Event(
+            self.preview,
+            [self.preset, self.parent, *self.form.components],
+            [self.yaml_box, self.command, self.message],
+        )
+        arriving = Event(
+            self.arrive, None, [self.run_list, self.unreadable, self.seen, self.about, self.form.widgets["dataset"]]
+        )
+        return Tab(
+            on_load=[(arriving,), (previewing,)],
+            on_select=[(Event(self.datasets, None, self.form.widgets["dataset"]),)],
+        )

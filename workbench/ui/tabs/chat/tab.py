@@ -22,12 +22,18 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.chat.examine import Examine
 from workbench.ui.tabs.chat.history import History
+from workbench.ui.tabs.record import Event, Tab
 
 COLUMN_IDS = ("chat-left", "chat-right", "chat-third", "chat-fourth")
 
 
+_LAST_CONVERSATION = "() => [sessionStorage.getItem('workbench_conversation') || '']"
+
+
 class ChatTab:
     """The conversation in up to four columns, with the engine's panel, the history and the closer look beside it."""
+
+    id = "chat"
 
     def __init__(self, engine: Engine):
         self.engine = engine
@@ -35,8 +41,8 @@ class ChatTab:
         self.panel, self.history = EnginePanel(self.engine), History(self.workspace)
         self.examine = Examine(self.panel, self.history.keep)
 
-    def build(self) -> dict:
-        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+    def build(self) -> Tab:
+        """Lay the tab out inside a `gr.Tab` and wire it."""
         self._widgets()
         return self._wire()
 
@@ -417,7 +423,7 @@ class ChatTab:
             api_visibility="private",
         )
 
-    def _wire(self) -> dict:
+    def _wire(self) -> Tab:
         self.last.change(
             None,
             self.last,
@@ -477,14 +483,8 @@ class ChatTab:
             [*self.shown_in, self.compare, self.others],
             lambda event: event.then(*looking, **QUIET).then(self.remember, self.talk, self.last, **QUIET),
         )
-        return {
-            "arrive": (self.refresh, None, [self.panel.adapter, self.panel.model, self.others, self.history.list]),
-            "comeback": (self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others]),
-            "look": looking,
-            "panel": self.panel,
-            "model": self.panel.model,
-            "train": self.examine.train,
-            "corrected": self.examine.corrected,
-            "adapter": self.panel.adapter,
-            "take_adapter": self.panel.take_adapter,
-        }
+        arriving = Event(self.refresh, None, [self.panel.adapter, self.panel.model, self.others, self.history.list])
+        coming_back = Event(
+            self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others], js=_LAST_CONVERSATION
+        )
+        return Tab(on_load=[(arriving,), (coming_back, Event(*looking))], on_select=[(arriving,)])

@@ -19,11 +19,15 @@ from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, asking, clear
 from workbench.ui.tabs.data.view import note_safe
 
 
-def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) -> None:
-    """A dropped file becomes a dataset of the workspace, and the chosen one; `halt` stops that."""
+class Upload:
+    """A dropped file becomes a dataset of the workspace, and the chosen one."""
 
-    async def added(path, looks, request: gr.Request, *contents):
-        lang = language(request)
+    def __init__(self, data: Data):
+        self.data = data
+
+    async def add(self, path, looks, request: gr.Request, *contents):
+        """What the browser sent, as a dataset."""
+        lang, data = language(request), self.data
         if not path:
             return [gr.skip()] * 5
         try:
@@ -44,57 +48,74 @@ def wire_upload(data: Data, drop: gr.File, message: gr.HTML, halt: gr.Button) ->
         finally:
             clear_temporary()
 
-    going = drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
-        added,
-        [drop, data.looks, *data.form.components],
-        [message, data.looks, data.chosen, drop, halt],
-        show_progress="minimal",
-        api_visibility="private",
-        concurrency_limit=None,
-    )
-
-    def halted(request: gr.Request):
+    def stop(self, request: gr.Request):
+        """The message, an empty drop zone, no Stop button."""
         return stopped(request), None, gr.update(visible=False)
 
-    halt.click(halted, None, [message, drop, halt], cancels=[going], **QUIET)
+    def wire(self, drop: gr.File, message: gr.HTML, halt: gr.Button) -> None:
+        """`halt` is shown while a file is taken in, and stops that."""
+        data = self.data
+        going = drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
+            self.add,
+            [drop, data.looks, *data.form.components],
+            [message, data.looks, data.chosen, drop, halt],
+            show_progress="minimal",
+            api_visibility="private",
+            concurrency_limit=None,
+        )
+        halt.click(self.stop, None, [message, drop, halt], cancels=[going], **QUIET)
 
 
-def build(data: Data) -> None:
-    """Train on it, copy, download, remove; split; layout."""
-    with gr.Row():
-        use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
-        copy = gr.Button(t("data_copy"), elem_id="data-copy")
-        download = gr.Button(t("data_download"), elem_id="data-download")
-        drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
-        halt = gr.Button(t("stop"), elem_id="data-files-stop", variant="stop")
-    with gr.Row(equal_height=True):
-        share = gr.Number(0.05, label=t("data_share"), elem_id="data-share", scale=2)
-        split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
-    with gr.Accordion(t("data_layout_title"), open=False, elem_id="data-layout"):
+class Files:
+    """Train on a dataset, copy, download, remove it; split it; say how its rows are laid out."""
+
+    def __init__(self, data: Data):
+        self.data = data
+
+    def build(self) -> None:
+        """Lay this part out and wire it."""
+        self._action_widgets()
+        self._layout_widgets()
+        self.message = gr.HTML(elem_id="data-filed")
+        self._wire()
+
+    def _action_widgets(self) -> None:
         with gr.Row():
-            automatic = (t("data_formatting_auto"), "")
-            formatting = gr.Dropdown(
-                [automatic, *FORMATTINGS], value="", label=t("data_formatting"), elem_id="data-formatting"
-            )
-            ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
-        with gr.Row():
-            columns = gr.Textbox(
-                label=t("data_layout_columns"),
-                lines=2,
-                elem_id="data-columns-json",
-                placeholder='{"prompt": "question", "response": "answer"}',
-            )
-            tags = gr.Textbox(
-                label=t("data_layout_tags"),
-                lines=2,
-                elem_id="data-tags-json",
-                placeholder='{"role_tag": "speaker", "user_tag": "user"}',
-            )
-        keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
-    filed = gr.HTML(elem_id="data-filed")
+            self.use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
+            self.copy = gr.Button(t("data_copy"), elem_id="data-copy")
+            self.download = gr.Button(t("data_download"), elem_id="data-download")
+            self.drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
+            self.halt = gr.Button(t("stop"), elem_id="data-files-stop", variant="stop")
+        with gr.Row(equal_height=True):
+            self.share = gr.Number(0.05, label=t("data_share"), elem_id="data-share", scale=2)
+            self.split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
 
-    async def change(op: str, args: dict, finish, looks, contents, request: gr.Request):
-        """A job whose `finish` has words and the name of the dataset that is chosen then."""
+    def _layout_widgets(self) -> None:
+        with gr.Accordion(t("data_layout_title"), open=False, elem_id="data-layout"):
+            with gr.Row():
+                automatic = (t("data_formatting_auto"), "")
+                self.formatting = gr.Dropdown(
+                    [automatic, *FORMATTINGS], value="", label=t("data_formatting"), elem_id="data-formatting"
+                )
+                self.ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
+            with gr.Row():
+                self.columns = gr.Textbox(
+                    label=t("data_layout_columns"),
+                    lines=2,
+                    elem_id="data-columns-json",
+                    placeholder='{"prompt": "question", "response": "answer"}',
+                )
+                self.tags = gr.Textbox(
+                    label=t("data_layout_tags"),
+                    lines=2,
+                    elem_id="data-tags-json",
+                    placeholder='{"role_tag": "speaker", "user_tag": "user"}',
+                )
+            self.keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
+
+    async def change(self, op: str, args: dict, finish, looks, contents, request: gr.Request):
+        """A job whose `finish` has a message and the name of the dataset that is chosen then."""
+        data = self.data
         try:
             data.workspace.check_writable()
         except UserError as error:
@@ -105,105 +126,124 @@ def build(data: Data) -> None:
             message, name = finish(result, lang)
             return [note_safe(message, "ok"), gr.update(choices=data.choices(contents), value=name), (looks or 0) + 1]
 
-        async for found in data.job(op, args, outputs, 2, request):
-            yield found
+        async for update in data.job(op, args, outputs, 2, request):
+            yield update
 
-    def copied(result, lang):
-        name, lost = result
-        return say("data_copied", lang, name=name) + (say("data_left_out", lang, count=lost) if lost else ""), name
-
-    def parted(result, lang):
-        (train, train_rows), (held, held_rows), lost = result["train"], result["eval"], result["left_out"]
-        message = say(
-            "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}"
-        )
-        return message + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
-
-    async def run_copy(name, looks, request: gr.Request, *contents):
-        args = {"dataset": name, "config": data.options(contents)}
-        async for outputs in change("copy", args, copied, looks, contents, request) if name else _nothing():
+    async def run_copy(self, name, looks, request: gr.Request, *contents):
+        """A copy in the workspace, whose rows can be changed."""
+        args = {"dataset": name, "config": self.data.options(contents)}
+        async for outputs in self.change("copy", args, copied, looks, contents, request) if name else _nothing():
             yield outputs
 
-    async def run_split(name, looks, share_, request: gr.Request, *contents):
-        args = {"dataset": name, "config": data.options(contents), "share": float(share_ or 0)}
-        async for outputs in change("split", args, parted, looks, contents, request) if name else _nothing():
+    async def run_split(self, name, looks, share, request: gr.Request, *contents):
+        """Two datasets: one to train on, one held out."""
+        args = {"dataset": name, "config": self.data.options(contents), "share": float(share or 0)}
+        async for outputs in self.change("split", args, parted, looks, contents, request) if name else _nothing():
             yield outputs
 
-    async def removed(request, name, *contents):
-        await asyncio.to_thread(remove, data.workspace, name, shown_file(name, contents))
-        jobs.report_file(data.workspace, name).unlink(missing_ok=True)
-        return say("data_removed", language(request), name=name), gr.update(choices=data.choices(contents), value=None)
+    async def remove(self, request, name, *contents):
+        """Remove a dataset of the workspace, with its report."""
+        await asyncio.to_thread(remove, self.data.workspace, name, self._path(name, contents))
+        jobs.report_file(self.data.workspace, name).unlink(missing_ok=True)
+        choices = self.data.choices(contents)
+        return say("data_removed", language(request), name=name), gr.update(choices=choices, value=None)
 
-    def shown_file(name, contents) -> Path | None:
+    def _path(self, name, contents) -> Path | None:
         try:
-            return data.info(name, contents).path
+            return self.data.info(name, contents).path
         except UserError:  # one that cannot be read can still be removed
             return None
 
-    async def laid_out(request, name, formatting_, ranking_, columns_, tags_, *contents):
+    async def save_layout(self, request, name, formatting, ranking, columns, tags, *contents):
+        """Keep what the user says of the layout."""
         lang = language(request)
-        given = {key: _texts(key, text, lang) for key, text in (("columns", columns_), ("tags", tags_))}
+        given = {key: _texts(key, text, lang) for key, text in (("columns", columns), ("tags", tags))}
         args = {
             "dataset": name,
-            "config": data.options(contents),
-            "formatting": formatting_ or "",
-            "ranking": bool(ranking_),
+            "config": self.data.options(contents),
+            "formatting": formatting or "",
+            "ranking": bool(ranking),
             **given,
         }
-        layout = await data.worker.change("layout", user=user_of(request), **args)
+        layout = await self.data.worker.change("layout", user=user_of(request), **args)
         return (say("data_layout_saved", lang, layout=layout),)
 
-    def layout_of(name, *contents):
+    def layout_of(self, name, *contents):
         """What dataset_info.json says of the layout."""
         try:
-            info = data.info(name or "", contents)
+            info = self.data.info(name or "", contents)
         except UserError:
             return "", False, "", ""
         texts = [json.dumps(value, ensure_ascii=False) if value else "" for value in (info.columns, info.tags)]
         return info.formatting, info.ranking, *texts
 
-    def downloaded(name, request: gr.Request, *contents):
+    def give_out(self, name, request: gr.Request, *contents):
+        """The dataset's file for the browser."""
         try:
-            info = data.info(name or "", contents)
+            info = self.data.info(name or "", contents)
             if info.path is None or not info.path.is_file():
                 raise UserError(say("data_no_file", language(request)))
-            return outgoing(data.workspace.inside(info.path, what="dataset")), gr.skip()
+            return outgoing(self.data.workspace.inside(info.path, what="dataset")), gr.skip()
         except UserError as error:
             return gr.skip(), note_safe(str(error), "bad")
 
-    def used(name, request: gr.Request, *contents):
-        lang, kept = language(request), [gr.skip()] * 3
+    def train_on(self, name, request: gr.Request, *contents):
+        """The dataset in the Train form; of a split, both sides."""
+        lang, unchanged = language(request), [gr.skip()] * 3
         if not name:
-            return gr.skip(), *kept
+            return gr.skip(), *unchanged
         try:
-            data.info(name, contents)
-            held = f"{name.removesuffix('-train')}-eval"  # as a split names it
-            if name.endswith("-train") and held in [value for _, value in data.choices(contents)]:
-                return note_safe(say("data_used_split", lang, name=name, held=held), "ok"), [name], held, "0"
-            return note_safe(say("data_used", lang, name=name), "ok"), [name], *kept[1:]
+            self.data.info(name, contents)
+            held_out = f"{name.removesuffix('-train')}-eval"  # as a split names it
+            if name.endswith("-train") and held_out in [value for _, value in self.data.choices(contents)]:
+                return note_safe(say("data_used_split", lang, name=name, held=held_out), "ok"), [name], held_out, "0"
+            return note_safe(say("data_used", lang, name=name), "ok"), [name], *unchanged[1:]
         except UserError as error:
-            return note_safe(str(error), "bad"), *kept
+            return note_safe(str(error), "bad"), *unchanged
 
-    chosen, looks, contents = data.chosen, data.looks, data.form.components
-    chosen.change(layout_of, [chosen, *contents], [formatting, ranking, columns, tags], **QUIET)
-    taken = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
-    use.click(used, [chosen, *contents], [filed, *taken], **QUIET)
-    copying = copy.click(run_copy, [chosen, looks, *contents], [filed, chosen, looks], **LONG)
-    splitting = split.click(run_split, [chosen, looks, share, *contents], [filed, chosen, looks], **LONG)
-    drop.click(
-        data.changing(removed, 1),
-        [looks, chosen, *contents],
-        [filed, looks, chosen],
-        js=asking("dataset-sure"),
-        **QUIET,
+    def _wire(self) -> None:
+        data = self.data
+        chosen, looks, contents = data.chosen, data.looks, data.form.components
+        layout = [self.formatting, self.ranking, self.columns, self.tags]
+        chosen.change(self.layout_of, [chosen, *contents], layout, **QUIET)
+        options = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
+        self.use.click(self.train_on, [chosen, *contents], [self.message, *options], **QUIET)
+        changed = [self.message, chosen, looks]
+        copying = self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG)
+        splitting = self.split.click(self.run_split, [chosen, looks, self.share, *contents], changed, **LONG)
+        self.drop.click(
+            data.changing(self.remove, 1),
+            [looks, chosen, *contents],
+            [self.message, looks, chosen],
+            js=asking("dataset-sure"),
+            **QUIET,
+        )
+        keeping = self.keep.click(
+            data.changing(self.save_layout), [looks, chosen, *layout, *contents], [self.message, looks], **LONG
+        )
+        self.halt.click(stopped, None, self.message, cancels=[copying, splitting, keeping], **QUIET)
+        self.download.click(
+            self.give_out,
+            [chosen, *contents],
+            [data.file, self.message],
+            show_progress="minimal",
+            api_visibility="private",
+        ).success(None, js=DOWNLOAD_JS)
+
+
+def copied(result, lang: str) -> tuple[str, str]:
+    """The message and the name of a copy."""
+    name, lost = result
+    return say("data_copied", lang, name=name) + (say("data_left_out", lang, count=lost) if lost else ""), name
+
+
+def parted(result, lang: str) -> tuple[str, str]:
+    """The message of a split, and the name of its training side."""
+    (train, train_rows), (held, held_rows), lost = result["train"], result["eval"], result["left_out"]
+    message = say(
+        "data_split_done", lang, train=train, train_rows=f"{train_rows:,}", eval=held, eval_rows=f"{held_rows:,}"
     )
-    keeping = keep.click(
-        data.changing(laid_out), [looks, chosen, formatting, ranking, columns, tags, *contents], [filed, looks], **LONG
-    )
-    halt.click(stopped, None, filed, cancels=[copying, splitting, keeping], **QUIET)
-    download.click(
-        downloaded, [chosen, *contents], [data.file, filed], show_progress="minimal", api_visibility="private"
-    ).success(None, js=DOWNLOAD_JS)
+    return message + (say("data_left_out", lang, count=f"{lost:,}") if lost else ""), train
 
 
 async def _nothing():

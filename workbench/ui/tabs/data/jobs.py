@@ -23,72 +23,95 @@ def report_file(workspace: Workspace, name: str) -> Path:
     return workspace.cache / "reports" / f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.jsonl"
 
 
-def build_check(data: Data) -> gr.HTML:
-    """Every bad row with the reason; returns the table, whose buttons lead to rows."""
-    with gr.Row():
-        check = gr.Button(t("data_check_run"), elem_id="data-check", variant="primary")
-        halt = gr.Button(t("stop"), elem_id="data-check-stop", variant="stop")
-        report = gr.Button(t("data_report"), elem_id="data-report")
-    checked = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-checked")
+class Check:
+    """Every bad row with the reason."""
 
-    async def run(name, request: gr.Request, *contents):
-        lang = language(request)
+    def __init__(self, data: Data):
+        self.data = data
+
+    def build(self) -> gr.HTML:
+        """Lay this part out and wire it; returns the table, whose buttons lead to rows."""
+        with gr.Row():
+            check = gr.Button(t("data_check_run"), elem_id="data-check", variant="primary")
+            halt = gr.Button(t("stop"), elem_id="data-check-stop", variant="stop")
+            report = gr.Button(t("data_report"), elem_id="data-report")
+        checked = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-checked")
+        going = check.click(self.run, [self.data.chosen, *self.data.form.components], checked, **LONG)
+        halt.click(stopped, None, checked, cancels=[going], **QUIET)
+        report.click(
+            self.report,
+            self.data.chosen,
+            [self.data.file, checked],
+            show_progress="minimal",
+            api_visibility="private",
+        ).success(None, js=DOWNLOAD_JS)
+        return checked
+
+    async def run(self, name, request: gr.Request, *contents):
+        """Progress, then the table of what was found."""
+        lang, data = language(request), self.data
         if not name:
             yield note(say("data_none", lang), "warn")
             return
         args = {"dataset": name, "config": data.options(contents), "report": str(report_file(data.workspace, name))}
-        async for (words,) in data.job("check", args, lambda result, lang: [view.check_html(result, lang)], 0, request):
-            yield words
+        async for (html,) in data.job("check", args, lambda result, lang: [view.check_html(result, lang)], 0, request):
+            yield html
 
-    def reported(name, request: gr.Request):
-        report = report_file(data.workspace, name or "")
-        if not name or not report.is_file():
+    def report(self, name, request: gr.Request):
+        """The report of the last check for the browser."""
+        path = report_file(self.data.workspace, name or "")
+        if not name or not path.is_file():
             return gr.skip(), note(say("data_check_none", language(request)), "warn")
-        return outgoing(report), gr.skip()
-
-    going = check.click(run, [data.chosen, *data.form.components], checked, **LONG)
-    halt.click(stopped, None, checked, cancels=[going], **QUIET)
-    report.click(
-        reported, data.chosen, [data.file, checked], show_progress="minimal", api_visibility="private"
-    ).success(None, js=DOWNLOAD_JS)
-    return checked
+        return outgoing(path), gr.skip()
 
 
-def build_statistics(data: Data) -> None:
+class Statistics:
     """Lengths, what cutoff_len costs, steps and time of an epoch, suggestions that the Train form can take over."""
-    gr.HTML(t("data_stats_info"), elem_classes="wb-sub")
-    with gr.Row():
-        count = gr.Button(t("data_stats_run"), elem_id="data-stats", variant="primary")
-        count_all = gr.Button(t("data_stats_all"), elem_id="data-stats-all")
-        halt = gr.Button(t("stop"), elem_id="data-stats-stop", variant="stop")
-        apply = gr.Button(t("data_apply"), elem_id="data-apply")
-    applied = gr.HTML(elem_id="data-applied")
-    counted = gr.HTML(elem_id="data-counted")
-    chart = gr.HTML(html_template="<div class='live-chart'></div>", js_on_load=CHART_JS, elem_id="data-chart")
-    suggested = gr.State(None)
 
-    def finish(result: dict, lang: str) -> list:
+    def __init__(self, data: Data):
+        self.data = data
+
+    def build(self) -> None:
+        """Lay this part out and wire it."""
+        gr.HTML(t("data_stats_info"), elem_classes="wb-sub")
+        with gr.Row():
+            self.count = gr.Button(t("data_stats_run"), elem_id="data-stats", variant="primary")
+            self.count_all = gr.Button(t("data_stats_all"), elem_id="data-stats-all")
+            self.halt = gr.Button(t("stop"), elem_id="data-stats-stop", variant="stop")
+            self.apply = gr.Button(t("data_apply"), elem_id="data-apply")
+        self.applied = gr.HTML(elem_id="data-applied")
+        self.counted = gr.HTML(elem_id="data-counted")
+        chart = "<div class='live-chart'></div>"
+        self.chart = gr.HTML(html_template=chart, js_on_load=CHART_JS, elem_id="data-chart")
+        self.suggested = gr.State(None)
+        self._wire()
+
+    def finish(self, result: dict, lang: str) -> list:
+        """The table, the chart and the suggestions of what was counted."""
         figure = gr.skip()
         if result["training_rows"]:
             axes, cutoff = (say("data_axis_length", lang), say("data_axis_rows", lang)), result["cutoff_len"]
             figure = length_chart(result["edges"], result["counts"], cutoff, axes=axes, title=f"cutoff_len {cutoff:,}")
         return [view.stats_html(result, lang), figure, result["suggestions"]]
 
-    async def run_all(request: gr.Request, *contents):
-        async for outputs in data.job("stats", {"config": data.options(contents)}, finish, 2, request):
+    async def run_all(self, request: gr.Request, *contents):
+        """All datasets of the form."""
+        async for outputs in self.data.job("stats", {"config": self.data.options(contents)}, self.finish, 2, request):
             yield outputs
 
-    async def run(name, request: gr.Request, *contents):
+    async def run(self, name, request: gr.Request, *contents):
+        """The chosen dataset alone."""
         if not name:
             yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
             return
-        args = {"config": data.options(contents), "dataset": name}
-        async for outputs in data.job("stats", args, finish, 2, request):
+        args = {"config": self.data.options(contents), "dataset": name}
+        async for outputs in self.data.job("stats", args, self.finish, 2, request):
             yield outputs
 
-    def take_over(found, request: gr.Request):
-        changes = {}
-        for kind, values in found or []:
+    def take_over(self, suggestions, request: gr.Request):
+        """Suggested values in the Train form."""
+        changes: dict = {}
+        for kind, values in suggestions or []:
             if "cutoff_len" in values:
                 changes["cutoff_len"] = str(values["cutoff_len"])
             elif kind.startswith("packing"):
@@ -99,38 +122,47 @@ def build_statistics(data: Data) -> None:
         message = note(say("data_applied", language(request), changes=listed))
         return message, changes.get("cutoff_len", gr.skip()), changes.get("packing", gr.skip())
 
-    shown = [counted, chart, suggested]
-    going = [
-        count.click(run, [data.chosen, *data.form.components], shown, **LONG),
-        count_all.click(run_all, data.form.components, shown, **LONG),
-    ]
-    halt.click(stopped, None, counted, cancels=going, **QUIET)
-    # what was counted before is of another dataset, or of other rows
-    gr.on(
-        [data.chosen.change, data.looks.change],
-        lambda: ("", "", "", None),
-        None,
-        [applied, counted, chart, suggested],
-        **QUIET,
-    )
-    widgets = data.form.widgets
-    apply.click(take_over, suggested, [applied, widgets["cutoff_len"], widgets["packing"]], **QUIET)
+    def _wire(self) -> None:
+        data, shown = self.data, [self.counted, self.chart, self.suggested]
+        going = [
+            self.count.click(self.run, [data.chosen, *data.form.components], shown, **LONG),
+            self.count_all.click(self.run_all, data.form.components, shown, **LONG),
+        ]
+        self.halt.click(stopped, None, self.counted, cancels=going, **QUIET)
+        # what was counted before is of another dataset, or of other rows
+        gr.on(
+            [data.chosen.change, data.looks.change],
+            lambda: ("", "", "", None),
+            None,
+            [self.applied, *shown],
+            **QUIET,
+        )
+        options = [data.form.widgets[name] for name in ("cutoff_len", "packing")]
+        self.apply.click(self.take_over, self.suggested, [self.applied, *options], **QUIET)
 
 
-def build_sequences(data: Data) -> None:
+class Sequences:
     """What the trainer's collator gives to the model: the run's datasets mixed, cut and packed."""
-    gr.HTML(t("data_batches_info"), elem_classes="wb-sub")
-    with gr.Row(equal_height=True):
-        first = gr.Number(1, precision=0, label=t("data_sequence_from"), elem_id="data-first", scale=1, min_width=120)
-        show = gr.Button(t("data_batches_run"), elem_id="data-batches", variant="primary", scale=3)
-        halt = gr.Button(t("stop"), elem_id="data-batches-stop", variant="stop", scale=1)
-    shown = gr.HTML(elem_id="data-sequences")
 
-    async def run(number, request: gr.Request, *contents):
-        args = {"config": data.options(contents), "start": max(0, int(number or 1) - 1), "count": SEQUENCES}
+    def __init__(self, data: Data):
+        self.data = data
+
+    def build(self) -> None:
+        """Lay this part out and wire it."""
+        gr.HTML(t("data_batches_info"), elem_classes="wb-sub")
+        with gr.Row(equal_height=True):
+            first = gr.Number(
+                1, precision=0, label=t("data_sequence_from"), elem_id="data-first", scale=1, min_width=120
+            )
+            show = gr.Button(t("data_batches_run"), elem_id="data-batches", variant="primary", scale=3)
+            halt = gr.Button(t("stop"), elem_id="data-batches-stop", variant="stop", scale=1)
+        shown = gr.HTML(elem_id="data-sequences")
+        going = show.click(self.run, [first, *self.data.form.components], shown, **LONG)
+        halt.click(stopped, None, shown, cancels=[going], **QUIET)
+
+    async def run(self, number, request: gr.Request, *contents):
+        """A few sequences from `number` on."""
+        args = {"config": self.data.options(contents), "start": max(0, int(number or 1) - 1), "count": SEQUENCES}
         finish = lambda result, lang: [view.batches_html(result, lang)]  # noqa: E731
-        async for (words,) in data.job("batches", args, finish, 0, request, torch=True):
-            yield words
-
-    going = show.click(run, [first, *data.form.components], shown, **LONG)
-    halt.click(stopped, None, shown, cancels=[going], **QUIET)
+        async for (html,) in self.data.job("batches", args, finish, 0, request, torch=True):
+            yield html

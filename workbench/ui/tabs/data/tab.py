@@ -19,6 +19,7 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
 from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
+from workbench.ui.tabs.record import Event, Tab
 
 PAGE = 5  # rows at a time
 _IDS_JS = (
@@ -30,14 +31,16 @@ _IDS_JS = (
 class DataTab:
     """Choosing a dataset, looking at its rows, editing one of them; the other parts have modules of their own."""
 
+    id = "data"
+
     def __init__(self, workspace: Workspace, form: Form, worker: DataWorker):
         self.workspace = workspace
         self.form = form
         self.worker = worker
-        self.data = Data(self.workspace, self.form, self.worker)
 
-    def build(self) -> dict:
-        """Lay the tab out inside a `gr.Tab` and wire it; what other tabs need of it."""
+    def build(self) -> Tab:
+        """Lay the tab out inside a `gr.Tab` and wire it."""
+        self.data = Data(self.workspace, self.form, self.worker)
         self._widgets()
         return self._wire()
 
@@ -101,13 +104,13 @@ class DataTab:
                     self.source = gr.Textbox(label=t("data_edit_source"), lines=5, max_lines=18, elem_id="data-source")
                     self.edited = gr.HTML(elem_id="data-edited")
             with gr.Tab(t("data_check"), id="check", elem_id="part-check"):
-                self.checked = jobs.build_check(self.data)
+                self.checked = jobs.Check(self.data).build()
             with gr.Tab(t("data_stats"), id="stats", elem_id="part-stats"):
-                jobs.build_statistics(self.data)
+                jobs.Statistics(self.data).build()
             with gr.Tab(t("data_batches"), id="batches", elem_id="part-batches"):
-                jobs.build_sequences(self.data)
+                jobs.Sequences(self.data).build()
             with gr.Tab(t("data_files"), id="files", elem_id="part-files"):
-                files.build(self.data)
+                files.Files(self.data).build()
         self.questions = (("row-sure", "data_row_sure"), ("dataset-sure", "data_remove_sure"))
         gr.HTML(
             "".join(
@@ -235,7 +238,7 @@ class DataTab:
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)
         return gr.update(choices=listed, value=name), (visits or 0) + 1, message
 
-    def _wire(self) -> dict:
+    def _wire(self) -> Tab:
         contents = self.form.components
         gr.on(
             [
@@ -283,14 +286,9 @@ class DataTab:
             **LONG,
         )
         self.halt.click(stopped, None, self.edited, cancels=[saving, cutting], **QUIET)
-        files.wire_upload(self.data, self.drop, self.uploaded, self.halt_upload)
-        return {
-            "arrive": (
-                self.arrive,
-                [self.chosen, self.data.visits, *contents],
-                [self.chosen, self.data.visits, self.message],
-            )
-        }
+        files.Upload(self.data).wire(self.drop, self.uploaded, self.halt_upload)
+        shown = [self.chosen, self.data.visits]
+        return Tab(on_select=[(Event(self.arrive, [*shown, *contents], [*shown, self.message]),)])
 
 
 def _pretty(text: str) -> str:

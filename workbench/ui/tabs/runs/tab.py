@@ -17,6 +17,7 @@ from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
+from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs import view
 from workbench.ui.theme import CHART_JS
 
@@ -29,14 +30,19 @@ class RunsTab:
     """Its components are attributes and its handlers methods. `build` lays it out inside a `gr.Tab` and wires what
     concerns only itself."""
 
+    id = "runs"
+
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
 
-    def build(self) -> None:
+    def build(self) -> Tab:
+        """Lay the tab out inside a `gr.Tab` and wire it."""
         self._list_widgets()
         self._run_widgets()
         self._part_widgets()
         self._wire()
+        arriving = Event(self.arrive, None, self.chosen)
+        return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)])
 
     def _list_widgets(self) -> None:
         with gr.Row():

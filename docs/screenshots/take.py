@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from tests.browser.conftest import CHROMIUM, Page  # noqa: E402
+from tests.browser.conftest import CHROMIUM, Page, open_generation  # noqa: E402
 from workbench.runs.run import list_runs  # noqa: E402
 from workbench.storage.workspace import Workspace  # noqa: E402
 
@@ -40,6 +40,22 @@ def runs_tab(tab, name: str) -> None:
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
+def chat_tab(tab) -> None:
+    """The base model's answer to the article's question, token by token, and the contradiction probe."""
+    tab.get_by_role("tab", name="Chat", exact=True).click()
+    tab.click("#load")
+    expect(tab.locator("#engine-status")).to_contain_text("is ready on", timeout=120_000)
+    open_generation(tab, temperature=0, max_tokens=40)
+    tab.fill("#message textarea", "Do you support tool calling?")
+    tab.click("#send")
+    expect(tab.locator("#confidence .wb-tokens .tk").first).to_be_visible(timeout=120_000)
+    tab.screenshot(path=HERE / "confidence-en.png", full_page=True)
+    tab.get_by_role("tab", name="Contradiction probe", exact=True).click()
+    tab.click("#contradiction-run")
+    expect(tab.locator("#contradiction tr").nth(1)).to_be_visible(timeout=300_000)
+    tab.screenshot(path=HERE / "contradiction-en.png", full_page=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", default="workspace")
@@ -60,6 +76,8 @@ def main() -> None:
             train_tab(tab, f"train-{words}")
             data_tab(tab, f"data-{words}")
             runs_tab(tab, f"runs-{words}")
+            if words == "en":
+                chat_tab(tab)
             context.close()
         browser.close()
     page.end()

@@ -6,6 +6,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
 # Triton compiles its kernels' launchers with a C compiler
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -20,8 +21,8 @@ COPY presets presets
 COPY data data
 RUN pip install --no-deps .
 
-RUN useradd --create-home workbench && mkdir /workspace && chown workbench /workspace
-USER workbench
+RUN useradd --uid 1000 --create-home workbench && mkdir /workspace && chown workbench /workspace
+USER 1000
 WORKDIR /home/workbench
 EXPOSE 7860
 ENTRYPOINT ["workbench", "page", "--host", "0.0.0.0", "--workspace", "/workspace"]

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.data.dataset import examples
-from workbench.data.encode import IGNORE, Encoder
 from workbench.data.formats import detect, to_example
 from workbench.data.readers import BadRow
 from workbench.data.registry import DatasetInfo, read_registry, select
@@ -20,12 +19,6 @@ from workbench.errors import UserError
 ASK, SAY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 NO = {"role": "assistant", "content": "No"}
 TOOL = {"name": "clock", "description": "Time", "parameters": {"type": "object", "properties": {}}}
-TOOLS_TEMPLATE = (
-    "{%- if tools %}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}{%- for m in messages"
-    " %}<|im_start|>{{ m.role }}\n{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}{%- for c in"
-    " m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor"
-    " %}<|im_end|>{% endgeneration %}{%- else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
-)
 
 
 def read(row: dict, **given):
@@ -77,38 +70,6 @@ def test_preference_pairs(row):
 )
 def test_kto_labels(row):
     assert read(row).label is False and read(row).conversation == [ASK, SAY]
-
-
-def test_tools_through_the_template(tokenizer):
-    row = {
-        "tools": json.dumps([TOOL]),
-        "conversations": [
-            {"from": "human", "value": "Time?"}, {"from": "function_call", "value": '{"name": "clock", "arguments": {"zone": "UTC"}}'},
-            {"from": "observation", "value": "12:00"}, {"from": "gpt", "value": "Noon."},
-        ],
-    }  # fmt: skip
-    example = read(row)
-    tokenizer.chat_template = TOOLS_TEMPLATE
-    encoded = Encoder(tokenizer).encode_example(example)[0]
-    theirs = tokenizer.apply_chat_template(
-        example.messages, tools=example.tools, return_dict=True, return_assistant_tokens_mask=True
-    )
-    assert encoded.input_ids == theirs["input_ids"]
-    assert [int(label != IGNORE) for label in encoded.labels] == theirs["assistant_masks"]
-    assert (
-        tokenizer.decode([x for x in encoded.labels if x != IGNORE])
-        == '<call>clock {"zone": "UTC"}</call><|im_end|>Noon.<|im_end|>'
-    )
-    with pytest.raises(UserError, match="leaves tools out"):
-        Encoder(tokenizer, "chatml").encode_example(example)
-
-
-def test_plain_text_keeps_every_token(tokenizer):
-    encoder = Encoder(tokenizer, "chatml", cutoff_len=10)
-    pieces = encoder.encode_example(read({"text": "abcdefghijklmnopqrstuvwxy"}))
-    assert "".join(piece.text for piece in pieces) == "abcdefghijklmnopqrstuvwxy<|im_end|>"
-    assert all(p.labels == [IGNORE, *p.input_ids[1:]] for p in pieces)
-    assert max(len(p.input_ids) for p in pieces) <= 10 and pieces[-1].input_ids[-1] == tokenizer.eos_token_id
 
 
 def test_every_kind_of_file_gives_the_same_rows(tmp_path):
@@ -176,25 +137,6 @@ def test_ten_thousand_rows_with_37_broken_in_12_ways(tmp_path):
     assert [(p.place, p.kind) for p in found] == [(place, kind) for place, kind, _ in expected] and len(found) == 37
     assert all(words in p.reason for p, (_, _, words) in zip(found, expected, strict=True))
     assert report.rows == 10_000 and report.broken == 34 and report.counts["control"] == 3
-
-
-def test_duplicates_rows_of_the_evaluation_and_long_ones(tmp_path, tokenizer):
-    def file(name, texts):
-        (tmp_path / name).write_text("".join(json.dumps({"prompt": t, "completion": "yes"}) + "\n" for t in texts))
-        return DatasetInfo(name, tmp_path / name)
-
-    train = file("train.jsonl", ["a", "b", "a", "c", "x" * 300])
-    report = Report()
-    encoder = Encoder(tokenizer, "chatml", cutoff_len=128)
-    found = [
-        p for p in problems_of(train, report, encoder=encoder, held_out=[file("eval.jsonl", ["c"])], workers=1) if p
-    ]
-    assert [(p.place, p.kind) for p in found] == [
-        ("train.jsonl:3", "duplicate"),
-        ("train.jsonl:4", "in_eval"),
-        ("train.jsonl:5", "too_long"),
-    ]
-    assert "train.jsonl:1" in found[0].reason and "eval.jsonl:1" in found[1].reason and report.broken == 0
 
 
 def test_a_broken_list_is_read_on(tmp_path):

@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 
 from workbench.data import templates
-from workbench.data.chat_template import training_template
+from workbench.data.chat_template import Habits, habits, in_their_form, joined, training_template
 from workbench.data.formats import Example
+from workbench.data.left_out import KINDS, NEEDED, Piece, left_out, long_texts, signature
 from workbench.errors import UserError
 
 IGNORE = -100
 MAX_RENDERED = 32 << 20  # characters of a conversation
+_OUT = {"text": "texts", "call": "tools", "result": "tools", "tool": "tools"}
+_THEM = {
+    "text": "them",
+    "call": "them: for models that can call tools it is auto, the model's own",
+}
+_THEM |= dict.fromkeys(("result", "tool"), _THEM["call"])
+_OPENED = (
+    "In chat the template opens a thought (<think>) before the answer. The last answer here has none, so that the model"
+    " is not trained on what it will be asked to go on from."
+)
 _ENDS = 8  # tokens that stay at each end of a text that is shortened
 
 
@@ -27,7 +38,8 @@ class Encoded:
 
     `full_length`: tokens before anything was cut. `dropped_turns` are missing before the turn whose text begins with
     token `dropped_at`. `cuts`: (index into `input_ids`, tokens that are missing before it). `answer_cut`: the last
-    answer did not fit, so that its end token is there but not trained.
+    answer did not fit, so that its end token is there but not trained. `notices`: (kind of problem, sentence) about
+    what the template did to the row.
     """
 
     input_ids: list[int]
@@ -38,6 +50,7 @@ class Encoded:
     dropped_at: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     answer_cut: bool = False
+    notices: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def cut_tokens(self) -> int:
@@ -65,17 +78,23 @@ class Encoder:
     train_on_prompt: bool = False
     mask_history: bool = False
     _markers: bool = field(init=False)
+    _habits: Habits = field(init=False)
+    _dropped: dict[str, list[Piece]] = field(init=False, default_factory=dict)
 
     def __post_init__(self):
         if not getattr(self.tokenizer, "is_fast", True):
             raise UserError("This model has only a slow tokenizer, which cannot say where tokens lie in the text.")
         set_template(self.tokenizer, self.template)
         self._training_template, self._markers = training_template(self.tokenizer)
+        self._habits = habits(self._rendered, self._training_template)
 
     def render(
         self, messages: list[dict], tools: list[dict] | None = None, *, add_generation_prompt: bool = False
     ) -> str:
         """The exact text of a conversation."""
+        return self._rendered(in_their_form(messages), tools, add_generation_prompt=add_generation_prompt)
+
+    def _rendered(self, messages: list[dict], tools: list[dict] | None = None, *, add_generation_prompt=False) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -101,18 +120,55 @@ class Encoder:
         Raises:
             UserError: the template does not render this conversation (an unknown role, say), or leaves its tools out.
         """
+        messages = self._habits.with_thoughts(messages)
         encoded = self._encode(messages, tools)[0]
+        notices = self._look(messages, tools, encoded.text)
         limit, full = self.cutoff_len, len(encoded.input_ids)
         if limit and full > limit:
             encoded = self._shorten(messages, tools, limit)
-        encoded.full_length = full
+        encoded.full_length, encoded.notices = full, notices
         return _first_untrained(encoded)
+
+    def _look(self, messages: list[dict], tools, text: str) -> list[tuple[str, str]]:
+        """`(kind, sentence)` about what the template leaves out.
+
+        Raises:
+            UserError: it leaves out what the conversation does not make sense without.
+        """
+        known = signature(messages, tools)
+        dropped = self._dropped.get(known)
+        if dropped is None or not all(part in text for part in long_texts(messages)):  # or this row is a special one
+            dropped = left_out(messages, tools, text, lambda *marked: self._text(*marked))
+            self._dropped.setdefault(known, dropped)
+        if missing := [piece for piece in dropped if piece.kind in NEEDED]:
+            first = missing[0]
+            where = f"of turn {first.turn} " if first.turn else ""
+            raise UserError(
+                f"The chat template leaves {_OUT[first.kind]} out ({KINDS[first.kind]} {where}is not in the rendered"
+                f" text). Choose a template that shows {_THEM[first.kind]}."
+            )
+        notices = []
+        for kind in ("system", "thought", "beside"):
+            if turns := sorted({piece.turn for piece in dropped if piece.kind == kind}):
+                numbers = ", ".join(map(str, turns[:5])) + ("" if len(turns) < 6 else " and more")
+                sentence = f"The chat template leaves out {KINDS[kind]} (turn {numbers}): it is not trained."
+                notices.append((f"left_{kind}", sentence))
+        if self._habits.opens_thought and not self._habits.has_thought(messages[-1]):
+            notices.append(("opened_thought", _OPENED))
+        return notices
+
+    def _text(self, messages: list[dict], tools) -> str:
+        """What a run trains on of a conversation, as text."""
+        return self._marked(messages, tools)[0] if self._markers else self.render(messages, tools)
 
     def pieces(self, text: str) -> list[Encoded]:
         """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than
         `cutoff_len`."""
         tokens = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids, offsets, end = tokens["input_ids"], tokens["offset_mapping"], self.tokenizer.eos_token_id
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and ids[:2] == [begin, begin]:  # the text brings its own
+            ids, offsets = ids[1:], offsets[1:]
         if end is not None and ids[-1:] != [end]:
             ids, offsets = [*ids, end], [*offsets, (len(text), len(text))]
         places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
@@ -130,16 +186,47 @@ class Encoder:
 
     def _encode(self, messages: list[dict], tools) -> tuple[Encoded, "_Layout"]:
         text, spans = self._spans(messages, tools)
-        _check_tools(text, messages, tools)
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = tokens["input_ids"]
-        if self.mask_history:
-            spans = spans[-1:]
+        spans = self._chosen(spans, messages, text)
         layout = _Layout(text, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(-1, 2), spans)
         labels = np.array(ids, dtype=np.int64)
         if not self.train_on_prompt:
             labels[~layout.trained()] = IGNORE
         return Encoded(ids, labels.tolist(), text, len(ids)), layout
+
+    def _chosen(self, spans: list[tuple[int, int]], messages: list[dict], text: str) -> list[tuple[int, int]]:
+        """The spans of the turns that are to be trained. Raises UserError: spans and turns do not belong together."""
+        wanted = [message.get("train", True) for message in messages if message["role"] == "assistant"]
+        if self.mask_history:
+            wanted = [*[False] * (len(wanted) - 1), wanted[-1]]
+        if all(wanted):
+            return spans
+        spans = joined(spans, text)
+        if len(spans) != len(wanted):
+            raise UserError(
+                "The chat template does not mark one answer per turn, so that single turns cannot be left untrained."
+                f" Choose a template: {', '.join(templates.names())}."
+            )
+        return [span for span, train in zip(spans, wanted, strict=True) if train]
+
+    def _marked(self, messages: list[dict], tools) -> tuple[str, list[tuple[int, int]]]:
+        """The text of the marked template, and the character ranges that it marks."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            rendered, indices = render_jinja_template(  # type: ignore[str-unpack]
+                [in_their_form(messages)],
+                tools=tools,
+                chat_template=self._training_template,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        except MemoryError:
+            raise UserError("The chat template needs more memory for this conversation than there is.") from None
+        except Exception as error:  # Jinja raises many kinds
+            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+        return _bounded(rendered[0]), [(int(span[0]), int(span[1])) for span in indices[0]]
 
     def _shorten(self, messages: list[dict], tools, limit: int) -> Encoded:
         system = messages[:1] if messages[0]["role"] == "system" else []
@@ -165,21 +252,8 @@ class Encoder:
     def _spans(self, messages: list[dict], tools) -> tuple[str, list[tuple[int, int]]]:
         """The rendered text and the character ranges that the assistant wrote, in order."""
         if self._markers:
-            from transformers.utils.chat_template_utils import render_jinja_template
-
-            try:
-                rendered, indices = render_jinja_template(  # type: ignore[str-unpack]
-                    [messages],
-                    tools=tools,
-                    chat_template=self._training_template,
-                    return_assistant_tokens_mask=True,
-                    **self.tokenizer.special_tokens_map,
-                )
-            except MemoryError:
-                raise UserError("The chat template needs more memory for this conversation than there is.") from None
-            except Exception as error:  # Jinja raises many kinds
-                raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
-            return _bounded(rendered[0]), [(int(span[0]), int(span[1])) for span in indices[0]]
+            text, spans = self._marked(messages, tools)
+            return text, self._habits.trimmed(spans, text)
         text, spans = self.render(messages, tools), []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -297,26 +371,6 @@ def _bounded(text: str) -> str:
             f"The chat template makes {len(text):,} characters of this conversation. Choose another template."
         )
     return text
-
-
-def _check_tools(text: str, messages: list[dict], tools) -> None:
-    """Raise UserError where a template has left tools, their calls or their results out: some do so without a word."""
-    names = [tool["function"]["name"] for tool in tools or []]
-    names += [call["function"]["name"] for m in messages for call in m.get("tool_calls") or []]
-    results = [m["content"].strip() for m in messages if m["role"] == "tool"]
-    missing = next((name for name in names if name not in text), None)
-    if missing is None and any(result and result not in text and _inner(result) not in text for result in results):
-        missing = "a tool's result"
-    if missing is not None:
-        raise UserError(
-            f"The chat template leaves tools out ({missing} is not in the rendered text). Choose a template that shows"
-            " them: for models that can call tools it is auto, the model's own."
-        )
-
-
-def _inner(text: str) -> str:
-    """The longest line of a text, which a template that reformats the text (JSON within JSON) keeps in some way."""
-    return max((part for part in text.replace('"', "\n").replace("\\", "\n").splitlines()), key=len, default="")
 
 
 def set_template(tokenizer, name: str) -> None:

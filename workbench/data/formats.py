@@ -18,10 +18,23 @@ from workbench.errors import UserError
 from workbench.storage.files import parse_json
 
 # the classes of problems; the first ones make a row unusable, the others should be looked at
-BROKEN = ("json", "utf8", "type", "missing", "empty", "role", "order", "no_assistant", "tools", "template")
-NOTICED = ("control", "duplicate", "in_eval", "too_long")
+BROKEN = ("json", "utf8", "type", "missing", "empty", "role", "order", "no_assistant", "tools", "template", "media")
+NOTICED = (
+    "control",
+    "duplicate",
+    "in_eval",
+    "too_long",
+    "left_system",
+    "left_thought",
+    "left_beside",
+    "opened_thought",
+)
 KINDS_OF_PROBLEMS = (*BROKEN, *NOTICED)
 
+# what datasets and APIs call the thoughts before an answer
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_MEDIA = ("images", "videos", "audios", "image", "video", "audio")
+_PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 
@@ -62,6 +75,7 @@ def to_example(row: dict, info: DatasetInfo) -> Example:
     try:
         example = reader(row, info)
         _check_text(example)
+        _check_media(row, info, example)
     except RecursionError:
         raise BadRow("type", "the row is nested too deeply.") from None
     if example.text is None:
@@ -92,6 +106,16 @@ def _texts(example: Example):
     for turns in (example.messages, example.chosen or (), example.rejected or ()):
         for number, message in enumerate(turns, 1):
             yield f"turn {number} ({message['role']})", message["content"]
+
+
+def _check_media(row: dict, info: DatasetInfo, example: Example) -> None:
+    """Raise BadRow for a row with images, videos or audio: their place in the text would be trained as a word."""
+    for name in _MEDIA:
+        value = row.get(info.columns.get(name) or name)
+        if value in (None, "", [], {}):
+            continue
+        if name.endswith("s") or any(_PLACEHOLDER.search(text) for _, text in _texts(example)):
+            raise BadRow("media", f"it has {name}, which a run on text cannot train on.")
 
 
 def _check_text(example: Example) -> None:
@@ -319,10 +343,26 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
             )
             identity = turn.get("tool_call_id")
             message["tool_call_id"] = identity if isinstance(identity, str) else call["id"] if call else ""
-        if isinstance(turn.get("reasoning_content"), str) and message["role"] == "assistant":
-            message["reasoning_content"] = turn["reasoning_content"]
+        if message["role"] == "assistant":
+            if thought := next((turn[key] for key in _THOUGHTS if isinstance(turn.get(key), str) and turn[key]), ""):
+                message["reasoning_content"] = thought
+            if not _is_trained(turn, where):
+                message["train"] = False
         messages.append(message)
     return messages
+
+
+def _is_trained(turn: dict, where: str) -> bool:
+    """Whether a turn's own weight lets it be trained: `weight`, `train` or `loss`, 1 or 0."""
+    for key in ("weight", "train", "loss"):
+        value = turn.get(key)
+        if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
+            value = value.strip().lower() in ("1", "true")
+        if value in (0, 1):
+            return bool(value)
+        if value is not None and key == "weight":
+            raise BadRow("type", f"{where}: the weight {str(value)[:40]} should be 0 or 1; shares are not supported.")
+    return True
 
 
 def _content(content, where: str, name: str) -> str:

@@ -214,6 +214,7 @@ def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example 
     except RecursionError:
         return None, [], [Problem(raw.place, "template", "the row is nested too deeply for the chat template.")]
     cutoff, first = encoder.cutoff_len, encoded[0] if encoded else None
+    problems += [Problem(raw.place, kind, reason) for kind, reason in (first.notices if first else ())]
     if first is not None and cutoff and first.full_length > cutoff:
         lost = []
         if first.dropped_turns:

@@ -19,6 +19,15 @@ def encoder_of(config: RunConfig, tokenizer) -> Encoder:
     return Encoder(tokenizer, config.template, config.cutoff_len, config.train_on_prompt, config.mask_history)
 
 
+# what the log says of rows of which the template does not show everything
+_LEFT_OUT = {
+    "left_system": "the chat template leaves out the system text, so that it is not trained",
+    "left_thought": "the chat template leaves out thoughts, so that they are not trained",
+    "left_beside": "the chat template leaves out text beside tool calls, so that it is not trained",
+    "opened_thought": "in chat the template opens a thought (<think>), but the last answer has none",
+}
+
+
 def load_data(
     config: RunConfig, workspace: Workspace, tokenizer, progress: Progress, *, log=print, folder: Path | None = None
 ):
@@ -105,6 +114,9 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
             f"{info.name}: {s.shortened:,} rows were longer than cutoff_len {config.cutoff_len}; {lost:,} tokens of"
             " their older turns and longest texts are left out."
         )
+    for kind, sentence in _LEFT_OUT.items():
+        if count := s.problems.get(kind):
+            log(f"Warning: {info.name}: {count:,} rows of {s.rows:,}: {sentence}.")
     if s.untrained:
         log(f"{info.name}: {s.untrained:,} rows have nothing to train on and are not used.")
     if s.pairs:

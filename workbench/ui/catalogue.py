@@ -450,6 +450,11 @@ TEXT = {
     "kind_duplicate": ("duplicate", "重复"),
     "kind_in_eval": ("also in eval", "与评估集重复"),
     "kind_too_long": ("longer than cutoff_len", "超过 cutoff_len"),
+    "kind_media": ("not text", "含非文本内容"),
+    "kind_left_system": ("system text left out", "系统提示被模板省略"),
+    "kind_left_thought": ("thought left out", "思考过程被模板省略"),
+    "kind_left_beside": ("text beside a call left out", "工具调用旁的文字被模板省略"),
+    "kind_opened_thought": ("no thought where chat opens one", "对话以 <think> 开头，此处没有思考"),
     "data_stats_run": ("Count this dataset", "统计此数据集"),
     "data_stats_all": ("Count all of the Train form", "统计训练表单的全部数据集"),
     "data_stats_info": (

@@ -134,7 +134,26 @@ def _check_text(example: Example) -> None:
 
 
 def _value(row: dict, info: DatasetInfo, column: str):
-    return row.get(info.columns.get(column) or column)
+    name = info.columns.get(column, column)
+    return row.get(name) if name else None
+
+
+def parsed(value):
+    """A list that a table keeps as JSON text, as that list; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            inner = parse_json(value)
+        except UserError:
+            return value
+        return inner if isinstance(inner, list) else value
+    return value
+
+
+def _parsed_turns(value):
+    """As `parsed`, but only a list of turns: another list may be the text of an answer."""
+    inner = parsed(value)
+    turns = isinstance(inner, list) and inner and all(isinstance(turn, dict) for turn in inner)
+    return inner if turns and ("role" in inner[0] or "from" in inner[0]) else value
 
 
 def _field(row: dict, info: DatasetInfo, column: str, *, required: bool = False) -> str:
@@ -220,7 +239,7 @@ def _alpaca(row: dict, info: DatasetInfo) -> Example:
     messages = []
     if system := _field(row, info, "system"):
         messages.append({"role": "system", "content": system})
-    history, name = _value(row, info, "history"), info.columns.get("history") or "history"
+    history, name = parsed(_value(row, info, "history")), info.columns.get("history") or "history"
     if history not in (None, ""):
         if not isinstance(history, list):
             raise BadRow("type", f"the field '{name}' should be a list of [question, answer] pairs.")
@@ -248,7 +267,7 @@ def _prompt_completion(row: dict, info: DatasetInfo) -> Example:
     the same way."""
 
     def turns(column: str, role: str) -> list[dict]:
-        if isinstance(value := _value(row, info, column), list):
+        if isinstance(value := _parsed_turns(_value(row, info, column)), list):
             return _turns(value, OPENAI_TAGS, info.columns.get(column) or column)
         return [{"role": role, "content": _field(row, info, column, required=True)}]
 
@@ -256,7 +275,8 @@ def _prompt_completion(row: dict, info: DatasetInfo) -> Example:
     messages = [{"role": "system", "content": system}] if system else []
     if info.ranking:
         chosen, rejected = turns("chosen", "assistant"), turns("rejected", "assistant")
-        if _value(row, info, "prompt") is None:  # TRL's implicit prompt: what both begin with
+        whole = chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant"
+        if whole or _value(row, info, "prompt") is None:  # TRL's implicit prompt: what both begin with
             same = 0
             while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
                 same += 1
@@ -278,7 +298,7 @@ def _text(row: dict, info: DatasetInfo) -> Example:
 
 def _sharegpt(row: dict, info: DatasetInfo) -> Example:
     name = info.columns.get("messages") or "messages"
-    value = row.get(name)
+    value = parsed(row.get(name))
     if value is None:
         raise BadRow("missing", f"the field '{name}' is missing.")
     messages = _turns(value, info.tags, name)
@@ -289,7 +309,7 @@ def _sharegpt(row: dict, info: DatasetInfo) -> Example:
     if info.ranking:
         for side in ("chosen", "rejected"):
             column = info.columns.get(side) or side
-            value = row.get(column)
+            value = _parsed_turns(row.get(column))
             if value in (None, "", []):
                 raise BadRow("missing", f"the field '{column}' is missing or empty.")
             if isinstance(value, str):
@@ -417,18 +437,20 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
     Raises:
         UserError: no layout has these fields.
     """
+    given, named = info.columns, bool(info.columns)
     if info.formatting:
-        return _complete(info, row)
-    given = info.columns
+        return _complete(info, row, named=named)
     if "messages" in given:
-        return _complete(replace(info, formatting="sharegpt"), row)
+        return _complete(replace(info, formatting="sharegpt"), row, named=named)
     if any(column in given for column in ("prompt", "query", "response", "history")):
-        return _complete(replace(info, formatting="alpaca"), row)
+        return _complete(replace(info, formatting="alpaca"), row, named=named)
     fields = {name for name, value in row.items() if value is not None}
     ranking = info.ranking or {"chosen", "rejected"} <= fields
-    columns = {"kto_tag": tag} if (tag := next((n for n in ("kto_tag", "label") if n in fields), "")) else {}
+    columns = {"kto_tag": tag} if (tag := _kto_column(row, fields)) else {}
     for name in ("conversations", "conversation", "messages"):
-        turns = row.get(name)
+        turns = parsed(row.get(name))
+        if ranking and name == "messages" and _is_conversation(parsed(row.get("chosen"))):
+            break  # the pair holds the whole conversation (as ultrafeedback's), and messages repeats the chosen one
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
             role = "from" if "from" in turns[0] else "role"
             kind = "sharegpt" if role == "from" else "openai"
@@ -464,10 +486,30 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
     )
 
 
-def _complete(info: DatasetInfo, row: dict) -> DatasetInfo:
-    """With the defaults of its formatting for all columns and role names that are not given."""
-    # unnamed columns keep their defaults, so that naming one does not lose the others
-    columns = COLUMNS[info.formatting] | info.columns
+def _kto_column(row: dict, fields: set) -> str:
+    """The column that says whether an answer is wanted. `label` is a common name for other things: it counts beside a
+    prompt and a completion (TRL's layout), with true or false in it."""
+    if "kto_tag" in fields:
+        return "kto_tag"
+    label = row.get("label")
+    wanted = isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
+    return "label" if wanted and {"prompt", "completion"} <= fields else ""
+
+
+def _is_conversation(turns) -> bool:
+    """Whether this is a list of turns that begins with a question."""
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and (first.get("role") or first.get("from")) in ("user", "human", "system")
+
+
+# columns that a row may have or not: unnamed beside named ones, they are not used
+_OPTIONAL = ("query", "history", "system", "tools", "kto_tag")
+
+
+def _complete(info: DatasetInfo, row: dict, *, named: bool = False) -> DatasetInfo:
+    """With the defaults of its formatting for role names and columns that are not given. `named`: somebody has named
+    columns, so that the optional ones among the others are none."""
+    columns = COLUMNS[info.formatting] | (dict.fromkeys(_OPTIONAL, "") if named else {}) | info.columns
     if (
         info.formatting == "openai"
         and "messages" not in info.columns
@@ -476,7 +518,7 @@ def _complete(info: DatasetInfo, row: dict) -> DatasetInfo:
     ):
         columns["messages"] = "conversations"
     tags = OPENAI_TAGS if info.formatting == "openai" else SHAREGPT_TAGS
-    turns = row.get(columns.get("messages", ""))
+    turns = parsed(row.get(columns.get("messages", "")))
     first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], dict) else {}
     if not info.tags and info.formatting == "sharegpt" and "role" in first and "from" not in first:
         tags = OPENAI_TAGS

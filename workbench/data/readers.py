@@ -22,7 +22,7 @@ import orjson
 from workbench.errors import UserError
 from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
 _CHUNK = 1 << 20
 _LONGEST = (
     64 << 20
@@ -117,8 +117,8 @@ def kind_of(path: Path) -> str:
     kind = "." + name.rsplit(".", 1)[-1] if "." in name else ""
     if kind not in KINDS:
         raise UserError(
-            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv or .parquet, also"
-            " gzipped (.gz), or a folder of them."
+            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .parquet"
+            " or .arrow, also gzipped (.gz), or a folder of them."
         )
     return kind
 
@@ -145,7 +145,7 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
             except UserError:
                 continue
     if not files:
-        raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .parquet).")
+        raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .txt, .parquet, .arrow).")
 
     def of_split(file: Path) -> bool:
         parts = file.relative_to(path).parts
@@ -167,6 +167,8 @@ def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
         ".tsv": _csv,
         ".parquet": _parquet,
         ".arrow": _parquet,
+        ".feather": _parquet,
+        ".txt": _plain,
     }
     reader = readers.get(kind, _lines)
     try:
@@ -240,6 +242,12 @@ def pieces(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
 def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iterator[Raw]:
     """One object a line."""
     at = offset or file.tell()
+    if not offset and kind_of(path) in (".jsonl", ".ndjson"):
+        start = file.read(_CHUNK)
+        file.seek(at)
+        if start.lstrip()[:1] == b"[" and not _is_list_of_values(start):  # a list in a file of this name
+            yield from _json(path, file)
+            return
     for line, size in pieces(file):
         if line is None:
             yield Raw(
@@ -251,6 +259,18 @@ def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iter
             yield Raw(f"{path.name}:{number}", stripped, at)
         at += size
         number += 1
+
+
+def _is_list_of_values(start: bytes) -> bool:
+    """Whether the first line is a list of its own, and more lines follow: then each line is a (wrong) row."""
+    first, _, rest = start.lstrip().partition(b"\n")
+    try:
+        value = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return False
+    return not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)) or bool(
+        rest.strip()
+    )
 
 
 class _Text:
@@ -379,7 +399,7 @@ def _value(text: _Text):
 
 
 def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
-    """One row a record, the names of the fields in the first. Cells with a JSON list or object stand for that."""
+    """One row a record, the names of the fields in the first. Cells are text, whatever they hold."""
     csv.field_size_limit(_CELL)
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     start = text.readline(_LONGEST)
@@ -389,12 +409,16 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
     if text.read(1) != "\ufeff":
         text.seek(0)
     separator = max(",\t;", key=start.count)
-    reader, names, line = csv.reader(_text_lines(path, text), delimiter=separator), None, 1
+    reader, names, line = csv.reader(_text_lines(path, text), delimiter=separator, strict=True), None, 1
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield Raw(f"{path.name}:{line}", BadRow("json", f"not readable as CSV: {error}."))
+            if "unexpected end of data" in str(error):
+                reason = "a quote is opened in this record and never closed. Close it, or double quotes within a cell."
+            else:
+                reason = f"not readable as CSV: {error}."
+            yield Raw(f"{path.name}:{line}", BadRow("json", reason))
             line = reader.line_num + 1
             continue
         if cells is None:
@@ -402,23 +426,22 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
         place, line = f"{path.name}:{line}", reader.line_num + 1
         if names is None:
             names = cells
+            while names and not names[-1].strip():  # columns that a spreadsheet leaves behind
+                names.pop()
             if len(names) > _FIELDS:
                 raise UserError(f"{place}: the first line names {len(names):,} fields; at most {_FIELDS:,} are read.")
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise UserError(f"{place}: the field {min(twice)[:100]!r} is named twice in the first line.")
-        elif not cells:
+        elif not any(cells):
             continue
-        elif len(cells) != len(names):
+        elif len(cells) < len(names) or any(cells[len(names) :]):
             yield Raw(
                 place,
                 BadRow("json", f"the record has {len(cells)} cells, but the first line names {len(names)} fields."),
             )
         else:
-            try:
-                yield Raw(place, {name: _shallow(_cell(cell), cell) for name, cell in zip(names, cells, strict=True)})
-            except BadRow as bad:
-                yield Raw(place, bad)
+            yield Raw(place, dict(zip(names, cells, strict=False)))
     text.detach()
 
 
@@ -432,13 +455,23 @@ def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _cell(text: str):
-    if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-    return text
+def _plain(path: Path, file: BinaryIO) -> Iterator[Raw]:
+    """A text a line, as `datasets` reads .txt files."""
+    for raw in _lines(path, file):
+        if isinstance(raw.data, bytes):
+            try:
+                yield Raw(raw.place, {"text": raw.data.decode("utf-8").removeprefix("\ufeff")})
+            except UnicodeDecodeError as error:
+                yield Raw(raw.place, BadRow("utf8", f"not UTF-8 text (byte {error.start + 1} of the line)."))
+        else:
+            yield raw
+
+
+def without_nulls(value):
+    """Without the keys of objects that Arrow filled with null, because other rows have them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parquet(path: Path) -> Iterator[Raw]:
@@ -448,8 +481,8 @@ def _parquet(path: Path) -> Iterator[Raw]:
 
     number = 0
     try:
-        if path.suffix.lower() == ".arrow":
-            source = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+        if path.suffix.lower() in (".arrow", ".feather"):
+            source = _arrow(path)
             schema, batches = (
                 source.schema,
                 (part.slice(at, _BATCH) for part in source for at in range(0, part.num_rows, _BATCH)),
@@ -464,13 +497,37 @@ def _parquet(path: Path) -> Iterator[Raw]:
         for batch in batches:
             for row in batch.to_pylist() if batch.nbytes <= _LONGEST else _one_by_one(batch):
                 number += 1
-                yield Raw(f"{path.name}:{number}", row)
+                fields = row.items() if isinstance(row, dict) else ()
+                yield Raw(f"{path.name}:{number}", {k: without_nulls(v) for k, v in fields} if fields else row)
     except (pyarrow.ArrowException, OSError, RecursionError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         if isinstance(error, MemoryError):  # pyarrow's is both
             raise MemoryError from None
         yield Raw(f"{path.name}:{number + 1}", BadRow("json", f"the file is damaged from here on: {str(error)[:200]}"))
+
+
+def _arrow(path: Path):
+    """Batches of an Arrow file: the stream that `datasets` writes, or the file format (Feather)."""
+    import pyarrow
+    import pyarrow.ipc
+
+    mapped = pyarrow.memory_map(str(path))
+    if mapped.read(6) != b"ARROW1":
+        mapped.seek(0)
+        return pyarrow.ipc.open_stream(mapped)
+    reader = pyarrow.ipc.open_file(mapped)
+    return _Batches(reader)
+
+
+class _Batches:
+    """The batches of an Arrow file one after the other, with its schema."""
+
+    def __init__(self, reader):
+        self.reader, self.schema = reader, reader.schema
+
+    def __iter__(self):
+        return (self.reader.get_batch(number) for number in range(self.reader.num_record_batches))
 
 
 def _one_by_one(batch) -> Iterator[dict | BadRow]:

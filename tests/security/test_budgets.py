@@ -355,7 +355,7 @@ def test_the_lock_is_free_while_rows_are_read(place, monkeypatch):
     sent = place.incoming / "x"
     sent.mkdir(parents=True)
     (sent / "new.jsonl").write_text(ROW * 5)
-    name, _ = editing.add_file(place, sent / "new.jsonl")
+    name, *_ = editing.add_file(place, sent / "new.jsonl")
     editing.copy(editing.read_registry(place.uploads, place)[name], place, lambda *_: None)
     (place.uploads / "two.jsonl").write_text(ROW + ROW.replace("a", "z"))
     editing._register(place.uploads, "two", {"file_name": "two.jsonl"})

@@ -149,7 +149,7 @@ def test_train_on_a_split_takes_both_sides(page, data):
     assert "wb-note ok" in message and dataset == ["other-train"] and all(map(skipped, unchanged))
     message, *unchanged = files.train_on("nothing", ENGLISH, *contents)
     assert "wb-note bad" in message and all(map(skipped, unchanged))
-    assert files.layout_of("nothing", *contents) == ("", False, "", "")
+    assert files.layout_of("nothing", *contents) == ("", "", False, "", "")
 
 
 def test_what_has_no_file_is_not_given_out(page, data):

@@ -83,11 +83,11 @@ def test_bad_conversations(turns, words):
         to_messages({"messages": turns}, "openai")
 
 
-def test_naming_one_column_keeps_the_others(tmp_path):
+def test_naming_one_column_keeps_the_answer_and_drops_what_is_optional(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([{"q": "Q", "output": "A", "system": "S"}]))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": {"prompt": "q"}}}))
     ((_, example),) = examples(select("d", tmp_path)[0])
-    assert [m["content"] for m in example.messages] == ["S", "Q", "A"]
+    assert [m["content"] for m in example.messages] == ["Q", "A"]
 
 
 def test_broken_files_name_file_and_line(tmp_path):

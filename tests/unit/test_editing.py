@@ -73,7 +73,7 @@ def test_pages_are_the_rows_in_order_wherever_one_begins(tmp_path, suffix):
 
 def test_an_upload_becomes_a_dataset_with_a_name_of_its_own(workspace, tmp_path):
     names = [editing.add_file(workspace, given(tmp_path, jsonl(rows_of(3))), "Meine Daten.jsonl") for _ in range(2)]
-    assert names == [("meine-daten", "alpaca"), ("meine-daten-2", "alpaca")]
+    assert names == [("meine-daten", "alpaca", ""), ("meine-daten-2", "alpaca", "")]
     assert len(list(examples(own(workspace, "meine-daten-2")))) == 3
     assert select("meine-daten", PROJECT / "data", workspace)[0].path.parent == workspace.uploads
     # a name that a bundled dataset has would hide the upload
@@ -83,7 +83,7 @@ def test_an_upload_becomes_a_dataset_with_a_name_of_its_own(workspace, tmp_path)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.txt", "hello", "cannot be read"),
+        ("a.pdf", "hello", "cannot be read"),
         ("a.jsonl", "", "no rows"),
         ("a.jsonl", "this is\nno JSON\n", "None of the first rows can be used. a.jsonl:1: not valid JSON"),
         ("a.json", "[1, 2]", "should be an object"),
@@ -98,7 +98,7 @@ def test_what_is_no_data_is_refused_and_leaves_nothing(workspace, tmp_path, name
 
 def test_unusual_fields_can_be_told_afterwards(workspace, tmp_path):
     rows = [{"frage": f"q{i}", "antwort": f"a{i}"} for i in range(3)]
-    assert editing.add_file(workspace, given(tmp_path, jsonl(rows)), "odd.jsonl") == ("odd", "")
+    assert editing.add_file(workspace, given(tmp_path, jsonl(rows)), "odd.jsonl") == ("odd", "", "")
     with pytest.raises(UserError, match="the layout of its rows is not known"):
         list(examples(own(workspace, "odd")))
     with pytest.raises(UserError, match="None of the first rows can be read as sharegpt"):
@@ -269,14 +269,14 @@ def test_the_first_page_of_a_folder_counts_nothing(tmp_path, monkeypatch):
     assert len(places.page(0, 5)) == 5
 
 
-@pytest.mark.parametrize("name", ["gbk.csv", "odd.json"])
+@pytest.mark.parametrize("name", ["latin.csv", "odd.json"])
 def test_bytes_that_are_not_utf8_are_never_replaced(workspace, tmp_path, name):
     content = {
-        "gbk.csv": b"instruction,output\nhello,ok\n" + "你好,世界\n".encode("gbk"),
+        "latin.csv": b"instruction,output\nhello,ok\n" + "café,thé\n".encode("latin-1"),
         "odd.json": b'[{"instruction": "a", "output": "b"}, {"instruction": "x\\ud83d", "output": "y"}]',
     }[name]
     (tmp_path / "file").write_bytes(content)
-    added, _ = editing.add_file(workspace, tmp_path / "file", name)
+    added, *_ = editing.add_file(workspace, tmp_path / "file", name)
     info = own(workspace, added)
     (_, first), (_, second) = Places(info).page(0, 2)
     for raw in (first, second):
@@ -292,7 +292,7 @@ def test_a_line_that_is_not_utf8_can_be_mended(workspace, tmp_path):
     (tmp_path / "file").write_bytes(
         json.dumps(rows_of(1)[0]).encode() + b'\n{"instruction": "caf\xe9", "output": "y"}\n'
     )
-    name, _ = editing.add_file(workspace, tmp_path / "file", "latin.jsonl")
+    name, *_ = editing.add_file(workspace, tmp_path / "file", "latin.jsonl")
     before = source(Places(own(workspace, name)).page(1, 1)[0][1])
     assert "caf\\xe9" in before
     editing.change_rows(workspace, name, {2: (before, '{"instruction": "café", "output": "y"}')})

@@ -212,7 +212,7 @@ def add(
     if not file.is_file():
         raise UserError(f"There is no file {file}.")
     with tempfile.TemporaryDirectory(prefix=".new-", dir=space.uploads) as folder:
-        dataset, layout = add_file(space, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
+        dataset, layout, encoding = add_file(space, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
     print(dataset)
     layout_line = (
         f"Its layout is {layout}."
@@ -220,6 +220,9 @@ def add(
         else f"Its fields do not tell its layout. Say it: python -m workbench data layout {dataset} --help"
     )
     print(layout_line, file=sys.stderr)
+    if encoding:
+        line = f"It is not UTF-8 text and is read as {encoding}. Another: data layout {dataset} --encoding NAME."
+        print(line, file=sys.stderr)
 
 
 @data_app.command("copy")
@@ -302,6 +305,7 @@ def layout(
     ranking: Annotated[bool, typer.Option("--ranking", help="Preference pairs.")] = False,
     columns: Annotated[str, typer.Option("--columns", help='JSON, such as {"prompt": "question"}.')] = "{}",
     tags: Annotated[str, typer.Option("--tags", help='JSON, such as {"role_tag": "speaker"}.')] = "{}",
+    encoding: Annotated[str, typer.Option("--encoding", help="Of its text, such as gb18030; empty: UTF-8.")] = "",
     workspace: WorkspaceOption = WORKSPACE,
 ):
     """Say how the rows of a dataset of the workspace are laid out. Prints the layout that is used."""
@@ -316,7 +320,8 @@ def layout(
             given[key] = None
         if not isinstance(given[key], dict):
             raise UserError(f'--{key} should be a JSON object, such as {{"prompt": "question"}}.')
-    print(set_layout(Workspace(workspace), name, formatting, ranking, given["columns"], given["tags"]))
+    space = Workspace(workspace)
+    print(set_layout(space, name, formatting, ranking, given["columns"], given["tags"], encoding=encoding))
 
 
 @data_app.command("remove")

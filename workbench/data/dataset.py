@@ -50,7 +50,7 @@ def data_files(info: DatasetInfo) -> list[Path]:
 def file_rows(info: DatasetInfo, file: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
     """Rows of one file of a dataset, as `read_file` gives them; of a folder's subfolders with their path, as names may
     come twice there."""
-    rows = read_file(file, offset, line)
+    rows = read_file(file, offset, line, info.encoding)
     inside = "" if file == info.path else file.relative_to(info.file).parent.as_posix()
     if inside in ("", "."):
         return rows

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.data.dataset import raw_rows, with_layout
+from workbench.data.encodings import WrongEncoding
 from workbench.data.formats import to_example
 from workbench.data.readers import BadRow, Raw, kind_of, named, parse_line, pieces
 from workbench.data.registry import (
@@ -45,9 +46,9 @@ _ORIGINALS = ".originals"
 
 def add_file(
     workspace: Workspace, path: Path, file_name: str = "", name: str = "", *, beside: Path = BUNDLED
-) -> tuple[str, str]:
-    """Move a data file into the workspace; returns its new dataset's name, and its layout (empty if that has still to
-    be said).
+) -> tuple[str, str, str]:
+    """Move a data file into the workspace; returns its new dataset's name, its layout (empty if that has still to be
+    said), and the encoding that it is read as (empty for UTF-8).
 
     Args:
         file_name: what the file was called where it comes from.
@@ -69,22 +70,28 @@ def add_file(
         moved = aside / file_name  # looked at under its own name
         with _room(folder):
             shutil.move(path, moved)
-        _refuse_without_rows(DatasetInfo(stem, moved))
+        encoding = ""
+        try:
+            _refuse_without_rows(DatasetInfo(stem, moved))
+        except WrongEncoding as error:  # it is read as what it looks like; its layout says so, and can be changed
+            encoding = error.encoding
+            _refuse_without_rows(DatasetInfo(stem, moved, encoding=encoding))
         with locked(folder / ".lock"):
             name = new_name(workspace, name or stem, beside=beside)
             target = folder / f"{name}{kind}"
             os.replace(moved, target)
             try:
-                _register(folder, name, {"file_name": target.name})
+                _register(folder, name, {"file_name": target.name} | ({"encoding": encoding} if encoding else {}))
             except (UserError, OSError):
                 target.unlink(missing_ok=True)
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     try:
-        return name, with_layout(DatasetInfo(name, target)).formatting
+        formatting = with_layout(DatasetInfo(name, target, encoding=encoding)).formatting
     except UserError:
-        return name, ""
+        formatting = ""
+    return name, formatting, encoding
 
 
 def new_name(workspace: Workspace, wanted: str, suffix: str = "", *, beside: Path = BUNDLED) -> str:
@@ -239,7 +246,7 @@ def change_rows(
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
     info = with_layout(read_registry(folder, workspace)[name].check())
-    if info.file.is_dir() or kind_of(info.file) != ".jsonl" or info.file.name.lower().endswith(".gz"):
+    if info.file.is_dir() or kind_of(info.file) != ".jsonl" or info.file.name.lower().endswith(".gz") or info.encoding:
         info = _as_lines(folder, info, workspace)
     fresh = {row: None if text is None else _checked(text, info, row) for row, (_, text) in changes.items()}
     number = kept = 0
@@ -282,6 +289,7 @@ def set_layout(
     columns: dict,
     tags: dict,
     shown: Path | None = None,
+    encoding: str = "",
 ) -> str:
     """Say how the rows of a dataset of the workspace are laid out (`formatting` empty: its fields tell); returns the
     layout.
@@ -293,6 +301,7 @@ def set_layout(
     workspace.check_writable()
     folder = home_of(name, workspace, shown)
     layout = {"formatting": formatting, "ranking": ranking, "columns": columns, "tags": tags}
+    layout["encoding"] = encoding
     entry = {key: value for key, value in (_entries(folder)[name] | layout).items() if value}
     info = with_layout(read_entry(name, entry, folder, workspace).check())
     _refuse_without_rows(info, formatting)
@@ -371,8 +380,11 @@ def _register(folder: Path, name: str, entry: dict | None) -> None:
 
 def _entry(info: DatasetInfo, file_name: str) -> dict:
     """The entry of a dataset with the rows of `info` in another file; what is the default is left out."""
+    named = "" in info.columns.values()  # then the others have to be named, too: what is not, is none
     columns = {
-        key: value for key, value in info.columns.items() if value and COLUMNS[info.formatting].get(key) != value
+        key: value
+        for key, value in info.columns.items()
+        if value and (named or COLUMNS[info.formatting].get(key) != value)
     }
     usual = OPENAI_TAGS if info.formatting == "openai" else SHAREGPT_TAGS
     tags = {key: value for key, value in info.tags.items() if value and usual.get(key) != value}
@@ -458,7 +470,7 @@ def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetI
             if old.parent == folder and old.is_file() and old != target:
                 (folder / _ORIGINALS).mkdir(exist_ok=True)
                 os.replace(old, folder / _ORIGINALS / old.name)
-    return replace(info, path=target)
+    return replace(info, path=target, encoding="")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from workbench.data.encodings import as_utf8, check_utf8
 from workbench.errors import UserError
 from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
@@ -154,7 +155,7 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
     return [file for file in files if of_split(file)] or files
 
 
-def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
+def read_file(path: Path, offset: int = 0, line: int = 1, encoding: str = "") -> Iterator[Raw]:
     """The rows of one file. A JSONL file can be read from a byte `offset` on, where line `line` begins.
 
     Raises:
@@ -180,7 +181,10 @@ def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
             if reader is _parquet:
                 yield from _parquet(path)
                 return
-            _refuse_utf16(path, file)
+            if encoding and encoding != "utf-8":
+                file = as_utf8(path, file, encoding)
+            elif not encoding and not offset:
+                check_utf8(path, file)
             if offset:
                 file.seek(offset)
             yield from _lines(path, file, offset, line) if reader is _lines else reader(path, file)
@@ -188,13 +192,6 @@ def read_file(path: Path, offset: int = 0, line: int = 1) -> Iterator[Raw]:
         yield Raw(path.name, BadRow("json", f"the gzip file is damaged or cut off: {error}."))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def _refuse_utf16(path: Path, file: BinaryIO) -> None:
-    start = file.read(3)
-    file.seek(3 if start == b"\xef\xbb\xbf" else 0)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path.name} is UTF-16 text. Save it as UTF-8.")
 
 
 class _Unzipped(gzip.GzipFile):

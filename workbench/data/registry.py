@@ -1,11 +1,13 @@
 """`dataset_info.json` as LLaMA-Factory writes it: names of datasets, their files, columns and role names."""
 
 import itertools
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.config.run_config import nearest, split_names
+from workbench.data.encodings import ENCODINGS
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, expanded
@@ -47,6 +49,7 @@ class DatasetInfo:
     `formatting` is empty where the rows are to tell (see `formats.detect`). `columns` and `tags` hold what is not the
     default. `within`: folders that its files may lie in, whatever links say (empty: anywhere). `ranking`: preference
     pairs. `num_samples`: rows that are drawn from it at random. `folder`: a folder within a hub's dataset.
+    `encoding`: of its text, where that is not UTF-8.
     """
 
     name: str
@@ -60,6 +63,7 @@ class DatasetInfo:
     subset: str | None = None
     split: str = "train"
     folder: str | None = None
+    encoding: str = ""
     num_samples: int | None = None
     problem: str = ""
     within: tuple[Path, ...] = ()
@@ -114,6 +118,7 @@ _TYPES = {
     "subset": str,
     "split": str,
     "folder": str,
+    "encoding": str,
     "num_samples": int,
     "columns": dict,
     "tags": dict,
@@ -128,6 +133,12 @@ def _within(folder: Path, workspace: Workspace | None) -> tuple[Path, ...]:
     if workspace is None or not (workspace.confined or folder.resolve().is_relative_to(workspace.root)):
         return ()
     return tuple(workspace.allowed)
+
+
+def _by_its_name(link: Path, target: Path) -> Path:
+    """Where a data file is read: its place without links, unless that has lost the name that tells the kind, as the
+    blobs of the hub's cache have."""
+    return Path(os.path.abspath(link)) if link.suffix and not target.suffix and target.is_file() else target
 
 
 def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> DatasetInfo:
@@ -147,6 +158,8 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
     formatting = values.get("formatting", "")
     if formatting and formatting not in FORMATTINGS:
         raise UserError(f"formatting '{formatting}' is unknown. It can be {', '.join(FORMATTINGS)}.")
+    if (encoding := values.get("encoding", "").lower()) and encoding not in ENCODINGS:
+        raise UserError(f"encoding '{encoding[:40]}' is unknown. It can be {', '.join(ENCODINGS)}.")
     if values.get("num_samples", 1) < 1:
         raise UserError("num_samples should be at least 1.")
     path, problem, within = None, "", _within(folder, workspace)
@@ -165,6 +178,7 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
                     f"file_name {file_name[:200]} leads out of the folder of its dataset_info.json. Move the file"
                     f" there, or start the page with --allow {path.parent}."
                 )
+            path = _by_its_name(folder / file_name, path)
             if not path.exists():
                 problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
         except (OSError, ValueError, RuntimeError) as error:
@@ -193,6 +207,7 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
         subset=values.get("subset"),
         split=values.get("split", "train"),
         folder=values.get("folder"),
+        encoding=values.get("encoding", "").lower(),
         num_samples=values.get("num_samples"),
         problem=problem,
         within=within,
@@ -238,8 +253,9 @@ def unlisted(name: str, folder: Path, known=(), workspace: Workspace | None = No
     path = expanded(name, "dataset")
     if ("/" in name or path.suffix) and path.exists():
         if workspace is None or not workspace.confined:
-            return DatasetInfo(name, path.resolve())
-        return DatasetInfo(name, workspace.inside(Path.cwd() / path, what="dataset"), within=tuple(workspace.allowed))
+            return DatasetInfo(name, _by_its_name(path, path.resolve()))
+        target = workspace.inside(Path.cwd() / path, what="dataset")
+        return DatasetInfo(name, _by_its_name(Path.cwd() / path, target), within=tuple(workspace.allowed))
     if _HUB_NAME.fullmatch(name) and not path.suffix:
         return DatasetInfo(name, None, hub=name, ms_hub=name)
     raise UserError(

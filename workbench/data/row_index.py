@@ -21,7 +21,9 @@ class _File:
     def __init__(self, path: Path, info: DatasetInfo):
         self.path, self.info = path, info
         self.total: int | None = None
-        self.jumps = kind_of(path) in (".jsonl", ".ndjson") and not path.name.lower().endswith(".gz")
+        self.jumps = (
+            kind_of(path) in (".jsonl", ".ndjson") and not path.name.lower().endswith(".gz") and not info.encoding
+        )
         self._marks = [(0, 1, 0)]  # (row, line, byte offset)
         self.version = _version(path)
 
@@ -45,9 +47,9 @@ class _File:
                 try:
                     self.total = pyarrow.parquet.read_metadata(self.path).num_rows
                 except (pyarrow.ArrowException, OSError):
-                    self.total = sum(1 for _ in read_file(self.path))
+                    self.total = sum(1 for _ in read_file(self.path, encoding=self.info.encoding))
             else:
-                self.total = sum(1 for _ in read_file(self.path))
+                self.total = sum(1 for _ in read_file(self.path, encoding=self.info.encoding))
         return self.total
 
     def _extend(self, wanted: int | None) -> None:

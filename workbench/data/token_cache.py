@@ -178,6 +178,7 @@ def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
         sorted(info.columns.items()),
         sorted(info.tags.items()),
         info.split,
+        info.encoding,
         limit,
         _hash(tokenizer.backend_tokenizer.to_str()),
         tokenizer.eos_token_id,

@@ -186,10 +186,12 @@ class Worker:
         info = self._one(dataset, config)
         return editing.change_rows(self.workspace, dataset, {row: (before, after)}, info.path)
 
-    def layout(self, dataset: str, config: dict, formatting: str, ranking: bool, columns: dict, tags: dict) -> str:
+    def layout(
+        self, dataset: str, config: dict, formatting: str, ranking: bool, columns: dict, tags: dict, encoding: str = ""
+    ) -> str:
         """Say how rows are laid out: the layout that is used."""
         info = self._one(dataset, config)
-        return editing.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path)
+        return editing.set_layout(self.workspace, dataset, formatting, ranking, columns, tags, info.path, encoding)
 
     # --- details
 

@@ -533,6 +533,11 @@ TEXT = {
     "data_formatting": ("formatting", "formatting"),
     "data_formatting_auto": ("as its fields tell", "由字段判断"),
     "data_ranking": ("preference pairs (ranking)", "偏好对（ranking）"),
+    "data_encoding": ("encoding of the text", "文本编码"),
+    "data_encoding_guessed": (
+        " It is not UTF-8 text and is read as {encoding}. Look at a row; another encoding can be set under “{title}”.",
+        "它不是 UTF-8 文本，按 {encoding} 读取。请查看一行；可在“{title}”中改用其他编码。",
+    ),
     "data_layout_columns": ("columns (JSON)", "columns（JSON）"),
     "data_layout_tags": ("tags (JSON)", "tags（JSON）"),
     "data_layout_save": ("Save the layout", "保存格式"),

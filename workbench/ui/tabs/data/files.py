@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from workbench.data.editing import remove
+from workbench.data.encodings import ENCODINGS
 from workbench.data.registry import FORMATTINGS
 from workbench.errors import UserError
 from workbench.storage import files
@@ -32,12 +33,14 @@ class Upload:
             return [gr.skip()] * 5
         try:
             data.workspace.check_writable()
-            name, layout = await data.worker.change(
+            name, layout, encoding = await data.worker.change(
                 "add", user=user_of(request), path=str(path), file_name=Path(path).name, config=data.options(contents)
             )
             message = say("data_added" if layout else "data_added_unknown", lang, name=name, layout=layout)
+            if encoding:
+                message += say("data_encoding_guessed", lang, encoding=encoding, title=say("data_layout_title", lang))
             return (
-                note_safe(message, "ok" if layout else "warn"),
+                note_safe(message, "ok" if layout and not encoding else "warn"),
                 (looks or 0) + 1,
                 gr.update(choices=data.choices(contents), value=name),
                 None,
@@ -97,6 +100,9 @@ class Files:
                 self.formatting = gr.Dropdown(
                     [automatic, *FORMATTINGS], value="", label=t("data_formatting"), elem_id="data-formatting"
                 )
+                self.encoding = gr.Dropdown(
+                    [("UTF-8", ""), *ENCODINGS[1:]], value="", label=t("data_encoding"), elem_id="data-encoding"
+                )
                 self.ranking = gr.Checkbox(label=t("data_ranking"), value=False, elem_id="data-ranking")
             with gr.Row():
                 self.columns = gr.Textbox(
@@ -154,7 +160,7 @@ class Files:
         except UserError:  # one that cannot be read can still be removed
             return None
 
-    async def save_layout(self, request, name, formatting, ranking, columns, tags, *contents):
+    async def save_layout(self, request, name, formatting, encoding, ranking, columns, tags, *contents):
         """Keep what the user says of the layout."""
         lang = language(request)
         given = {key: _texts(key, text, lang) for key, text in (("columns", columns), ("tags", tags))}
@@ -162,6 +168,7 @@ class Files:
             "dataset": name,
             "config": self.data.options(contents),
             "formatting": formatting or "",
+            "encoding": encoding or "",
             "ranking": bool(ranking),
             **given,
         }
@@ -173,9 +180,9 @@ class Files:
         try:
             info = self.data.info(name or "", contents)
         except UserError:
-            return "", False, "", ""
+            return "", "", False, "", ""
         texts = [json.dumps(value, ensure_ascii=False) if value else "" for value in (info.columns, info.tags)]
-        return info.formatting, info.ranking, *texts
+        return info.formatting, info.encoding, info.ranking, *texts
 
     def give_out(self, name, request: gr.Request, *contents):
         """The dataset's file for the browser."""
@@ -204,7 +211,7 @@ class Files:
     def _wire(self) -> None:
         data = self.data
         chosen, looks, contents = data.chosen, data.looks, data.form.components
-        layout = [self.formatting, self.ranking, self.columns, self.tags]
+        layout = [self.formatting, self.encoding, self.ranking, self.columns, self.tags]
         chosen.change(self.layout_of, [chosen, *contents], layout, **QUIET)
         options = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
         self.use.click(self.train_on, [chosen, *contents], [self.message, *options], **QUIET)

@@ -1,0 +1,216 @@
+"""Data files as other people have them: each row as its author means it, or a reason with its line."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+from workbench.data import editing
+from workbench.data.dataset import raw_rows, with_layout
+from workbench.data.encodings import WrongEncoding, looks_like
+from workbench.data.formats import to_example
+from workbench.data.readers import BadRow
+from workbench.data.registry import DatasetInfo, read_registry, select
+from workbench.errors import UserError
+
+ASK, SAY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
+def rows_in(info: DatasetInfo) -> list:
+    """Its rows as examples, or as what is wrong with them."""
+    info, rows = with_layout(info), []
+    for raw in raw_rows(info):
+        try:
+            rows.append(to_example(raw.row(), info))
+        except BadRow as bad:
+            rows.append(f"{raw.place}: {bad}")
+    return rows
+
+
+def read(folder: Path, name: str, content: bytes | str, **entry) -> list:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return rows_in(DatasetInfo("d", path, **entry))
+
+
+def answers(rows: list) -> list[str]:
+    return [row.conversation[-1]["content"] for row in rows]
+
+
+# --- tables
+
+
+def test_an_unclosed_quote_is_an_error_with_its_line(tmp_path):
+    text = 'question,answer\nHow tall?,"6 feet\nHow wide?,3 feet\nHow deep?,2 feet\n'
+    (problem,) = read(tmp_path, "d.csv", text)
+    assert problem.startswith("d.csv:2: a quote is opened") and "3 feet" not in problem
+
+
+def test_a_quote_within_an_unquoted_cell_is_text(tmp_path):
+    assert answers(read(tmp_path, "d.csv", 'question,answer\nHow tall?,6 feet 2"\nWhy?,so\n')) == ['6 feet 2"', "so"]
+
+
+def test_cells_that_hold_json_stay_text(tmp_path):
+    text = 'instruction,output\nAnn,"{""name"": ""Ann""}"\nPrimes,"[2, 3, 5]"\nHi,hi\n'
+    assert answers(read(tmp_path, "d.csv", text)) == ['{"name": "Ann"}', "[2, 3, 5]", "hi"]
+
+
+def test_a_cell_with_a_conversation_is_one(tmp_path):
+    cell = json.dumps([ASK, SAY]).replace('"', '""')
+    assert [row.messages for row in read(tmp_path, "d.csv", f'id,messages\n1,"{cell}"\n')] == [[ASK, SAY]]
+    pyarrow.parquet.write_table(pyarrow.table({"messages": [json.dumps([ASK, SAY])]}), tmp_path / "d.parquet")
+    assert [row.messages for row in rows_in(DatasetInfo("d", tmp_path / "d.parquet"))] == [[ASK, SAY]]
+
+
+def test_columns_and_lines_that_a_spreadsheet_leaves_behind_are_ignored(tmp_path):
+    assert answers(read(tmp_path, "d.csv", "instruction,output,,\nq1,a1,,\nq2,a2\n,,,\n")) == ["a1", "a2"]
+    (problem,) = read(tmp_path, "e.csv", "instruction,output\nq1,a1,rest\n")
+    assert "3 cells" in problem
+
+
+# --- encodings
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("gb18030", "问题,答案\n你好吗？,我很好，谢谢你。\n"),
+        ("gb18030", "instruction,output\n今天天气怎么样,今天是晴天\n"),
+        ("shift_jis", "instruction,output\nこんにちは,お元気ですか\n"),
+        ("utf-16", "instruction,output\nZürich,schön\n"),
+        ("utf-16", "instruction,output\n你好,世界\n"),
+    ],
+)
+def test_text_that_is_not_utf8_is_named_and_read(workspace, tmp_path, encoding, text):
+    columns = {"prompt": "问题", "response": "答案"} if text.startswith("问题") else {}
+    with pytest.raises(WrongEncoding) as caught:
+        read(tmp_path, "d.csv", text.encode(encoding), columns=columns)
+    assert caught.value.encoding == encoding and str(caught.value).isascii()
+    expected = [text.strip().split("\n")[1].split(",")[1]]
+    assert answers(read(tmp_path, "d.csv", text.encode(encoding), columns=columns, encoding=encoding)) == expected
+    # an upload is read as what it looks like, and says so
+    name, _, guessed = editing.add_file(workspace, tmp_path / "d.csv", "d.csv")
+    entry = json.loads((workspace.uploads / "dataset_info.json").read_text())[name]
+    assert guessed == entry["encoding"] == encoding
+    if not columns:
+        assert answers(rows_in(read_registry(workspace.uploads, workspace)[name])) == expected
+        # a change of a row makes it UTF-8
+        row = next(iter(raw_rows(read_registry(workspace.uploads, workspace)[name]))).row()
+        editing.change_rows(
+            workspace, name, {1: (json.dumps(row, ensure_ascii=False), '{"instruction":"é","output":"ü"}')}
+        )
+        assert answers(rows_in(read_registry(workspace.uploads, workspace)[name])) == ["ü"]
+
+
+def test_utf8_and_what_is_nothing_known_are_left_alone():
+    assert looks_like("é你好".encode()) == looks_like(b"plain") == looks_like(b"") == ""
+    assert looks_like("中文\n".encode() + b"broken \xff line\n") == ""
+    assert looks_like(b"\xff\xff\xff\n") == looks_like("café".encode("latin-1")) == ""
+
+
+def test_a_wrong_encoding_is_one_sentence(workspace, tmp_path):
+    (tmp_path / "d.csv").write_bytes("instruction,output\n你好,世界\n".encode())
+    with pytest.raises(UserError, match="is not text in utf-16"):
+        rows_in(DatasetInfo("d", tmp_path / "d.csv", encoding="utf-16"))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.csv", "encoding": "klingon"}}))
+    assert "encoding 'klingon' is unknown" in read_registry(tmp_path)["d"].problem
+
+
+# --- kinds of files
+
+
+def test_a_list_in_a_jsonl_file_is_read(tmp_path):
+    pair = [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": "d"}]
+    assert answers(read(tmp_path, "d.jsonl", json.dumps(pair))) == ["b", "d"]
+    assert answers(read(tmp_path, "e.jsonl", json.dumps(pair, indent=1))) == ["b", "d"]
+
+
+def test_arrow_in_both_of_its_forms(tmp_path):
+    table = pyarrow.table({"instruction": ["q", "r"], "output": ["a", "b"]})
+    pyarrow.feather.write_feather(table, tmp_path / "a.feather")
+    pyarrow.feather.write_feather(table, tmp_path / "b.arrow", compression="uncompressed")
+    with pyarrow.ipc.new_stream(tmp_path / "c.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.feather", "b.arrow", "c.arrow"):
+        assert answers(rows_in(DatasetInfo("d", tmp_path / name))) == ["a", "b"]
+    (tmp_path / "d.arrow").write_bytes(b"ARROW1 and nothing more")
+    (problem,) = list(raw_rows(DatasetInfo("d", tmp_path / "d.arrow")))
+    assert "damaged" in str(problem.data)
+
+
+def test_a_text_file_has_a_text_a_line(tmp_path):
+    rows = read(tmp_path, "d.txt", "\ufefffirst [1]\n\nsecond {x}\n")
+    assert [row.text for row in rows] == ["first [1]", "second {x}"]
+
+
+def test_keys_that_arrow_filled_with_null_are_left_out(tmp_path):
+    def row(name: str, arguments: dict) -> dict:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        tool = {
+            "type": "function",
+            "function": {"name": name, "parameters": {"properties": {k: {} for k in arguments}}},
+        }
+        properties = {key: {"type": "string"} for key in arguments}
+        tool["function"]["parameters"]["properties"] = properties
+        turns = [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "r"}, SAY]
+        return {"messages": turns, "tools": [tool]}
+
+    rows = [row("weather", {"city": "Rome"}), row("add", {"a": "1", "b": "2"})]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
+    lines = "".join(json.dumps(r) + "\n" for r in rows)
+    assert rows_in(DatasetInfo("d", tmp_path / "d.parquet")) == read(tmp_path, "d.jsonl", lines)
+
+
+def test_a_link_into_the_hubs_cache_is_read_by_its_own_name(tmp_path):
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    folder.mkdir()
+    (blobs / "5f2a").write_text('{"instruction": "q", "output": "a"}\n')
+    (folder / "train.jsonl").symlink_to(blobs / "5f2a")
+    (folder / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "train.jsonl"}}))
+    for info in (read_registry(folder)["d"], select(str(folder / "train.jsonl"), folder)[0]):
+        assert answers(rows_in(info)) == ["a"]
+
+
+# --- columns
+
+
+def test_a_pair_that_holds_the_whole_conversation(tmp_path):
+    no = {"role": "assistant", "content": "no"}
+    row = {"prompt": "a", "chosen": [ASK, SAY], "rejected": [ASK, no], "messages": [ASK, SAY], "score_chosen": 8.0}
+    (example,) = read(tmp_path, "d.jsonl", json.dumps(row))
+    assert (example.messages, example.chosen, example.rejected) == ([ASK], [SAY], [no])
+    assert example.conversation == row["messages"]
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"question": "a", "answer": "b", "label": 0}, None),
+        ({"instruction": "a", "output": "b", "label": "negative"}, None),
+        ({"instruction": "a", "output": "b", "label": False}, None),
+        ({"prompt": "a", "completion": "b", "label": "negative"}, None),
+        ({"prompt": "a", "completion": "b", "label": False}, False),
+        ({"question": "a", "answer": "b", "kto_tag": True}, True),
+    ],
+)
+def test_label_means_kto_where_the_columns_say_so(tmp_path, row, label):
+    (example,) = read(tmp_path, "d.jsonl", json.dumps(row))
+    assert example.label is label and example.messages == [ASK, SAY]
+
+
+def test_a_column_that_is_not_named_beside_others_is_none(workspace, tmp_path):
+    row = {"input": "a", "target": "b", "system": "S"}
+    columns = {"prompt": "input", "response": "target"}
+    (example,) = read(tmp_path, "d.jsonl", json.dumps(row), columns=columns)
+    assert example.messages == [ASK, SAY]
+    # a copy keeps that, also where the names are the usual ones
+    row = {"instruction": "a", "output": "b", "input": "x"}
+    info = DatasetInfo("d", tmp_path / "e.jsonl", columns={"prompt": "instruction", "response": "output"})
+    info.path.write_text(json.dumps(row))
+    name, _ = editing.copy(with_layout(info), workspace, lambda *_: None)
+    for read_as in (info, read_registry(workspace.uploads, workspace)[name]):
+        assert [e.messages for e in rows_in(read_as)] == [[ASK, SAY]]

@@ -1,0 +1,87 @@
+"""Text files that are not UTF-8: which encoding they look like, and the same file as UTF-8."""
+
+import codecs
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from workbench.errors import UserError
+
+ENCODINGS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_kr", "utf-16", "cp1252")
+_SAMPLE = 256 << 10
+_CHUNK = 1 << 20
+_NAMES = {"gb18030": "GB18030", "utf-16": "UTF-16", "shift_jis": "Shift-JIS"}
+
+
+class WrongEncoding(UserError):
+    """A text file that is not UTF-8. `encoding`: what it looks like."""
+
+    def __init__(self, name: str, encoding: str):
+        self.encoding = encoding
+        super().__init__(
+            f"{name} is not UTF-8 text. It looks like {_NAMES[encoding]}. Set encoding: {encoding} in its layout (or in"
+            " dataset_info.json), or save the file as UTF-8."
+        )
+
+
+def looks_like(sample: bytes) -> str:
+    """The encoding that the beginning of a text file looks like; empty for UTF-8 (also with a few wrong bytes), and
+    where nothing fits.
+
+    A Chinese text in GB18030 consists almost wholly of the common characters of GB2312; a Japanese one has many kana.
+    """
+    if sample[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    lines = sample.split(b"\n")[: -1 if len(sample) >= _SAMPLE else None]
+    foreign = [line for line in lines if not line.isascii()]
+    if not foreign or any(_decoded(line, "utf-8") for line in foreign):
+        return ""
+    text = b"\n".join(foreign)
+    japanese = _letters(_decoded(text, "shift_jis"))
+    if japanese and sum("\u3041" <= char <= "\u30fe" for char in japanese) > 0.2 * len(japanese):
+        return "shift_jis"
+    chinese = _letters(_decoded(text, "gb18030"))
+    return "gb18030" if chinese and sum(map(_common, chinese)) > 0.8 * len(chinese) else ""
+
+
+def check_utf8(path: Path, file: BinaryIO) -> None:
+    """Leave `file` behind the mark of UTF-8, if it has one. Raises WrongEncoding when it is another text."""
+    start = file.tell()
+    sample = file.read(_SAMPLE)
+    if encoding := looks_like(sample):
+        raise WrongEncoding(path.name, encoding)
+    file.seek(start + (3 if sample.startswith(codecs.BOM_UTF8) else 0))
+
+
+def as_utf8(path: Path, file: BinaryIO, encoding: str) -> BinaryIO:
+    """A temporary file with the text of `file` in UTF-8. Raises UserError: it is not in that encoding."""
+    target = tempfile.TemporaryFile()  # noqa: SIM115  closed with the last reference
+    reader = codecs.getreader(encoding)(file)
+    try:
+        while text := reader.read(_CHUNK):
+            target.write(text.encode())
+    except (UnicodeError, LookupError) as error:
+        target.close()
+        raise UserError(
+            f"{path.name} is not text in {encoding}: {str(error)[:100]}. Choose another encoding."
+        ) from None
+    target.seek(0)
+    return target
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text if not char.isascii())
+
+
+def _common(char: str) -> bool:
+    try:
+        return bool(char.encode("gb2312"))
+    except UnicodeEncodeError:
+        return False

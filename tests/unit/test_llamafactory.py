@@ -93,12 +93,12 @@ def test_the_articles_preset_is_its_command():
 
 def test_yaml_and_what_is_left_out():
     result = import_text(
-        "model_name_or_path: a/b\nlora_target: all\ndeepspeed: ds.json\noverwrite_cache: true\nstage: dpo\nlora_rnk: 4"
+        "model_name_or_path: a/b\nlora_target: all\ndeepspeed: ds.json\noverwrite_cache: true\nlora_rnk: 4"
     )
     assert result.values == {"model_name_or_path": "a/b", "lora_target": "all"}
     reasons = {key: why for key, _, why in result.left_out}
-    assert reasons.keys() == {"deepspeed", "overwrite_cache", "stage", "lora_rnk"}
-    assert "lora_rank" in reasons["lora_rnk"] and "should be 'sft'" in reasons["stage"]
+    assert reasons.keys() == {"deepspeed", "overwrite_cache", "lora_rnk"}
+    assert "lora_rank" in reasons["lora_rnk"]
 
 
 def test_other_launchers_flags_and_environment():

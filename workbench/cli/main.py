@@ -301,9 +301,16 @@ def import_(
         text = source
     result = import_text(text)
     if json_:
-        print(json.dumps({"values": result.values, "left_out": result.left_out}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"values": result.values, "left_out": result.left_out, "defaults": result.defaults}, ensure_ascii=False
+            )
+        )
         return
     print(to_yaml(result.values), end="")
+    if result.defaults:
+        print("# LLaMA-Factory's defaults for what was left out")
+        print(to_yaml(result.defaults), end="")
     for key, value, why in result.left_out:
         print(f"Not taken over: {key or 'text'} = {value} ({why})", file=sys.stderr)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.config import foreign
 from workbench.config.options import RunConfig
 from workbench.config.run_config import coerced, nearest, parse_yaml, unused_key_reason
 from workbench.errors import UserError
@@ -25,6 +26,7 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=\S*")
 _PROGRAM = re.compile(
     r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m"
 )
+_LISTS = ("report_to", "lora_target", "dataset", "eval_dataset", "additional_target", "adapter_name_or_path")
 _SPELLINGS = {"flash_attn": {"true": "fa2", "false": "disabled", "off": "disabled"}}  # of older versions
 _RENAMED = {
     "max_length": "cutoff_len",
@@ -37,17 +39,20 @@ _RENAMED = {
 
 @dataclass
 class Imported:
-    """What an import brought: `values` for a RunConfig, and `(key, value, why)` of what it could not take over."""
+    """What an import brought: `values` for a RunConfig, `(key, value, why)` of what it could not take over, and
+    `defaults`: LLaMA-Factory's own for options that it leaves out, where ours are others."""
 
     values: dict = field(default_factory=dict)
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    defaults: dict = field(default_factory=dict)
 
 
 def import_text(text: str) -> Imported:
     """Read a command or a YAML text.
 
     Raises:
-        UserError: the text is empty or neither a command nor YAML.
+        UserError: the text is empty or neither a command nor YAML; it is for another kind of run than those offered
+            here, or asks for something that changes the result and cannot be done.
     """
     if len(text) > MAX_IMPORT:
         raise UserError(
@@ -57,14 +62,70 @@ def import_text(text: str) -> Imported:
     if not text.strip():
         raise UserError("There is nothing to import. Paste a llamafactory-cli command or a YAML file.")
     cleaned = _DASHES.sub("--", text.translate(_FULL_WIDTH))
-    if re.search(r"(?<!\S)--[A-Za-z]", cleaned):
-        return _from_pairs(*_command_pairs(cleaned))
-    if re.search(r"\bllamafactory-cli\s+train\s+\S+\.(ya?ml|json)", cleaned):
-        raise UserError(
-            "This command only names a YAML file. Paste the file's content instead, or import the file by its path."
-        )
+    lines = [line for line in cleaned.splitlines() if not line.lstrip().startswith("#")]
+    if not any(re.match(r"\s*[\w.]+\s*:(\s|$)", line) for line in lines):
+        command = re.search(r"\b(?:llamafactory-cli|lmf)\s+(\w+)", cleaned)
+        if command and command[1] in foreign.COMMANDS:
+            raise UserError(f"This is a command for {foreign.COMMANDS[command[1]]}. Nothing is imported.")
+        if re.search(r"\btrain(_bash)?(\.py)?\s+\S+\.(ya?ml|json)\b", cleaned):
+            raise UserError(
+                "This command only names a YAML file. Paste the file's content instead, or import the file by its path."
+            )
+    if any(re.search(r"(?<!\S)--[A-Za-z]", line) for line in lines):
+        return _from_pairs(*_command_pairs("\n".join(lines)))
     values = parse_yaml(cleaned, where="The pasted text")
+    if any(str(key).startswith(("top.", "train.")) for key in values):
+        raise UserError(
+            "These are settings that LLaMA Board saved for itself. Paste the command that its Preview button shows."
+        )
     return _from_pairs([(str(k), v) for k, v in values.items()], {})
+
+
+def _check_kind(values: dict[str, Any]) -> None:
+    """Raise UserError for what is not supervised fine-tuning as it can be done here: it must not become that."""
+    stage = str(values.get("stage") or "sft").lower()
+    if stage != "sft":
+        what = foreign.STAGES.get(stage, "a stage that is not known here")
+        raise UserError(f"stage: {stage} is {what}, which is not offered yet; here is sft. Nothing is imported.")
+    method = str(values.get("finetuning_type") or "lora").lower()
+    if method not in ("lora", "full"):
+        raise UserError(f"finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.")
+    for key, purpose in foreign.PURPOSES.items():
+        if key in values:
+            raise UserError(f"This file is for {purpose} ({key}). Nothing is imported.")
+    trains = "do_train" in values and not foreign.is_off(values["do_train"])
+    if not trains and not foreign.is_off(values.get("do_predict")):
+        raise UserError("This file is for prediction (do_predict), not for training. Nothing is imported.")
+    about_model = "model_name_or_path" in values and ("template" in values or "adapter_name_or_path" in values)
+    if about_model and not trains and not {"dataset", "stage", "dataset_dir"} & values.keys():
+        raise UserError(
+            "This file names a model but no dataset and no do_train: it is for chatting, which the Chat tab does."
+            " Nothing is imported."
+        )
+    method = str(values.get("quantization_method") or "bnb").lower()
+    if method not in ("bnb", "bitsandbytes"):
+        raise UserError(f"quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.")
+    for key, what in foreign.CHANGING.items():
+        if not foreign.is_off(values.get(key)):
+            raise UserError(
+                f"{key}: {files.shown(values[key], 80)} asks for {what}, which changes the result and is not offered."
+                " Take it out of the text to import the rest."
+            )
+    if "ignore_pad_token_for_loss" in values and foreign.is_off(values["ignore_pad_token_for_loss"]):
+        raise UserError("ignore_pad_token_for_loss: false is not offered. Take it out to import the rest.")
+    if "enable_thinking" in values and foreign.is_off(values["enable_thinking"]):
+        raise UserError("enable_thinking: false is not offered yet. Take it out to import the rest.")
+
+
+def _defaults(values: dict) -> dict:
+    """LLaMA-Factory's defaults for options that `values` leaves out, where ours are others."""
+    defaults = dict(foreign.DEFAULTS)
+    if "lora_alpha" not in values:
+        defaults["lora_alpha"] = 2 * int(values.get("lora_rank", defaults["lora_rank"]))
+    if "max_steps" in values:
+        del defaults["num_train_epochs"]
+    fields = RunConfig.model_fields
+    return {key: value for key, value in defaults.items() if key not in values and fields[key].default != value}
 
 
 def _command_pairs(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -99,9 +160,26 @@ def _command_pairs(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
                 index += 1
             while len(values) > 1 and _PROGRAM.fullmatch(values[-1]):  # `torchrun --nproc_per_node 2 src/train.py --…`
                 values.pop()
-            value = " ".join(values) if values else "true"
-        pairs.append((key.replace("-", "_"), value.rstrip(",.;") if equals == "" else value))
-    return pairs, environment
+            joint = "," if key.replace("-", "_") in _LISTS else " "
+            value = joint.join(values) if values else "true"
+        value = _expanded(value.rstrip(",.;") if equals == "" else value, environment)
+        pairs.append((key.replace("-", "_"), value))
+    used = {name for name in environment if f"${name}" in text or f"${{{name}}}" in text}
+    return pairs, {name: value for name, value in environment.items() if name not in used}
+
+
+def _expanded(value: str, variables: dict[str, str]) -> str:
+    """A value with the variables that the same text sets. Raises UserError: one that it does not set."""
+
+    def replace(match: re.Match) -> str:
+        name = match[1] or match[2]
+        if name not in variables:
+            raise UserError(f"The command uses ${name}, which the text does not set. Put its value there.")
+        return variables[name]
+
+    for _ in range(4):  # variables may be made of others
+        value = re.sub(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", replace, value)
+    return value
 
 
 def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -> Imported:
@@ -111,12 +189,24 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -
             result.values["devices"] = value
         else:
             result.left_out.append((name, value, "environment variable: set it in the shell that starts the workbench"))
+    given = {_RENAMED.get(key, key): value for key, value in pairs if key}
+    _check_kind(given)
+    both = {key for key, _ in pairs}
     for key, value in pairs:
         shown = files.shown(value)
         if not key:
             result.left_out.append(("", shown, "not an option"))
             continue
+        if key in _RENAMED and _RENAMED[key] in both:
+            result.left_out.append((key, shown, f"{_RENAMED[key]} is given, too, and counts"))
+            continue
         key = _RENAMED.get(key, key)
+        if key in foreign.CHANGING or key in ("quantization_method", "ignore_pad_token_for_loss", "enable_thinking"):
+            result.left_out.append((key, shown, "as it is here anyway"))
+            continue
+        if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):
+            result.left_out.append((key, shown, reason))
+            continue
         if reason := unused_key_reason(key):
             result.left_out.append((key, shown, reason))
         elif key not in RunConfig.model_fields:
@@ -126,4 +216,6 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -
                 result.values[key] = coerced(key, _SPELLINGS.get(key, {}).get(shown.lower(), value))
             except UserError as error:
                 result.left_out.append((key, shown, str(error).removeprefix(f"{key}: ")))
+    if {"stage", "do_train"} & result.values.keys():  # its own file or command, not some options
+        result.defaults = _defaults(result.values)
     return result

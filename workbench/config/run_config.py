@@ -183,7 +183,15 @@ def parse_yaml(text: str, *, where: str = "YAML") -> dict:
         raise UserError(f"{error} It should hold lines of the form 'key: value'.") from None
     if not isinstance(values, dict):
         raise UserError(f"{where} should hold lines of the form 'key: value', but holds {type(values).__name__}.")
-    return values
+    written = files.parse_yaml(text, where, as_written=True)
+    return {key: _as_written(key, value, written.get(str(key))) for key, value in values.items()}
+
+
+def _as_written(key, value, written):
+    """A value from YAML; of an option that is text, what was written (`007` is not 7, a date not a date)."""
+    field = RunConfig.model_fields.get(str(key)) or EngineConfig.model_fields.get(str(key))
+    plain = value is not None and not isinstance(value, list | dict) and isinstance(written, str)
+    return written if plain and field is not None and field.annotation in (str, str | None) else value
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -199,9 +207,15 @@ def parse_overrides(items: Sequence[str]) -> dict:
         if not equals:
             raise UserError(f"--set {item!r} should have the form key=value, for example --set lora_rank=16.")
         try:
-            values[key.strip()] = files.parse_yaml(value) if value else None
+            parsed = files.parse_yaml(value) if value else None
+            written = files.parse_yaml(value, as_written=True) if value else None
         except files.Unreadable:
-            values[key.strip()] = value
+            parsed = written = value
+        text = value.strip() if isinstance(parsed, dict) else written  # a sentence with a colon is no mapping
+        option = RunConfig.model_fields.get(key.strip()) or EngineConfig.model_fields.get(key.strip())
+        if isinstance(parsed, dict) and option is not None and option.annotation in (str, str | None):
+            parsed = text
+        values[key.strip()] = _as_written(key.strip(), parsed, text)
     return values
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.config.options import RunConfig
+from workbench.data import templates
 from workbench.data.encode import Encoder
 from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
@@ -42,6 +43,8 @@ def load_data(
         UserError: a broken row (unless `skip_broken_rows`), or nothing left to train on.
     """
     encoder = encoder_of(config, tokenizer)
+    if config.template != "auto" and templates.is_own(config.template):
+        log(f"template {config.template}: the model's own chat template is used.")
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenizing", 0.0)
     summaries: dict[str, Summary] = {}

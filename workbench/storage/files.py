@@ -22,6 +22,7 @@ MAX_YAML = 1 << 20  # bytes of a config
 MAX_NESTING = 100  # lists and objects within each other
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe as the other, and fast enough for thousands of runs
+_AS_WRITTEN = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 class Unreadable(UserError):
@@ -134,8 +135,8 @@ def check_nesting(value, text: bytes | str | None = None, what: str = "The text"
     raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
 
 
-def parse_yaml(text: str, what: str = "The text"):
-    """The value in a YAML text.
+def parse_yaml(text: str, what: str = "The text", *, as_written: bool = False):
+    """The value in a YAML text. `as_written`: scalars stay the text that they are written as (`007`, `1.10`, dates).
 
     Raises:
         Unreadable: not YAML (with the line), too long, nested too deep, or with references (`*name`), which a few bytes
@@ -153,7 +154,7 @@ def parse_yaml(text: str, what: str = "The text"):
             )
             if depth > MAX_NESTING:
                 raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_AS_WRITTEN if as_written else _LOADER)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

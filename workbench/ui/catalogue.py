@@ -11,6 +11,7 @@ TEXT = {
     "import_box": ("Command or YAML", "命令或 YAML"),
     "import_button": ("Fill the form", "填入表单"),
     "imported": ("Taken over: {count} options.", "已导入 {count} 个选项。"),
+    "import_defaults": ("LLaMA-Factory's defaults for what was left out:", "未给出的选项采用 LLaMA-Factory 的默认值："),
     "left_out": ("Not taken over:", "未导入："),
     "more": ("More: ", "更多："),
     "yaml": ("Run config (YAML)", "运行配置（YAML）"),

@@ -38,6 +38,24 @@ _OWN = {
     "seed_oss",
 }
 
+_OTHERS = """
+    alpaca aquila atom baichuan baichuan2 bailing bailing_v2 belle bluelm breeze chatglm2 chatglm3 chatml_de
+    codegeex2 codegeex4 cpm cpm3 cpm4 dbrx deepseekcoder dots_ocr ernie ernie_nothink ernie_vl exaone falcon
+    falcon_h1 gemma3n glm4_5v glm4v glmz1 gpt_oss granite3 granite3_vision granite4 hunyuan index intern
+    intern_s1 intern_vl keye_vl kimi_vl llama2 llama2_zh llava llava_next llava_next_llama3 llava_next_mistral
+    llava_next_qwen llava_next_video llava_next_video_mistral llava_next_video_yi llava_next_yi marco mimo
+    mimo_v2 mimo_vl minicpm_o minicpm_v minimax1 minimax2 ministral ministral3 mistral_small mllama moonlight
+    olmo openchat openchat-3.6 opencoder orion paligemma paligemma_chat phi_small pixtral qwen2_audio
+    qwen2_omni qwen2_vl qwen3_omni qwen3_omni_nothink qwen3_vl qwen3_vl_nothink sailor seed_coder skywork_o1
+    solar starchat telechat telechat2 vicuna video_llava xuanyuan xverse yayi yi_vl yuan zephyr ziya
+"""
+_OWN |= set(_OTHERS.split())
+
+
+def is_own(name: str) -> bool:
+    """Whether a template's name stands for the model's own: auto, and names that LLaMA-Factory knows."""
+    return name.strip().lower() in _OWN
+
 
 def names() -> list[str]:
     """Templates that come with the workbench."""

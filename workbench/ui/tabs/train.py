@@ -159,7 +159,11 @@ class TrainTab:
                 + say("left_out", lang)
                 + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in imported.left_out[:LISTED])
             )
-        return [note(message, "warn" if imported.left_out else "ok"), *self.form.fill(imported.values)]
+        if imported.defaults:
+            listed = "".join(f"\n• {key}: {value}" for key, value in imported.defaults.items())
+            message += "\n" + say("import_defaults", lang) + listed
+        values = imported.defaults | imported.values
+        return [note(message, "warn" if imported.left_out else "ok"), *self.form.fill(values)]
 
     def begin(self, request: gr.Request, parent_id, *contents):
         lang = language(request)

@@ -1,0 +1,119 @@
+"""Imports from LLaMA-Factory: right, or one sentence; never another kind of run. Values that are text stay text."""
+
+import pytest
+
+from workbench.config.llamafactory import import_text
+from workbench.config.options import RunConfig
+from workbench.config.run_config import load_run_config, parse_overrides, validated
+from workbench.data import templates
+from workbench.errors import UserError
+
+SFT = "model_name_or_path: a/b\nstage: sft\ndo_train: true\nfinetuning_type: lora\ndataset: d\ntemplate: llama3\n"
+COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/b --dataset d"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((SFT.replace("stage: sft", f"stage: {stage}"), f"stage: {stage}") for stage in ("pt", "rm", "ppo", "dpo", "kto")),
+        (COMMAND.replace("--stage sft", "--stage dpo --pref_beta 0.1"), "stage: dpo"),
+        (SFT.replace("lora", "freeze") + "freeze_trainable_layers: 2", "finetuning_type: freeze"),
+        (SFT.replace("lora", "oft"), "finetuning_type: oft"),
+        (SFT + "fp8: true", "FP8"),
+        (SFT.replace("lora", "full") + "use_galore: true\ngalore_rank: 128", "GaLore"),
+        (SFT + "use_badam: True", "BAdam"),
+        (SFT + "pissa_init: true", "PiSSA"),
+        (SFT + "quantization_method: hqq", "hqq"),
+        (SFT + "add_tokens: <a>,<b>", "new tokens"),
+        (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
+        (SFT + "enable_thinking: false", "enable_thinking"),
+        ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nexport_dir: out\n", "export"),
+        ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: huggingface\ntrust_remote_code: true", "chatting"),
+        ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nfinetuning_type: lora", "no dataset"),
+        ("model_name_or_path: a/b\ntask: mmlu_test\ntemplate: fewshot\nlang: en\nn_shot: 5", "evaluation"),
+        ("model_name_or_path: a/b\nstage: sft\ndo_predict: true\nfinetuning_type: lora\neval_dataset: d", "prediction"),
+        ("llamafactory-cli export --model_name_or_path a/b --export_dir x", "export"),
+        ("llamafactory-cli chat --model_name_or_path a/b --template llama3", "chat"),
+        ("llamafactory-cli eval config.yaml", "evaluation"),
+        ("llamafactory-cli train config.yaml learning_rate=1e-5", "only names a YAML file"),
+        ("accelerate launch --config_file f.yaml src/train.py run.yaml", "only names a YAML file"),
+        ("top.model_name: Llama-3\ntrain.dataset: [d]\ntrain.cutoff_len: 1024", "LLaMA Board"),
+        ("--model_name_or_path $MODEL --dataset d --do_train", r"\$MODEL"),
+    ],
+)  # fmt: skip
+def test_what_is_another_kind_of_run_is_refused(text, words):
+    with pytest.raises(UserError, match=words) as caught:
+        import_text(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_off_or_changes_nothing_is_listed():
+    result = import_text(
+        SFT
+        + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
+        "enable_liger_kernel: true\ncache_dir: /tmp/x\nstreaming: true\nenable_thinking: true\ntemperature: 0.7"
+    )
+    assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {
+        k for k, _, _ in result.left_out
+    }
+    assert result.values.keys() == {"model_name_or_path", "stage", "do_train", "finetuning_type", "dataset", "template"}
+
+
+def test_what_a_command_leaves_out_is_llama_factorys_default():
+    result = import_text(SFT + "learning_rate: 1e-4\nlora_rank: 16")
+    config = validated(result.defaults | result.values)
+    # from its own hparams and transformers' TrainingArguments, read by hand
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (8, 1)
+    assert (config.lr_scheduler_type, config.logging_steps, config.save_steps) == ("linear", 500, 500)
+    assert (config.cutoff_len, config.num_train_epochs, config.warmup_ratio) == (2048, 3.0, 0.0)
+    assert (config.learning_rate, config.lora_rank, config.lora_alpha, config.lora_target) == (1e-4, 16, 32, "all")
+    assert all(RunConfig.model_fields[key].default != value for key, value in result.defaults.items())
+    assert import_text("lora_rank: 16").defaults == {}  # options of ours
+
+
+def test_a_comment_with_a_command_does_not_hide_the_yaml():
+    result = import_text("# llamafactory-cli train this.yaml --lora_rank 4\n" + SFT + "# --lora_rank 5\nlora_rank: 6")
+    assert result.values["lora_rank"] == 6 and result.values["template"] == "llama3"
+
+
+def test_variables_that_the_script_sets():
+    text = (
+        "export MODEL=/models/qwen\nOUT=${MODEL}/out\n\nCUDA_VISIBLE_DEVICES=1 llamafactory-cli train \\\n"
+        "  --do_train --model_name_or_path $MODEL --dataset d --output_dir ${OUT}"
+    )
+    result = import_text(text)
+    assert result.values["model_name_or_path"] == "/models/qwen" and result.values["output_dir"] == "/models/qwen/out"
+    assert result.values["devices"] == "1" and result.left_out == []
+
+
+def test_lists_and_two_names_of_one_option():
+    result = import_text(COMMAND + " --report_to tensorboard wandb --max_length 99 --cutoff_len 512")
+    assert result.values["report_to"] == "tensorboard,wandb" and result.values["cutoff_len"] == 512
+    assert [(key, why) for key, _, why in result.left_out] == [("max_length", "cutoff_len is given, too, and counts")]
+
+
+@pytest.mark.parametrize("text", ["2024-05-01", "007", "1.10", "0123456", "1e5", "12:30:45", "yes", "0x1F", "1_000"])
+def test_text_options_keep_what_was_written(tmp_path, text):
+    for key in ("run_name", "model_revision"):
+        (tmp_path / "run.yaml").write_text(f"model_name_or_path: m\ndataset: d\n{key}: {text}\n")
+        assert getattr(load_run_config(tmp_path / "run.yaml"), key) == text
+        assert parse_overrides([f"{key}={text}"]) == {key: text}
+    assert import_text(SFT + f"run_name: {text}").values["run_name"] == text
+
+
+def test_overrides_of_text_with_a_colon_and_of_other_options():
+    assert parse_overrides(["sample_prompts=Answer: who are you?"]) == {"sample_prompts": "Answer: who are you?"}
+    assert parse_overrides(['run_name="quoted"', "lora_rank=16", "packing=true", "run_name="]) == {
+        "run_name": None,
+        "lora_rank": 16,
+        "packing": True,
+    }
+    assert parse_overrides(["lora_target=[q_proj, v_proj]"]) == {"lora_target": ["q_proj", "v_proj"]}
+
+
+def test_templates_that_llama_factory_knows_are_the_models_own():
+    for name in ("baichuan2", "mistral", "Phi4", "exaone", "auto"):
+        assert templates.read(name) is None and templates.is_own(name)
+    assert templates.read("llama3") and not templates.is_own("llama3")
+    with pytest.raises(UserError, match="no template 'lama3'"):
+        templates.read("lama3")

@@ -1,8 +1,8 @@
 """How many run configs of another tool's folder are imported without loss.
 
 `python benchmarks/import_examples.py FOLDER` reads every `.yaml` and `.sh` below it. *whole*: everything is taken over,
-or changes nothing. *in part*: some keys are not taken over, and are listed. *refused*: one sentence. A file that becomes
-another kind of run than it says is *another run*; there should be none.
+or changes nothing. *in part*: some keys are not taken over, and are listed. *refused*: one sentence. *another run*: a
+file that becomes another kind of run than it says; there should be none.
 """
 
 import argparse

@@ -214,3 +214,23 @@ def test_a_column_that_is_not_named_beside_others_is_none(workspace, tmp_path):
     name, _ = editing.copy(with_layout(info), workspace, lambda *_: None)
     for read_as in (info, read_registry(workspace.uploads, workspace)[name]):
         assert [e.messages for e in rows_in(read_as)] == [[ASK, SAY]]
+
+
+def test_an_entry_that_names_only_the_text_of_pre_training(tmp_path):
+    row = {"text": "Some page.", "timestamp": "2019-04-25", "url": "https://x"}
+    (example,) = read(tmp_path, "d.jsonl", json.dumps(row), columns={"prompt": "text"})
+    assert example.text == "Some page." and not example.messages
+    (example,) = read(tmp_path, "e.jsonl", json.dumps({"q": "a", "output": "b"}), columns={"prompt": "q"})
+    assert example.messages == [ASK, SAY]
+
+
+def test_llama_factorys_newer_form(tmp_path):
+    def turn(role: str, text: str, weight: float) -> dict:
+        return {"role": role, "content": [{"type": "text", "value": text}], "loss_weight": weight}
+
+    row = {"messages": [turn("user", "a", 0.0), turn("assistant", "b", 1.0)]}
+    (example,) = read(tmp_path, "d.jsonl", json.dumps(row))
+    assert example.messages == [ASK, SAY]
+    pair = {"chosen_messages": row["messages"], "rejected_messages": [row["messages"][0], turn("assistant", "no", 1.0)]}
+    (example,) = read(tmp_path, "e.jsonl", json.dumps(pair))
+    assert (example.messages, example.chosen) == ([ASK], [SAY]) and example.rejected[0]["content"] == "no"

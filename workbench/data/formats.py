@@ -374,13 +374,13 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
 
 def _is_trained(turn: dict, where: str) -> bool:
     """Whether a turn's own weight lets it be trained: `weight`, `train` or `loss`, 1 or 0."""
-    for key in ("weight", "train", "loss"):
+    for key in ("weight", "loss_weight", "train", "loss"):
         value = turn.get(key)
         if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
             value = value.strip().lower() in ("1", "true")
         if value in (0, 1):
             return bool(value)
-        if value is not None and key == "weight":
+        if value is not None and "weight" in key:
             raise BadRow("type", f"{where}: the weight {str(value)[:40]} should be 0 or 1; shares are not supported.")
     return True
 
@@ -393,8 +393,9 @@ def _content(content, where: str, name: str) -> str:
         kinds = {str(part.get("type")) for part in content} - {"text"}
         if kinds and any("type" in part for part in content):
             raise BadRow("type", f"{where} holds a part of the kind {sorted(kinds)[0]!r}; only text can be trained on.")
-        if all(isinstance(part.get("text"), str) for part in content):
-            return "".join(part["text"] for part in content)
+        texts = [part.get("text", part.get("value")) for part in content]  # `value` in LLaMA-Factory's newer files
+        if all(isinstance(text, str) for text in texts):
+            return "".join(texts)
     if isinstance(content, dict | list):
         return ""  # a function call as an object
     if not isinstance(content, str):
@@ -442,11 +443,17 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
         return _complete(info, row, named=named)
     if "messages" in given:
         return _complete(replace(info, formatting="sharegpt"), row, named=named)
+    answers = {given.get("response", "output"), given.get("chosen", "chosen"), given.get("rejected", "rejected")}
+    if given.keys() == {"prompt"} and isinstance(row.get(given["prompt"]), str) and not answers & row.keys():
+        # how LLaMA-Factory's registry names the text of pre-training
+        return _complete(replace(info, formatting="text", columns={"text": given["prompt"]}), row)
     if any(column in given for column in ("prompt", "query", "response", "history")):
         return _complete(replace(info, formatting="alpaca"), row, named=named)
     fields = {name for name, value in row.items() if value is not None}
     ranking = info.ranking or {"chosen", "rejected"} <= fields
     columns = {"kto_tag": tag} if (tag := _kto_column(row, fields)) else {}
+    if {"chosen_messages", "rejected_messages"} <= fields and not ranking:
+        ranking, columns = True, {"chosen": "chosen_messages", "rejected": "rejected_messages", **columns}
     for name in ("conversations", "conversation", "messages"):
         turns = parsed(row.get(name))
         if ranking and name == "messages" and _is_conversation(parsed(row.get("chosen"))):

@@ -94,10 +94,12 @@ def export(
             except ValueError:
                 raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
+        from workbench.data.encode import set_template
         from workbench.models.export import export as write
 
         progress = progress_writer(state) if state else (lambda phase, share: None)
-        target = write(config, weights, name, directory, progress, lambda line: print(line, file=sys.stderr))
+        log = lambda line: print(line, file=sys.stderr)  # noqa: E731
+        target = write(config, weights, name, directory, progress, log, set_template)
         result.append(f"The merged model is {target.name} in {target.parent}.")
         print(result[0])
 

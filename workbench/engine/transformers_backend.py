@@ -1,7 +1,6 @@
 """The Decoder on a transformers model with PEFT adapters."""
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,20 +17,13 @@ from workbench.engine.reply_parser import response_template
 from workbench.engine.sampling import Sampler, measure
 from workbench.errors import UserError
 from workbench.models.demo import Progress
+from workbench.models.ends import end_tokens
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
+from workbench.models.merging import add_up
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
 
-_END_OF_TURN = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|user|>",
-    "<|observation|>",
-    "<|endoftext|>",
-)
 TEMPLATE_SECONDS = 20.0  # that a chat template may take for one conversation: others wait meanwhile
 _SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
 _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before others take their turn
@@ -106,9 +98,7 @@ class TransformersDecoder:
             raise UserError(f"Not loaded: {', '.join(unknown)}. Load these adapters first.")
         inner = f"adapter_{next(self._numbers)}"
         try:
-            self.model.add_weighted_adapter(
-                [self._inner[other] for other in weights], list(weights.values()), inner, combination_type="cat"
-            )
+            add_up(self.model, [self._inner[other] for other in weights], list(weights.values()), inner)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"These adapters cannot be merged: {' '.join(str(error).split())[:300]}") from None
         self.model.eval()
@@ -265,12 +255,4 @@ class TransformersDecoder:
         return self.tokenizer(job.prompt_text, add_special_tokens=False)["input_ids"]
 
     def _end_tokens(self) -> set[int]:
-        own = self.base.generation_config.eos_token_id
-        ends = set(own if isinstance(own, list) else [own]) | {self.tokenizer.eos_token_id}
-        template = self.tokenizer.chat_template or ""
-        for text in _END_OF_TURN:
-            if re.search(re.escape(text), template):
-                token = self.tokenizer.convert_tokens_to_ids(text)
-                if token is not None and token != self.tokenizer.unk_token_id:
-                    ends.add(token)
-        return ends - {None}
+        return set(end_tokens(self.base, self.tokenizer))

@@ -3,12 +3,16 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from workbench.config.options import EngineConfig
 from workbench.errors import UserError
 from workbench.models.demo import Progress
+from workbench.models.ends import end_tokens
 from workbench.models.load import load_model, load_tokenizer
-from workbench.models.locate import check_folder, locate_adapter
+from workbench.models.locate import check_folder, locate_adapter, locate_model
+from workbench.models.merging import merge_into_base
+from workbench.storage.hub import first_line
 from workbench.storage.workspace import Workspace, slug
 
 
@@ -19,11 +23,16 @@ def export(
     workspace: Workspace,
     progress: Progress,
     log: Callable[[str], None],
+    set_template: Callable[[Any, str], None],
 ) -> Path:
     """Write `models/<name>` in the workspace: the base in its own precision, plus each adapter times its weight.
 
-    The folder appears whole or not at all. Quantized weights cannot take an adapter in without loss, so the base is
-    loaded unquantized.
+    With it go the tokenizer and the chat template of the (first) adapter's run, and the tokens at which its answers
+    end. The folder appears whole or not at all. Quantized weights cannot take an adapter in without loss, so the base
+    is loaded unquantized.
+
+    Args:
+        set_template: gives a tokenizer the chat template of a name, where there is none beside the adapter.
 
     Raises:
         UserError: the name is taken, an adapter does not fit, or the disk is full.
@@ -41,8 +50,8 @@ def export(
     if not folders:
         raise UserError("Name at least one adapter to merge.")
     config = config.model_copy(update={"quantization_bit": None})
-    tokenizer = load_tokenizer(config, workspace, progress)
-    dtype = torch.bfloat16 if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
+    tokenizer = _tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
+    dtype = _own_dtype(config, workspace) if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
     model = load_model(config, workspace, dtype=dtype, split=False, progress=progress, log=log)
     try:
         tuned = None
@@ -51,17 +60,15 @@ def export(
                 tuned = PeftModel.from_pretrained(model, str(folder), adapter_name="adapter_0")
             else:
                 tuned.load_adapter(str(folder), adapter_name=f"adapter_{number}")
-        weights = list(adapters.values())
-        if weights != [1.0]:
-            tuned.add_weighted_adapter(
-                [f"adapter_{i}" for i in range(len(weights))], weights, "sum_", combination_type="cat"
-            )
-            tuned.set_adapter("sum_")
-        merged = tuned.merge_and_unload()
+        merged = merge_into_base(tuned, [f"adapter_{i}" for i in range(len(adapters))], list(adapters.values()))
+    except UserError:
+        raise
     except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise UserError(
             f"These adapters cannot be merged into this model: {' '.join(str(error).split())[:300]}"
         ) from None
+    merged.generation_config.eos_token_id = end_tokens(merged, tokenizer)  # so that it stops as in chat, everywhere
+    merged.config.eos_token_id = merged.generation_config.eos_token_id
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -75,3 +82,35 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _tokenizer(config: EngineConfig, adapter: Path, workspace: Workspace, progress: Progress, set_template: Callable):
+    """The tokenizer that the adapter was trained with, template included; the base's where there is none beside it."""
+    if not (adapter / "tokenizer_config.json").is_file():
+        adapter = adapter.parent  # of a checkpoint: its run
+    if (adapter / "tokenizer_config.json").is_file():
+        from transformers import AutoTokenizer
+
+        check_folder(adapter)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.trust_remote_code)
+        except Exception as error:  # of a file that says what the libraries do not expect
+            raise UserError(f"The tokenizer in {adapter} cannot be read: {first_line(error)}") from None
+        if tokenizer.chat_template:
+            return tokenizer
+    tokenizer = load_tokenizer(config, workspace, progress)
+    if config.template != "auto" or tokenizer.chat_template:
+        set_template(tokenizer, config.template)
+    return tokenizer
+
+
+def _own_dtype(config: EngineConfig, workspace: Workspace):
+    """The base's own precision; bfloat16 where its config does not say."""
+    import torch
+    from transformers import AutoConfig
+
+    source = locate_model(config.model_name_or_path or "", workspace)
+    own = AutoConfig.from_pretrained(
+        source, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+    ).dtype
+    return own if isinstance(own, torch.dtype) else torch.bfloat16

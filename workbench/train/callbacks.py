@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workbench.config.options import RunConfig
 from workbench.errors import NothingLeft, UserError
+from workbench.models.ends import end_tokens
 from workbench.runs.run import Run
 from workbench.train.metrics_log import MetricsLog, log
 
@@ -149,7 +150,11 @@ class Samples(TrainerCallback):
                         return_dict=True,
                     ).to(model.device)
                     out = model.generate(
-                        **ids, max_new_tokens=self._length, do_sample=False, pad_token_id=self._tokenizer.pad_token_id
+                        **ids,
+                        max_new_tokens=self._length,
+                        do_sample=False,
+                        pad_token_id=self._tokenizer.pad_token_id,
+                        eos_token_id=end_tokens(model, self._tokenizer),  # where chat stops, too
                     )
                     answer = self._tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
                     with open(self._file, "a", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """Adapters of every kind that runs here make, merged with a weight: base + weight · (trained − base), or a sentence."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workbench.config.options import EngineConfig
+from workbench.config.run_config import validated
 from workbench.data.encode import set_template
+from workbench.data.preflight import preflight
 from workbench.errors import UserError
 from workbench.models.export import export
 from workbench.models.merging import add_up
@@ -132,3 +135,24 @@ def test_an_export_stops_in_plain_transformers_as_it_did_in_training(workspace, 
         merged.lm_head.weight[end] = hidden * 100
     answer = merged.generate(torch.tensor([[5]]), max_new_tokens=20, do_sample=False)
     assert answer[0, 1:].tolist() == [end]
+
+
+@pytest.mark.parametrize(
+    ("values", "tied", "words"),
+    [
+        ({"lora_target": "q_proj,lm_head"}, False, "lora_target: lm_head is not offered"),
+        ({"lora_target": "q_proj,embed_tokens"}, True, "lora_target: embed_tokens is one matrix"),
+        ({"additional_target": "lm_head"}, True, "additional_target: lm_head is one matrix"),
+        ({"lora_target": "q_proj,embed_tokens", "additional_target": "lm_head"}, False, ""),
+        ({"lora_target": "all"}, True, ""),
+    ],
+)
+def test_embeddings_that_could_not_be_exported_are_refused_before_the_start(workspace, tmp_path, values, tied, words):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": tied}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    config = validated({"model_name_or_path": str(tmp_path), "dataset": "abilities"} | values)
+    if not words:
+        preflight(config, workspace)
+        return
+    with pytest.raises(UserError, match=words):
+        preflight(config, workspace)

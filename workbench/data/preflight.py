@@ -2,6 +2,7 @@
 it."""
 
 import importlib.util
+from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
@@ -9,8 +10,18 @@ from workbench.data import templates
 from workbench.data.registry import select
 from workbench.data.validate import check_first_rows
 from workbench.errors import UserError
+from workbench.models.adapters import check_embeddings
 from workbench.models.locate import locate_adapter, locate_model
+from workbench.storage import files
 from workbench.storage.workspace import Workspace, dataset_folder
+
+
+def _tied(folder: Path) -> bool:
+    """Whether a model's config says that its embeddings are one matrix; False where it is not here yet."""
+    try:
+        return files.read_object(folder / "config.json").get("tie_word_embeddings") is True
+    except (OSError, files.Unreadable):
+        return False
 
 
 def preflight(config: RunConfig, workspace: Workspace) -> None:
@@ -19,7 +30,9 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     Raises:
         UserError: a missing model, adapter or dataset, a missing package, an unreadable first row.
     """
-    locate_model(config.model_name_or_path or "", workspace)
+    folder = Path(locate_model(config.model_name_or_path or "", workspace))
+    if config.finetuning_type == "lora":
+        check_embeddings(config, _tied(folder))
     if config.adapter_name_or_path:
         locate_adapter(config.adapter_name_or_path, workspace)
     templates.read(config.template)

@@ -70,6 +70,29 @@ def lora_targets(model, wanted: str) -> tuple[list[str], list[str]]:
     return sorted(chosen), sorted(parameters)
 
 
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+
+
+def check_embeddings(config: RunConfig, tied: bool) -> None:
+    """Raise UserError for adapters on embeddings that cannot be trained, or not be exported.
+
+    `tied`: input and output embeddings are one matrix, so that a change of one is not a change of the other.
+    """
+    for option, names in (("lora_target", config.lora_target), ("additional_target", config.additional_target)):
+        for name in split_names(names or ""):
+            leaf = name.rpartition(".")[2]
+            if option == "lora_target" and leaf in ("lm_head", "embed_out"):
+                raise UserError(
+                    f"lora_target: {name} is not offered: the loss reads the output head's weights directly. Take it"
+                    " out, or train the whole head with additional_target."
+                )
+            if tied and leaf in EMBEDDINGS:
+                raise UserError(
+                    f"{option}: {name} is one matrix with the other embeddings in this model (tie_word_embeddings), so"
+                    " that what is trained on it alone could not be exported. Take it out."
+                )
+
+
 def add_lora(model, config: RunConfig, log, adapter_folder=None):
     """`model` with trainable LoRA: a new adapter, or the one in `adapter_folder` continued.
 
@@ -78,6 +101,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    check_embeddings(config, bool(getattr(model.config, "tie_word_embeddings", False)))
     if adapter_folder is not None:
         check_folder(Path(adapter_folder))
         try:

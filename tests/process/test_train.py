@@ -325,3 +325,38 @@ def test_import_command_reads_files(workspace, tmp_path, name):
         [sys.executable, "-m", "workbench", "import", str(file)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout == "model_name_or_path: a/b\n" and "Not taken over: nope" in done.stderr
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_evaluation_loss_is_the_mean_over_trained_tokens(workspace, config, tiny_model, tiny_data, tmp_path, size):
+    """Rows of very different lengths; the right value from the base model alone, as one step changes next to nothing."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from workbench.data.encode import IGNORE, Encoder
+
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "small.json").write_text((tiny_data / "small.json").read_text())
+    held = [{"instruction": "Q" * n, "output": "answer " * n} for n in (1, 9, 2, 12, 1, 3, 10, 1)]
+    (folder / "held.json").write_text(json.dumps(held))
+    entries = {name: {"file_name": f"{name}.json"} for name in ("small", "held")}
+    (folder / "dataset_info.json").write_text(json.dumps(entries))
+    values = config | {
+        "dataset_dir": str(folder), "eval_dataset": "held", "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1,
+        "learning_rate": 1e-9, "quantization_bit": None, "per_device_eval_batch_size": size,
+    }  # fmt: skip
+    done = workbench(workspace, "train", write(tmp_path, values))
+    assert done.returncode == 0, done.stderr
+    (loss,) = [row["eval_loss"] for row in rows_of(only_run(workspace)) if "eval_loss" in row]
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    encoder, total, tokens = Encoder(AutoTokenizer.from_pretrained(tiny_model), cutoff_len=128), 0.0, 0
+    for row in held:
+        turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        encoded = encoder.encode(turns)
+        count = sum(label != IGNORE for label in encoded.labels)
+        with torch.no_grad():
+            out = model(torch.tensor([encoded.input_ids]), labels=torch.tensor([encoded.labels]))
+        total, tokens = total + float(out.loss) * count, tokens + count
+    assert abs(loss - total / tokens) < 2e-4

@@ -138,6 +138,23 @@ class WorkbenchTrainer:
         self.count_tokens(inputs)
         return self.step_strategy.step(self, inputs, num_items_in_batch)
 
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
+        which depends on how rows fall into batches."""
+        self._eval_sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the tokens
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        losses, tokens = self.accelerator.reduce(self._eval_sums.to(self.args.device, torch.float32)).tolist()
+        if tokens and f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics[f"{metric_key_prefix}_loss"] = losses / tokens
+        return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        trained = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if loss is not None and math.isfinite(mean := float(loss.mean())):
+            self._eval_sums += torch.tensor([mean * trained, trained], dtype=torch.float64)
+        return loss, logits, labels
+
     def _get_num_items_in_batch(self, batch_samples, device):
         # counted and kept on the CPU: moving a number to the GPU waits for all that the GPU still has to do
         return super()._get_num_items_in_batch(

@@ -196,6 +196,11 @@ def _hash(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 
+def content_key(info: DatasetInfo) -> str:
+    """The same while the rows of a dataset are; empty where that cannot be known (a hub's, which has its versions)."""
+    return _hash(repr(_content(info))) if info.path is not None else ""
+
+
 def _content(info: DatasetInfo) -> list:
     """What a dataset's content is known by."""
     if info.path is None:

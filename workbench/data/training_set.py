@@ -9,9 +9,9 @@ from workbench.data import templates
 from workbench.data.encode import Encoder
 from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
-from workbench.data.token_cache import Prepared, Progress, Summary, prepare
+from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
 from workbench.errors import UserError
-from workbench.storage.files import write_atomically
+from workbench.storage.files import Unreadable, read_object, write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder
 
 
@@ -48,6 +48,8 @@ def load_data(
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenizing", 0.0)
     summaries: dict[str, Summary] = {}
+    contents: dict[str, str] = {}
+    before = _known_contents(folder)
 
     def read(names: str | None) -> list:
         parts = []
@@ -57,10 +59,14 @@ def load_data(
                 info, encoder, workspace, progress, limit=limit, workers=config.preprocessing_num_workers
             )
             summaries[info.name] = prepared.summary
+            contents[info.name] = content_key(info)
             if folder is not None:
-                write_atomically(
-                    folder / "data.json",
-                    json.dumps({name: asdict(s) for name, s in summaries.items()}, ensure_ascii=False),
+                known = {name: {**asdict(s), "content": contents[name]} for name, s in summaries.items()}
+                write_atomically(folder / "data.json", json.dumps(known, ensure_ascii=False))
+            if before.get(info.name, contents[info.name]) != contents[info.name]:
+                log(
+                    f"Warning: {info.name} has changed since this run read it last. It goes on with the new rows; what"
+                    " it has learned from the old ones stays."
                 )
             _report(info, prepared, config, log)
             parts.append(drawn(prepared.rows(), info, config))
@@ -79,6 +85,15 @@ def load_data(
         rows = packed(rows, config)
         log(f"Packed into {len(rows):,} sequences of up to {config.cutoff_len:,} tokens; they do not see each other.")
     return rows, held_out
+
+
+def _known_contents(folder: Path | None) -> dict[str, str]:
+    """Content keys of a run's datasets as it read them last; empty for a new run."""
+    try:
+        known = read_object(folder / "data.json") if folder else {}
+    except (OSError, Unreadable):
+        return {}
+    return {name: entry["content"] for name, entry in known.items() if isinstance(entry, dict) and entry.get("content")}
 
 
 def packed(rows, config: RunConfig):

@@ -14,7 +14,7 @@ import pytest
 
 from workbench.data import editing, worker_client
 from workbench.data import readers as readers
-from workbench.data.dataset import with_layout
+from workbench.data.dataset import raw_rows, with_layout
 from workbench.data.formats import to_example
 from workbench.data.readers import BadRow, read_file
 from workbench.data.registry import DatasetInfo
@@ -74,7 +74,7 @@ def test_a_field_that_is_named_twice_is_still_told(tmp_path):
     [
         ("a.jsonl", '{"a":' * 1_000_000), ("a.json", '{"a":' * 1_000_000), ("a.json", "[" * 1_000_000), ("a.json", '[{"a":' + "[" * 5000 + "]" * 5000 + "}]"),
         ("a.jsonl", '{"a":' + "[" * 200 + "]" * 200 + "}"), ("a.json", '[{"a":' + "[" * 200 + "]" * 200 + "}]"),
-        ("a.csv", "a\n" + '"' + "[" * 200 + "]" * 200 + '"\n'), ("a.json", '{"a":1}\n' + '{"a":' * 100_000),
+        ("a.json", '{"a":1}\n' + '{"a":' * 100_000),
     ],
 )  # fmt: skip
 def test_nesting(tmp_path, name, text):
@@ -82,6 +82,15 @@ def test_nesting(tmp_path, name, text):
     said = problem(tmp_path / name)
     assert said and "Traceback" not in said and len(said) < 400
     assert "nested" in said or "JSON" in said
+
+
+def test_a_cell_of_a_table_stays_text_however_it_is_nested(tmp_path):
+    cell = "[" * 100_000
+    (tmp_path / "a.csv").write_text(f'messages\n"{cell}"\n')
+    (raw,) = raw_rows(DatasetInfo("d", tmp_path / "a.csv"))
+    assert raw.row() == {"messages": cell}
+    with pytest.raises(BadRow, match="should be a list of turns, not text"):
+        to_example(raw.row(), with_layout(DatasetInfo("d", tmp_path / "a.csv", formatting="openai")))
 
 
 def test_nesting_inside_of_texts(tmp_path):

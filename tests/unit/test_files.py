@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from workbench.data import editing
-from workbench.data.dataset import raw_rows, with_layout
+from workbench.data.dataset import raw_rows, unused_columns, with_layout
 from workbench.data.encodings import WrongEncoding, looks_like
 from workbench.data.formats import to_example
 from workbench.data.readers import BadRow
@@ -234,3 +234,14 @@ def test_llama_factorys_newer_form(tmp_path):
     pair = {"chosen_messages": row["messages"], "rejected_messages": [row["messages"][0], turn("assistant", "no", 1.0)]}
     (example,) = read(tmp_path, "e.jsonl", json.dumps(pair))
     assert (example.messages, example.chosen) == ([ASK], [SAY]) and example.rejected[0]["content"] == "no"
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    rows = [{"question": "a", "answer": "b", "label": 0}, {"question": "a", "answer": "b", "score": 8.0, "label": None}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert unused_columns(DatasetInfo("d", tmp_path / "d.jsonl")) == ["label", "score"]
+    row = {"instruction": "a", "input": "", "output": "b", "system": "s"}
+    (tmp_path / "e.jsonl").write_text(json.dumps(row))
+    assert unused_columns(DatasetInfo("e", tmp_path / "e.jsonl")) == []
+    named = {"prompt": "instruction", "response": "output"}
+    assert unused_columns(DatasetInfo("e", tmp_path / "e.jsonl", columns=named)) == ["input", "system"]

@@ -33,6 +33,7 @@ def check(
 ):
     """Every bad row by file and line with the reason. Exit code 2 if there are broken ones, which would stop a run."""
     from workbench.config.run_config import parse_overrides
+    from workbench.data.dataset import unused_columns
     from workbench.data.registry import select
     from workbench.data.validate import Report, problems_of
 
@@ -40,8 +41,9 @@ def check(
     folder = dataset_folder(dataset_dir, space)
     given = {"model_name_or_path": model, "dataset": name, "template": template, "cutoff_len": cutoff_len}
     encoder = _encoder(given | parse_overrides(set_ or []), space) if model else None
-    report, problems = Report(), []
+    report, problems, unused = Report(), [], []
     for info in select(name, folder, space):
+        unused += [column for column in unused_columns(info) if column not in unused]
         for problem in problems_of(info, report, encoder=encoder, held_out=select(held_out, folder, space)):
             if problem is None:
                 continue
@@ -51,9 +53,11 @@ def check(
                 print(f"{problem.place}: {problem.kind}: {problem.reason}")
     if json_:
         counts = {"rows": report.rows, "broken": report.broken, "counts": report.counts}
-        print(json.dumps({**counts, "problems": problems}, ensure_ascii=False))
+        print(json.dumps({**counts, "problems": problems, "unused": unused}, ensure_ascii=False))
     else:
         print(f"{name}: {report.line()}")
+        if unused:
+            print(f"Columns that are not used: {', '.join(unused)}.")
     raise typer.Exit(2 if report.broken else 0)
 
 

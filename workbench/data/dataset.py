@@ -12,6 +12,7 @@ from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 
 _LOOK = 50  # rows from which a layout is told
+_MOST_NAMED = 50  # columns that are not used
 
 
 def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
@@ -69,6 +70,21 @@ def with_layout(info: DatasetInfo) -> DatasetInfo:
         except BadRow:
             continue
     return detect({}, info)
+
+
+def unused_columns(info: DatasetInfo) -> list[str]:
+    """Columns of a dataset's first rows that its layout does not use, in their order. Raises UserError."""
+    info = with_layout(info)
+    unused: dict[str, None] = {}
+    used = {name for name in info.columns.values() if name}
+    if info.ranking and info.formatting == "prompt_completion":
+        used.add("messages")  # repeats the chosen answer
+    for raw in itertools.islice(raw_rows(info), _LOOK):
+        try:
+            unused |= {str(name): None for name, value in raw.row().items() if value is not None and name not in used}
+        except BadRow:
+            continue
+    return list(unused)[:_MOST_NAMED]
 
 
 def examples(info: DatasetInfo) -> Iterator[tuple[str, Example]]:

@@ -83,6 +83,7 @@ class Worker:
 
     def check(self, dataset: str, config: dict, report: str = "") -> dict:
         """Every bad row. The first ones are in the answer, all in the file `report` (JSON Lines)."""
+        from workbench.data.dataset import unused_columns
         from workbench.data.preview import readable
         from workbench.data.registry import select
         from workbench.data.validate import Report, problems_of
@@ -113,7 +114,8 @@ class Worker:
                 if len(listed) < LISTED:
                     listed.append([problem.row, problem.place, problem.kind, problem.reason])
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
-        return {**vars(counts), "problems": listed, "untokenized": why}
+        unused = [readable(name)[:100] for name in unused_columns(info)]
+        return {**vars(counts), "problems": listed, "untokenized": why, "unused": unused}
 
     def preflight(self, config: dict) -> None:
         """What can be found wrong with a run before it starts; see `preflight`."""

@@ -534,6 +534,7 @@ TEXT = {
     "data_formatting": ("formatting", "formatting"),
     "data_formatting_auto": ("as its fields tell", "由字段判断"),
     "data_ranking": ("preference pairs (ranking)", "偏好对（ranking）"),
+    "data_unused": ("Columns that are not used: {columns}.", "未使用的列：{columns}。"),
     "data_encoding": ("encoding of the text", "文本编码"),
     "data_encoding_guessed": (
         " It is not UTF-8 text and is read as {encoding}. Look at a row; another encoding can be set under “{title}”.",

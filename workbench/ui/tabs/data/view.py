@@ -186,6 +186,8 @@ def check_html(result: dict, lang: str) -> str:
         )
     if result["untokenized"]:
         message += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
+    if result["unused"]:
+        message += note_safe(say("data_unused", lang, columns=", ".join(result["unused"])), "ok")
     if not count:
         return message
     tiles = "".join(

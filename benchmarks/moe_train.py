@@ -1,12 +1,17 @@
 """Fine-tuning speed and memory of a DeepSeek-V2-Lite-shaped model in 4 bits, on one NVIDIA GPU.
 
-    python benchmarks/moe_train.py table FOLDER                   everything below but the profile, as a table with the
-    goals python benchmarks/moe_train.py make  FOLDER [--layers 27]     random weights of the exact shape, and synthetic
-    data python benchmarks/moe_train.py ours  FOLDER [--set k=v …]     through `python -m workbench train` python
-    benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]   kernels and memory of a step, also under a cap in
-    GiB python benchmarks/moe_train.py load  FOLDER                   seconds and GiB to load the bf16 and then the
-    saved 4-bit checkpoint python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]   transformers' own
-    4-bit load, SFTTrainer
+    python benchmarks/moe_train.py table FOLDER
+        everything below but the profile, as a table with the goals
+    python benchmarks/moe_train.py make FOLDER [--layers 27]
+        random weights of the exact shape, and synthetic data
+    python benchmarks/moe_train.py ours FOLDER [--set k=v …]
+        through `python -m workbench train`
+    python benchmarks/moe_train.py profile FOLDER [--cap 12] [--set k=v …]
+        kernels and memory of a step, also under a cap in GiB
+    python benchmarks/moe_train.py load FOLDER
+        seconds and GiB to load the bf16 and then the saved 4-bit checkpoint
+    python benchmarks/moe_train.py stock FOLDER [--batch 2 --length 4096]
+        transformers' own 4-bit load, SFTTrainer
 
 `ours` and `stock` print one line each: GiB at the peak while loading and while training, tokens/s (median of the steps
 after the first four).

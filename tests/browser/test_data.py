@@ -180,13 +180,25 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
 
 
 def test_what_is_no_data_is_refused(opened, page, tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "notes.txt"))
-    expect(opened.locator("#data-uploaded")).to_contain_text("notes.txt: files of this kind cannot be read")
+    (tmp_path / "notes.pdf").write_text("hello")
+    opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "notes.pdf"))
+    expect(opened.locator("#data-uploaded")).to_contain_text("notes.pdf: files of this kind cannot be read")
     (tmp_path / "log.jsonl").write_text("not\njson\n")
     opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "log.jsonl"))
     expect(opened.locator("#data-uploaded")).to_contain_text("None of the first rows can be used")
     assert not (page.workspace / "uploads" / "log.jsonl").exists()
+
+
+def test_a_file_in_gb18030_is_named_and_read(opened, page, tmp_path):
+    (tmp_path / "gbk.csv").write_bytes("instruction,output\n今天天气怎么样？,今天是晴天。\n".encode("gb18030"))
+    opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "gbk.csv"))
+    expect(opened.locator("#data-uploaded")).to_contain_text("is read as gb18030")
+    expect(opened.locator("#data-rows")).to_contain_text("今天是晴天。")
+    opened.get_by_role("tab", name="Split, copy, layout").click()
+    opened.click("#data-layout button")
+    expect(opened.locator("#data-encoding input")).to_have_value("gb18030")
+    entries = json.loads((page.workspace / "uploads" / "dataset_info.json").read_text())
+    assert entries["gbk"] == {"file_name": "gbk.csv", "encoding": "gb18030"}
 
 
 def test_statistics_and_what_they_suggest(opened):

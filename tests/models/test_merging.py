@@ -73,6 +73,18 @@ def test_a_weight_scales_what_was_trained(workspace, tiny_model, tmp_path, kind)
         assert any(not torch.equal(merged[key], base[key]) for key in merged)
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_weight_scales_adapters_on_experts(workspace, tiny_moe, tmp_path, rslora):
+    base = AutoModelForCausalLM.from_pretrained(tiny_moe).state_dict()
+    experts = {"target_modules": ["o_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+    first = make(tiny_moe, tmp_path / "a", 1, **experts, use_rslora=rslora)
+    second = make(tiny_moe, tmp_path / "b", 2, **experts)
+    folder = exported(workspace, tiny_moe, {tmp_path / "a": 0.5, tmp_path / "b": -2.0})
+    for key, value in AutoModelForCausalLM.from_pretrained(folder).state_dict().items():
+        wanted = base[key] + 0.5 * (first[key] - base[key]) - 2.0 * (second[key] - base[key])
+        assert (value - wanted).abs().max() < 1e-4, key
+
+
 def test_dora_is_merged_alone_and_whole_or_not_at_all(workspace, tiny_model, tmp_path):
     trained = make(tiny_model, tmp_path / "a", **KINDS["dora"])
     make(tiny_model, tmp_path / "b")

@@ -27,6 +27,8 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         (SFT + "add_tokens: <a>,<b>", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
         (SFT + "enable_thinking: false", "enable_thinking"),
+        (SFT + "enable_qat: true\nqat_weight_dtype: int8", "enable_qat: True switches something on"),
+        (SFT + "use_some_new_loss: true", "use_some_new_loss"),
         ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nexport_dir: out\n", "export"),
         ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: huggingface\ntrust_remote_code: true", "chatting"),
         ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nfinetuning_type: lora", "no dataset"),
@@ -51,7 +53,7 @@ def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
         SFT
         + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
-        "enable_liger_kernel: true\ncache_dir: /tmp/x\nstreaming: true\nenable_thinking: true\ntemperature: 0.7"
+        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\nenable_thinking: true\ntemperature: 0.7"
     )
     assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {
         k for k, _, _ in result.left_out

@@ -132,6 +132,8 @@ HARMLESS = {
     "fsdp_config": "runs here are on one GPU",
     "enable_liger_kernel": _SPEED,
     "use_unsloth": _SPEED,
+    "use_liger_kernel": _SPEED,
+    "use_cpu": "the device is what the machine has",
     "use_unsloth_gc": _SPEED,
     "use_v1_kernels": _SPEED,
     "torch_empty_cache_steps": _SPEED,

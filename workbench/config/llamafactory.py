@@ -37,6 +37,9 @@ _RENAMED = {
 }
 
 
+_SWITCHES = ("enable_thinking",)  # looked at one by one
+
+
 @dataclass
 class Imported:
     """What an import brought: `values` for a RunConfig, `(key, value, why)` of what it could not take over, and
@@ -110,6 +113,13 @@ def _check_kind(values: dict[str, Any]) -> None:
             raise UserError(
                 f"{key}: {files.shown(values[key], 80)} asks for {what}, which changes the result and is not offered."
                 " Take it out of the text to import the rest."
+            )
+    for key, value in values.items():
+        known = key in RunConfig.model_fields or foreign.harmless(key) or unused_key_reason(key)
+        if key.startswith(("use_", "enable_")) and not known and key not in _SWITCHES and not foreign.is_off(value):
+            raise UserError(
+                f"{key}: {files.shown(value, 80)} switches something on that is not known here. Take it out of the text"
+                " to import the rest."
             )
     if "ignore_pad_token_for_loss" in values and foreign.is_off(values["ignore_pad_token_for_loss"]):
         raise UserError("ignore_pad_token_for_loss: false is not offered. Take it out to import the rest.")

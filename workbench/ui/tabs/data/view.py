@@ -187,7 +187,8 @@ def check_html(result: dict, lang: str) -> str:
     if result["untokenized"]:
         message += note_safe(say("data_unchecked", lang, why=result["untokenized"]), "warn")
     if result["unused"]:
-        message += note_safe(say("data_unused", lang, columns=", ".join(result["unused"])), "ok")
+        unused = say("data_unused", lang, columns=", ".join(result["unused"]))
+        message += f"<p class='wb-sub'>{safe(unused)}</p>"
     if not count:
         return message
     tiles = "".join(

@@ -236,9 +236,11 @@ def test_the_runs_own_sequences_packed(opened):
 def test_split_copy_download_layout_remove(opened, page, tmp_path):
     upload(opened, rows_file(tmp_path, "whole.jsonl", bad=False), "whole")
     opened.get_by_role("tab", name="Split, copy, layout").click()
+    opened.wait_for_timeout(700)  # what is opened sets its fields once more
     opened.fill("#data-share input", "0.2")
     opened.keyboard.press("Tab")
-    opened.wait_for_timeout(300)  # the field tells its value when it is left
+    opened.wait_for_timeout(700)  # the field tells its value when it is left
+    expect(opened.locator("#data-share input")).to_have_value("0.2")
     opened.click("#data-split")
     expect(opened.locator("#data-filed")).to_contain_text("whole-train has 24 rows, whole-eval has 6")
     expect(opened.locator("#data-set input")).to_have_value("whole-train")

@@ -8,6 +8,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from workbench.data import dataset as dataset_module
 from workbench.data import editing
 from workbench.data.dataset import raw_rows, unused_columns, with_layout
 from workbench.data.encodings import WrongEncoding, looks_like
@@ -146,7 +147,7 @@ def test_a_text_file_has_a_text_a_line(tmp_path):
     assert [row.text for row in rows] == ["first [1]", "second {x}"]
 
 
-def test_keys_that_arrow_filled_with_null_are_left_out(tmp_path):
+def test_keys_that_arrow_filled_with_null_are_left_out(tmp_path, monkeypatch):
     def row(name: str, arguments: dict) -> dict:
         call = {"type": "function", "function": {"name": name, "arguments": arguments}}
         tool = {
@@ -162,6 +163,9 @@ def test_keys_that_arrow_filled_with_null_are_left_out(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     lines = "".join(json.dumps(r) + "\n" for r in rows)
     assert rows_in(DatasetInfo("d", tmp_path / "d.parquet")) == read(tmp_path, "d.jsonl", lines)
+    # a hub's rows come out of Arrow, too
+    monkeypatch.setattr(dataset_module, "dataset_rows", lambda info: pyarrow.Table.from_pylist(rows).to_pylist())
+    assert rows_in(DatasetInfo("d", None, hub="a/b")) == read(tmp_path, "d.jsonl", lines)
 
 
 def test_a_link_into_the_hubs_cache_is_read_by_its_own_name(tmp_path):

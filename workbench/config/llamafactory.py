@@ -37,7 +37,8 @@ _RENAMED = {
 }
 
 
-_SWITCHES = ("enable_thinking",)  # looked at one by one
+# keys whose values are looked at one by one
+_ONE_BY_ONE = ("quantization_method", "ignore_pad_token_for_loss", "enable_thinking")
 
 
 @dataclass
@@ -116,7 +117,7 @@ def _check_kind(values: dict[str, Any]) -> None:
             )
     for key, value in values.items():
         known = key in RunConfig.model_fields or foreign.harmless(key) or unused_key_reason(key)
-        if key.startswith(("use_", "enable_")) and not known and key not in _SWITCHES and not foreign.is_off(value):
+        if key.startswith(("use_", "enable_")) and not known and key not in _ONE_BY_ONE and not foreign.is_off(value):
             raise UserError(
                 f"{key}: {files.shown(value, 80)} switches something on that is not known here. Take it out of the text"
                 " to import the rest."
@@ -211,7 +212,7 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -
             result.left_out.append((key, shown, f"{_RENAMED[key]} is given, too, and counts"))
             continue
         key = _RENAMED.get(key, key)
-        if key in foreign.CHANGING or key in ("quantization_method", "ignore_pad_token_for_loss", "enable_thinking"):
+        if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.left_out.append((key, shown, "as it is here anyway"))
             continue
         if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench.data.formats import Example, detect, to_example
 from workbench.data.hub_datasets import dataset_rows
-from workbench.data.readers import BadRow, Raw, files_of, read_file
+from workbench.data.readers import BadRow, Raw, arrow_row, files_of, read_file
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
 
@@ -25,7 +25,7 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
     if info.path is None:
         rows = dataset_rows(info)
         rows_found: Iterator[Raw] = (
-            Raw(f"{info.hub or info.ms_hub}:{number}", row) for number, row in enumerate(rows, 1)
+            Raw(f"{info.hub or info.ms_hub}:{number}", arrow_row(row)) for number, row in enumerate(rows, 1)
         )
     else:
         rows_found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))

@@ -29,6 +29,7 @@ _OPENED = (
     "In chat the template opens a thought (<think>) before the answer. The last answer here has none, so that the model"
     " is not trained on what it will be asked to go on from."
 )
+_STRUCTURES = 10_000  # of conversations whose dropped pieces are remembered
 _ENDS = 8  # tokens that stay at each end of a text that is shortened
 
 
@@ -139,7 +140,8 @@ class Encoder:
         dropped = self._dropped.get(known)
         if dropped is None or not all(part in text for part in long_texts(messages)):  # or this row is a special one
             dropped = left_out(messages, tools, text, lambda *marked: self._text(*marked))
-            self._dropped.setdefault(known, dropped)
+            if len(self._dropped) < _STRUCTURES:
+                self._dropped.setdefault(known, dropped)
         if missing := [piece for piece in dropped if piece.kind in NEEDED]:
             first = missing[0]
             where = f"of turn {first.turn} " if first.turn else ""

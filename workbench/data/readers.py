@@ -464,11 +464,16 @@ def _plain(path: Path, file: BinaryIO) -> Iterator[Raw]:
             yield raw
 
 
-def without_nulls(value):
-    """Without the keys of objects that Arrow filled with null, because other rows have them."""
+def arrow_row(row):
+    """A row of an Arrow table without the keys that Arrow filled with null within its values, as other rows have them;
+    the columns themselves stay."""
+    return {name: _without_nulls(value) for name, value in row.items()} if isinstance(row, dict) else row
+
+
+def _without_nulls(value):
     if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parquet(path: Path) -> Iterator[Raw]:
@@ -494,8 +499,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
         for batch in batches:
             for row in batch.to_pylist() if batch.nbytes <= _LONGEST else _one_by_one(batch):
                 number += 1
-                fields = row.items() if isinstance(row, dict) else ()
-                yield Raw(f"{path.name}:{number}", {k: without_nulls(v) for k, v in fields} if fields else row)
+                yield Raw(f"{path.name}:{number}", arrow_row(row))
     except (pyarrow.ArrowException, OSError, RecursionError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise

@@ -27,10 +27,14 @@ def skipped(value) -> bool:
 
 def test_name_and_note_come_with_the_choice_alone(workspace, run):
     tab = RunsTab(workspace)
-    assert tab.choose(run.id, ENGLISH)[1:] == ("first", "a note", "", run.id)
+    assert tab.choose(run.id, None)[1:] == ("first", "a note", "", run.id)
     other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d", "run_name": "other"}))
-    assert tab.choose(other.id, ENGLISH)[1:] == ("", "", "", other.id)
-    assert tab.choose(None, ENGLISH)[1:] == ("", "", "", None)
+    assert tab.choose(other.id, run.id)[1:] == ("", "", "", other.id)
+    assert tab.choose(None, other.id)[1:] == ("", "", "", None)
+
+
+def test_the_same_choice_again_overwrites_nothing_that_was_typed(workspace, run):
+    assert all(map(skipped, RunsTab(workspace).choose(run.id, run.id)))
 
 
 def test_what_a_tick_shows_holds_neither_name_nor_note(workspace, run):

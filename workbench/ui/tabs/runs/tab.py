@@ -246,9 +246,12 @@ class RunsTab:
             gr.Dropdown(choices=names),
         )
 
-    def choose(self, run_id, request: gr.Request):
+    def choose(self, run_id, current):
         """Another run was chosen: its checkpoints, name and note. They are sent once, and before anything else of the
-        run is shown (`look` follows `current`): what a user then types is not overwritten."""
+        run is shown (`look` follows `current`): what a user then types is not overwritten. The dropdown reports a
+        change for new choices, too, and for a row of the table that was chosen already."""
+        if run_id and run_id == current:
+            return [gr.skip()] * 5
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         notes = run.notes() if run else {}
@@ -353,7 +356,10 @@ class RunsTab:
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
         self.table.select(self.pick, None, self.chosen, **QUIET)
         self.chosen.change(
-            self.choose, self.chosen, [self.checkpoint, self.title, self.remark, self.full_log, self.current], **QUIET
+            self.choose,
+            [self.chosen, self.current],
+            [self.checkpoint, self.title, self.remark, self.full_log, self.current],
+            **QUIET,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
         self.stop.click(self.stopped, self.chosen, self.message, **QUIET)

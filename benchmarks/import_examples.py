@@ -14,9 +14,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from workbench.config import foreign
 from workbench.config.llamafactory import import_text
-from workbench.config.run_config import unused_key_reason, validated
+from workbench.config.options import EngineConfig, RunConfig
+from workbench.config.run_config import validated
 from workbench.errors import UserError
 
 
@@ -29,8 +29,14 @@ def kind_of(text: str) -> str:
     if not isinstance(values, dict):
         return ""
     if not values.get("do_train"):
-        return "other"
+        return "export" if "export_dir" in values else "chat" if "template" in values else "other"
     return f"{values.get('stage', 'sft')} {values.get('finetuning_type', 'lora')}"
+
+
+def beside(name: str, file: Path) -> str | None:
+    """The text of a file that a command in `file` names, as the command line finds it."""
+    found = (folder / name for folder in file.resolve().parents if (folder / name).is_file())
+    return next((path.read_text(encoding="utf-8") for path in found), None)
 
 
 def main() -> int:
@@ -41,17 +47,17 @@ def main() -> int:
     for file in sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml", ".sh")):
         text = file.read_text(encoding="utf-8")
         try:
-            imported = import_text(text)
-            config = validated(imported.defaults | imported.values)
+            imported = import_text(text, lambda name, file=file: beside(name, file))
+            trains = imported.purpose == "train"
+            config = validated(imported.defaults | imported.values, RunConfig if trains else EngineConfig)
         except UserError as error:
             result, why = "refused", str(error)
         else:
-            lost = [key for key, _, why in imported.left_out if not (unused_key_reason(key) or foreign.harmless(key)
-                                                                    or key in foreign.CHANGING)]  # fmt: skip
-            result, why = ("in part", ", ".join(lost)) if lost else ("whole", "")
+            result, why = ("in part", ", ".join(imported.lost)) if imported.lost else ("whole", "")
+            became = f"{config.stage} {config.finetuning_type}" if trains else imported.purpose
             said = kind_of(text)
-            if file.suffix != ".sh" and said and said != f"{config.stage} {config.finetuning_type}":
-                result, why = "another run", f"{said} became {config.stage} {config.finetuning_type}"
+            if file.suffix != ".sh" and said and said != became:
+                result, why = "another run", f"{said} became {became}"
         counts[result] += 1
         print(f"{result:12} {file.relative_to(folder)}  {why.splitlines()[0][:150] if why else ''}")
     print(dict(counts))

@@ -13,6 +13,7 @@ from workbench.data.formats import detect, to_example
 from workbench.data.pipeline import look
 from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
+from workbench.data.thinking import switches, with_choice
 from workbench.errors import UserError
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -184,7 +185,7 @@ def test_a_thought_is_rendered_or_named(tokenizer):
 
 def test_a_prompt_that_opens_a_thought_and_an_answer_without_one(tokenizer):
     assert problems(public(tokenizer, "deepseekv3"), {"messages": TALK}) == ["opened_thought"]
-    assert problems(public(tokenizer, "qwen3"), {"messages": TALK}) == []
+    assert problems(public(tokenizer, "qwen3"), {"messages": TALK}) == ["empty_thought"]
 
 
 def test_a_system_text_without_a_place_is_named(tokenizer):
@@ -312,3 +313,80 @@ def test_each_piece_is_in_the_text_or_in_the_problems(tokenizer, name, conversat
         return
     for word, kind in words.items():
         assert word in encoded[0].text or kind in kinds, (word, kind, encoded[0].text)
+
+
+# --- the switch
+
+
+PLAIN = [{"role": "user", "content": "QUEST"}, {"role": "assistant", "content": "ANSW1"}]
+THOUGHT = [PLAIN[0], PLAIN[1] | {"reasoning_content": "THOUGHT"}]
+
+
+def switched(tokenizer, name: str, choice: str) -> Encoder:
+    tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    return Encoder(tokenizer, enable_thinking=choice)
+
+
+SWITCHED = ["qwen3", "qwen3_5_think", "qwen3_5_nothink", "qwen3_8", "glm4moe", "nemotron_3_nano"]
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_without_thinking_the_prompt_brings_the_empty_thought_and_the_answer_alone_is_trained(tokenizer, name):
+    encoder = switched(tokenizer, name, "off")
+    encoded = encoder.encode(PLAIN)
+    prompt = encoder.render(PLAIN[:1], add_generation_prompt=True)
+    asked = tokenizer.apply_chat_template(PLAIN[:1], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert prompt == asked and "</think>" in prompt
+    assert encoded.text.startswith(prompt)
+    answer = trained(tokenizer, encoded)
+    assert answer.lstrip("\n").startswith("ANSW1") and "think" not in answer
+    assert encoded.notices == []
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_8", "nemotron_3_nano"])
+def test_an_empty_thought_that_is_trained_is_named_with_its_tokens(tokenizer, name):
+    encoder = switched(tokenizer, name, "on")
+    encoded = encoder.encode(PLAIN)
+    before = trained(tokenizer, encoded).partition("ANSW1")[0]
+    assert before.rstrip().endswith("</think>")
+    count = len(tokenizer(before, add_special_tokens=False)["input_ids"])
+    assert [kind for kind, _ in encoded.notices] == ["empty_thought"]
+    assert f"and {count} tokens of it are trained" in encoded.notices[0][1]
+    assert encoder.encode(THOUGHT).notices == []
+
+
+def test_an_answer_with_a_thought_where_chat_does_not_think_is_named(tokenizer):
+    for name in ("qwen3", "qwen3_5_nothink"):
+        encoded = switched(tokenizer, name, "off").encode(THOUGHT)
+        assert [kind for kind, _ in encoded.notices] == ["closed_thought"]
+        assert "THOUGHT" in trained(tokenizer, encoded)
+
+
+def test_the_choice_is_a_default_that_a_request_overrides(tokenizer):
+    switched(tokenizer, "qwen3", "off")
+    ask = lambda **more: tokenizer.apply_chat_template(PLAIN[:1], tokenize=False, add_generation_prompt=True, **more)  # noqa: E731
+    assert ask().endswith("<think>\n\n</think>\n\n")
+    assert ask(enable_thinking=True).endswith("assistant\n")
+
+
+def test_a_choice_can_be_changed_and_an_exported_model_keeps_its_marks(tokenizer):
+    """The template of an exported model holds the choice; it is still known as one that TRL has marked."""
+    encoder = switched(tokenizer, "qwen3", "off")
+    again = Encoder(tokenizer)
+    assert again.training_template == encoder.training_template and again._markers
+    assert (
+        Encoder(tokenizer, enable_thinking="on").render(PLAIN[:1], add_generation_prompt=True).endswith("assistant\n")
+    )
+    assert tokenizer.chat_template.count("{% set enable_thinking") == 1
+
+
+def test_switches_are_told_from_what_only_sounds_like_them():
+    assert switches("{{ '<t>' if enable_thinking else '' }}") == ["enable_thinking"]
+    assert switches("{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}") == [
+        "thinking"
+    ]
+    assert switches("{% for m in messages %}{{ m.thinking }}{{ m['enable_thinking'] }}{% endfor %}thinking") == []
+    assert switches("{% generation %}{{ enable_thinking }}{% endgeneration %}") == ["enable_thinking"]
+    assert switches("{% if enable_thinking") == []
+    plain = "{{ messages[0].content }}"
+    assert with_choice(plain, "off") == plain

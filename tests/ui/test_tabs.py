@@ -224,3 +224,20 @@ def test_tools_that_are_none_are_refused_with_a_sentence(page, text):
 def test_probes_that_never_ran_say_so(page):
     message, table = page.probes.show_last("article", ["none"], False, "", ENGLISH)
     assert "wb-note warn" in message and table == ""
+
+
+def test_an_import_for_chatting_goes_to_the_chat_tab(page):
+    text = (
+        "model_name_or_path: a/b\nadapter_name_or_path: saves/x\ntemplate: llama3\ninfer_backend: vllm\n"
+        "quantization_bit: 4\nenable_thinking: false"
+    )
+    report, *contents = page.train.use_import(text, ENGLISH)
+    assert "python -m workbench serve a/b --adapter saves/x" in report and all(map(skipped, contents))
+    model, adapter, bits, *more, weights, name = page.import_for_chat(text)
+    more = dict(zip(page.chat.panel.more, more, strict=True))
+    assert (model, adapter, bits, more["template"], more["enable_thinking"]) == ("a/b", "saves/x", 4, "llama3", "off")
+    assert skipped(weights) and skipped(name)
+    exporting = "model_name_or_path: a/b\nadapter_name_or_path: saves/x\nexport_dir: out/merged"
+    assert page.import_for_chat(exporting)[-2:] == ["saves/x = 1", "merged"]
+    for other in ("", "rm -rf /", "llamafactory-cli train --model_name_or_path m --dataset d"):
+        assert all(map(skipped, page.import_for_chat(other)))

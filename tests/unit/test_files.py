@@ -1,8 +1,11 @@
 """Data files as other people have them: each row as its author means it, or a reason with its line."""
 
+import datetime
 import json
+import zipfile
 from pathlib import Path
 
+import openpyxl
 import pyarrow
 import pyarrow.feather
 import pyarrow.parquet
@@ -72,6 +75,91 @@ def test_columns_and_lines_that_a_spreadsheet_leaves_behind_are_ignored(tmp_path
     assert "3 cells" in problem
 
 
+# --- workbooks
+
+
+def workbook(path: Path, *rows) -> Path:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    second = book.create_sheet("second")
+    second.append(["instruction", "output"])
+    second.append(["not", "read"])
+    book.save(path)
+    return path
+
+
+def test_the_first_sheet_of_a_workbook_is_read_as_csv_is(tmp_path):
+    day = datetime.datetime(2026, 1, 2)
+    path = workbook(
+        tmp_path / "d.xlsx",
+        ["instruction", "output", None],
+        ["你好", "{'a': 1}"],
+        [],
+        ["How many?", 3.0],
+        ["Half?", 0.5],
+        ["True?", True],
+        ["When?", day],
+        ["When, exactly?", day.replace(hour=5)],
+        ["=1+1", "a formula without a result"],
+    )
+    rows = rows_in(DatasetInfo("d", path))
+    assert answers(rows[:-1]) == ["{'a': 1}", "3", "0.5", "true", "2026-01-02", "2026-01-02 05:00:00"]
+    assert rows[-1].startswith("d.xlsx:9:") and "instruction" in rows[-1]  # no program has computed it
+    assert rows[0].conversation[0]["content"] == "你好"
+    (problem,) = rows_in(DatasetInfo("d", workbook(tmp_path / "e.xlsx", ["instruction", "output"], ["a", "b", "c"])))
+    assert problem.startswith("e.xlsx:2:") and "3 cells" in problem
+
+
+def test_a_workbook_is_uploaded_and_edited(workspace, tmp_path):
+    path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q1", "a1"], ["q2", "a2"])
+    name, _, _ = editing.add_file(workspace, path, "d.xlsx")
+    assert answers(rows_in(read_registry(workspace.uploads, workspace)[name])) == ["a1", "a2"]
+    row = {"instruction": "q1", "output": "a1"}
+    editing.change_rows(workspace, name, {1: (json.dumps(row), json.dumps(row | {"output": "A1"}))})
+    assert answers(rows_in(read_registry(workspace.uploads, workspace)[name])) == ["A1", "a2"]
+
+
+def test_what_is_no_workbook_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "d.xlsx"
+    for content in (b"", b"instruction,output\na,b\n", b"PK\x03\x04 not really"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"no Excel workbook of the kind \.xlsx"):
+            rows_in(DatasetInfo("d", path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with pytest.raises(UserError, match="cannot be read as an Excel workbook"):
+        rows_in(DatasetInfo("d", path))
+    whole = workbook(path, ["instruction", "output"], ["q", "a"]).read_bytes()
+    for cut in range(200, len(whole), len(whole) // 7):  # damaged anywhere: never a traceback
+        path.write_bytes(whole[:cut] + bytes(40) + whole[cut + 40 :])
+        try:
+            rows_in(DatasetInfo("d", path))
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path):
+    path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q", "a"])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/media/zeros", bytes(300 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="unpacks to 300 MiB"):
+        rows_in(DatasetInfo("d", path))
+
+
+def test_rows_far_down_a_sheet_are_not_filled_up(tmp_path):
+    path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q", "a"])
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = parts["xl/worksheets/sheet1.xml"].replace(b'<row r="2"', b'<row r="999999999"')
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (parts | {"xl/worksheets/sheet1.xml": sheet}).items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match="more than 1,048,576 rows"):
+        rows_in(DatasetInfo("d", path))
+
+
 # --- encodings
 
 
@@ -83,6 +171,11 @@ def test_columns_and_lines_that_a_spreadsheet_leaves_behind_are_ignored(tmp_path
         ("shift_jis", "instruction,output\nこんにちは,お元気ですか\n"),
         ("utf-16", "instruction,output\nZürich,schön\n"),
         ("utf-16", "instruction,output\n你好,世界\n"),
+        ("big5", "instruction,output\n請問台北今天的天氣如何？,今天台北是晴天，謝謝你的問題。\n"),
+        ("euc_kr", "instruction,output\n오늘 서울 날씨가 어떻습니까?,오늘은 맑습니다. 감사합니다.\n"),
+        ("cp1252", "instruction,output\nOù est l’hôtel ?,Près du café — à côté.\n"),
+        ("cp1252", "instruction,output\nWie spät ist es?,Fünf Uhr.\n"),
+        ("cp1251", "instruction,output\nКакая сегодня погода в Москве?,Сегодня солнечно и тепло.\n"),
     ],
 )
 def test_text_that_is_not_utf8_is_named_and_read(workspace, tmp_path, encoding, text):
@@ -109,7 +202,7 @@ def test_text_that_is_not_utf8_is_named_and_read(workspace, tmp_path, encoding, 
 def test_utf8_and_what_is_nothing_known_are_left_alone():
     assert looks_like("é你好".encode()) == looks_like(b"plain") == looks_like(b"") == ""
     assert looks_like("中文\n".encode() + b"broken \xff line\n") == ""
-    assert looks_like(b"\xff\xff\xff\n") == looks_like("café".encode("latin-1")) == ""
+    assert looks_like(b"\xff\xff\xff\n") == looks_like("½÷ÿ".encode("latin-1")) == ""
 
 
 def test_a_wrong_encoding_is_one_sentence(workspace, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.config.llamafactory import import_text
-from workbench.config.options import RunConfig
+from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import load_run_config, parse_overrides, validated
 from workbench.data import templates
 from workbench.errors import UserError
@@ -26,16 +26,20 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         (SFT + "quantization_method: hqq", "hqq"),
         (SFT + "add_tokens: <a>,<b>", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
-        (SFT + "enable_thinking: false", "enable_thinking"),
         (SFT + "enable_qat: true\nqat_weight_dtype: int8", "enable_qat: True switches something on"),
         (SFT + "use_some_new_loss: true", "use_some_new_loss"),
-        ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nexport_dir: out\n", "export"),
-        ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: huggingface\ntrust_remote_code: true", "chatting"),
-        ("model_name_or_path: a/b\nadapter_name_or_path: s\ntemplate: llama3\nfinetuning_type: lora", "no dataset"),
+        ("model_name_or_path: a/b\ntemplate: llama3\nexport_dir: out\n", "without an adapter"),
+        ("model_name_or_path: a/b\nadapter_name_or_path: s\nexport_dir: o\nexport_quantization_bit: 4", "GPTQ"),
+        ("template: llama3\ninfer_backend: huggingface", "names no model"),
+        ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: vllm\nquantization_method: hqq", "hqq"),
+        ("model: a/b\ntemplate: t\ntrain_dataset: d.yaml\npeft_config:\n  name: lora", "v1"),
+        ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2", "config of accelerate"),
+        ("svg_token: 'a token'\nother: b", "No key of this file is an option"),
+        ("python scripts/llama_pro.py --model_name_or_path a/b --output_dir c", "helper script"),
+        (SFT + "tensor_model_parallel_size: 4", "Megatron"),
         ("model_name_or_path: a/b\ntask: mmlu_test\ntemplate: fewshot\nlang: en\nn_shot: 5", "evaluation"),
         ("model_name_or_path: a/b\nstage: sft\ndo_predict: true\nfinetuning_type: lora\neval_dataset: d", "prediction"),
-        ("llamafactory-cli export --model_name_or_path a/b --export_dir x", "export"),
-        ("llamafactory-cli chat --model_name_or_path a/b --template llama3", "chat"),
+        ("llamafactory-cli export --model_name_or_path a/b --export_dir x", "nothing to merge"),
         ("llamafactory-cli eval config.yaml", "evaluation"),
         ("llamafactory-cli train config.yaml learning_rate=1e-5", "only names a YAML file"),
         ("accelerate launch --config_file f.yaml src/train.py run.yaml", "only names a YAML file"),
@@ -53,7 +57,7 @@ def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
         SFT
         + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
-        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\nenable_thinking: true\ntemperature: 0.7"
+        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
     )
     assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {
         k for k, _, _ in result.left_out
@@ -119,3 +123,69 @@ def test_templates_that_llama_factory_knows_are_the_models_own():
     assert templates.read("llama3") and not templates.is_own("llama3")
     with pytest.raises(UserError, match="no template 'lama3'"):
         templates.read("lama3")
+
+
+# --- files for chatting and exporting
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_name_or_path: a/b\nadapter_name_or_path: saves/x\ntemplate: llama3\ninfer_backend: vllm\n"
+        "quantization_bit: 4\nenable_thinking: false\nrope_scaling: dynamic\ntemperature: 0.3",
+        "model_name_or_path: a/b\nadapter_name_or_path: saves/x\ntemplate: llama3\nfinetuning_type: lora\n"
+        "quantization_bit: 4\nenable_thinking: no\nrope_scaling: dynamic\ntemperature: 0.3",
+        "llamafactory-cli webchat --model_name_or_path a/b --adapter_name_or_path saves/x --template llama3"
+        " --quantization_bit 4 --enable_thinking False --rope_scaling dynamic --temperature 0.3",
+    ],
+)
+def test_a_file_for_chatting_becomes_settings_of_a_loaded_model(text):
+    result = import_text(text)
+    assert result.purpose == "chat" and result.lost == ["temperature"] and result.defaults == {}
+    config = validated(result.values, EngineConfig)
+    assert (config.model_name_or_path, config.adapter_name_or_path) == ("a/b", "saves/x")
+    assert (config.template, config.quantization_bit) == ("llama3", 4)
+    assert (config.enable_thinking, config.rope_scaling) == ("off", "dynamic")
+    assert result.command().startswith("python -m workbench serve a/b --adapter saves/x --set ")
+
+
+def test_a_file_for_exporting_becomes_a_merge():
+    result = import_text(
+        "model_name_or_path: a/b\nadapter_name_or_path: saves/x\ntemplate: llama3\nexport_dir: out/my model/\n"
+        "export_size: 5\nexport_device: cpu\nexport_legacy_format: false\n"
+    )
+    assert (result.purpose, result.name, result.lost) == ("export", "my model", [])
+    assert (
+        result.command() == "python -m workbench export a/b --name 'my model' --adapter saves/x --set template=llama3"
+    )
+
+
+def test_the_switch_of_thinking_is_taken_over():
+    for text, choice in (("true", "on"), ("false", "off"), ("null", "auto")):
+        values = import_text(SFT + f"enable_thinking: {text}").values
+        assert validated(values).enable_thinking == choice
+    assert import_text(COMMAND + " --enable_thinking False").values["enable_thinking"] == "off"
+    assert import_text(SFT).values.get("enable_thinking", "auto") == "auto"
+
+
+def test_a_command_that_names_a_file_is_read_with_it():
+    files = {"examples/x.yaml": SFT + "lora_rank: 8\nlearning_rate: 1e-4"}
+    for command in (
+        "llamafactory-cli train examples/x.yaml lora_rank=4 run_name=007",
+        "#!/bin/bash\n# about\nCUDA_VISIBLE_DEVICES=0 accelerate launch --config_file a.yaml \\\n"
+        "  src/train.py examples/x.yaml lora_rank=4 run_name=007",
+    ):
+        result = import_text(command, files.get)
+        assert (result.values["lora_rank"], result.values["learning_rate"]) == (4, 1e-4)
+        assert result.values["run_name"] == "007" and result.purpose == "train" and result.lost == []
+    with pytest.raises(UserError, match=r"examples/y\.yaml"):
+        import_text("llamafactory-cli train examples/y.yaml", files.get)
+
+
+def test_what_changes_something_and_is_left_out_is_told_apart():
+    result = import_text("#!/bin/bash\nset -x\n" + COMMAND + " --ddp_timeout 1 --lora_rnak 3 --tokenized_path t")
+    assert result.lost == ["lora_rnak", "tokenized_path"]
+    assert [key for key, _, _ in result.left_out] == ["ddp_timeout", "lora_rnak", "tokenized_path"]
+    vision = import_text(SFT.replace("llama3", "qwen2_vl"))
+    assert vision.lost == ["template"] and "template" not in vision.values
+    assert import_text(SFT + "use_kt: true\ncpu_infer: 32\nchunk_size: 8192\nkt_optimize_rule: x").lost == []

@@ -79,6 +79,7 @@ class _Message(BaseModel):
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     reasoning: str | None = None
+    thinking: Literal["auto", "on", "off"] | None = None
     model: str | None = None
     tokens: list[_Entry] | None = None
     samples: list[str] | None = None

@@ -139,6 +139,13 @@ class Session:
         )
 
 
+def asked_to_think(thinking: str | None) -> dict:
+    """For the API: the chat template's switch, under the names that templates have for it; nothing for `auto`."""
+    if thinking in (None, "auto"):
+        return {}
+    return {"chat_template_kwargs": {"enable_thinking": thinking == "on", "thinking": thinking == "on"}}
+
+
 @dataclass
 class Sampling:
     """The generation parameters of the page."""
@@ -150,12 +157,14 @@ class Sampling:
     top_k: float
     repetition_penalty: float
     seed: str
+    thinking: str = "auto"  # on, off, or as the model was loaded
 
     def request(self, seed: int, own: bool = True) -> dict:
         """For the API; `own`: with what only our engine and vLLM know."""
         plain = {"max_tokens": int(self.max_tokens), "temperature": self.temperature, "top_p": self.top_p, "seed": seed}
         extra = {"top_k": int(self.top_k), "repetition_penalty": self.repetition_penalty}
-        return plain | {"extra_body": extra} if own else plain
+        extra = (extra if own else {}) | asked_to_think(self.thinking)
+        return plain | {"extra_body": extra} if extra else plain
 
     def chosen_seed(self) -> int:
         text = str(self.seed or "").strip()

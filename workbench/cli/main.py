@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -278,6 +279,20 @@ def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE)
     print(queue.move(find_run(space, run_id), space, places))
 
 
+def _beside(name: str, source: str) -> str | None:
+    """The text of a file that an imported command names: seen from here, or from the command's file or a folder above
+    it."""
+    given = Path(source) if source != "-" and len(source) < 1000 and "\n" not in source else None
+    folders = [Path()] + (list(given.resolve().parents)[:6] if given and given.is_file() else [])
+    for folder in folders:
+        if (folder / name).is_file():
+            try:
+                return (folder / name).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{folder / name} cannot be read as text: {error}.") from None
+    return None
+
+
 @app.command("import")
 def import_(
     source: Annotated[
@@ -299,15 +314,14 @@ def import_(
             raise UserError(f"{source} cannot be read as text: {error}.") from None
     else:
         text = source
-    result = import_text(text)
+    result = import_text(text, lambda name: _beside(name, source))
     if json_:
-        print(
-            json.dumps(
-                {"values": result.values, "left_out": result.left_out, "defaults": result.defaults}, ensure_ascii=False
-            )
-        )
+        print(json.dumps(asdict(result), ensure_ascii=False))
         return
-    print(to_yaml(result.values), end="")
+    if result.purpose != "train":
+        print(f"# this is for {'chatting' if result.purpose == 'chat' else 'exporting'}:\n{result.command()}")
+    else:
+        print(to_yaml(result.values), end="")
     if result.defaults:
         print("# LLaMA-Factory's defaults for what was left out")
         print(to_yaml(result.defaults), end="")

@@ -3,6 +3,7 @@
 Names and defaults are those of LLaMA-Factory 0.9.4 (`src/llamafactory/hparams`) and of transformers' TrainingArguments.
 """
 
+import re
 from typing import Any
 
 # its defaults for what a file or command leaves out, where a run depends on them
@@ -41,19 +42,13 @@ STAGES = {
     "dpo": "preference training (DPO)",
     "kto": "preference training (KTO)",
 }
-# files of other purposes: the key that shows it, and what the file is for
-PURPOSES = {
-    "export_dir": "exporting a model; use `python -m workbench export`",
-    "infer_backend": "chatting with a model; use the Chat tab or `python -m workbench serve`",
-    "task": "an evaluation on a benchmark, which is not offered here",
-}
-COMMANDS = {
-    "chat": "chatting; use `python -m workbench chat`",
-    "webchat": "chatting; use the Chat tab",
-    "api": "serving a model; use `python -m workbench serve`",
-    "export": "exporting a model; use `python -m workbench export`",
-    "eval": "an evaluation on a benchmark, which is not offered here",
-}
+# what a command of its is for; `train` is the rest
+COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "eval": "eval"}
+# templates of models that also take images, video or audio
+MEDIA_TEMPLATES = re.compile(
+    r"(^|_)(vl|omni|vision|audio|video)($|_)|llava|4v|4_5v|4_1v|mllama|pixtral|paligemma|minicpm_[ov]|intern_s1|dots_ocr"
+    r"|kimi_vl|phi4_mm|gemma3n|voxtral"
+)
 
 # keys that change what is learned and cannot be done here: what they ask for
 CHANGING = {
@@ -80,7 +75,10 @@ CHANGING = {
     "use_eaft_loss": "the EAFT loss",
     "use_asft_loss": "the ASFT loss",
     "use_mca": "Megatron",
-    "use_kt": "KTransformers",
+    "use_distributed_optimizer": "Megatron",
+    "tensor_model_parallel_size": "Megatron",
+    "pipeline_model_parallel_size": "Megatron",
+    "expert_model_parallel_size": "Megatron",
     "pissa_init": "PiSSA",
     "pissa_convert": "PiSSA",
     "create_new_adapter": "a new adapter on a merged one",
@@ -124,7 +122,6 @@ HARMLESS = {
     "eval_num_beams": _ANSWERS,
     "streaming": "rows are read as a stream",
     "buffer_size": "rows are read as a stream",
-    "tokenized_path": "tokens are kept in the workspace's own cache",
     "data_shared_file_system": "only with several machines",
     "media_dir": _MEDIA,
     "deepspeed": "runs here are on one GPU",
@@ -135,6 +132,7 @@ HARMLESS = {
     "use_liger_kernel": _SPEED,
     "use_cpu": "the device is what the machine has",
     "use_unsloth_gc": _SPEED,
+    **dict.fromkeys(("use_kt", "cpu_infer", "chunk_size"), _SPEED),
     "use_v1_kernels": _SPEED,
     "torch_empty_cache_steps": _SPEED,
     "dataloader_pin_memory": _SPEED,
@@ -160,6 +158,27 @@ HARMLESS = {
     **dict.fromkeys(("video_fps", "video_maxlen", "image_do_pan_and_scan", "crop_to_patches"), _MEDIA),
     **dict.fromkeys(("use_audio_in_video", "audio_sampling_rate", "freeze_vision_tower"), _MEDIA),
     **dict.fromkeys(("freeze_multi_modal_projector", "freeze_language_model"), _MEDIA),
+}
+# of files for chatting and exporting: what changes nothing there
+_GENERATION = "set it among the Chat tab's generation settings, or with a request"
+FOR_ANSWERS = {
+    "infer_backend": "the workbench's own engine answers",
+    "finetuning_type": "told by the adapter",
+    "stage": "told by the adapter",
+    "use_cache": "always so",
+    "use_v1_kernels": _SPEED,
+    "export_size": "files of the size that safetensors writes by itself",
+    "export_device": "merged where there is room",
+    "export_legacy_format": "always safetensors",
+    "export_hub_model_id": "nothing is uploaded; upload the folder yourself",
+}
+GENERATION = dict.fromkeys(
+    ("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "repetition_penalty"), _GENERATION
+) | {"default_system": "give it as the Chat tab's system prompt"}
+# keys that make LLaMA-Factory do less or more than a run here: taken over in part
+OTHERWISE = {
+    "tokenized_path": "LLaMA-Factory tokenizes and ends, the first time; here the run goes on to train, and the tokens"
+    " are kept in the workspace",
 }
 # settings of something that is off: they say nothing alone
 _PREFIXES = (

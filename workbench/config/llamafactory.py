@@ -7,13 +7,13 @@ torchrun and accelerate in front, `--key value`, `--key=value`, bare flags, and 
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.config import foreign
-from workbench.config.options import RunConfig
-from workbench.config.run_config import coerced, nearest, parse_yaml, unused_key_reason
+from workbench.config.options import EngineConfig, RunConfig
+from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unused_key_reason
 from workbench.errors import UserError
 from workbench.storage import files
 
@@ -37,22 +37,57 @@ _RENAMED = {
 }
 
 
+# a command that names a file, and what it sets beside it
+_NAMED = re.compile(
+    r"\b(?:train(?:_bash)?(?:\.py)?|(?:llamafactory-cli|lmf)\s+\w+)\s+(\S+\.(?:ya?ml|json))((?:\s+[\w.]+=\S+)*)"
+)
 # keys whose values are looked at one by one
-_ONE_BY_ONE = ("quantization_method", "ignore_pad_token_for_loss", "enable_thinking")
+_ONE_BY_ONE = ("quantization_method", "ignore_pad_token_for_loss")
 
 
 @dataclass
 class Imported:
-    """What an import brought: `values` for a RunConfig, `(key, value, why)` of what it could not take over, and
-    `defaults`: LLaMA-Factory's own for options that it leaves out, where ours are others."""
+    """What an import brought.
+
+    Attributes:
+        values: for a RunConfig; of a file for chatting or exporting, for an EngineConfig.
+        left_out: `(key, value, why)` of what it could not take over.
+        lost: keys of these that would have changed something.
+        defaults: LLaMA-Factory's own for options that it leaves out, where ours are others.
+        purpose: `train`, `chat` or `export`.
+        name: of the model that an export writes.
+    """
 
     values: dict = field(default_factory=dict)
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     defaults: dict = field(default_factory=dict)
+    purpose: str = "train"
+    name: str = ""
+
+    def leave(self, key: str, value: str, why: str, *, lost: bool = False) -> None:
+        """Note what is not taken over. `lost`: it would have changed something."""
+        self.left_out.append((key, value, why))
+        if lost:
+            self.lost.append(key or value)
+
+    def command(self) -> str:
+        """The command that chats with or exports the model of such a file."""
+        model, adapter = self.values.get("model_name_or_path"), self.values.get("adapter_name_or_path")
+        words = ["python", "-m", "workbench", "serve" if self.purpose == "chat" else "export", str(model)]
+        words += ["--name", self.name] if self.name else []
+        words += ["--adapter", str(adapter)] if adapter else []
+        for key, value in self.values.items():
+            if key not in ("model_name_or_path", "adapter_name_or_path"):
+                words += ["--set", f"{key}={value}"]
+        return shlex.join(words)
 
 
-def import_text(text: str) -> Imported:
+def import_text(text: str, read: Callable[[str], str | None] = lambda name: None) -> Imported:
     """Read a command or a YAML text.
+
+    Args:
+        read: the text of a YAML file that a command names, None where there is none or it may not be read.
 
     Raises:
         UserError: the text is empty or neither a command nor YAML; it is for another kind of run than those offered
@@ -68,21 +103,71 @@ def import_text(text: str) -> Imported:
     cleaned = _DASHES.sub("--", text.translate(_FULL_WIDTH))
     lines = [line for line in cleaned.splitlines() if not line.lstrip().startswith("#")]
     if not any(re.match(r"\s*[\w.]+\s*:(\s|$)", line) for line in lines):
-        command = re.search(r"\b(?:llamafactory-cli|lmf)\s+(\w+)", cleaned)
-        if command and command[1] in foreign.COMMANDS:
-            raise UserError(f"This is a command for {foreign.COMMANDS[command[1]]}. Nothing is imported.")
-        if re.search(r"\btrain(_bash)?(\.py)?\s+\S+\.(ya?ml|json)\b", cleaned):
-            raise UserError(
-                "This command only names a YAML file. Paste the file's content instead, or import the file by its path."
-            )
+        command = "\n".join(lines)
+        called = re.search(r"\b(?:llamafactory-cli|lmf)\s+(\w+)", command)
+        purpose = foreign.COMMANDS.get(called[1], "train") if called else "train"
+        if purpose == "eval":
+            raise UserError("This is an evaluation on a benchmark, which is not offered here. Nothing is imported.")
+        if named := _NAMED.search(command):
+            return _from_file(named[1], shlex.split(named[2]), purpose, read)
+        if script := re.search(r"\bpython3?\s+(\S*\bscripts/\S+\.py)\b", command):
+            raise UserError(f"This command runs a helper script ({script[1]}), not a training. Nothing is imported.")
+    else:
+        purpose = ""
     if any(re.search(r"(?<!\S)--[A-Za-z]", line) for line in lines):
-        return _from_pairs(*_command_pairs("\n".join(lines)))
+        return _from_pairs(*_command_pairs("\n".join(lines)), purpose)
     values = parse_yaml(cleaned, where="The pasted text")
+    _check_schema(values)
     if any(str(key).startswith(("top.", "train.")) for key in values):
         raise UserError(
             "These are settings that LLaMA Board saved for itself. Paste the command that its Preview button shows."
         )
-    return _from_pairs([(str(k), v) for k, v in values.items()], {})
+    return _from_pairs([(str(k), v) for k, v in values.items()], {}, purpose)
+
+
+def _from_file(name: str, overrides: list[str], purpose: str, read: Callable[[str], str | None]) -> Imported:
+    """What `train NAME.yaml key=value …` means. Raises UserError: the file cannot be read here."""
+    text = read(name)
+    if text is None:
+        raise UserError(
+            f"This command only names a YAML file ({name}), which is not read from here. Paste the file's content, or"
+            " import the file by its path on the command line."
+        )
+    values = parse_yaml(text, where=name)
+    _check_schema(values)
+    return _from_pairs(list({str(k): v for k, v in (values | parse_overrides(overrides)).items()}.items()), {}, purpose)
+
+
+def _check_schema(values: dict) -> None:
+    """Raise UserError for a YAML that is no file of options, so that its keys are not told one by one."""
+    if "train_dataset" in values and "model" in values:
+        raise UserError(
+            "This file is in the form of LLaMA-Factory's v1 (model, train_dataset, peft_config), which is not read yet."
+            " Import one with model_name_or_path and dataset."
+        )
+    if "distributed_type" in values or "compute_environment" in values:
+        raise UserError("This is a config of accelerate: it says where a run computes, not what. Nothing is imported.")
+    keys = {_RENAMED.get(str(key), str(key)) for key in values}
+    known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING, *foreign.OTHERWISE}
+    known |= {*foreign.FOR_ANSWERS, *foreign.GENERATION}
+    boards = any(key.startswith(("top.", "train.")) for key in keys)
+    if keys and not boards and not any(key in known or foreign.harmless(key) or unused_key_reason(key) for key in keys):
+        listed = ", ".join(sorted(files.shown(key, 30) for key in keys)[:3])
+        raise UserError(f"No key of this file is an option of a run ({listed}). Nothing is imported.")
+
+
+def _purpose(values: dict[str, Any]) -> str:
+    """What a file is for that does not say so in a command: train, chat, export, or eval."""
+    if "export_dir" in values:
+        return "export"
+    if "task" in values:
+        return "eval"
+    trains = not foreign.is_off(values.get("do_train"))
+    about_model = "model_name_or_path" in values and ("template" in values or "adapter_name_or_path" in values)
+    of_training = {"dataset", "stage", "dataset_dir", "do_predict"} & values.keys()
+    if "infer_backend" in values or (about_model and not trains and not of_training):
+        return "chat"
+    return "train"
 
 
 def _check_kind(values: dict[str, Any]) -> None:
@@ -94,21 +179,10 @@ def _check_kind(values: dict[str, Any]) -> None:
     method = str(values.get("finetuning_type") or "lora").lower()
     if method not in ("lora", "full"):
         raise UserError(f"finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.")
-    for key, purpose in foreign.PURPOSES.items():
-        if key in values:
-            raise UserError(f"This file is for {purpose} ({key}). Nothing is imported.")
     trains = "do_train" in values and not foreign.is_off(values["do_train"])
     if not trains and not foreign.is_off(values.get("do_predict")):
         raise UserError("This file is for prediction (do_predict), not for training. Nothing is imported.")
-    about_model = "model_name_or_path" in values and ("template" in values or "adapter_name_or_path" in values)
-    if about_model and not trains and not {"dataset", "stage", "dataset_dir"} & values.keys():
-        raise UserError(
-            "This file names a model but no dataset and no do_train: it is for chatting, which the Chat tab does."
-            " Nothing is imported."
-        )
-    method = str(values.get("quantization_method") or "bnb").lower()
-    if method not in ("bnb", "bitsandbytes"):
-        raise UserError(f"quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.")
+    _check_quantization(values)
     for key, what in foreign.CHANGING.items():
         if not foreign.is_off(values.get(key)):
             raise UserError(
@@ -124,8 +198,6 @@ def _check_kind(values: dict[str, Any]) -> None:
             )
     if "ignore_pad_token_for_loss" in values and foreign.is_off(values["ignore_pad_token_for_loss"]):
         raise UserError("ignore_pad_token_for_loss: false is not offered. Take it out to import the rest.")
-    if "enable_thinking" in values and foreign.is_off(values["enable_thinking"]):
-        raise UserError("enable_thinking: false is not offered yet. Take it out to import the rest.")
 
 
 def _defaults(values: dict) -> dict:
@@ -142,6 +214,7 @@ def _defaults(values: dict) -> dict:
 def _command_pairs(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """`[(key, value)]` and the environment prefix of a command line."""
     text = re.sub(r"\\(?=\s|$)|\^(?=\s*\n)|`(?=\s*\n)", " ", text)  # line continuations, also when the break is lost
+    text = re.sub(r"^\s*set\s+[-+]\w+\s*$", "", text, flags=re.MULTILINE)  # `set -x`
     text = re.sub(r"^\s*(```\w*|[$#>]\s)", " ", text, flags=re.MULTILINE).replace("```", " ")
     try:
         words = shlex.split(text, comments=False)
@@ -193,40 +266,98 @@ def _expanded(value: str, variables: dict[str, str]) -> str:
     return value
 
 
-def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str]) -> Imported:
+def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str) -> Imported:
     result = Imported()
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" and re.fullmatch(r"\d+(,\d+)*", value):
             result.values["devices"] = value
         else:
-            result.left_out.append((name, value, "environment variable: set it in the shell that starts the workbench"))
+            result.leave(name, value, "environment variable: set it in the shell that starts the workbench")
     given = {_RENAMED.get(key, key): value for key, value in pairs if key}
+    purpose = purpose if purpose not in ("", "train") else _purpose(given)
+    if purpose == "eval":
+        raise UserError("This is an evaluation on a benchmark, which is not offered here. Nothing is imported.")
+    if purpose != "train":
+        return _for_answers(pairs, given, purpose, result)
     _check_kind(given)
     both = {key for key, _ in pairs}
     for key, value in pairs:
         shown = files.shown(value)
         if not key:
-            result.left_out.append(("", shown, "not an option"))
+            result.leave("", shown, "not an option", lost=True)
             continue
         if key in _RENAMED and _RENAMED[key] in both:
-            result.left_out.append((key, shown, f"{_RENAMED[key]} is given, too, and counts"))
+            result.leave(key, shown, f"{_RENAMED[key]} is given, too, and counts")
             continue
         key = _RENAMED.get(key, key)
+        if key in foreign.OTHERWISE:
+            result.leave(key, shown, foreign.OTHERWISE[key], lost=True)
+            continue
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
-            result.left_out.append((key, shown, "as it is here anyway"))
+            result.leave(key, shown, "as it is here anyway")
             continue
         if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):
-            result.left_out.append((key, shown, reason))
+            result.leave(key, shown, reason)
             continue
         if reason := unused_key_reason(key):
-            result.left_out.append((key, shown, reason))
+            result.leave(key, shown, reason)
         elif key not in RunConfig.model_fields:
-            result.left_out.append((key, shown, f"not an option here.{nearest(key, RunConfig.model_fields)}"))
+            result.leave(key, shown, f"not an option here.{nearest(key, RunConfig.model_fields)}", lost=True)
         else:
             try:
                 result.values[key] = coerced(key, _SPELLINGS.get(key, {}).get(shown.lower(), value))
             except UserError as error:
-                result.left_out.append((key, shown, str(error).removeprefix(f"{key}: ")))
+                result.leave(key, shown, str(error).removeprefix(f"{key}: "), lost=True)
+    if foreign.MEDIA_TEMPLATES.search(str(given.get("template", "")).lower()):
+        why = "the model's own; rows with images, video or audio are not trained here, rows of text are"
+        result.leave("template", files.shown(given["template"]), why, lost=True)
+        result.values.pop("template", None)
     if {"stage", "do_train"} & result.values.keys():  # its own file or command, not some options
         result.defaults = _defaults(result.values)
     return result
+
+
+def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpose: str, result: Imported) -> Imported:
+    """A file or command that is for chatting with a model, or for exporting it.
+
+    Raises:
+        UserError: it exports in a way that is not offered.
+    """
+    result.purpose = purpose
+    result.values.pop("devices", None) if purpose == "export" else None
+    _check_quantization(given)
+    if not given.get("model_name_or_path"):
+        raise UserError(f"This is for {'chatting' if purpose == 'chat' else 'exporting'}, but names no model.")
+    if purpose == "export":
+        if not foreign.is_off(given.get("export_quantization_bit")):
+            raise UserError("Exporting in GPTQ (export_quantization_bit) is not offered. Nothing is imported.")
+        if not given.get("adapter_name_or_path"):
+            raise UserError("This exports a model without an adapter: there is nothing to merge. Nothing is imported.")
+        result.name = re.split(r"[/\\]", str(given.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
+    for key, value in pairs:
+        key, shown = _RENAMED.get(key, key) if key != "max_length" else key, files.shown(value)
+        if not key or key in ("export_dir", "quantization_method"):
+            continue
+        if key in EngineConfig.model_fields:
+            try:
+                value = _SPELLINGS.get(key, {}).get(shown.lower(), value)
+                result.values[key] = coerced(key, value, EngineConfig)
+            except UserError as error:
+                result.leave(key, shown, str(error).removeprefix(f"{key}: "), lost=True)
+        elif key in foreign.GENERATION:
+            result.leave(key, shown, foreign.GENERATION[key], lost=True)
+        elif reason := foreign.FOR_ANSWERS.get(key) or foreign.harmless(key):
+            result.leave(key, shown, reason)
+        else:
+            result.leave(key, shown, "not an option of a loaded model", lost=True)
+    if foreign.MEDIA_TEMPLATES.search(str(given.get("template", "")).lower()):
+        result.leave("template", files.shown(given["template"]), "images, video and audio cannot be sent", lost=True)
+        result.values.pop("template", None)
+    return result
+
+
+def _check_quantization(values: dict[str, Any]) -> None:
+    """Raise UserError where a quantization is asked for that is not offered."""
+    method = str(values.get("quantization_method") or "bnb").lower()
+    if method not in ("bnb", "bitsandbytes"):
+        raise UserError(f"quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.")

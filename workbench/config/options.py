@@ -73,6 +73,8 @@ class _Options(BaseModel):
                 return value.lower()
         if isinstance(value, bool):  # YAML 1.1 reads bare `no`, `off` and `on` as booleans
             value = next((word for word in (("on",) if value else ("no", "off")) if word in choices), value)
+        if isinstance(value, str) and "on" in choices and value.lower() in ("true", "false"):
+            value = "on" if value.lower() == "true" else "off"
         if field.annotation in (str, str | None):
             if isinstance(value, list | tuple):
                 separator = "\n" if info.field_name == "sample_prompts" else ","
@@ -145,6 +147,16 @@ class ModelOptions(_Options):
         (
             "auto takes the model's own. Also: deepseek, chatml, llama3, qwen, glm4, default.",
             "auto 使用模型自带模板。也可选：deepseek、chatml、llama3、qwen、glm4、default。",
+        ),
+        affects=("data", "loading"),
+    )
+    enable_thinking: Literal["auto", "on", "off"] = opt(
+        "auto",
+        "model",
+        ("Thinking", "思考"),
+        (
+            "For models that can do both, such as Qwen3: on lets the model think first, off answers at once; the prompt then holds the empty thought, which is not trained. auto: as the chat template has it.",
+            "用于可切换思考的模型（如 Qwen3）：on 先思考，off 直接回答，此时空的思考由提示给出，不参与训练。auto 按对话模板的默认。",
         ),
         affects=("data", "loading"),
     )

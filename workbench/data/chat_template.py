@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from workbench.data.thinking import choice_in, without_choice
 from workbench.errors import UserError
 
 _END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s+\Z")  # a special token, and space behind it
+_CLOSED = re.compile(r"<think>\s*</think>\s*\Z")
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -41,15 +43,19 @@ def training_template(tokenizer) -> tuple[str, bool]:
         template = template.get("default") or next(iter(template.values()))
     if _MARKER.search(template):
         return template, True
-    if not _trl_may_know(template):
+    choice, plain = choice_in(template), without_choice(template)
+    if not _trl_may_know(plain):
         return template, False
     from trl.chat_template_utils import get_training_chat_template
 
+    own, tokenizer.chat_template = tokenizer.chat_template, plain  # TRL knows it by its text
     try:
         marked = get_training_chat_template(tokenizer)
     except Exception:  # no marked version is known for this template
         marked = None
-    return (marked, True) if marked else (template, False)
+    finally:
+        tokenizer.chat_template = own
+    return (choice + marked, True) if marked else (template, False)
 
 
 def _trl_may_know(template: str) -> bool:
@@ -81,13 +87,15 @@ class Habits:
     """What a template does in every conversation.
 
     `header`: what it marks as the assistant's though the prompt brings it. `knows_thoughts`: it renders
-    `reasoning_content`. `takes_think`: it shows thoughts as `<think>`. `opens_thought`: its prompt ends in `<think>`.
+    `reasoning_content`. `takes_think`: it shows thoughts as `<think>`. `opens_thought`: its prompt ends in `<think>`
+    and the text of an answer does not. `closes_thought`: its prompt ends in an empty thought.
     """
 
     header: str = ""
     knows_thoughts: bool = False
     takes_think: bool = False
     opens_thought: bool = False
+    closes_thought: bool = False
 
     def with_thoughts(self, messages: list[dict]) -> list[dict]:
         """Thoughts that the template does not know, in the answer's text where it shows them so in chat."""
@@ -164,4 +172,4 @@ def habits(render: Callable[..., str], template: str) -> Habits:
     header = text[len(bare) : same] if text.startswith(bare) else ""
     opens = prompt.rstrip().endswith("<think>") and not text[same:].lstrip().startswith(("<think>", "Zq2kW</think>"))
     opens = opens and not text[:same].rstrip().endswith("<think>")
-    return Habits(header, knows, "<think>" in template, opens)
+    return Habits(header, knows, "<think>" in template, opens, bool(_CLOSED.search(prompt)))

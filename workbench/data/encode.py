@@ -6,6 +6,7 @@ model's own template without markers, from TRL's marked version of it, or else f
 by turn and taking what each assistant turn adds.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from workbench.data import templates
 from workbench.data.chat_template import Habits, habits, in_their_form, joined, training_template
 from workbench.data.formats import Example
 from workbench.data.left_out import KINDS, NEEDED, Piece, left_out, long_texts, signature
+from workbench.data.thinking import with_choice
 from workbench.errors import UserError
 
 IGNORE = -100
@@ -29,6 +31,15 @@ _OPENED = (
     "In chat the template opens a thought (<think>) before the answer. The last answer here has none, so that the model"
     " is not trained on what it will be asked to go on from."
 )
+_CLOSED = (
+    "In chat the prompt closes the thought before the answer, but the last answer here has one: the model is not asked"
+    " like that. Set enable_thinking: on, or take the thoughts out."
+)
+_EMPTY = (
+    "The chat template writes an empty thought before the last answer, and {tokens} tokens of it are trained: the model"
+    " learns not to think. With enable_thinking: off the prompt brings it, and it is not trained."
+)
+_EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 _STRUCTURES = 10_000  # of conversations whose dropped pieces are remembered
 _ENDS = 8  # tokens that stay at each end of a text that is shortened
 
@@ -78,6 +89,8 @@ class Encoder:
     cutoff_len: int = 0
     train_on_prompt: bool = False
     mask_history: bool = False
+    enable_thinking: str = "auto"  # on, off, or as the template has it
+    training_template: str = field(init=False)  # the one with markers, where there is one
     _markers: bool = field(init=False)
     _habits: Habits = field(init=False)
     _dropped: dict[str, list[Piece]] = field(init=False, default_factory=dict)
@@ -85,9 +98,9 @@ class Encoder:
     def __post_init__(self):
         if not getattr(self.tokenizer, "is_fast", True):
             raise UserError("This model has only a slow tokenizer, which cannot say where tokens lie in the text.")
-        set_template(self.tokenizer, self.template)
-        self._training_template, self._markers = training_template(self.tokenizer)
-        self._habits = habits(self._rendered, self._training_template)
+        set_template(self.tokenizer, self.template, self.enable_thinking)
+        self.training_template, self._markers = training_template(self.tokenizer)
+        self._habits = habits(self._rendered, self.training_template)
 
     def render(
         self, messages: list[dict], tools: list[dict] | None = None, *, add_generation_prompt: bool = False
@@ -122,8 +135,10 @@ class Encoder:
             UserError: the template does not render this conversation (an unknown role, say), or leaves its tools out.
         """
         messages = self._habits.with_thoughts(messages)
-        encoded = self._encode(messages, tools)[0]
+        encoded, layout = self._encode(messages, tools)
         notices = self._look(messages, tools, encoded.text)
+        if tokens := self._empty_thought(messages, encoded, layout):
+            notices.append(("empty_thought", _EMPTY.format(tokens=tokens)))
         limit, full = self.cutoff_len, len(encoded.input_ids)
         if limit and full > limit:
             encoded = self._shorten(messages, tools, limit)
@@ -155,9 +170,23 @@ class Encoder:
                 numbers = ", ".join(map(str, turns[:5])) + ("" if len(turns) < 6 else " and more")
                 sentence = f"The chat template leaves out {KINDS[kind]} (turn {numbers}): it is not trained."
                 notices.append((f"left_{kind}", sentence))
-        if self._habits.opens_thought and not self._habits.has_thought(messages[-1]):
+        thinks = self._habits.has_thought(messages[-1])
+        if self._habits.opens_thought and not thinks:
             notices.append(("opened_thought", _OPENED))
+        if self._habits.closes_thought and thinks:
+            notices.append(("closed_thought", _CLOSED))
         return notices
+
+    def _empty_thought(self, messages: list[dict], encoded: Encoded, layout: "_Layout") -> int:
+        """Trained tokens of the empty thought that the template puts before the last answer."""
+        if not layout.spans or self._habits.has_thought(messages[-1]):
+            return 0
+        start, end = layout.spans[-1]
+        written = _EMPTY_THOUGHT.match(layout.text, start, end)
+        if written is None:
+            return 0
+        tokens = layout.tokens_within(start, written.end())
+        return sum(label != IGNORE for label in encoded.labels[tokens.start : tokens.stop])
 
     def _text(self, messages: list[dict], tools) -> str:
         """What a run trains on of a conversation, as text."""
@@ -220,7 +249,7 @@ class Encoder:
             rendered, indices = render_jinja_template(  # type: ignore[str-unpack]
                 [in_their_form(messages)],
                 tools=tools,
-                chat_template=self._training_template,
+                chat_template=self.training_template,
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             )
@@ -375,8 +404,9 @@ def _bounded(text: str) -> str:
     return text
 
 
-def set_template(tokenizer, name: str) -> None:
-    """Give `tokenizer` the named template; `auto` keeps the model's own.
+def set_template(tokenizer, name: str, enable_thinking: str = "auto") -> None:
+    """Give `tokenizer` the named template; `auto` keeps the model's own. `enable_thinking`: `on` or `off` becomes the
+    default of its switch, if it has one.
 
     Raises:
         UserError: no such template, or `auto` for a model that has none.
@@ -386,3 +416,10 @@ def set_template(tokenizer, name: str) -> None:
         tokenizer.chat_template = text
     elif not tokenizer.chat_template:
         raise UserError(f"This model has no chat template of its own. Choose one: {', '.join(templates.names())}.")
+    if enable_thinking == "auto":
+        return
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        tokenizer.chat_template = {key: with_choice(text, enable_thinking) for key, text in own.items()}
+    else:
+        tokenizer.chat_template = with_choice(own, enable_thinking)

@@ -28,7 +28,10 @@ NOTICED = (
     "left_thought",
     "left_beside",
     "opened_thought",
+    "closed_thought",
+    "empty_thought",
 )
+ONCE = ("empty_thought",)  # what the template does to all rows: named with the first, counted for all
 KINDS_OF_PROBLEMS = (*BROKEN, *NOTICED)
 
 # what datasets and APIs call the thoughts before an answer

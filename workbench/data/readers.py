@@ -20,10 +20,11 @@ from typing import Any, BinaryIO
 import orjson
 
 from workbench.data.encodings import as_utf8, check_utf8
+from workbench.data.spreadsheet import sheet_rows
 from workbench.errors import UserError
 from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt", ".xlsx")
 _CHUNK = 1 << 20
 _LONGEST = (
     64 << 20
@@ -118,8 +119,8 @@ def kind_of(path: Path) -> str:
     kind = "." + name.rsplit(".", 1)[-1] if "." in name else ""
     if kind not in KINDS:
         raise UserError(
-            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .parquet"
-            " or .arrow, also gzipped (.gz), or a folder of them."
+            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .xlsx,"
+            " .parquet or .arrow, the text ones also gzipped (.gz), or a folder of them."
         )
     return kind
 
@@ -146,7 +147,9 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
             except UserError:
                 continue
     if not files:
-        raise UserError(f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .txt, .parquet, .arrow).")
+        raise UserError(
+            f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .txt, .xlsx, .parquet, .arrow)."
+        )
 
     def of_split(file: Path) -> bool:
         parts = file.relative_to(path).parts
@@ -170,16 +173,17 @@ def read_file(path: Path, offset: int = 0, line: int = 1, encoding: str = "") ->
         ".arrow": _parquet,
         ".feather": _parquet,
         ".txt": _plain,
+        ".xlsx": _sheet,
     }
     reader = readers.get(kind, _lines)
     try:
         with open_regular(path) as plain:
             zipped = path.name.lower().endswith(".gz")
-            if zipped and reader is _parquet:
-                raise UserError(f"{path.name}: unpack it first; Parquet files are compressed within.")
+            if zipped and reader in (_parquet, _sheet):
+                raise UserError(f"{path.name}: unpack it first; files of this kind are compressed within.")
             file: Any = _Unzipped(path, plain) if zipped else plain
-            if reader is _parquet:
-                yield from _parquet(path)
+            if reader in (_parquet, _sheet):
+                yield from reader(path)
                 return
             if encoding and encoding != "utf-8":
                 file = as_utf8(path, file, encoding)
@@ -422,24 +426,43 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
             break
         place, line = f"{path.name}:{line}", reader.line_num + 1
         if names is None:
-            names = cells
-            while names and not names[-1].strip():  # columns that a spreadsheet leaves behind
-                names.pop()
-            if len(names) > _FIELDS:
-                raise UserError(f"{place}: the first line names {len(names):,} fields; at most {_FIELDS:,} are read.")
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise UserError(f"{place}: the field {min(twice)[:100]!r} is named twice in the first line.")
-        elif not any(cells):
-            continue
-        elif len(cells) < len(names) or any(cells[len(names) :]):
-            yield Raw(
-                place,
-                BadRow("json", f"the record has {len(cells)} cells, but the first line names {len(names)} fields."),
-            )
-        else:
-            yield Raw(place, dict(zip(names, cells, strict=False)))
+            names = _names(place, cells)
+        elif any(cells):
+            yield _record(place, names, cells)
     text.detach()
+
+
+def _names(place: str, cells: list[str]) -> list[str]:
+    """The names of a table's fields. Raises UserError: too many, or one twice."""
+    names = list(cells)
+    while names and not names[-1].strip():  # columns that a spreadsheet leaves behind
+        names.pop()
+    if len(names) > _FIELDS:
+        raise UserError(f"{place}: the first line names {len(names):,} fields; at most {_FIELDS:,} are read.")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{place}: the field {min(twice)[:100]!r} is named twice in the first line.")
+    return names
+
+
+def _record(place: str, names: list[str], cells: list[str]) -> Raw:
+    """A row of a table."""
+    if len(cells) < len(names) or any(cells[len(names) :]):
+        reason = f"the record has {len(cells)} cells, but the first line names {len(names)} fields."
+        return Raw(place, BadRow("json", reason))
+    return Raw(place, dict(zip(names, cells, strict=False)))
+
+
+def _sheet(path: Path) -> Iterator[Raw]:
+    """The first sheet of an Excel workbook; cells are text, as those of a CSV file."""
+    names = None
+    for number, cells in sheet_rows(path):
+        place = f"{path.name}:{number}"
+        if names is None:
+            names = _names(place, cells)
+        elif any(cells):
+            cells = cells + [""] * (len(names) - len(cells))  # the last ones of a row may be missing
+            yield _record(place, names, cells)
 
 
 def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:

@@ -184,7 +184,7 @@ def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
         tokenizer.eos_token_id,
         sorted(map(str, tokenizer.special_tokens_map.items())),
         tokenizer.chat_template,
-        encoder._training_template,
+        encoder.training_template,
         encoder.cutoff_len,
         encoder.train_on_prompt,
         encoder.mask_history,

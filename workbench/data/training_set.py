@@ -9,6 +9,7 @@ from workbench.data import templates
 from workbench.data.encode import Encoder
 from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
+from workbench.data.thinking import choice_in
 from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
 from workbench.errors import UserError
 from workbench.storage.files import Unreadable, read_object, write_atomically
@@ -17,7 +18,14 @@ from workbench.storage.workspace import Workspace, dataset_folder
 
 def encoder_of(config: RunConfig, tokenizer) -> Encoder:
     """The encoder that a run uses. Raises UserError: no such template, or a slow tokenizer."""
-    return Encoder(tokenizer, config.template, config.cutoff_len, config.train_on_prompt, config.mask_history)
+    return Encoder(
+        tokenizer,
+        config.template,
+        config.cutoff_len,
+        config.train_on_prompt,
+        config.mask_history,
+        config.enable_thinking,
+    )
 
 
 # what the log says of rows of which the template does not show everything
@@ -26,6 +34,9 @@ _LEFT_OUT = {
     "left_thought": "the chat template leaves out thoughts, so that they are not trained",
     "left_beside": "the chat template leaves out text beside tool calls, so that it is not trained",
     "opened_thought": "in chat the template opens a thought (<think>), but the last answer has none",
+    "closed_thought": "in chat the prompt closes the thought before the answer, but the last answer has one",
+    "empty_thought": "the chat template writes an empty thought before the last answer, and it is trained"
+    " (enable_thinking: off leaves it to the prompt)",
 }
 
 
@@ -45,6 +56,8 @@ def load_data(
     encoder = encoder_of(config, tokenizer)
     if config.template != "auto" and templates.is_own(config.template):
         log(f"template {config.template}: the model's own chat template is used.")
+    if config.enable_thinking != "auto" and not choice_in(str(encoder.training_template)):
+        log(f"enable_thinking {config.enable_thinking}: this chat template has no such switch, so it changes nothing.")
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
     progress("Tokenizing", 0.0)
     summaries: dict[str, Summary] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from workbench.data.dataset import raw_rows, with_layout
 from workbench.data.duplicates import Seen
 from workbench.data.encode import Encoder
-from workbench.data.formats import KINDS_OF_PROBLEMS
+from workbench.data.formats import KINDS_OF_PROBLEMS, ONCE
 from workbench.data.pipeline import Batch, Problem, look, scan
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
@@ -73,7 +73,8 @@ def problems_of(
             problem = replace(problem, row=before + problem.row)
             report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
             report.broken += problem.broken
-            yield problem
+            if problem.kind not in ONCE or report.counts[problem.kind] == 1:
+                yield problem
         yield None
 
 

@@ -247,7 +247,13 @@ class Worker:
 
         options = self._options(alone(config, config.get("dataset") or "-"))
         # an encoder gives its tokenizer the template, so those of different templates cannot share one
-        cache_key = options.model_name_or_path, options.model_revision, options.trust_remote_code, options.template
+        cache_key = (
+            options.model_name_or_path,
+            options.model_revision,
+            options.trust_remote_code,
+            options.template,
+            options.enable_thinking,
+        )
         if cache_key not in self._tokenizers:
             self._tokenizers.clear()
             self._tokenizers[cache_key] = self._load_tokenizer(options)

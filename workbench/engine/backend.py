@@ -104,6 +104,7 @@ class Score:
     messages: list[dict]
     answer: str | list[int]
     top: int
+    template_values: dict = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:

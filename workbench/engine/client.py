@@ -181,9 +181,15 @@ async def complete(backend: Endpoint, model: str, messages: list[dict], *, n: in
 
 
 async def score(
-    backend: Endpoint, model: str, messages: list[dict], answer: str, token_ids: list[int] | None
+    backend: Endpoint,
+    model: str,
+    messages: list[dict],
+    answer: str,
+    token_ids: list[int] | None,
+    more: dict | None = None,
 ) -> list[dict]:
-    """What `model` thinks of each token of a given answer (our engine only). Raises UserError."""
+    """What `model` thinks of each token of a given answer (our engine only). `more` goes with the request. Raises
+    UserError."""
     if not backend.own:
         raise UserError("Only the workbench's own engine can score an answer. Load the model here for this.")
     body = {
@@ -192,6 +198,7 @@ async def score(
         "answer": answer,
         "token_ids": token_ids,
         "top_logprobs": TOP_LOGPROBS,
+        **(more or {}),
     }
     return (await _post(backend, "score", body, _PATIENCE, "score the answer"))["content"]
 

@@ -1,8 +1,8 @@
 """The part of OpenAI's protocol that the engine speaks, its own additions, and the limits of both."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_MESSAGES = 500
 MAX_MESSAGE_CHARACTERS = 400_000
@@ -158,6 +158,27 @@ class Generation(Lenient):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+_OWN_VALUES = {
+    "messages",
+    "tools",
+    "tokenize",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+}
+
+
+def _for_templates(values: dict) -> dict:
+    """Values that a chat template may be given. Raises ValueError: one that the request has a field for, or none."""
+    for name in values:
+        if name in _OWN_VALUES:
+            raise ValueError(f"chat_template_kwargs: {name} cannot be set there")
+    return values
+
+
+TemplateValues = Annotated[dict, AfterValidator(_for_templates)]
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`. `continue_final_message` (vLLM's name) goes on writing the last message."""
 
@@ -169,7 +190,7 @@ class ChatRequest(Generation):
     tool_choice: str | dict = "auto"
     response_format: ResponseFormat | None = None
     continue_final_message: bool = False
-    chat_template_kwargs: dict = Field(default_factory=dict)
+    chat_template_kwargs: TemplateValues = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _only_what_works(self):
@@ -180,16 +201,6 @@ class ChatRequest(Generation):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs the last message to be the assistant's")
-        for name in self.chat_template_kwargs:
-            if name in (
-                "messages",
-                "tools",
-                "tokenize",
-                "add_generation_prompt",
-                "continue_final_message",
-                "chat_template",
-            ):
-                raise ValueError(f"chat_template_kwargs: {name} cannot be set there")
         return self
 
     def definitions(self) -> list[dict] | None:
@@ -225,6 +236,7 @@ class ScoreRequest(Lenient):
     answer: str = Field("", max_length=MAX_SCORED_CHARACTERS)
     token_ids: list[int] | None = Field(None, max_length=MAX_SCORED_TOKENS)
     top_logprobs: int = Field(5, ge=0, le=MAX_TOP_LOGPROBS)
+    chat_template_kwargs: TemplateValues = Field(default_factory=dict)
 
     @field_validator("answer")
     @classmethod

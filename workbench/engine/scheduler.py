@@ -49,7 +49,14 @@ class Decoder(Protocol):
     def open(self, job: Job) -> Iterator[Token]:
         """Decode a request token by token; sets `prompt_tokens` and counts `completion_tokens` on the job."""
 
-    def score(self, adapter: str | None, messages: list[dict], answer: str | list[int], top: int) -> list[TokenInfo]:
+    def score(
+        self,
+        adapter: str | None,
+        messages: list[dict],
+        answer: str | list[int],
+        top: int,
+        template_values: dict | None = None,
+    ) -> list[TokenInfo]:
         """Measure the tokens of a given answer. Raises UserError."""
 
     def add_adapter(self, name: str, path: str) -> None:
@@ -83,7 +90,9 @@ class Scheduler:
 
     def score(self, request: Score) -> list[TokenInfo]:
         def measure() -> list[TokenInfo]:
-            return self.decoder.score(request.adapter, request.messages, request.answer, request.top)
+            return self.decoder.score(
+                request.adapter, request.messages, request.answer, request.top, request.template_values
+            )
 
         return self.call(Call(measure, cancelled=request.cancelled)) or []
 

@@ -101,7 +101,9 @@ class Routes:
         if not self.backend.capabilities.score:
             raise ApiError(400, "This engine does not support scoring. Load the model with another engine.")
         answer = body.token_ids if body.token_ids is not None else body.answer
-        asked = Score(self._adapter(body.model), _plain(body.messages), answer, body.top_logprobs)
+        asked = Score(
+            self._adapter(body.model), _plain(body.messages), answer, body.top_logprobs, body.chat_template_kwargs
+        )
         gone = asyncio.create_task(_cancel_when_gone(request, asked))
         try:
             infos = await asyncio.get_running_loop().run_in_executor(_WAITING, self.backend.score, asked)

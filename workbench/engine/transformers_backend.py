@@ -38,7 +38,7 @@ class TransformersDecoder:
         self.workspace = workspace
         dtype = compute_dtype() if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
         self.tokenizer = load_tokenizer(config, workspace, progress)
-        set_template(self.tokenizer, config.template)
+        set_template(self.tokenizer, config.template, config.enable_thinking)
         split = "," in config.devices
         self.base = load_model(config, workspace, dtype=dtype, split=split, progress=progress, log=log)
         self.model = self.base
@@ -172,7 +172,14 @@ class TransformersDecoder:
                     cache.batch_select_indices(kept)
             logits = self._forward(step, cache, keep=1)[:, -1]
 
-    def score(self, adapter: str | None, messages: list[dict], answer: str | list[int], top: int) -> list[TokenInfo]:
+    def score(
+        self,
+        adapter: str | None,
+        messages: list[dict],
+        answer: str | list[int],
+        top: int,
+        template_values: dict | None = None,
+    ) -> list[TokenInfo]:
         """What the model with this adapter thinks of each token of an answer that is given; one forward pass.
 
         `answer` is text, or the ids of its tokens as they were generated. Call it on the scheduler's thread.
@@ -180,7 +187,7 @@ class TransformersDecoder:
         Raises:
             UserError: the conversation and the answer are longer than the context.
         """
-        job = Job(adapter, messages, Sampling())
+        job = Job(adapter, messages, Sampling(), template_values=template_values or {})
         prompt = self._prompt(job)
         given = self.tokenizer(answer, add_special_tokens=False)["input_ids"] if isinstance(answer, str) else answer
         if any(not 0 <= token < len(self.tokenizer) for token in given):

@@ -23,7 +23,7 @@ def export(
     workspace: Workspace,
     progress: Progress,
     log: Callable[[str], None],
-    set_template: Callable[[Any, str], None],
+    set_template: Callable[[Any, str, str], None],
 ) -> Path:
     """Write `models/<name>` in the workspace: the base in its own precision, plus each adapter times its weight.
 
@@ -32,7 +32,8 @@ def export(
     is loaded unquantized.
 
     Args:
-        set_template: gives a tokenizer the chat template of a name, where there is none beside the adapter.
+        set_template: gives a tokenizer the chat template of a name, where there is none beside the adapter, and the
+            choice of `enable_thinking`.
 
     Raises:
         UserError: the name is taken, an adapter does not fit, or the disk is full.
@@ -97,10 +98,11 @@ def _tokenizer(config: EngineConfig, adapter: Path, workspace: Workspace, progre
         except Exception as error:  # of a file that says what the libraries do not expect
             raise UserError(f"The tokenizer in {adapter} cannot be read: {first_line(error)}") from None
         if tokenizer.chat_template:
+            set_template(tokenizer, "auto", config.enable_thinking)
             return tokenizer
     tokenizer = load_tokenizer(config, workspace, progress)
     if config.template != "auto" or tokenizer.chat_template:
-        set_template(tokenizer, config.template)
+        set_template(tokenizer, config.template, config.enable_thinking)
     return tokenizer
 
 

@@ -11,6 +11,14 @@ TEXT = {
     "import_box": ("Command or YAML", "命令或 YAML"),
     "import_button": ("Fill the form", "填入表单"),
     "imported": ("Taken over: {count} options.", "已导入 {count} 个选项。"),
+    "imported_chat": (
+        "This is for chatting: its settings are in the Chat tab now. On the command line:\n{command}",
+        "这是对话配置，已填入“对话”页。等价的命令行：\n{command}",
+    ),
+    "imported_export": (
+        "This is for exporting: its settings are in the Chat tab now, under the merge section. On the command line:\n{command}",
+        "这是导出配置，已填入“对话”页的合并区。等价的命令行：\n{command}",
+    ),
     "import_defaults": ("LLaMA-Factory's defaults for what was left out:", "未给出的选项采用 LLaMA-Factory 的默认值："),
     "left_out": ("Not taken over:", "未导入："),
     "more": ("More: ", "更多："),
@@ -65,6 +73,13 @@ TEXT = {
     "top_k": ("Top-k (0: off)", "Top-k（0 为关闭）"),
     "repetition_penalty": ("Repetition penalty", "重复惩罚"),
     "seed": ("Seed (empty: random)", "种子（留空为随机）"),
+    "thinking_loaded": ("as loaded", "按加载时的设置"),
+    "thinking_info": (
+        "For models whose chat template has the switch (enable_thinking). Others ignore it.",
+        "用于对话模板带此开关（enable_thinking）的模型，其他模型忽略。",
+    ),
+    "on": ("on", "开"),
+    "off": ("off", "关"),
     "compare": ("Compare base and adapter", "对比基座与适配器"),
     "base_column": ("Base model", "基座模型"),
     "adapter_column": ("With adapter", "带适配器"),
@@ -456,6 +471,8 @@ TEXT = {
     "kind_left_thought": ("thought left out", "思考过程被模板省略"),
     "kind_left_beside": ("text beside a call left out", "工具调用旁的文字被模板省略"),
     "kind_opened_thought": ("no thought where chat opens one", "对话以 <think> 开头，此处没有思考"),
+    "kind_closed_thought": ("a thought where chat has none", "对话中思考已关闭，此处却有思考"),
+    "kind_empty_thought": ("empty thought trained", "空的思考参与训练"),
     "data_stats_run": ("Count this dataset", "统计此数据集"),
     "data_stats_all": ("Count all of the Train form", "统计训练表单的全部数据集"),
     "data_stats_info": (

@@ -10,10 +10,12 @@ from fastapi import FastAPI
 
 from workbench import __version__
 from workbench.chat import corrections
+from workbench.config.llamafactory import import_text
 from workbench.config.presets import list_presets
 from workbench.data.worker_client import DataWorker
 from workbench.engine.door import Door
 from workbench.engine.process import Engine
+from workbench.errors import UserError
 from workbench.runs.run import list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
@@ -85,6 +87,17 @@ class Page:
         message = note(say("cloned", language(request), id=run.id))
         return [message, gr.Tabs(selected="train"), run.id, *form.fill(run.config_values())]
 
+    def import_for_chat(self, text):
+        """What was pasted for training may be for chatting or exporting: that goes to the Chat tab."""
+        panel = self.chat.panel
+        try:
+            imported = import_text(text or "")
+        except UserError:  # the Train tab tells
+            return [gr.skip()] * len(panel.settings)
+        if imported.purpose == "train":
+            return [gr.skip()] * len(panel.settings)
+        return panel.filled(imported.values, imported.name)
+
     def train_corrections(self, adapter, model, request: gr.Request):
         """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
         preset."""
@@ -123,6 +136,7 @@ class Page:
         train, runs, chat = self.train, self.runs, self.chat
         form = train.form.components
         runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, train.parent, *form], **QUIET)
+        train.take.click(self.import_for_chat, train.pasted, chat.panel.settings, **QUIET)
         take_adapter = Event(*chat.panel.take_adapter)
         to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], [self.tabs, chat.panel.adapter])
         bind(runs.chat.click, (to_chat, take_adapter))

@@ -5,7 +5,7 @@ from html import escape
 
 import gradio as gr
 
-from workbench.config.llamafactory import import_text
+from workbench.config.llamafactory import Imported, import_text
 from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, Preset, list_presets
 from workbench.config.run_config import coerced, to_yaml
@@ -42,6 +42,12 @@ def command_line(preset: Preset, values: dict) -> str:
             changes[name] = getattr(defaults, name)
     settings = ["--set " + shlex.quote(f"{name}={'' if value is None else value}") for name, value in changes.items()]
     return " ".join([f"python -m workbench train {preset.name}", *settings])
+
+
+def _left_out(imported: Imported, lang: str) -> str:
+    """Lines about what an import did not take over."""
+    lines = [f"\n• {key or '…'} = {value}: {why}" for key, value, why in imported.left_out[:LISTED]]
+    return "\n" + say("left_out", lang) + "".join(lines) if lines else ""
 
 
 def about_html(preset: Preset, lang: str) -> str:
@@ -150,15 +156,13 @@ class TrainTab:
             imported = import_text(text)
         except UserError as error:
             return [note(str(error), "bad"), *[gr.skip()] * len(self.form.names)]
+        if imported.purpose != "train":
+            message = say(f"imported_{imported.purpose}", lang, command=imported.command()) + _left_out(imported, lang)
+            return [note(message, "warn" if imported.lost else "ok"), *[gr.skip()] * len(self.form.names)]
         if not imported.values:
             return [note(say("nothing_imported", lang), "bad"), *[gr.skip()] * len(self.form.names)]
         message = say("imported", lang, count=len(imported.values))
-        if imported.left_out:
-            message += (
-                "\n"
-                + say("left_out", lang)
-                + "".join(f"\n• {k or '…'} = {v}: {why}" for k, v, why in imported.left_out[:LISTED])
-            )
+        message += _left_out(imported, lang)
         if imported.defaults:
             listed = "".join(f"\n• {key}: {value}" for key, value in imported.defaults.items())
             message += "\n" + say("import_defaults", lang) + listed

@@ -73,8 +73,8 @@ class EnginePanel:
             find = gr.Button(t("find_models"), size="sm", elem_id="find-models")
             models_found = gr.HTML(elem_id="server-found")
         with gr.Accordion(t("merge_title"), open=False, elem_id="merge"):
-            weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
-            name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
+            self.weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
+            self.name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
             with gr.Row():
                 add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
                 export = gr.Button(t("merge_export"), size="sm", elem_id="merge-export", min_width=90)
@@ -103,10 +103,18 @@ class EnginePanel:
             api_visibility="private",
         )
         add.click(
-            self._merge, [weights, name], [merged, self.adapter], show_progress="minimal", api_visibility="private"
+            self._merge,
+            [self.weights, self.name],
+            [merged, self.adapter],
+            show_progress="minimal",
+            api_visibility="private",
         )
         export.click(
-            self._export, [self.model, weights, name], merged, show_progress="minimal", api_visibility="private"
+            self._export,
+            [self.model, self.weights, self.name],
+            merged,
+            show_progress="minimal",
+            api_visibility="private",
         )
 
     def _widget(self, name: str):
@@ -229,6 +237,24 @@ class EnginePanel:
             return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0, *kept]
 
         return take, self.adapter, [self.model, self.quantization, *self.more.values()]
+
+    @property
+    def settings(self) -> list:
+        """The components that `filled` fills."""
+        return [self.model, self.adapter, self.quantization, *self.more.values(), self.weights, self.name]
+
+    def filled(self, values: dict, name: str) -> list:
+        """Their values for an EngineConfig's `values`; with a `name`, its adapter is one to be merged under it."""
+        adapter = str(values.get("adapter_name_or_path") or "")
+        more = [values.get(key, self.defaults[key].default) for key in _MORE]
+        merge = [f"{adapter} = 1", name] if name else [gr.skip(), gr.skip()]
+        return [
+            values.get("model_name_or_path") or gr.skip(),
+            adapter,
+            values.get("quantization_bit") or 0,
+            *more,
+            *merge,
+        ]
 
     def adapters(self) -> list[str]:
         """Adapters that can be chosen: runs and their checkpoints, and those that are loaded."""

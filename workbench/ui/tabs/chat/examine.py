@@ -6,7 +6,7 @@ import random
 import gradio as gr
 
 from workbench.chat import corrections
-from workbench.chat.session import Sampling, Session, sent
+from workbench.chat.session import Sampling, Session, asked_to_think, sent
 from workbench.engine.client import complete, score
 from workbench.errors import UserError
 from workbench.ui.catalogue import say
@@ -128,6 +128,7 @@ class Examine:
                 top_p=1.0,
                 max_tokens=limit,
                 seed=random.randrange(2**31),
+                extra_body=asked_to_think(answer.get("thinking")),
             )
             self.keep(talk)
         except UserError as error:
@@ -157,7 +158,8 @@ class Examine:
                 raise UserError(say("choose_adapter", lang))
             ids = [entry["token_id"] for entry in answer["tokens"]]
             given = answer.get("system", []) + sent(history)
-            other_scores = await score(backend, other, given, answer["content"], ids)
+            switch = asked_to_think(answer.get("thinking"))
+            other_scores = await score(backend, other, given, answer["content"], ids, switch)
             both = (answer["tokens"], other_scores) if wrote != base else (other_scores, answer["tokens"])
             texts = [entry.get("text", "") for entry in answer["tokens"]]
             answer["difference"] = [
@@ -179,7 +181,13 @@ class Examine:
             for number, wording in enumerate(asked, 1):
                 messages = [*_system(settings), {"role": "user", "content": wording.question}]
                 answers += await complete(
-                    backend, model, messages, temperature=0.0, max_tokens=min(int(settings.max_tokens), 120), seed=0
+                    backend,
+                    model,
+                    messages,
+                    temperature=0.0,
+                    max_tokens=min(int(settings.max_tokens), 120),
+                    seed=0,
+                    extra_body=asked_to_think(settings.thinking),
                 )
                 yield contradiction_html(compare(asked[:number], answers), lang)
         except UserError as error:

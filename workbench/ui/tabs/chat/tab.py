@@ -60,6 +60,13 @@ class ChatTab:
                         1, 2, 1.0, step=0.05, label=t("repetition_penalty"), elem_id="repetition-penalty"
                     )
                     self.seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
+                    self.thinking = gr.Radio(
+                        [(t("thinking_loaded"), "auto"), (t("on"), "on"), (t("off"), "off")],
+                        value="auto",
+                        label=t("opt_enable_thinking"),
+                        info=t("thinking_info"),
+                        elem_id="thinking",
+                    )
                     self.tools = gr.Textbox(value="", label=t("tools"), info=t("tools_info"), lines=3, elem_id="tools")
                     with gr.Row():
                         self.price_in = gr.Number(0, label=t("price_in"), minimum=0, elem_id="price-in", min_width=100)
@@ -127,6 +134,7 @@ class ChatTab:
             self.top_k,
             self.penalty,
             self.seed,
+            self.thinking,
         ]
         self.left = self.boxes[0]
         self.shown_in = [*self.boxes, self.problem]
@@ -198,7 +206,7 @@ class ChatTab:
                 for column in columns:
                     if not column:  # a column that has just come: it begins with the first one's conversation
                         column += [dict(message) for message in so_far]
-                    column.append({"role": "assistant", "content": ""})
+                    column.append({"role": "assistant", "content": "", "thinking": settings.thinking})
             changed = asyncio.Event()
             prefix = [{"role": "system", "content": settings.system}] if (settings.system or "").strip() else []
             running = [

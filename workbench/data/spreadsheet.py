@@ -1,0 +1,76 @@
+"""Rows of an Excel workbook (`.xlsx`): those of its first sheet, the names of the fields in the first row."""
+
+import datetime
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.errors import UserError
+
+_UNPACKED = 256 << 20  # bytes that the parts of a workbook may unpack to, all together
+_PARTS = 10_000
+_ROWS = 1 << 20  # that Excel itself can hold
+
+
+def sheet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """`(number of the row, its cells as text)` of the first sheet, without empty rows. Formulas come as their last
+    result.
+
+    Raises:
+        UserError: it is no such workbook, or too large.
+    """
+    import openpyxl
+
+    _check_size(path)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        try:
+            if not book.worksheets:
+                raise UserError(f"{path.name} has no sheet with cells.")
+            sheet = book.worksheets[0]
+            sheet.reset_dimensions()  # what the file says of its size may be wrong, and rows would be filled up to it
+            for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+                if number > _ROWS:
+                    raise UserError(f"{path.name} has more than {_ROWS:,} rows. Save it as CSV.")
+                if any(cell is not None for cell in cells):
+                    yield number, [_text(cell) for cell in cells]
+        finally:
+            book.close()
+    except (UserError, MemoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # a workbook can be broken in many ways
+        raise UserError(f"{path.name} cannot be read as an Excel workbook: {str(error)[:200]}.") from None
+
+
+def _check_size(path: Path) -> None:
+    """Raise UserError for what is no archive, or would unpack to too much."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"{path.name} is no Excel workbook of the kind .xlsx ({str(error)[:100]}). Save it as .xlsx or CSV."
+        ) from None
+    unpacked = sum(part.file_size for part in parts)
+    if unpacked > _UNPACKED or len(parts) > _PARTS:
+        raise UserError(
+            f"{path.name} unpacks to {unpacked >> 20:,} MiB in {len(parts):,} parts; at most {_UNPACKED >> 20} MiB are"
+            " read. Save it as CSV."
+        )
+
+
+def _text(cell: object) -> str:
+    """A cell as CSV would hold it."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        return str(int(cell))
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
+        return cell.date().isoformat()
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat(*([" "] if isinstance(cell, datetime.datetime) else []))
+    return str(cell)

@@ -201,6 +201,25 @@ def test_a_file_in_gb18030_is_named_and_read(opened, page, tmp_path):
     assert entries["gbk"] == {"file_name": "gbk.csv", "encoding": "gb18030"}
 
 
+def test_a_dataset_in_big5_is_read_by_a_click(opened, page):
+    text = "instruction,output\n請問台北今天的天氣如何？,今天台北是晴天，謝謝你的問題。\n"
+    file = page.workspace / "uploads" / "weather.csv"
+    file.write_bytes(text.encode("big5"))
+    names = (
+        json.loads((file.parent / "dataset_info.json").read_text())
+        if (file.parent / "dataset_info.json").is_file()
+        else {}
+    )
+    (file.parent / "dataset_info.json").write_text(json.dumps(names | {"weather": {"file_name": "weather.csv"}}))
+    choose(opened, "weather")
+    expect(opened.locator("#data-message")).to_contain_text("It looks like Big5")
+    opened.get_by_role("button", name="Read it as Big5").click()
+    expect(opened.locator("#data-rows .wb-row").first).to_contain_text("請問台北今天的天氣如何？")
+    expect(opened.locator("#data-uploaded")).to_contain_text("It is read as Big5 now")
+    expect(opened.locator("#data-read-as")).to_be_hidden()
+    assert json.loads((file.parent / "dataset_info.json").read_text())["weather"]["encoding"] == "big5"
+
+
 def test_statistics_and_what_they_suggest(opened):
     choose(opened, "abilities")
     opened.get_by_role("tab", name="Statistics").click()

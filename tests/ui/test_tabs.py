@@ -16,6 +16,7 @@ from workbench.errors import UserError
 from workbench.runs.run import create_run, list_runs
 from workbench.storage.workspace import Workspace
 from workbench.ui.page import Page
+from workbench.ui.tabs.chat.engine_panel import _MORE
 from workbench.ui.tabs.data.files import Files, copied, parted
 from workbench.ui.tabs.data.jobs import Check, Statistics, report_file
 from workbench.ui.tabs.data.shared import Data
@@ -234,7 +235,7 @@ def test_an_import_for_chatting_goes_to_the_chat_tab(page):
     report, *contents = page.train.use_import(text, ENGLISH)
     assert "python -m workbench serve a/b --adapter saves/x" in report and all(map(skipped, contents))
     model, adapter, bits, *more, weights, name = page.import_for_chat(text)
-    more = dict(zip(page.chat.panel.more, more, strict=True))
+    more = dict(zip(_MORE, more, strict=True))
     assert (model, adapter, bits, more["template"], more["enable_thinking"]) == ("a/b", "saves/x", 4, "llama3", "off")
     assert skipped(weights) and skipped(name)
     exporting = "model_name_or_path: a/b\nadapter_name_or_path: saves/x\nexport_dir: out/merged"

@@ -269,10 +269,10 @@ def test_the_first_page_of_a_folder_counts_nothing(tmp_path, monkeypatch):
     assert len(places.page(0, 5)) == 5
 
 
-@pytest.mark.parametrize("name", ["latin.csv", "odd.json"])
+@pytest.mark.parametrize("name", ["odd.csv", "odd.json"])
 def test_bytes_that_are_not_utf8_are_never_replaced(workspace, tmp_path, name):
     content = {
-        "latin.csv": b"instruction,output\nhello,ok\n" + "café,thé\n".encode("latin-1"),
+        "odd.csv": b"instruction,output\nhello,ok\n" + b"caf\xff,th\xff\n",
         "odd.json": b'[{"instruction": "a", "output": "b"}, {"instruction": "x\\ud83d", "output": "y"}]',
     }[name]
     (tmp_path / "file").write_bytes(content)
@@ -290,11 +290,11 @@ def test_bytes_that_are_not_utf8_are_never_replaced(workspace, tmp_path, name):
 
 def test_a_line_that_is_not_utf8_can_be_mended(workspace, tmp_path):
     (tmp_path / "file").write_bytes(
-        json.dumps(rows_of(1)[0]).encode() + b'\n{"instruction": "caf\xe9", "output": "y"}\n'
+        json.dumps(rows_of(1)[0]).encode() + b'\n{"instruction": "caf\xff", "output": "y"}\n'
     )
-    name, *_ = editing.add_file(workspace, tmp_path / "file", "latin.jsonl")
+    name, *_ = editing.add_file(workspace, tmp_path / "file", "odd.jsonl")
     before = source(Places(own(workspace, name)).page(1, 1)[0][1])
-    assert "caf\\xe9" in before
+    assert "caf\\xff" in before
     editing.change_rows(workspace, name, {2: (before, '{"instruction": "café", "output": "y"}')})
     assert [e.messages[0]["content"] for _, e in examples(own(workspace, name))] == ["Question 0?", "café"]
 

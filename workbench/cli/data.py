@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -230,13 +231,18 @@ def add(
 
 
 @data_app.command("copy")
-def copy(name: NameArgument, dataset_dir: str = "data", workspace: WorkspaceOption = WORKSPACE):
-    """Copy a dataset into the workspace as JSONL, so that its rows can be changed. Prints the copy's name."""
+def copy(
+    name: NameArgument,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of its text, where that is not UTF-8.")] = "",
+    dataset_dir: str = "data",
+    workspace: WorkspaceOption = WORKSPACE,
+):
+    """Copy a dataset into the workspace as JSONL in UTF-8, so that its rows can be changed. Prints the copy's name."""
     from workbench.data import editing
 
     space = Workspace(workspace).create()
     for info in _select(name, dataset_dir, space):
-        dataset, lost = editing.copy(info, space, _silent)
+        dataset, lost = editing.copy(replace(info, encoding=encoding or info.encoding), space, _silent)
         print(dataset)
         if lost:
             print(f"{lost:,} rows could not be read and are left out.", file=sys.stderr)

@@ -11,7 +11,7 @@ ENCODINGS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_kr", "utf-16", "cp125
 _SAMPLE = 256 << 10
 _CHUNK = 1 << 20
 _SEARCHED = 16 << 10  # bytes that are tried in many encodings
-_NAMES = {
+NAMES = {
     "gb18030": "GB18030",
     "utf-16": "UTF-16",
     "shift_jis": "Shift-JIS",
@@ -35,12 +35,9 @@ _WESTERN = set("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâ
 class WrongEncoding(UserError):
     """A text file that is not UTF-8. `encoding`: what it looks like."""
 
-    def __init__(self, name: str, encoding: str):
+    def __init__(self, message: str, encoding: str):
         self.encoding = encoding
-        super().__init__(
-            f"{name} is not UTF-8 text. It looks like {_NAMES[encoding]}. Set encoding: {encoding} in its layout (or in"
-            " dataset_info.json), or save the file as UTF-8."
-        )
+        super().__init__(message)
 
 
 def looks_like(sample: bytes) -> str:
@@ -88,7 +85,11 @@ def check_utf8(path: Path, file: BinaryIO) -> None:
     start = file.tell()
     sample = file.read(_SAMPLE)
     if encoding := looks_like(sample):
-        raise WrongEncoding(path.name, encoding)
+        raise WrongEncoding(
+            f"{path.name} is not UTF-8 text. It looks like {NAMES[encoding]}. Set encoding: {encoding} in its layout"
+            " (or in dataset_info.json), or save the file as UTF-8.",
+            encoding,
+        )
     file.seek(start + (3 if sample.startswith(codecs.BOM_UTF8) else 0))
 
 

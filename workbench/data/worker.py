@@ -172,9 +172,11 @@ class Worker:
             raise UserError(f"{sent.name} is not an upload. Send the file again.")
         return list(editing.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
 
-    def copy(self, dataset: str, config: dict) -> list:
-        """Copy a dataset into the workspace: `[name, rows that could not be read]`."""
+    def copy(self, dataset: str, config: dict, encoding: str = "") -> list:
+        """Copy a dataset into the workspace: `[name, rows that could not be read]`. `encoding`: of its text, where its
+        entry does not say so."""
         info = self._one(dataset, config)
+        info = replace(info, encoding=encoding or info.encoding)
         return list(editing.copy(info, self.workspace, self.progress, beside=self._folder(config)))
 
     def split(self, dataset: str, config: dict, share: float) -> dict:
@@ -388,7 +390,7 @@ def main() -> None:
         try:
             say({"result": getattr(worker, request["op"])(**request["args"])})
         except UserError as error:
-            say({"error": str(error)})
+            say({"error": str(error), "encoding": getattr(error, "encoding", "")})
         except OSError as error:
             say({"error": f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."})
         except MemoryError:

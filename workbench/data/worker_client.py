@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
+from workbench.data.encodings import WrongEncoding
 from workbench.errors import UserError
 from workbench.runs import job
 from workbench.storage.files import parse_json
@@ -270,6 +271,8 @@ async def _ended(process) -> None:
 
 
 def _result(answer: dict):
+    if answer.get("encoding"):
+        raise WrongEncoding(answer["error"], answer["encoding"])
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["result"]

@@ -557,6 +557,8 @@ TEXT = {
         " It is not UTF-8 text and is read as {encoding}. Look at a row; another encoding can be set under “{title}”.",
         "它不是 UTF-8 文本，按 {encoding} 读取。请查看一行；可在“{title}”中改用其他编码。",
     ),
+    "data_read_as": ("Read it as {encoding}", "按 {encoding} 读取"),
+    "data_read_so": ("It is read as {encoding} now. Look at a row.", "现按 {encoding} 读取，请查看一行。"),
     "data_layout_columns": ("columns (JSON)", "columns（JSON）"),
     "data_layout_tags": ("tags (JSON)", "tags（JSON）"),
     "data_layout_save": ("Save the layout", "保存格式"),

@@ -89,14 +89,13 @@ class Page:
 
     def import_for_chat(self, text):
         """What was pasted for training may be for chatting or exporting: that goes to the Chat tab."""
-        panel = self.chat.panel
         try:
             imported = import_text(text or "")
         except UserError:  # the Train tab tells
-            return [gr.skip()] * len(panel.settings)
+            return self.chat.panel.unfilled()
         if imported.purpose == "train":
-            return [gr.skip()] * len(panel.settings)
-        return panel.filled(imported.values, imported.name)
+            return self.chat.panel.unfilled()
+        return self.chat.panel.filled(imported.values, imported.name)
 
     def train_corrections(self, adapter, model, request: gr.Request):
         """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's

@@ -256,6 +256,11 @@ class EnginePanel:
             *merge,
         ]
 
+    @staticmethod
+    def unfilled() -> list:
+        """`filled` where all stays as it is."""
+        return [gr.skip()] * (5 + len(_MORE))
+
     def adapters(self) -> list[str]:
         """Adapters that can be chosen: runs and their checkpoints, and those that are loaded."""
         return list(dict.fromkeys([*sorted(self.engine._adapters), *adapter_choices(list_runs(self.workspace))]))

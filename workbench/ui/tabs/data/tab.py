@@ -8,6 +8,7 @@ import gradio as gr
 
 from workbench.config.options import RunConfig
 from workbench.data.editing import is_own
+from workbench.data.encodings import NAMES, WrongEncoding
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
 from workbench.storage.files import parse_json
@@ -22,6 +23,7 @@ from workbench.ui.tabs.data.view import note_safe
 from workbench.ui.tabs.record import Event, Tab
 
 PAGE = 5  # rows at a time
+_NOT_OFFERED = (gr.update(visible=False), "")
 _IDS_JS = (
     "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on);"
     " document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
@@ -63,6 +65,8 @@ class DataTab:
                     t("stop"), elem_id="data-upload-stop", variant="stop", size="sm", visible=False
                 )
         self.message = gr.HTML(elem_id="data-message")
+        self.read_as = gr.Button("", visible=False, size="sm", elem_id="data-read-as")
+        self.offered = gr.State("")  # the encoding that this button reads the dataset in
         with gr.Tabs(elem_id="data-parts") as self.parts:
             with gr.Tab(t("data_preview"), id="preview", elem_id="part-preview"):
                 with gr.Row(equal_height=True):
@@ -143,7 +147,7 @@ class DataTab:
         """The page of rows that begins with row `number`."""
         lang, number = language(request), max(1, int(number or 1))
         if not name:
-            return note(say("data_none", lang)), "", ""
+            return note(say("data_none", lang)), "", "", *_NOT_OFFERED
         try:
             self.data.info(name, contents)
             tokens = bool({"tokens", "text"} & set(shown or []))
@@ -160,9 +164,24 @@ class DataTab:
             if not found["rows"]:
                 message += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
             about_ = self.describe(name, contents, found["layout"], None, lang)
-            return message, about_, view.rows_html(found["rows"], shown or [], lang)
+            return message, about_, view.rows_html(found["rows"], shown or [], lang), *_NOT_OFFERED
+        except WrongEncoding as error:
+            label = say("data_read_as", lang, encoding=NAMES[error.encoding])
+            return note_safe(str(error), "bad"), "", "", gr.update(value=label, visible=True), error.encoding
         except UserError as error:
-            return note_safe(str(error), "bad"), "", ""
+            return note_safe(str(error), "bad"), "", "", *_NOT_OFFERED
+
+    async def read_so(self, request, name, encoding, *contents):
+        """Read a dataset of the workspace in another encoding; of another one, make a copy in the workspace."""
+        lang, user = language(request), user_of(request)
+        info, args = self.data.info(name, contents), {"dataset": name, "config": self.data.options(contents)}
+        if is_own(name, self.workspace, info.path):
+            layout = {key: getattr(info, key) for key in ("formatting", "ranking", "columns", "tags")}
+            await self.data.worker.change("layout", user=user, encoding=encoding, **layout, **args)
+            return say("data_read_so", lang, encoding=NAMES[encoding]), gr.skip()
+        copy, lost = await self.data.worker.change("copy", user=user, encoding=encoding, **args)
+        words = say("data_copied", lang, name=copy) + (say("data_left_out", lang, count=lost) if lost else "")
+        return words, gr.update(choices=self.data.choices(contents), value=copy)
 
     async def total(self, name, request: gr.Request, *contents):
         """The number of rows, for which the whole file may have to be read: then in a process of its own."""
@@ -250,7 +269,7 @@ class DataTab:
             ],
             self.show,
             [self.chosen, self.columns, self.start, *contents],
-            [self.message, self.about, self.rows],
+            [self.message, self.about, self.rows, self.read_as, self.offered],
             trigger_mode="always_last",
             **QUIET,
         ).then(self.total, [self.chosen, *contents], self.about, **QUIET)
@@ -258,6 +277,12 @@ class DataTab:
         gr.on(
             [self.chosen.change, self.data.looks.change], lambda: "", None, self.checked, **QUIET
         )  # row numbers may not be true any more
+        self.read_as.click(
+            self.data.changing(self.read_so, 1),
+            [self.data.looks, self.chosen, self.offered, *contents],
+            [self.uploaded, self.data.looks, self.chosen],
+            **LONG,
+        )
         self.back.click(lambda number: max(1, int(number or 1) - PAGE), self.start, self.start, **QUIET)
         self.on.click(lambda number: int(number or 1) + PAGE, self.start, self.start, **QUIET)
         self.ids.change(None, self.ids, None, js=_IDS_JS, api_visibility="private")

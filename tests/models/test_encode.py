@@ -64,7 +64,7 @@ def test_masks_agree_with_transformers(tokenizer):
 def test_a_template_without_markers_gives_the_same_mask(tokenizer):
     """The model's own template, told apart by rendering turn by turn."""
     marked = Encoder(tokenizer, "chatml").encode(TALK)
-    plain = templates.read("chatml").replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    plain = templates.read("chatml").replace(" endgeneration ", " endif ").replace(" generation ", " if true ")
     tokenizer.chat_template = plain
     unmarked = Encoder(tokenizer, "auto")
     assert not unmarked._markers
@@ -178,7 +178,7 @@ def test_tools_through_the_template(tokenizer):
         == '<call>clock {"zone": "UTC"}</call><|im_end|>Noon.<|im_end|>'
     )
     with pytest.raises(UserError, match="leaves tools out"):
-        Encoder(tokenizer, "chatml").encode_example(example)
+        Encoder(tokenizer, "deepseek").encode_example(example)
 
 
 def test_plain_text_keeps_every_token(tokenizer):

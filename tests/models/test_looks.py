@@ -95,7 +95,7 @@ def test_a_row_that_a_template_cannot_show_is_shown_as_conversation(tokenizer, t
         "tools": '[{"name": "look", "parameters": {}}]',
     }
     info = with_layout(DatasetInfo("mine", given(tmp_path, jsonl([row]))))
-    view = row_view(0, Places(info).page(0, 1)[0][1], info, Encoder(tokenizer, "chatml"), Vocabulary(tokenizer))
+    view = row_view(0, Places(info).page(0, 1)[0][1], info, Encoder(tokenizer, "deepseek"), Vocabulary(tokenizer))
     assert [kind for kind, _ in view["problems"]] == ["template"] and not view["encoded"]
     assert [turn["role"] for turn in view["turns"]] == ["user", "assistant", "tool", "assistant"]
     shown = rows_html([view], ["conversation", "tokens"], "en")

@@ -390,3 +390,53 @@ def test_switches_are_told_from_what_only_sounds_like_them():
     assert switches("{% if enable_thinking") == []
     plain = "{{ messages[0].content }}"
     assert with_choice(plain, "off") == plain
+
+
+# --- tools through our own templates
+
+
+TWO_CALLS = [
+    {"role": "user", "content": " Weather in Rome?"},
+    {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "content": "sunny {20}"},
+    {"role": "tool", "content": "rain"},
+    {"role": "assistant", "content": "Sunny, or rain."},
+]
+ONE_CALL = [TWO_CALLS[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}, *TWO_CALLS[2:3], *TWO_CALLS[4:]]
+SYSTEM = {"role": "system", "content": "Be short."}
+
+
+@pytest.mark.parametrize(("ours", "models"), [("qwen", "qwen2_5"), ("llama3", "llama3_1")])
+@pytest.mark.parametrize("talk", [ONE_CALL, TWO_CALLS, ONE_CALL[:2], [SYSTEM, *ONE_CALL], [SYSTEM, *TWO_CALLS]])
+def test_calls_through_our_templates_are_those_of_the_models_own(tokenizer, ours, models, talk):
+    def text(encoder):
+        try:
+            return encoder.render(talk, TOOLS, add_generation_prompt=talk[-1]["role"] != "assistant")
+        except UserError:
+            return "refused"  # Llama makes one call in a turn
+
+    assert text(Encoder(tokenizer, ours)) == text(public(tokenizer, models))
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("qwen", '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>'),
+        ("chatml", '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>'),
+        ("llama3", '{"name": "get_weather", "parameters": {"city": "Rome"}}<|eot_id|>'),
+        ("glm4", 'get_weather\n{"city": "Rome"}<|observation|>'),
+    ],
+)
+def test_a_call_is_trained_with_its_end_and_the_result_is_not(tokenizer, name, calls):
+    encoder = Encoder(tokenizer, name)
+    encoded = encoder.encode(ONE_CALL, TOOLS)
+    answer = encoder.encode(TWO_CALLS[:1] + TWO_CALLS[-1:])
+    assert trained(tokenizer, encoded) == calls + trained(tokenizer, answer)
+    assert "sunny {20}" in encoded.text.replace("\\u007b", "{") and encoded.notices == []
+    prompt = encoder.render(ONE_CALL[:1], TOOLS, add_generation_prompt=True)
+    assert encoded.text.startswith(prompt)
+
+
+@pytest.mark.parametrize("name", ["deepseek", "default"])
+def test_templates_of_models_without_tools_refuse_them(tokenizer, name):
+    assert problems(Encoder(tokenizer, name), {"messages": ONE_CALL, "tools": TOOLS}) == ["template"]

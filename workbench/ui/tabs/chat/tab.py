@@ -61,7 +61,7 @@ class ChatTab:
                     )
                     self.seed = gr.Textbox(value="", label=t("seed"), max_lines=1, elem_id="seed")
                     self.thinking = gr.Radio(
-                        [(t("thinking_loaded"), "auto"), (t("on"), "on"), (t("off"), "off")],
+                        [(t("thinking_loaded"), "auto"), (t("thinking_on"), "on"), (t("thinking_off"), "off")],
                         value="auto",
                         label=t("opt_enable_thinking"),
                         info=t("thinking_info"),

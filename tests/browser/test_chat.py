@@ -147,7 +147,7 @@ def test_contradictions_reload_and_an_engine_that_dies(chat, page):
     chat.reload()
     chat.get_by_role("tab", name="Chat", exact=True).click()
     expect(chat.locator("#chat-left .bot.message").last).to_have_text(answer, timeout=30_000)
-    expect(chat.locator("#confidence .wb-tokens .tk").first).to_be_visible(timeout=30_000)
+    expect(chat.locator("#confidence .wb-tokens .tk")).not_to_have_count(0, timeout=30_000)
 
     # the engine is killed in the middle of an answer: the page says so, and loading again goes on
     open_generation(chat, max_tokens=2000, temperature=1)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -139,6 +140,47 @@ def test_what_is_no_workbook_is_one_sentence(tmp_path, monkeypatch):
             assert "\n" not in str(error)
 
 
+def repacked(path: Path, parts: dict[str, bytes], changed: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (parts | changed).items():
+            archive.writestr(name, data)
+
+
+def parts_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_workbook_with_broken_parts_is_one_sentence_at_most(tmp_path):
+    path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], *([f"q{i}", i] for i in range(20)))
+    parts, generator = parts_of(path), random.Random(1)
+    for _ in range(150):
+        name = generator.choice(sorted(parts))
+        data = bytearray(parts[name])
+        for _ in range(3):
+            at = generator.randrange(len(data))
+            data[at : at + generator.randint(0, 6)] = bytes(generator.choices(b'<>&"0169az/ \x00\xff', k=3))
+        repacked(path, parts, {name: bytes(data)})
+        try:
+            rows_in(DatasetInfo("d", path))
+        except UserError as error:
+            assert "\n" not in str(error) and str(tmp_path) not in str(error)
+
+
+def test_entities_that_grow_beyond_measure_are_refused(tmp_path):
+    path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q", "a"])
+    entities = "".join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
+    sheet = (
+        f'<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "aaaaaaaaaa">{entities}]>'
+        '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData><row r="1">'
+        '<c t="inlineStr"><is><t>&j;</t></is></c></row></sheetData></worksheet>'
+    )
+    repacked(path, parts_of(path), {"xl/worksheets/sheet1.xml": sheet.encode()})
+    with pytest.raises(UserError, match="amplification"):
+        rows_in(DatasetInfo("d", path))
+
+
 def test_a_workbook_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path):
     path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q", "a"])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -150,12 +192,9 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_pa
 
 def test_rows_far_down_a_sheet_are_not_filled_up(tmp_path):
     path = workbook(tmp_path / "d.xlsx", ["instruction", "output"], ["q", "a"])
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts = parts_of(path)
     sheet = parts["xl/worksheets/sheet1.xml"].replace(b'<row r="2"', b'<row r="999999999"')
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in (parts | {"xl/worksheets/sheet1.xml": sheet}).items():
-            archive.writestr(name, data)
+    repacked(path, parts, {"xl/worksheets/sheet1.xml": sheet})
     with pytest.raises(UserError, match="more than 1,048,576 rows"):
         rows_in(DatasetInfo("d", path))
 

@@ -41,7 +41,8 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise UserError(f"{path.name} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # a workbook can be broken in many ways
-        raise UserError(f"{path.name} cannot be read as an Excel workbook: {str(error)[:200]}.") from None
+        reason = " ".join(str(error).replace(str(path), path.name).split())[:200].rstrip(". ")
+        raise UserError(f"{path.name} cannot be read as an Excel workbook: {reason or type(error).__name__}.") from None
 
 
 def _check_size(path: Path) -> None:

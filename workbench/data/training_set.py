@@ -117,6 +117,16 @@ def packed(rows, config: RunConfig):
     return pack_dataset(rows, config.cutoff_len, "bfd", {"num_proc": config.preprocessing_num_workers})
 
 
+def conversation_lengths(rows) -> list[list[int]]:
+    """Tokens of each conversation of each row; one that is not packed has one."""
+    from pyarrow import compute
+
+    if "seq_lengths" in rows.column_names:
+        return [length for batch in rows.iter(1000) for length in batch["seq_lengths"]]
+    batches = rows.with_format("arrow").iter(1000)
+    return [[length] for batch in batches for length in compute.list_value_length(batch["input_ids"]).to_pylist()]
+
+
 def longest_row(rows) -> int:
     """Tokens of the longest row."""
     from pyarrow import compute

@@ -28,6 +28,7 @@ class Balance:
         self.coef, self.by_sequence = coef, by_sequence
         self._segment: Tensor | None = None
         self._segments = 1
+        self._shares: Tensor | None = None
         self._scale: Tensor | float = 1.0
         self._sums: dict[torch.device, Tensor] = {}  # sum of L and how many it sums, on each device
 
@@ -50,6 +51,20 @@ class Balance:
             self._segments = max(1, int(starts.sum()))
         # padding goes to a segment of its own, behind the others
         self._segment = torch.where(real, segment, self._segments).flatten()
+        self._shares = None
+
+    def begin_joined(self, segments: Tensor, shares: Tensor, scale: Tensor | float) -> None:
+        """Before a forward pass over conversations laid end to end.
+
+        Args:
+            segments: [length], the number of each token's conversation, len(shares) for padding.
+            shares: of each conversation in the loss of a step; they add up to 1 over the step. If f and P are of all
+                tokens of a batch, it has their sum.
+            scale: as in `begin`.
+        """
+        if not self.by_sequence:
+            segments, shares = (segments == len(shares)).long(), shares.sum().unsqueeze(0)
+        self._segment, self._segments, self._shares, self._scale = segments, len(shares), shares, scale
 
     def take(self) -> float | None:
         """The mean L of a router and micro-batch since the last call."""
@@ -71,14 +86,14 @@ class Balance:
 
         tokens = per_segment(torch.ones_like(scores[:, 0])).clamp(min=1).unsqueeze(1)
         used = per_segment(chosen) * (scores.shape[1] / index.shape[1]) / tokens
-        loss = (used * per_segment(scores) / tokens)[:count].sum() / count
+        shares = scores.new_full((count,), 1 / count) if self._shares is None else self._shares.to(scores.device)
+        loss = ((used * per_segment(scores) / tokens)[:count].sum(1) * shares).sum()
         sums = self._sums.get(scores.device)
         if sums is None:
             sums = self._sums[scores.device] = torch.zeros(2, device=scores.device)
         sums[0] += loss
-        sums[1] += 1
-        of_score = used / tokens / count
-        of_score[count] = 0
+        sums[1] += shares.sum()
+        of_score = used / tokens * torch.nn.functional.pad(shares, (0, 1)).unsqueeze(1)
         of_score = of_score[segment]
         grad = scores * (of_score - (of_score * scores).sum(-1, keepdim=True))
         return (grad * (self.coef * self._scale)).to(logits.dtype)

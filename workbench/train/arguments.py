@@ -51,6 +51,8 @@ def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype
         "bf16": cuda and dtype is torch.bfloat16 and strategy.mixed,
         "use_cpu": not cuda,
         "gradient_checkpointing": not config.disable_gradient_checkpointing and not strategy.compiled,
+        # asking for the state of random numbers is nothing that can be recorded
+        "gradient_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": not strategy.replays},
         "eval_strategy": config.eval_strategy,
         "eval_steps": config.eval_steps or config.logging_steps,
         "logging_steps": config.logging_steps,

@@ -11,7 +11,7 @@ from workbench.runs.run import Run
 from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
 from workbench.train.fast.step import FastStep
-from workbench.train.fast.strategy import PlainStep
+from workbench.train.fast.strategy import PlainStep, RowStep, why_padded
 from workbench.train.metrics_log import log
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
@@ -34,7 +34,13 @@ def build_trainer(
     one_gpu = torch.cuda.is_available() and config.device_map == "none" and alone
     if torch.cuda.is_available() and not one_gpu:
         log("The fast step is for one GPU and one process: steps run as transformers makes them.")
-    strategy = FastStep(config, model, train_rows, total) if one_gpu else PlainStep()
+    padded = why_padded(config, causal) if alone and config.device_map == "none" else "it is not one process alone"
+    if one_gpu:
+        strategy = FastStep(config, model, train_rows, total, joined=not padded)
+    else:
+        strategy = PlainStep() if padded else RowStep(config, train_rows)
+    if padded and alone:
+        log(f"Rows are padded and not laid end to end, which is slower: {padded}.")
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from workbench.models import attention  # noqa: F401  (its operator)
 from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
@@ -24,10 +25,12 @@ def decoder_layers(model) -> list[torch.nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def compile_layers(model, stored_in=None) -> int:
+def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
     """Compile every decoder layer of `model` in place, to be computed again; returns their number.
 
-    Compilation happens with the first step. `stored_in` is a context in which each layer is run forward.
+    Compilation happens with the first step. `stored_in` is a context in which each layer is run forward. `dynamic`:
+    whether the compiled code is for any number of tokens; None for the compiler's own way, a second time if another
+    number comes.
     """
     if model.config.model_type == "deepseek_v2":
         from workbench.models import rotary
@@ -42,7 +45,7 @@ def compile_layers(model, stored_in=None) -> int:
     for layer in layers:
         layer.__class__ = _recomputing(type(layer), _signature(layer))
         layer.stored_in = stored_in or contextlib.nullcontext()
-        layer.compile(options=options)
+        layer.compile(options=options, dynamic=dynamic)
     return len(layers)
 
 
@@ -183,5 +186,5 @@ def _small_and_dear() -> frozenset:
     attention = [getattr(aten, f"_scaled_dot_product_{name}", None) for name in names]
     own = torch.ops.workbench
     packets = [packet.default for packet in attention if packet is not None]
-    packets += [own.route.default, own.low_rank.default]
+    packets += [own.bounded_attention.default, own.route.default, own.low_rank.default]
     return frozenset([*packets, aten.topk.default, aten._softmax.default])

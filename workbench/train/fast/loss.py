@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
+from workbench.models.attention import bounds_arguments, no_masks
 from workbench.train.fast.cross_entropy import linear_cross_entropy, logit_adjustment
 from workbench.train.fast.masks import one_sequence_per_row
 
@@ -19,19 +20,23 @@ def sum_loss_in_forward(causal) -> None:
     """Let `causal.forward` take `sum_loss=True`: then `loss` is the summed negative log-likelihood of `labels`, a
     float32 scalar.
 
+    With `bounds` and `longest`, the row is of conversations laid end to end (`models/attention.py`).
+
     With `static_shapes`, untrained positions go through the head as well, so that every shape is known in advance and
     nothing waits for the GPU; otherwise they are left out.
     """
     plain = causal.forward
 
     @functools.wraps(plain)
-    def forward(*args, sum_loss: bool = False, static_shapes: bool = False, **inputs):
+    def forward(*args, sum_loss: bool = False, static_shapes: bool = False, bounds=None, longest=0, **inputs):
         if not sum_loss:
             return plain(*args, **inputs)
         input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
         rest = {name: value for name, value in inputs.items() if value is not None}
         masks = nullcontext()
-        if input_ids.device.type == "cuda" and set(rest) <= {"attention_mask"}:
+        if bounds is not None:
+            rest, masks = rest | bounds_arguments(bounds, longest), no_masks()
+        elif input_ids.device.type == "cuda" and set(rest) <= {"attention_mask"}:
             rest, masks = {}, one_sequence_per_row()  # padding is on the right, where no token looks
         with masks:
             hidden = causal.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state

@@ -10,23 +10,33 @@ What is stored and what is computed again is chosen from what the first steps we
 4. The rest of the memory holds unpacked experts.
 
 `activation_memory: least` stops at 1.
+
+Where rows can be laid end to end (`rows.py`), all of that happens before the first step, with made-up tokens that train
+nothing: compiling, measuring, and recording every shape that micro-batches will have. Otherwise batches are padded to a
+few lengths, and each is recorded when it has come three times.
 """
 
+import time
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from workbench.config.options import RunConfig
-from workbench.data.training_set import longest_row
+from workbench.data.training_set import conversation_lengths, longest_row
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
 from workbench.train.fast.compiled import compile_layers, decoder_layers, keep_layers
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.offload import Offload
+from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
 from workbench.train.fast.step_graph import StepGraphs, padded_length
+from workbench.train.fast.strategy import scaled
 from workbench.train.metrics_log import log, note_peak
 
 COMPILE_FROM_STEPS = 200  # shorter runs would wait longer for the compiler than they save
+OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
 _GIB = 2**30
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
@@ -43,7 +53,7 @@ class FastStep:
     static_shapes = True
     counts_on_cpu = True
 
-    def __init__(self, config: RunConfig, model, rows, total_steps: int):
+    def __init__(self, config: RunConfig, model, rows, total_steps: int, joined: bool = False):
         self._config = config
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._causal = causal
@@ -56,16 +66,22 @@ class FastStep:
         )
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
+        self.replays = self.pads and not random
         longest = longest_row(rows)
-        longest = padded_length(longest) if self.pads else longest
-        self._most_tokens = longest * config.per_device_train_batch_size
+        self.shapes: Shapes | None = None
+        if joined:
+            self.shapes = self._shapes(conversation_lengths(rows), longest * config.per_device_train_batch_size)
+            self._most_tokens = self.shapes.sizes[-1]
+        else:
+            self._most_tokens = (padded_length(longest) if self.pads else longest) * config.per_device_train_batch_size
         self._offload = self._casts = None
         self._planned = True
         if self.compiled:
             device = torch.device("cuda", torch.cuda.current_device())
             self._offload = Offload(device, model.parameters())
             self._kept = Offload(device, model.parameters(), active=False)
-            count = compile_layers(causal, self._offload)
+            several = self.shapes is not None and len(self.shapes.sizes) > 1
+            count = compile_layers(causal, self._offload, dynamic=True if several else None)
             self._planned = config.disable_gradient_checkpointing
             on_experts = any(getattr(module, "packed_lora", None) for module in causal.modules())
             alone = on_experts and config.activation_memory == "least"
@@ -75,20 +91,30 @@ class FastStep:
         self._trainer = None
         self._graphs = None
 
+    def _shapes(self, lengths: list[list[int]], budget: int) -> Shapes:
+        """Sizes of micro-batches, for steps of this run's number of rows."""
+        config = self._config
+        flat = [length for row in lengths for length in row]
+        rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
+        shapes = chosen_shapes(flat, round(rows * len(flat) / len(lengths)), budget, OVERHEAD, seed=config.seed)
+        sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
+        log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
+        return shapes
+
     def takes(self, inputs: dict) -> bool:
         return set(inputs) <= _PLAIN_INPUTS
 
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         """One forward and backward pass; the detached loss."""
+        if self.shapes is not None:
+            return self._joined_step(trainer, inputs, num_items_in_batch)
         inputs = self._padded(trainer, inputs, num_items_in_batch)
         if self._graphs is None:
             self._start(trainer)
         self._steps += 1
         if self._planned:
             loss = self._graphs.run(inputs)
-            if self._graphs.problem:
-                log(f"Steps cannot be recorded and run from Python instead: {self._graphs.problem}")
-                self._graphs.problem = ""
+            self._report_problem()
             return loss
         note_peak()
         torch.cuda.reset_peak_memory_stats()
@@ -100,6 +126,67 @@ class FastStep:
             self._graphs.forget()
             self._graphs.enabled = self.pads
         return loss
+
+    def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
+        parts = self.shapes.micro_batches(conversations(batches))
+        return [{name: value for name, value in part.items() if self._wanted(trainer, name)} for part in parts]
+
+    def _wanted(self, trainer, name: str) -> bool:
+        return trainer.balance is not None or name not in ("segments", "shares")
+
+    def _joined_step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
+        if self._graphs is None:
+            self._start(trainer)
+            self._prepare(trainer)
+        return self._graphs.run(_moved(scaled(inputs, num_items_in_batch)))
+
+    def _prepare(self, trainer) -> None:
+        """Compile, measure and record with made-up tokens."""
+        began = time.monotonic()
+        made_up = {size: self._made_up(trainer, size) for size in self.shapes.sizes[::-1]}
+        largest = next(iter(made_up.values()))
+        graphs = self._graphs
+        graphs.enabled = False
+        graphs.run(largest)
+        if not self._planned:
+            torch.cuda.synchronize()
+            note_peak()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            graphs.run(largest)
+            self._plan(before, torch.cuda.max_memory_allocated(), self._most_tokens)
+            self._planned = True
+        compiled = time.monotonic()
+        for inputs in made_up.values():
+            graphs.run(inputs)
+        if self.pads:
+            torch.cuda.synchronize()
+            graphs.enabled = True
+            for inputs in made_up.values():
+                graphs.record(inputs)
+            self._report_problem()
+        graphs.clear_gradients()
+        torch.cuda.synchronize()
+        log(
+            f"Ready for the first step after {time.monotonic() - began:.0f} s"
+            f" ({compiled - began:.0f} s until the memory was known)."
+        )
+
+    def _made_up(self, trainer, size: int) -> dict:
+        """A micro-batch of random tokens, of which none is trained."""
+        generator = np.random.default_rng(0)
+        shapes, parts = self.shapes, []
+        for at in range(0, size, shapes.longest):
+            ids = generator.integers(0, self._causal.get_input_embeddings().weight.shape[0], shapes.longest)
+            ids = ids[: size - at]
+            parts.append(Conversation(ids, np.full(len(ids), IGNORE), 0.0))
+        made = shapes.joined(parts[: shapes.most], size)
+        return _moved(scaled({k: v for k, v in made.items() if self._wanted(trainer, k)}, 1))
+
+    def _report_problem(self) -> None:
+        if self._graphs.problem:
+            log(f"Steps cannot be recorded and run from Python instead, which is slower: {self._graphs.problem}")
+            self._graphs.problem = ""
 
     def _padded(self, trainer, inputs: dict, num_items_in_batch) -> dict:
         """The batch at a length that has a recording, with `scale`, what its summed loss is multiplied by."""
@@ -184,6 +271,12 @@ class FastStep:
         if optimizer is not None and getattr(optimizer, "optimizer", optimizer).state:
             return 0
         return sum(2 * p.numel() * p.element_size() for p in self._trainer.model.parameters() if p.requires_grad)
+
+
+def _moved(inputs: dict) -> dict:
+    """On the GPU, without waiting for it."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    return {name: value.pin_memory().to(device, non_blocking=True) for name, value in inputs.items()}
 
 
 def memory_limit(config: RunConfig) -> float:

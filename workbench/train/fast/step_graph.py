@@ -6,6 +6,7 @@ outside. Batches are padded to a few lengths, so that a few recordings serve all
 """
 
 import gc
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from torch import Tensor
 
 LIMIT = 24  # recorded shapes
 _AT_ONCE = 256 << 20  # bytes of gradients up to which they are added to their buffers all at once
-_AFTER = 3  # times a shape is run before it is recorded
+_AFTER = 3
 
 
 def padded_length(length: int) -> int:
     """The next length that batches are padded to: at most an eighth more, and a multiple of 16."""
     step = max(16, 1 << max(0, (length - 1).bit_length() - 4))
     return -(-length // step) * step
+
+
+def _key(inputs: dict[str, Tensor]) -> tuple:
+    return tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
 
 
 @dataclass
@@ -38,8 +43,11 @@ class StepGraphs:
     `problem` then says why.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], step: Callable[[dict[str, Tensor]], Tensor]):
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], step: Callable[[dict[str, Tensor]], Tensor], after: int = _AFTER
+    ):
         self.enabled = True
+        self.after = after  # times that a shape is run before it is recorded
         self.problem = ""
         self._step = step
         self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
@@ -54,14 +62,24 @@ class StepGraphs:
         self._seen.clear()
         self._pool = None
 
+    def record(self, inputs: dict[str, Tensor]) -> None:
+        """Record the shape of these inputs without running it, if it can be."""
+        self._attach_gradients()
+        if self.enabled:
+            self._record(_key(inputs), inputs)
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to 0."""
+        torch._foreach_zero_([buffer for _, buffer in self._gradients])
+
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """The loss of one step, detached; gradients are added to `.grad`."""
         self._attach_gradients()
-        key = tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
+        key = _key(inputs)
         recording = self._recordings.get(key)
         if recording is None:
             self._seen[key] += 1
-            if not self.enabled or self._seen[key] <= _AFTER or len(self._recordings) >= LIMIT:
+            if not self.enabled or self._seen[key] <= self.after or len(self._recordings) >= LIMIT:
                 return self._run(inputs)
             recording = self._record(key, inputs)
             if recording is None:
@@ -106,7 +124,7 @@ class StepGraphs:
                 loss = self._run(own)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             self.enabled = False
-            self.problem = " ".join(str(error).split())[:300]
+            self.problem = f"{' '.join(str(error).split())[:300]}\n{traceback.format_exc()}"
             del graph
             gc.collect()
             torch.cuda.empty_cache()

@@ -1,9 +1,15 @@
-"""How a trainer makes its steps. The plain strategy leaves them to transformers; `step.py` has the fast one of a single
-GPU."""
+"""How a trainer makes its steps: as transformers does, or cut by tokens (`rows.py`). `step.py` has the fast one of a
+single GPU."""
 
 from typing import Protocol
 
 import torch
+
+from workbench.config.options import RunConfig
+from workbench.data.training_set import conversation_lengths
+from workbench.models.attention import use_bounds
+from workbench.models.aux_loss import has_own_balance_loss
+from workbench.train.fast.rows import RowBatch, Shapes, conversations, exact_shapes
 
 
 class StepStrategy(Protocol):
@@ -14,21 +20,28 @@ class StepStrategy(Protocol):
         mixed: something computes under autocast.
         static_shapes: shapes may not depend on the content of a batch.
         counts_on_cpu: the number of trained tokens stays on the CPU.
+        replays: steps are recorded, so that they may not ask for the state of random numbers.
+        shapes: of micro-batches that are cut by tokens; None where batches are padded rows.
     """
 
     compiled: bool
     mixed: bool
     static_shapes: bool
     counts_on_cpu: bool
+    replays: bool
+    shapes: Shapes | None
 
     def takes(self, inputs: dict) -> bool:
-        """Whether `step` can do this batch."""
+        """Whether `step` can do this batch of padded rows."""
 
     def begin(self) -> None:
         """Called before every forward pass."""
 
+    def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
+        """The micro-batches of one optimizer step, on the CPU."""
+
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
-        """One forward and backward pass over a batch that is on its device; the detached loss."""
+        """One forward and backward pass over a micro-batch; the detached loss."""
 
 
 class PlainStep:
@@ -38,6 +51,8 @@ class PlainStep:
     mixed = True
     static_shapes = False
     counts_on_cpu = False
+    replays = False
+    shapes: Shapes | None = None
 
     def takes(self, inputs: dict) -> bool:
         return False
@@ -45,5 +60,44 @@ class PlainStep:
     def begin(self) -> None:
         pass
 
+    def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
+        raise NotImplementedError
+
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         raise NotImplementedError
+
+
+class RowStep(PlainStep):
+    """Micro-batches of whole conversations without any padding, of up to as many tokens as a padded batch could have.
+    The way of CPUs."""
+
+    counts_on_cpu = True
+
+    def __init__(self, config: RunConfig, rows):
+        lengths = conversation_lengths(rows)
+        budget = max(map(sum, lengths)) * config.per_device_train_batch_size
+        self.shapes: Shapes = exact_shapes([n for row in lengths for n in row], budget)
+
+    def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
+        return self.shapes.micro_batches(conversations(batches))
+
+    def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
+        inputs = scaled(inputs, num_items_in_batch)
+        loss = trainer.loss_of({name: value.to(trainer.args.device) for name, value in inputs.items()})
+        trainer.accelerator.backward(loss)
+        return loss.detach()
+
+
+def scaled(inputs: dict, num_items_in_batch) -> dict:
+    """With `scale`, a scalar: what the summed loss of a micro-batch is multiplied by."""
+    return inputs | {"scale": torch.full((), 1 / max(1, int(num_items_in_batch)))}
+
+
+def why_padded(config: RunConfig, causal) -> str:
+    """Why the rows of this run must be padded, one by one in their batches, instead of laid end to end; or nothing.
+    From then on, `causal` attends between bounds."""
+    if config.neftune_noise_alpha:
+        return "the noise of neftune_noise_alpha depends on how rows are padded"
+    if config.moe_aux_loss_coef and has_own_balance_loss(causal.config):
+        return "moe_aux_loss_coef is computed by transformers for this model, over batches of padded rows"
+    return use_bounds(causal)

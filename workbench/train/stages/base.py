@@ -15,6 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import Balance
 from workbench.runs.run import write_manifest
+from workbench.train.fast.rows import collate
 from workbench.train.fast.strategy import PlainStep, StepStrategy
 
 
@@ -42,7 +43,9 @@ class WorkbenchTrainer:
     instructions compute ten times faster with it.)
 
     A checkpoint gets its name when all of its files are on the disk. LoRA+ groups are PEFT's. Tokens are counted where
-    they are. A step goes through `step_strategy`.
+    they are. A step goes through `step_strategy`. Where that cuts micro-batches by tokens, the dataloader gives out
+    rows; all micro-batches of an optimizer step are made of them in `get_batch_samples` and go through
+    `training_step` at once, in the place of the first batch.
     """
 
     def __init__(
@@ -129,7 +132,28 @@ class WorkbenchTrainer:
             )
         return super().create_optimizer(*args, **kwargs)
 
+    def get_train_dataloader(self):
+        padded = self.data_collator
+        if self.step_strategy.shapes is not None:
+            self.data_collator = collate
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padded
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches or "rows" not in batches[0]:
+            return batches, count
+        rows = [batch["rows"] for batch in batches]
+        cut = self.step_strategy.arrange(self, rows)
+        entries = [{"micro_batches": [], "tokens": batch.tokens} for batch in rows]
+        entries[0]["micro_batches"] = cut
+        return entries, torch.tensor(sum(batch.trained for batch in rows))
+
     def training_step(self, model, inputs, num_items_in_batch=None):
+        if "micro_batches" in inputs:
+            return self._joined_step(inputs, num_items_in_batch)
         if not self.step_strategy.takes(inputs) or self.aux_loss_enabled:
             return super().training_step(model, inputs, num_items_in_batch)
         if not self.model.training:
@@ -137,6 +161,16 @@ class WorkbenchTrainer:
         inputs = self._prepare_inputs(inputs)
         self.count_tokens(inputs)
         return self.step_strategy.step(self, inputs, num_items_in_batch)
+
+    def _joined_step(self, inputs, num_items_in_batch) -> torch.Tensor:
+        """The share of a step's loss that these micro-batches have; none of them is 0."""
+        if not self.model.training:
+            self.model.train()
+        self._seen_tokens["cpu"] = self._seen_tokens.get("cpu", 0) + inputs["tokens"]
+        loss = torch.zeros((), device=self.args.device)
+        for micro_batch in inputs["micro_batches"]:
+            loss += self.step_strategy.step(self, micro_batch, num_items_in_batch)
+        return loss
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
@@ -156,6 +190,8 @@ class WorkbenchTrainer:
         return loss, logits, labels
 
     def _get_num_items_in_batch(self, batch_samples, device):
+        if batch_samples and "rows" in batch_samples[0]:
+            return None
         # counted and kept on the CPU: moving a number to the GPU waits for all that the GPU still has to do
         return super()._get_num_items_in_batch(
             batch_samples, torch.device("cpu") if self.step_strategy.counts_on_cpu else device
@@ -166,10 +202,11 @@ class WorkbenchTrainer:
         fast step has one."""
         raise NotImplementedError
 
-    def balance_scale(self) -> torch.Tensor | float:
+    def balance_scale(self, share: float | None = None) -> torch.Tensor | float:
         """What the balance loss of one micro-batch counts in the gradients of a step, a fp16 scaler's factor
-        included."""
-        share = 1 / getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+        included. The share is that of one of a step's padded batches if none is given."""
+        if share is None:
+            share = 1 / getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         scaler = self.accelerator.scaler
         if scaler is None or not scaler.is_enabled():
             return share
@@ -193,7 +230,6 @@ class WorkbenchTrainer:
 
     def floating_point_ops(self, inputs) -> float:
         """As transformers estimates it, which counts all parameters in every step; here once."""
-        tokens = inputs["input_ids"].numel()
         if self._flos_per_token is None:
-            self._flos_per_token = super().floating_point_ops(inputs) / max(1, tokens)
-        return self._flos_per_token * tokens
+            self._flos_per_token = super().floating_point_ops({"input_ids": torch.empty(1, 1)})
+        return self._flos_per_token * (inputs["tokens"] if "tokens" in inputs else inputs["input_ids"].numel())

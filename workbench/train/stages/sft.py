@@ -20,9 +20,16 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
 
     def loss_of(self, inputs: dict) -> torch.Tensor:
         self.step_strategy.begin()
-        if self.balance is not None:
+        joined = {}
+        if "bounds" in inputs:
+            joined = {"position_ids": inputs["position_ids"], "bounds": inputs["bounds"]}
+            joined["longest"] = self.step_strategy.shapes.longest
+            if self.balance is not None:
+                self.balance.begin_joined(inputs["segments"], inputs["shares"], self.balance_scale(1.0))
+        elif self.balance is not None:
             self.balance.begin(inputs["counted"], self.balance_scale())
-        return self._summed_loss(self.model_wrapped, inputs["input_ids"], inputs["labels"]) * inputs["scale"]
+        loss = self._summed_loss(self.model_wrapped, inputs["input_ids"], inputs["labels"], **joined)
+        return loss * inputs["scale"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.step_strategy.begin()

@@ -218,6 +218,9 @@ def use_bounds(model: PreTrainedModel) -> str:
     together with. Then the model is left as it was.
     """
     config = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others:
+        return f"it has layers of kind {', '.join(sorted(others))}"
     if not (isinstance(model, PreTrainedModel) and model._supports_attention_backend):
         return "its code does not use transformers' attention"
     before = config._attn_implementation
@@ -227,9 +230,6 @@ def use_bounds(model: PreTrainedModel) -> str:
         return f"its attention is {before}"
     if getattr(config, "attention_dropout", 0.0):
         return "its attention has dropout"
-    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if others:
-        return f"it has layers of kind {', '.join(sorted(others))}"
     if getattr(config, "attention_chunk_size", None):
         return "its attention is chunked"
     ALL_ATTENTION_FUNCTIONS.register(NAME, bounded_attention_forward)

@@ -132,7 +132,8 @@ balance.register_autograd(
 
 def has_own_balance_loss(config) -> bool:
     """Whether transformers computes a load-balancing loss for this model itself."""
-    return hasattr(config.get_text_config(), "output_router_logits")
+    config = config.get_text_config()  # deepseek_v2 has only the first: its routers can be looked at, no more
+    return hasattr(config, "output_router_logits") and hasattr(config, "router_aux_loss_coef")
 
 
 def balance_routers(model, coef: float) -> Balance:

@@ -60,6 +60,7 @@ class WorkbenchTrainer:
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
         super().__init__(*args, **kwargs)
+        self.model.train()  # a model under new adapters says that it is training while its own modules are not
         # a recorded step must not use what an earlier one has cast
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         for name, parameter in self.model.named_parameters():

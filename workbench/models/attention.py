@@ -93,7 +93,7 @@ def bounded_attention_backward(
         scale=scale,
         **_window(window),
     )
-    return of_q, of_k, of_v[..., : v.shape[-1]].contiguous()
+    return of_q.contiguous(), of_k.contiguous(), of_v[..., : v.shape[-1]].contiguous()
 
 
 @bounded_attention_backward.register_fake
@@ -193,7 +193,8 @@ def bounded_attention_forward(
                 raise ValueError(f"its attention has {what}")
         if dropout:
             raise ValueError("its attention has dropout")
-    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    # in this order in memory flash attention gives its results in it, too; a compiler fuses the copies with what is before
+    q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value))
     if q.dtype is torch.float32 and q.device.type == "cuda":  # flash attention has none
         dtype = torch.get_autocast_dtype("cuda")
         q, k, v = (x.to(dtype) for x in (q, k, v))

@@ -22,7 +22,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_groupe
 
 from workbench.models.quantized.expert_lora import lora_factors
 from workbench.models.quantized.layout import is_fused_experts
-from workbench.models.quantized.weights import module_of, on_gpu, register, weights
+from workbench.models.quantized.weights import module_of, on_gpu, products_in, register, weights
 
 NAME = "packed_experts"
 
@@ -178,7 +178,7 @@ def gate_backward(gate_up: Tensor, weight: Tensor, source: Tensor, grad: Tensor,
 def _experts(hidden, weight, source, back, ends, up, down, handle) -> tuple[Tensor, Tensor]:
     """`(output [T, H], gate_up [S, 2I])` of the module with this handle."""
     module, k = module_of(handle), weight.shape[-1]
-    rows = spread(hidden, back, k)
+    rows = spread(_as_product(hidden), back, k)
     gate_up = _product(module, "gate_up_proj", rows, ends, up)
     del rows
     gated = gate(gate_up, weight.reshape(-1), source)
@@ -232,7 +232,12 @@ def experts_kept(
 
 @experts_kept.register_fake
 def _(hidden, weight, source, back, ends, up, down, handle, double):
-    return hidden.new_empty(hidden.shape), hidden.new_empty(source.shape[0], double)
+    dtype = products_in(hidden.dtype, hidden.device.type)
+    return hidden.new_empty(hidden.shape), hidden.new_empty(source.shape[0], double, dtype=dtype)
+
+
+def _as_product(x: Tensor) -> Tensor:
+    return x.to(products_in(x.dtype, x.device.type))
 
 
 def _product(module, name: str, rows: Tensor, ends: Tensor, lora: list[Tensor]) -> Tensor:
@@ -283,7 +288,8 @@ def experts_backward(
     """Gradients of `hidden`, `weight`, and each tensor of `up` and `down`. `kept` is `gate_up` or empty."""
     module, k = module_of(handle), weight.shape[-1]
     recompute, flat = not kept.numel(), weight.reshape(-1)
-    rows = spread(hidden, back, k) if up or recompute else None
+    rows = spread(_as_product(hidden), back, k) if up or recompute else None
+    grad = _as_product(grad)
     up_matrices = None
     if not down:  # then this can come before `gate_up` is there
         grad_gated, of_down = _down_backward(module, spread(grad, back, k), None, ends, down)
@@ -354,7 +360,7 @@ def product(rows: Tensor, ends: Tensor, lora: list[Tensor], handle: Tensor, name
 
 @product.register_fake
 def _(rows, ends, lora, handle, name, out_features):
-    return rows.new_empty(rows.shape[0], out_features)
+    return rows.new_empty(rows.shape[0], out_features, dtype=products_in(rows.dtype, rows.device.type))
 
 
 @torch.library.custom_op("workbench::product_backward", mutates_args=())
@@ -363,7 +369,8 @@ def product_backward(
 ) -> list[Tensor]:
     """The way back through `product`: gradients of the rows, and of A and B where there is LoRA."""
     grad_rows = grouped(grad, weights(module_of(handle), name), ends)
-    return [grad_rows, *_lora_backward(grad_rows, grad, rows, ends, lora)]
+    of_lora = _lora_backward(grad_rows, grad.to(grad_rows.dtype), rows.to(grad_rows.dtype), ends, lora)
+    return [grad_rows.to(rows.dtype), *of_lora]
 
 
 @product_backward.register_fake
@@ -421,4 +428,5 @@ def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     rows = _Spread.apply(hidden_states, back, k)
     gate_up = product(rows, ends, up, self.packed_handle, "gate_up_proj", double)
     gated = self._apply_gate(gate_up) * top_k_weights.reshape(-1)[source.long()].unsqueeze(-1).to(gate_up.dtype)
-    return _Combine.apply(product(gated, ends, down, self.packed_handle, "down_proj", width), back, k)
+    rows = product(gated, ends, down, self.packed_handle, "down_proj", width)
+    return _Combine.apply(rows.to(hidden_states.dtype), back, k)

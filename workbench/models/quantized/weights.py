@@ -43,15 +43,28 @@ def weights(module: torch.nn.Module, name: str) -> torch.Tensor:
 
 
 def unpacked(parameter) -> torch.Tensor:
-    """The weights of a packed parameter in the dtype they were quantized from; another one as it is."""
+    """The weights of a packed parameter in the dtype they were quantized from (experts': `products_in`); another one as
+    it is."""
     if not is_packed(parameter):
         return parameter.data
     state = parameter.quant_state
+    dtype = products_in(state.dtype, parameter.device.type) if len(state.shape) == 3 else state.dtype
     if on_gpu(parameter) and not (state.nested and state.state2.dtype is not torch.float32):
         from workbench.models.quantized import kernels
 
-        return kernels.dequantize(parameter.data, state, state.dtype)
-    return bnb.functional.dequantize_4bit(parameter.data, state)
+        return kernels.dequantize(parameter.data, state, dtype)
+    return bnb.functional.dequantize_4bit(parameter.data, state).to(dtype)
+
+
+def products_in(dtype: torch.dtype, device: str) -> torch.dtype:
+    """What grouped products of experts are computed in, for activations of this dtype.
+
+    torch's grouped product has no fast kernel for float16: it loops over the experts, and waits for the GPU to know
+    their rows. So where there is one for bfloat16 (compute capability 9 and up), that is used.
+    """
+    if dtype is torch.float16 and device == "cuda" and torch.cuda.get_device_capability() >= (9, 0):
+        return torch.bfloat16
+    return dtype
 
 
 def keep_unpacked(module: torch.nn.Module) -> int:

@@ -111,7 +111,9 @@ def test_a_conversation_sees_only_itself(kind):
     bounds = torch.tensor([0, 9, 10, 24, 24], dtype=torch.int32)
     places = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
     with no_masks():
-        together = model(torch.cat(rows, 1), position_ids=places, use_cache=False, **bounds_arguments(bounds, 14)).logits
+        together = model(
+            torch.cat(rows, 1), position_ids=places, use_cache=False, **bounds_arguments(bounds, 14)
+        ).logits
     assert relative(together, alone) < 1e-5
     again = torch.cat([model(row, use_cache=False).logits for row in rows], 1)
     assert torch.equal(again, alone)  # without bounds it is as before

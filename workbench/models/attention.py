@@ -193,7 +193,7 @@ def bounded_attention_forward(
                 raise ValueError(f"its attention has {what}")
         if dropout:
             raise ValueError("its attention has dropout")
-    # in this order in memory flash attention gives its results in it, too; a compiler fuses the copies with what is before
+    # flash attention gives its results in the order in memory that these have; a compiler fuses the copies away
     q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value))
     if q.dtype is torch.float32 and q.device.type == "cuda":  # flash attention has none
         dtype = torch.get_autocast_dtype("cuda")

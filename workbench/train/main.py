@@ -134,6 +134,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     config = load_run_config(run.path / "run.yaml")
     progress = progress_writer(run)
     progress("Starting", 0.0)
+    # what the compiler made is found again by later runs; torch reads this when it is imported
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.cache / "compiled"))
 
     import datasets
     import torch

@@ -34,13 +34,19 @@ def build_trainer(
     one_gpu = torch.cuda.is_available() and config.device_map == "none" and alone
     if torch.cuda.is_available() and not one_gpu:
         log("The fast step is for one GPU and one process: steps run as transformers makes them.")
+
+    def report(text: str) -> None:
+        """What goes slower than it could: for the log and the run's page."""
+        log(text)
+        run.update(warning=text)
+
     padded = why_padded(config, causal) if alone and config.device_map == "none" else "it is not one process alone"
     if one_gpu:
-        strategy = FastStep(config, model, train_rows, total, joined=not padded)
+        strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and alone:
-        log(f"Rows are padded and not laid end to end, which is slower: {padded}.")
+        report(f"Rows are padded and not laid end to end, which is slower: {padded}.")
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

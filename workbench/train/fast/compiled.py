@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from workbench.models import attention  # noqa: F401  (its operator)
+import workbench.models.attention  # noqa: F401  (its operator)
 from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
@@ -36,6 +36,11 @@ def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
         from workbench.models import rotary
 
         rotary.install()
+    # The compiler would build C++ programs for half a minute to learn what the CPU can do, for code that runs on a GPU.
+    if next(model.parameters()).device.type == "cuda":
+        import torch._inductor.config
+
+        torch._inductor.config.cpp.vec_isa_ok = False
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
     layers = decoder_layers(model)
     # A layer's modules and their attributes do not change while training, and checking them in every layer of every

@@ -196,7 +196,7 @@ def exact_shapes(lengths: Sequence[int], budget: int) -> Shapes:
 
 
 def chosen_shapes(
-    lengths: Sequence[int], per_step: int, budget: int, overhead: int, count: int = 4, seed: int = 0
+    lengths: Sequence[int], per_step: int, budget: int, overhead: int, count: int = 6, seed: int = 0
 ) -> Shapes:
     """Up to `count` sizes for which steps of `per_step` conversations drawn from `lengths` cost the least.
 
@@ -218,7 +218,7 @@ def chosen_shapes(
     while len(sizes) < count and candidates:
         tried = [(_mean_cost(totals, tuple(sorted((*sizes, size))), overhead), size) for size in candidates]
         best, size = min(tried)
-        if best > 0.985 * cost:
+        if best > 0.994 * cost:
             break
         sizes, cost = tuple(sorted((*sizes, size))), best
         candidates.remove(size)

@@ -38,20 +38,27 @@ def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
         rotary.install()
     # The compiler would build C++ programs for half a minute to learn what the CPU can do, for code that runs on a GPU.
     if next(model.parameters()).device.type == "cuda":
-        import torch._inductor.config
+        from torch._inductor import config
 
-        torch._inductor.config.cpp.vec_isa_ok = False
+        config.cpp.vec_isa_ok = False
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
     layers = decoder_layers(model)
+    for layer in layers:
+        layer.__class__ = _recomputing(type(layer), _signature(layer))
+        layer.stored_in = stored_in or contextlib.nullcontext()
+    compile_again(model, dynamic)
+    return len(layers)
+
+
+def compile_again(model, dynamic: bool | None) -> None:
+    """Let the compiler begin anew with the layers of `model`; `dynamic` as in `compile_layers`."""
+    torch._dynamo.reset()
     # A layer's modules and their attributes do not change while training, and checking them in every layer of every
     # step costs more than a short batch. Only dropout must tell training from evaluation.
     fixed = not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if fixed else None
-    for layer in layers:
-        layer.__class__ = _recomputing(type(layer), _signature(layer))
-        layer.stored_in = stored_in or contextlib.nullcontext()
+    for layer in decoder_layers(model):
         layer.compile(options=options, dynamic=dynamic)
-    return len(layers)
 
 
 def keep_layers(model, count: int, stored_in=None) -> None:

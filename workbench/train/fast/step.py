@@ -22,13 +22,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths, longest_row
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
-from workbench.train.fast.compiled import compile_layers, decoder_layers, keep_layers
+from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
@@ -74,7 +75,7 @@ class FastStep:
         self._report = report
         longest = longest_row(rows)
         self.shapes: Shapes | None = None
-        lengths = conversation_lengths(rows)
+        self._lengths = lengths = conversation_lengths(rows)
         if joined and len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths)):
             joined = False
             log("Rows are of one length: their batches need no padding.")
@@ -100,12 +101,12 @@ class FastStep:
         self._trainer = None
         self._graphs = None
 
-    def _shapes(self, lengths: list[list[int]], budget: int) -> Shapes:
-        """Sizes of micro-batches, for steps of this run's number of rows."""
+    def _shapes(self, lengths: list[list[int]], budget: int, count: int = 6) -> Shapes:
+        """Up to `count` sizes of micro-batches, for steps of this run's number of rows."""
         config = self._config
         flat = [length for row in lengths for length in row]
         rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
-        shapes = chosen_shapes(flat, round(rows * len(flat) / len(lengths)), budget, OVERHEAD, seed=config.seed)
+        shapes = chosen_shapes(flat, round(rows * len(flat) / len(lengths)), budget, OVERHEAD, count, config.seed)
         sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
         log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
         return shapes
@@ -137,6 +138,9 @@ class FastStep:
         return loss
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
+        if self._graphs is None:
+            self._start(trainer)
+            self._prepare(trainer)
         parts = self.shapes.micro_batches(conversations(batches))
         return [{name: value for name, value in part.items() if self._wanted(trainer, name)} for part in parts]
 
@@ -144,19 +148,15 @@ class FastStep:
         return trainer.balance is not None or name not in ("segments", "shares")
 
     def _joined_step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
-        if self._graphs is None:
-            self._start(trainer)
-            self._prepare(trainer)
         return self._graphs.run(_moved(scaled(inputs, num_items_in_batch)))
 
     def _prepare(self, trainer) -> None:
         """Compile, measure and record with made-up tokens."""
         began = time.monotonic()
-        made_up = {size: self._made_up(trainer, size) for size in self.shapes.sizes[::-1]}
-        largest = next(iter(made_up.values()))
         graphs = self._graphs
         graphs.enabled = False
-        graphs.run(largest)
+        largest = self._compiled_for(trainer)
+        made_up = {size: self._made_up(trainer, size) for size in self.shapes.sizes[::-1]}
         if not self._planned:
             torch.cuda.synchronize()
             note_peak()
@@ -180,6 +180,30 @@ class FastStep:
             f"Ready for the first step after {time.monotonic() - began:.0f} s"
             f" ({compiled - began:.0f} s until the memory was known)."
         )
+
+    def _compiled_for(self, trainer) -> dict:
+        """Run a made-up micro-batch of the largest size, which compiles the layers; in another way if that fails."""
+        inputs = self._made_up(trainer, self.shapes.sizes[-1])
+        try:
+            self._graphs.run(inputs)
+            return inputs
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+        try:
+            self.shapes = self._shapes(self._lengths, self._most_tokens, count=2)
+            self._report(
+                "Layers are compiled for each size of micro-batches, since for any number of tokens at once it fails:"
+                f" {reason}"
+            )
+            inputs = self._made_up(trainer, self.shapes.sizes[-1])
+            compile_again(self._causal, dynamic=False)
+            self._graphs.run(inputs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            self._report(f"Layers cannot be compiled and run from Python instead, which is slower: {reason}")
+            torch.compiler.set_stance("force_eager")
+            self._graphs.run(inputs)
+        return inputs
 
     def _made_up(self, trainer, size: int) -> dict:
         """A micro-batch of random tokens, of which none is trained."""

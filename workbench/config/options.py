@@ -577,8 +577,8 @@ class RunConfig(ModelOptions):
         "memory",
         ("Compile layers", "编译各层"),
         (
-            "Fuses each layer's operations on a GPU; costs about a minute at the start. auto: for long enough runs.",
-            "在 GPU 上融合每层的运算；开始时约需一分钟。auto：仅用于足够长的运行。",
+            "Fuses each layer's operations on a GPU; costs about a minute at the start. auto: where that saves more.",
+            "在 GPU 上融合每层的运算；开始时约需一分钟。auto：仅在总时间更短时使用。",
         ),
     )
     cuda_graphs: Literal["auto", "on", "off"] = opt(

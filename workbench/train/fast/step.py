@@ -112,7 +112,7 @@ class FastStep:
         return shapes
 
     def takes(self, inputs: dict) -> bool:
-        return set(inputs) <= _PLAIN_INPUTS
+        return self.shapes is None and set(inputs) <= _PLAIN_INPUTS
 
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         """One forward and backward pass; the detached loss."""

@@ -71,21 +71,18 @@ def options(model, folder, **values) -> dict:
     }
 
 
-def conversations_of(batch) -> list[tuple]:
-    """The (ids, trained) of each conversation in a batch, without padding."""
+def conversations_of(trainer, batch) -> list[tuple]:
+    """The (ids, trained) of each conversation in the micro-batches that a batch of rows is cut into."""
     found = []
-    for row in range(len(batch["input_ids"])):
-        ids, labels = batch["input_ids"][row], batch["labels"][row]
-        if "attention_mask" in batch:
-            keep = batch["attention_mask"][row].bool()
-            assert (labels[~keep] == IGNORE).all()
-            ids, labels, bounds = ids[keep], labels[keep], [0, int(keep.sum())]
-        else:
-            bounds = [*torch.nonzero(batch["position_ids"][row] == 0).flatten().tolist(), len(ids)]
+    for part in trainer.step_strategy.arrange(trainer, [batch["rows"]]):
+        ids, labels, positions = (part[name][0] for name in ("input_ids", "labels", "position_ids"))
+        bounds = part["bounds"].tolist()
+        assert bounds[0] == 0 and bounds[-1] == len(ids)
         for start, end in itertools.pairwise(bounds):
-            part = ids[start:end].tolist(), labels[start:end].tolist()
-            assert all(label in (IGNORE, id_) for id_, label in zip(*part, strict=True))
-            found.append((tuple(part[0]), tuple(int(label != IGNORE) for label in part[1])))
+            assert positions[start:end].tolist() == list(range(end - start))
+            one = ids[start:end].tolist(), labels[start:end].tolist()
+            assert all(label in (IGNORE, id_) for id_, label in zip(*one, strict=True))
+            found.append((tuple(one[0]), tuple(int(label != IGNORE) for label in one[1])))
     return found
 
 
@@ -130,7 +127,7 @@ def test_what_is_shown_is_what_the_collator_yields(
         torch.float32,
         SimpleNamespace(requested=False),
     )
-    yielded = [one for batch in trainer.get_train_dataloader() for one in conversations_of(batch)]
+    yielded = [one for batch in trainer.get_train_dataloader() for one in conversations_of(trainer, batch)]
     assert sorted(yielded) == sorted(shown)
 
     sequences = worker.batches(config, 0, 1000)

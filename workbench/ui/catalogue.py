@@ -517,8 +517,8 @@ TEXT = {
     "data_applied": ("Put into the Train form: {changes}.", "已填入训练表单：{changes}。"),
     "data_batches_run": ("Show sequences", "显示序列"),
     "data_batches_info": (
-        "The Train tab's datasets mixed, cut and packed, and given out by the trainer's own collator. A long dataset is tokenized for this first.",
-        "按训练页设置混合、截断、打包，并由训练器的 collator 给出。大数据集需先完成分词。",
+        "The Train tab's datasets mixed, cut and packed, as a run draws its rows. A long dataset is tokenized for this first.",
+        "按训练页设置混合、截断、打包，与训练取用的行一致。大数据集需先完成分词。",
     ),
     "data_sequence": ("Sequence {number} of {total}", "第 {number} / {total} 个序列"),
     "data_sequence_from": ("From sequence", "起始序列"),

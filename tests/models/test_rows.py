@@ -160,6 +160,13 @@ def test_models_without_such_attention_say_why():
     assert "linear_attention" in reason("qwen3_next", **linear, head_dim=16)
 
 
+def test_a_model_that_mixes_tokens_beside_its_attention_is_refused():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL))
+    model.model.layers[0].register_forward_hook(lambda module, args, out: out + 0.5 * out.roll(1, 1))
+    assert use_bounds(model) == "its layers hand something on from one conversation to the next"
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_attention_with_sinks_or_soft_caps_is_refused():
     from workbench.models.attention import bounded_attention_forward
 

@@ -24,6 +24,9 @@ NAME = "workbench_bounds"
 _FLASH = ("flash_attention_2", "flash_attention_3")  # these take bounds by themselves
 
 
+_ROUNDING = 0.05  # of the largest value: what other conversations may change by rounding, in 16 bits
+
+
 class _State:
     bounded = False  # the forward pass at hand has bounds and needs no masks
     calls = 0  # of attention with bounds
@@ -215,8 +218,8 @@ def _mask(*args, **kwargs):
 def use_bounds(model: PreTrainedModel) -> str:
     """Let `model` attend between bounds where it is given some. Returns why it cannot, or nothing.
 
-    A tiny forward pass finds out: every layer must ask for attention once, and for nothing that bounds do not go
-    together with. Then the model is left as it was.
+    Two tiny forward passes find out: every layer must ask for attention once, and for nothing that bounds do not go
+    together with; and a conversation must come out the same after another one. Then the model is left as it was.
     """
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
@@ -254,6 +257,7 @@ def _tried(model, config) -> str:
     """Why a forward pass with bounds fails, or nothing."""
     device = model.get_input_embeddings().weight.device
     ids = torch.arange(8, device=device)[None] % config.vocab_size
+    others = torch.where(torch.arange(8, device=device) < 5, (ids + 3) % config.vocab_size, ids)
     bounds = torch.tensor([0, 5, 8, 8], dtype=torch.int32, device=device)
     places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]], device=device)
     _State.calls, training = 0, model.training
@@ -262,14 +266,21 @@ def _tried(model, config) -> str:
     try:
         model.eval()
         with torch.no_grad(), no_masks(), torch.autocast(device.type, dtype=dtype, enabled=mixed):
-            model.base_model(input_ids=ids, position_ids=places, use_cache=False, **bounds_arguments(bounds, 8))
+            hidden, changed = (
+                model.base_model(
+                    input_ids=given, position_ids=places, use_cache=False, **bounds_arguments(bounds, 8)
+                ).last_hidden_state[0, 5:]
+                for given in (ids, others)
+            )
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         return " ".join(str(error).split())[:200] or type(error).__name__
     finally:
         model.train(training)
     layers = config.num_hidden_layers
-    if _State.calls != layers:
-        return f"only {_State.calls} of its {layers} layers ask transformers for attention"
+    if _State.calls != 2 * layers:
+        return f"only {_State.calls // 2} of its {layers} layers ask transformers for attention"
+    if (hidden - changed).abs().max() > _ROUNDING * hidden.abs().max():
+        return "its layers hand something on from one conversation to the next"
     return ""
 
 

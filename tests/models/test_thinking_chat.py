@@ -12,6 +12,7 @@ from workbench.config.run_config import validated
 from workbench.data.training_set import encoder_of, load_data
 from workbench.engine.backend import Job, Sampling
 from workbench.engine.transformers_backend import TransformersDecoder
+from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
 
 ASK = [{"role": "user", "content": "Who are you?"}]
@@ -44,6 +45,19 @@ def test_the_engine_asks_as_it_was_loaded_or_as_a_request_says(qwen3, tmp_path, 
     assert prompt(enable_thinking=True).endswith(f"<|im_end|>\n{OPEN}")
     as_loaded, thinking = (decoder.score(None, ASK, "I am.", 0, values) for values in ({}, {"enable_thinking": True}))
     assert (as_loaded[0].logprob == thinking[0].logprob) == (choice != "off")
+
+
+def test_tools_need_a_template_that_knows_them(tiny_model, tmp_path):
+    def prompt(template: str) -> str:
+        config = validated({"model_name_or_path": str(tiny_model), "template": template}, EngineConfig)
+        decoder = TransformersDecoder(config, Workspace(tmp_path).create(), lambda *_: None, lambda *_: None)
+        job = Job(None, ASK, Sampling(max_tokens=1), tools=[{"type": "function", "function": {"name": "weather"}}])
+        list(decoder.open(job))
+        return job.prompt_text
+
+    assert '{"name": "weather"}' in prompt("chatml")
+    with pytest.raises(UserError, match="no place for tools"):
+        prompt("deepseek")
 
 
 def test_a_run_says_what_is_trained_and_its_tokenizer_keeps_the_choice(qwen3, tmp_path):

@@ -14,6 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from workbench.cli.main import named_file
 from workbench.config.llamafactory import import_text
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated
@@ -33,12 +34,6 @@ def kind_of(text: str) -> str:
     return f"{values.get('stage', 'sft')} {values.get('finetuning_type', 'lora')}"
 
 
-def beside(name: str, file: Path) -> str | None:
-    """The text of a file that a command in `file` names, as the command line finds it."""
-    found = (folder / name for folder in file.resolve().parents if (folder / name).is_file())
-    return next((path.read_text(encoding="utf-8") for path in found), None)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -47,7 +42,7 @@ def main() -> int:
     for file in sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml", ".sh")):
         text = file.read_text(encoding="utf-8")
         try:
-            imported = import_text(text, lambda name, file=file: beside(name, file))
+            imported = import_text(text, lambda name, file=file: named_file(name, str(file)))
             trains = imported.purpose == "train"
             config = validated(imported.defaults | imported.values, RunConfig if trains else EngineConfig)
         except UserError as error:

@@ -146,12 +146,12 @@ def shapes(folder: Path, names: list[str]) -> None:
         torch.manual_seed(0)
         config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **(SMALL | KINDS[kind]))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        place = folder / kind
-        shutil.rmtree(place, ignore_errors=True)
-        model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
+        model_folder = folder / kind
+        shutil.rmtree(model_folder, ignore_errors=True)
+        model.save_pretrained(model_folder)
+        tokenizer.save_pretrained(model_folder)
         values = {
-            "model_name_or_path": str(place),
+            "model_name_or_path": str(model_folder),
             "dataset_dir": str(ROOT / "data"),
             "dataset": "abilities",
             "template": "chatml",

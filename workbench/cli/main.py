@@ -279,7 +279,7 @@ def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE)
     print(queue.move(find_run(space, run_id), space, places))
 
 
-def _beside(name: str, source: str) -> str | None:
+def named_file(name: str, source: str) -> str | None:
     """The text of a file that an imported command names: seen from here, or from the command's file or a folder above
     it."""
     given = Path(source) if source != "-" and len(source) < 1000 and "\n" not in source else None
@@ -314,7 +314,7 @@ def import_(
             raise UserError(f"{source} cannot be read as text: {error}.") from None
     else:
         text = source
-    result = import_text(text, lambda name: _beside(name, source))
+    result = import_text(text, lambda name: named_file(name, source))
     if json_:
         print(json.dumps(asdict(result), ensure_ascii=False))
         return

@@ -166,7 +166,6 @@ FOR_ANSWERS = {
     "finetuning_type": "told by the adapter",
     "stage": "told by the adapter",
     "use_cache": "always so",
-    "use_v1_kernels": _SPEED,
     "export_size": "files of the size that safetensors writes by itself",
     "export_device": "merged where there is room",
     "export_legacy_format": "always safetensors",

@@ -324,7 +324,8 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
         UserError: it exports in a way that is not offered.
     """
     result.purpose = purpose
-    result.values.pop("devices", None) if purpose == "export" else None
+    if purpose == "export":
+        result.values.pop("devices", None)
     _check_quantization(given)
     if not given.get("model_name_or_path"):
         raise UserError(f"This is for {'chatting' if purpose == 'chat' else 'exporting'}, but names no model.")

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated
 from workbench.data.training_set import encoder_of, load_data
-from workbench.engine.backend import Job, Sampling
+from workbench.engine.backend import Job, Sampling, Score
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
@@ -43,7 +43,9 @@ def test_the_engine_asks_as_it_was_loaded_or_as_a_request_says(qwen3, tmp_path, 
     assert prompt().endswith(f"<|im_end|>\n{end}")
     assert prompt(enable_thinking=False).endswith(CLOSED)
     assert prompt(enable_thinking=True).endswith(f"<|im_end|>\n{OPEN}")
-    as_loaded, thinking = (decoder.score(None, ASK, "I am.", 0, values) for values in ({}, {"enable_thinking": True}))
+    as_loaded, thinking = (
+        decoder.score(Score(None, ASK, "I am.", 0, values)) for values in ({}, {"enable_thinking": True})
+    )
     assert (as_loaded[0].logprob == thinking[0].logprob) == (choice != "off")
 
 

@@ -31,7 +31,7 @@ class Instant:
             yield Token("Hel", index=index)
             yield Token("lo", "stop", index)
 
-    def score(self, adapter, messages, answer, top):
+    def score(self, request):
         return []
 
     def add_adapter(self, name, path):

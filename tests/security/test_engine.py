@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from workbench.config.options import EngineConfig
-from workbench.engine.backend import Capabilities, Job, Sampling, Token
+from workbench.engine.backend import Capabilities, Job, Sampling, Score, Token
 from workbench.engine.limits import time_limit
 from workbench.engine.process import Engine
 from workbench.engine.scheduler import Call, Scheduler
@@ -42,7 +42,7 @@ class Gated:
             yield Token("x")
         yield Token("", "length")
 
-    def score(self, adapter, messages, answer, top):
+    def score(self, request):
         self.prompts += 1
         return []
 
@@ -113,7 +113,7 @@ def test_a_request_that_was_given_up_in_the_queue_is_never_begun():
     for job in waiting:
         job.cancel()
         scheduler.submit(job)
-    call = Call(lambda: decoder.score(None, [], "", 0))
+    call = Call(lambda: decoder.score(Score(None, [], "", 0)))
     call.cancel()
     decoder.gate.release(2)
     assert [token.text for token in first] == ["x", "x", ""]

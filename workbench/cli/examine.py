@@ -189,10 +189,12 @@ def difference(
 ):
     """What the adapter changed: its greedy answer, each token with its probability under the adapter and under the base
     model."""
+    from workbench.engine.backend import Score
+
     loaded = LoadedModel(model, [adapter], set_ or [], Workspace(workspace).create(), max_tokens)
     messages = [{"role": "user", "content": question}]
     answer, tuned = loaded.measured(adapter, messages)
-    base = loaded.decoder.score(None, messages, [info.id for info in tuned], 5)
+    base = loaded.decoder.score(Score(None, messages, [info.id for info in tuned], 5))
     rows = [
         {"text": info.text, "adapter": math.exp(info.logprob), "base": math.exp(other.logprob)}
         for info, other in zip(tuned, base, strict=True)

@@ -49,14 +49,7 @@ class Decoder(Protocol):
     def open(self, job: Job) -> Iterator[Token]:
         """Decode a request token by token; sets `prompt_tokens` and counts `completion_tokens` on the job."""
 
-    def score(
-        self,
-        adapter: str | None,
-        messages: list[dict],
-        answer: str | list[int],
-        top: int,
-        template_values: dict | None = None,
-    ) -> list[TokenInfo]:
+    def score(self, request: Score) -> list[TokenInfo]:
         """Measure the tokens of a given answer. Raises UserError."""
 
     def add_adapter(self, name: str, path: str) -> None:
@@ -89,12 +82,7 @@ class Scheduler:
         return self.decoder.context
 
     def score(self, request: Score) -> list[TokenInfo]:
-        def measure() -> list[TokenInfo]:
-            return self.decoder.score(
-                request.adapter, request.messages, request.answer, request.top, request.template_values
-            )
-
-        return self.call(Call(measure, cancelled=request.cancelled)) or []
+        return self.call(Call(lambda: self.decoder.score(request), cancelled=request.cancelled)) or []
 
     def add_adapter(self, name: str, path: str) -> None:
         self.call(lambda: self.decoder.add_adapter(name, path))

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from workbench.config.options import EngineConfig
 from workbench.data.encode import set_template
-from workbench.engine.backend import Capabilities, Job, Sampling, Token, TokenInfo
+from workbench.engine.backend import Capabilities, Job, Sampling, Score, Token, TokenInfo
 from workbench.engine.detokenizer import AnswerRow
 from workbench.engine.limits import time_limit
 from workbench.engine.reply_parser import response_template
@@ -172,23 +172,17 @@ class TransformersDecoder:
                     cache.batch_select_indices(kept)
             logits = self._forward(step, cache, keep=1)[:, -1]
 
-    def score(
-        self,
-        adapter: str | None,
-        messages: list[dict],
-        answer: str | list[int],
-        top: int,
-        template_values: dict | None = None,
-    ) -> list[TokenInfo]:
-        """What the model with this adapter thinks of each token of an answer that is given; one forward pass.
-
-        `answer` is text, or the ids of its tokens as they were generated. Call it on the scheduler's thread.
+    def score(self, request: Score) -> list[TokenInfo]:
+        """What the model thinks of each token of an answer that is given; one forward pass. Call it on the scheduler's
+        thread.
 
         Raises:
             UserError: the conversation and the answer are longer than the context.
         """
-        job = Job(adapter, messages, Sampling(), template_values=template_values or {})
-        prompt = self._prompt(job)
+        answer = request.answer
+        prompt = self._prompt(
+            Job(request.adapter, request.messages, Sampling(), template_values=request.template_values)
+        )
         given = self.tokenizer(answer, add_special_tokens=False)["input_ids"] if isinstance(answer, str) else answer
         if any(not 0 <= token < len(self.tokenizer) for token in given):
             raise UserError("The answer holds token ids that this model does not have.")
@@ -198,7 +192,7 @@ class TransformersDecoder:
             )
         if not prompt or not given:
             return []
-        self.select(adapter)
+        self.select(request.adapter)
         cache = DynamicCache(config=self.base.config.get_text_config())
         ids = torch.tensor([prompt + given], device=self._device)
         logits = self._forward(ids[:, : len(prompt)], cache, keep=1)[0]
@@ -207,10 +201,10 @@ class TransformersDecoder:
             after = self._forward(piece[None], cache, keep=len(piece))[0]
             with torch.inference_mode():
                 rows = torch.cat([logits[-1:], after[:-1]])
-                figures, alternatives = measure(rows, piece[:, None], top)
+                figures, alternatives = measure(rows, piece[:, None], request.top)
             logits = after
             for token, numbers, others in zip(piece.tolist(), figures, alternatives, strict=True):
-                info = self._info(token, numbers, others, top)
+                info = self._info(token, numbers, others, request.top)
                 info.text = stream.step(self.tokenizer._tokenizer, token) or ""
                 infos.append(info)
         return infos

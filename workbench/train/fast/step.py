@@ -218,9 +218,9 @@ class FastStep:
 
     def _report_problem(self) -> None:
         if self._graphs.problem:
-            reason, _, details = self._graphs.problem.partition("\n")
-            log(details)
-            self._report(f"Steps cannot be recorded and run from Python instead, which is slower: {reason}")
+            self._report(
+                f"Steps cannot be recorded and run from Python instead, which is slower: {self._graphs.problem}"
+            )
             self._graphs.problem = ""
 
     def _padded(self, trainer, inputs: dict, num_items_in_batch) -> dict:

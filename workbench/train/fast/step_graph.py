@@ -6,7 +6,6 @@ outside. Batches are padded to a few lengths, so that a few recordings serve all
 """
 
 import gc
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ class StepGraphs:
                 loss = self._run(own)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             self.enabled = False
-            self.problem = f"{' '.join(str(error).split())[:300]}\n{traceback.format_exc()}"
+            self.problem = " ".join(str(error).split())[:300]
             del graph
             gc.collect()
             torch.cuda.empty_cache()

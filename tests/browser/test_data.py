@@ -133,8 +133,10 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     expect(opened.locator("#data-checked .bad").first).to_contain_text(
         "30 rows: 2 broken, which would stop a run; 1 to look at"
     )
-    lines = opened.locator("#problem-table tr").all_inner_texts()[1:]
-    assert [line.split("\t")[:3] for line in lines] == [
+    rows = opened.locator("#problem-table tr:has(td)")
+    expect(rows).to_have_count(3)
+    cells = [row.locator("td").all_text_contents() for row in rows.all()]
+    assert [texts[:3] for texts in cells] == [
         ["8", "bad.jsonl:8", "missing field"],
         ["12", "bad.jsonl:12", "unreadable"],
         ["13", "bad.jsonl:13", "duplicate"],

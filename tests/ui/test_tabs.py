@@ -150,7 +150,7 @@ def test_train_on_a_split_takes_both_sides(page, data):
     assert "wb-note ok" in message and dataset == ["other-train"] and all(map(skipped, unchanged))
     message, *unchanged = files.train_on("nothing", ENGLISH, *contents)
     assert "wb-note bad" in message and all(map(skipped, unchanged))
-    assert files.layout_of("nothing", *contents) == ("", "", False, "", "")
+    assert files.layout_of("nothing", contents) == ("", "", False, "", "")
 
 
 def test_what_has_no_file_is_not_given_out(page, data):
@@ -166,11 +166,12 @@ def test_messages_of_copies_and_splits():
 
 
 def test_suggestions_are_taken_over_and_named(data):
-    part = Statistics(data)
-    message, cutoff, packing = part.take_over([("cutoff_lower", {"cutoff_len": 512}), ("packing_on", {})], ENGLISH)
+    part, found = Statistics(data), [("cutoff_lower", {"cutoff_len": 512}), ("packing_on", {})]
+    message, cutoff, packing = part.take_over((("d", 2), found), "d", 2, ENGLISH)
     assert (cutoff, packing) == ("512", True) and "cutoff_len: 512, packing: true" in message
-    message, *unchanged = part.take_over([], ENGLISH)
-    assert "wb-note warn" in message and all(map(skipped, unchanged))
+    for stale in (None, (("d", 1), found), (("other", 2), found)):  # of other rows, of another dataset
+        message, *unchanged = part.take_over(stale, "d", 2, ENGLISH)
+        assert "wb-note warn" in message and all(map(skipped, unchanged))
 
 
 def test_a_report_is_given_out_after_a_check_alone(data, tmp_path, monkeypatch):

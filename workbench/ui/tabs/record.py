@@ -27,7 +27,8 @@ class Tab:
     on_select: list[tuple[Event, ...]] = field(default_factory=list)
 
 
-def bind(trigger: Callable, chain: tuple[Event, ...]) -> None:
-    """Wire a chain to `trigger`, such as `blocks.load` or the `select` of a tab."""
+def bind(trigger: Callable, chain: tuple[Event, ...], **options) -> None:
+    """Wire a chain to `trigger`, such as `blocks.load` or the `select` of a tab. `options` are gradio's, for each
+    event."""
     for event in chain:
-        trigger = trigger(event.handler, event.inputs, event.outputs, js=event.js, **QUIET).then
+        trigger = trigger(event.handler, event.inputs, event.outputs, js=event.js, **QUIET, **options).then

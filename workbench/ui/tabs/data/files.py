@@ -58,13 +58,15 @@ class Upload:
     def wire(self, drop: gr.File, message: gr.HTML, halt: gr.Button) -> None:
         """`halt` is shown while a file is taken in, and stops that."""
         data = self.data
-        going = drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
-            self.add,
-            [drop, data.looks, *data.form.components],
-            [message, data.looks, data.chosen, drop, halt],
-            show_progress="minimal",
-            api_visibility="private",
-            concurrency_limit=None,
+        going = data.shown_after(
+            drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
+                self.add,
+                [drop, data.looks, *data.form.components],
+                [message, data.looks, data.chosen, drop, halt],
+                show_progress="minimal",
+                api_visibility="private",
+                concurrency_limit=None,
+            )
         )
         halt.click(self.stop, None, [message, drop, halt], cancels=[going], **QUIET)
 
@@ -75,12 +77,14 @@ class Files:
     def __init__(self, data: Data):
         self.data = data
 
-    def build(self) -> None:
+    def build(self) -> "Files":
         """Lay this part out and wire it."""
         self._action_widgets()
         self._layout_widgets()
+        self.layout = [self.formatting, self.encoding, self.ranking, self.columns, self.tags]
         self.message = gr.HTML(elem_id="data-filed")
         self._wire()
+        return self
 
     def _action_widgets(self) -> None:
         with gr.Row():
@@ -175,8 +179,8 @@ class Files:
         layout = await self.data.worker.change("layout", user=user_of(request), **args)
         return (say("data_layout_saved", lang, layout=layout),)
 
-    def layout_of(self, name, *contents):
-        """What dataset_info.json says of the layout."""
+    def layout_of(self, name, contents):
+        """What dataset_info.json says of the layout, for the widgets of `layout`."""
         try:
             info = self.data.info(name or "", contents)
         except UserError:
@@ -211,23 +215,24 @@ class Files:
     def _wire(self) -> None:
         data = self.data
         chosen, looks, contents = data.chosen, data.looks, data.form.components
-        layout = [self.formatting, self.encoding, self.ranking, self.columns, self.tags]
-        chosen.change(self.layout_of, [chosen, *contents], layout, **QUIET)
+        layout = self.layout
         options = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
         self.use.click(self.train_on, [chosen, *contents], [self.message, *options], **QUIET)
         changed = [self.message, chosen, looks]
-        copying = self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG)
-        splitting = self.split.click(self.run_split, [chosen, looks, self.share, *contents], changed, **LONG)
-        self.drop.click(
-            data.changing(self.remove, 1),
-            [looks, chosen, *contents],
-            [self.message, looks, chosen],
-            js=asking("dataset-sure"),
-            **QUIET,
+        after = data.shown_after
+        copying = after(self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG))
+        splitting = after(self.split.click(self.run_split, [chosen, looks, self.share, *contents], changed, **LONG))
+        after(
+            self.drop.click(
+                data.changing(self.remove, 1),
+                [looks, chosen, *contents],
+                [self.message, looks, chosen],
+                js=asking("dataset-sure"),
+                **QUIET,
+            )
         )
-        keeping = self.keep.click(
-            data.changing(self.save_layout), [looks, chosen, *layout, *contents], [self.message, looks], **LONG
-        )
+        saving = data.changing(self.save_layout)
+        keeping = after(self.keep.click(saving, [looks, chosen, *layout, *contents], [self.message, looks], **LONG))
         self.halt.click(stopped, None, self.message, cancels=[copying, splitting, keeping], **QUIET)
         self.download.click(
             self.give_out,

@@ -71,7 +71,7 @@ class Statistics:
     def __init__(self, data: Data):
         self.data = data
 
-    def build(self) -> None:
+    def build(self) -> "Statistics":
         """Lay this part out and wire it."""
         gr.HTML(t("data_stats_info"), elem_classes="wb-sub")
         with gr.Row():
@@ -83,8 +83,15 @@ class Statistics:
         self.counted = gr.HTML(elem_id="data-counted")
         chart = "<div class='live-chart'></div>"
         self.chart = gr.HTML(html_template=chart, js_on_load=CHART_JS, elem_id="data-chart")
-        self.suggested = gr.State(None)
+        self.suggested = gr.State(None)  # ((dataset, looks) that it is of, suggestions)
         self._wire()
+        return self
+
+    async def count_rows(self, args: dict, name, looks, contents, request: gr.Request):
+        """Progress, then the table, the chart and the suggestions, with what they are of."""
+        args |= {"config": self.data.options(contents)}
+        async for *outputs, suggestions in self.data.job("stats", args, self.finish, 2, request):
+            yield *outputs, ((name, looks), suggestions) if isinstance(suggestions, list) else suggestions
 
     def finish(self, result: dict, lang: str) -> list:
         """The table, the chart and the suggestions of what was counted."""
@@ -94,24 +101,24 @@ class Statistics:
             figure = length_chart(result["edges"], result["counts"], cutoff, axes=axes, title=f"cutoff_len {cutoff:,}")
         return [view.stats_html(result, lang), figure, result["suggestions"]]
 
-    async def run_all(self, request: gr.Request, *contents):
+    async def run_all(self, name, looks, request: gr.Request, *contents):
         """All datasets of the form."""
-        async for outputs in self.data.job("stats", {"config": self.data.options(contents)}, self.finish, 2, request):
+        async for outputs in self.count_rows({}, name, looks, contents, request):
             yield outputs
 
-    async def run(self, name, request: gr.Request, *contents):
+    async def run(self, name, looks, request: gr.Request, *contents):
         """The chosen dataset alone."""
         if not name:
             yield note(say("data_none", language(request)), "warn"), gr.skip(), gr.skip()
             return
-        args = {"config": self.data.options(contents), "dataset": name}
-        async for outputs in self.data.job("stats", args, self.finish, 2, request):
+        async for outputs in self.count_rows({"dataset": name}, name, looks, contents, request):
             yield outputs
 
-    def take_over(self, suggestions, request: gr.Request):
-        """Suggested values in the Train form."""
+    def take_over(self, suggested, name, looks, request: gr.Request):
+        """Suggested values in the Train form; none where they are of another dataset, or of other rows."""
         changes: dict = {}
-        for kind, values in suggestions or []:
+        counted_of, suggestions = suggested or (None, [])
+        for kind, values in suggestions if counted_of == (name, looks) else []:
             if "cutoff_len" in values:
                 changes["cutoff_len"] = str(values["cutoff_len"])
             elif kind.startswith("packing"):
@@ -125,20 +132,12 @@ class Statistics:
     def _wire(self) -> None:
         data, shown = self.data, [self.counted, self.chart, self.suggested]
         going = [
-            self.count.click(self.run, [data.chosen, *data.form.components], shown, **LONG),
-            self.count_all.click(self.run_all, data.form.components, shown, **LONG),
+            button.click(run, [data.chosen, data.looks, *data.form.components], shown, **LONG)
+            for button, run in ((self.count, self.run), (self.count_all, self.run_all))
         ]
         self.halt.click(stopped, None, self.counted, cancels=going, **QUIET)
-        # what was counted before is of another dataset, or of other rows
-        gr.on(
-            [data.chosen.change, data.looks.change],
-            lambda: ("", "", "", None),
-            None,
-            [self.applied, *shown],
-            **QUIET,
-        )
         options = [data.form.widgets[name] for name in ("cutoff_len", "packing")]
-        self.apply.click(self.take_over, self.suggested, [self.applied, *options], **QUIET)
+        self.apply.click(self.take_over, [self.suggested, data.chosen, data.looks], [self.applied, *options], **QUIET)
 
 
 class Sequences:

@@ -40,14 +40,23 @@ def user_of(request: gr.Request) -> str:
 
 class Data:
     """The tab's dataset, worker and form. `chosen` is the dataset's name, `looks` goes up with every change to data,
-    `visits` whenever the tab is opened, `file` gives files out."""
+    `file` gives files out.
+
+    No event hangs on a `change` of what the server writes: a user's action is one chain, which ends. What shows the
+    data anew follows whatever is given to `shown_after`.
+    """
 
     def __init__(self, workspace: Workspace, form: Form, worker: DataWorker):
         self.workspace, self.form, self.worker = workspace, form, worker
         self.chosen: gr.Dropdown
         self.looks = gr.Number(0, visible="hidden", elem_id="data-looks")
-        self.visits = gr.Number(0, visible="hidden", elem_id="data-visits")
         self.file = gr.DownloadButton(visible="hidden", elem_id="data-file")
+        self.actions: list = []  # events that choose another dataset or change one
+
+    def shown_after(self, action):
+        """Show the data anew after `action`, an event of a component; returns it."""
+        self.actions.append(action)
+        return action
 
     def options(self, contents) -> dict:
         """The Train form's options that matter here; nothing is checked yet."""

@@ -20,7 +20,7 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
 from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
-from workbench.ui.tabs.record import Event, Tab
+from workbench.ui.tabs.record import Event, Tab, bind
 
 PAGE = 5  # rows at a time
 _NOT_OFFERED = (gr.update(visible=False), "")
@@ -28,6 +28,14 @@ _IDS_JS = (
     "(on) => { document.querySelector('#data-rows').classList.toggle('ids', on);"
     " document.querySelector('#data-sequences')?.classList.toggle('ids', on); }"
 )
+# What was checked or counted goes at once, and in the browser, when it is of another dataset or of other rows: an
+# answer of the server could come after the next check's.
+_FORGET_JS = """(name, looks) => {
+  const key = name + ' ' + looks, kept = {__type__: 'update'};
+  const same = window.workbenchDataset === key;
+  window.workbenchDataset = key;
+  return Array(4).fill(same ? kept : '');
+}"""
 
 
 class DataTab:
@@ -110,11 +118,11 @@ class DataTab:
             with gr.Tab(t("data_check"), id="check", elem_id="part-check"):
                 self.checked = jobs.Check(self.data).build()
             with gr.Tab(t("data_stats"), id="stats", elem_id="part-stats"):
-                jobs.Statistics(self.data).build()
+                self.statistics = jobs.Statistics(self.data).build()
             with gr.Tab(t("data_batches"), id="batches", elem_id="part-batches"):
                 jobs.Sequences(self.data).build()
             with gr.Tab(t("data_files"), id="files", elem_id="part-files"):
-                files.Files(self.data).build()
+                self.files = files.Files(self.data).build()
         self.questions = (("row-sure", "data_row_sure"), ("dataset-sure", "data_remove_sure"))
         gr.HTML(
             "".join(
@@ -122,6 +130,7 @@ class DataTab:
             )
         )
         self.asked: dict[str, str] = {}  # by session, whose number of rows was asked for last
+        self.opened = gr.State(None)  # the dataset that is shown
         self.before = gr.State(None)  # the row that is edited: (dataset, number, as it was fetched)
 
     def describe(self, name: str, contents, layout: str, total: int | None, lang: str) -> str:
@@ -142,6 +151,13 @@ class DataTab:
             masks=masks,
         )
         return f"<div class='wb-sub'>{view.safe(about)}</div>"
+
+    def open(self, name, opened, shown, number, request: gr.Request, *contents):
+        """The dataset as it is now. Another one than `opened` begins with its first row, and nothing is edited."""
+        if name == opened:
+            return *self.show(name, shown, number, request, *contents), *[gr.skip()] * (5 + len(self.files.layout))
+        rows = self.show(name, shown, 1, request, *contents)
+        return *rows, name, 1, None, "", "", *self.files.layout_of(name, contents)
 
     def show(self, name, shown, number, request: gr.Request, *contents):
         """The page of rows that begins with row `number`."""
@@ -245,9 +261,8 @@ class DataTab:
             return gr.skip(), gr.skip(), int(number), gr.update(open=True)
         return gr.update(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
 
-    def arrive(self, name, visits, *contents):
-        """What can be chosen now; another dataset where the chosen one is gone; the rows anew, as the options may have
-        changed."""
+    def arrive(self, name, *contents):
+        """What can be chosen now; another dataset where the chosen one is gone."""
         try:
             listed, message = self.data.choices(contents), ""
         except UserError as error:
@@ -255,65 +270,76 @@ class DataTab:
         names, wanted = [value for _, value in listed], (self.data.options(contents).get("dataset") or "").split(",")[0]
         if not name or (name not in names and "/" not in name and "." not in name):
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)
-        return gr.update(choices=listed, value=name), (visits or 0) + 1, message
+        return gr.update(choices=listed, value=name), message
 
     def _wire(self) -> Tab:
-        contents = self.form.components
-        gr.on(
-            [
-                self.chosen.change,
-                self.columns.change,
-                self.start.change,
-                self.data.looks.change,
-                self.data.visits.change,
-            ],
-            self.show,
-            [self.chosen, self.columns, self.start, *contents],
-            [self.message, self.about, self.rows, self.read_as, self.offered],
-            trigger_mode="always_last",
-            **QUIET,
-        ).then(self.total, [self.chosen, *contents], self.about, **QUIET)
-        self.chosen.change(lambda: (1, None, ""), None, [self.start, self.before, self.source], **QUIET)
-        gr.on(
-            [self.chosen.change, self.data.looks.change], lambda: "", None, self.checked, **QUIET
-        )  # row numbers may not be true any more
-        self.read_as.click(
-            self.data.changing(self.read_so, 1),
-            [self.data.looks, self.chosen, self.offered, *contents],
-            [self.uploaded, self.data.looks, self.chosen],
-            **LONG,
+        contents, data = self.form.components, self.data
+        rows_of = [self.columns, self.start, *contents]
+        shown = [self.message, self.about, self.rows, self.read_as, self.offered]
+        opened_anew = [self.opened, self.start, self.before, self.source, self.edited, *self.files.layout]
+        findings = [self.checked, self.statistics.counted, self.statistics.chart, self.statistics.applied]
+        opening = (
+            Event(None, [self.chosen, data.looks], findings, _FORGET_JS),
+            Event(self.open, [self.chosen, self.opened, *rows_of], [*shown, *opened_anew]),
+            Event(self.total, [self.chosen, *contents], self.about),
         )
-        self.back.click(lambda number: max(1, int(number or 1) - PAGE), self.start, self.start, **QUIET)
-        self.on.click(lambda number: int(number or 1) + PAGE, self.start, self.start, **QUIET)
+        showing = (self.show, [self.chosen, *rows_of], shown)
+
+        bind(self.chosen.input, opening, trigger_mode="always_last")
+        gr.on([self.columns.input, self.start.input], *showing, trigger_mode="always_last", **QUIET)
+        data.shown_after(
+            self.read_as.click(
+                data.changing(self.read_so, 1),
+                [data.looks, self.chosen, self.offered, *contents],
+                [self.uploaded, data.looks, self.chosen],
+                **LONG,
+            )
+        )
+        for button, rows in ((self.back, -PAGE), (self.on, PAGE)):
+            button.click(_moved(rows), self.start, self.start, **QUIET).then(*showing, **QUIET)
         self.ids.change(None, self.ids, None, js=_IDS_JS, api_visibility="private")
+        self._wire_editing(showing)
+        files.Upload(data).wire(self.drop, self.uploaded, self.halt_upload)
+        for action in data.actions:
+            bind(action.then, opening, trigger_mode="always_last")
+        arriving = Event(self.arrive, [self.chosen, *contents], [self.chosen, self.message])
+        return Tab(on_select=[(arriving, *opening)])
+
+    def _wire_editing(self, showing: tuple) -> None:
+        contents, data = self.form.components, self.data
         fetching = (self.get_row, [self.chosen, self.row, *contents], [self.edited, self.source, self.before])
-        self.rows.click(self.clicked, None, [self.parts, self.start, self.row, self.editing], **QUIET).then(
-            *fetching, **QUIET
-        ).success(
+        clicked = (self.clicked, None, [self.parts, self.start, self.row, self.editing])
+        self.rows.click(*clicked, **QUIET).then(*fetching, **QUIET).success(
             None,
             js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})",
             api_visibility="private",
         )
-        self.checked.click(self.clicked, None, [self.parts, self.start, self.row, self.editing], **QUIET)
+        self.checked.click(*clicked, **QUIET).then(*showing, **QUIET)
         self.fetch.click(*fetching, **QUIET)
-        saving = self.save.click(
-            self.data.changing(self.save_row, 1),
-            [self.data.looks, self.chosen, self.row, self.before, self.source, *contents],
-            [self.edited, self.data.looks, self.before],
-            **LONG,
+        saving = data.shown_after(
+            self.save.click(
+                data.changing(self.save_row, 1),
+                [data.looks, self.chosen, self.row, self.before, self.source, *contents],
+                [self.edited, data.looks, self.before],
+                **LONG,
+            )
         )
-        cutting = self.cut.click(
-            self.data.changing(self.delete_row, 2),
-            [self.data.looks, self.chosen, self.row, self.before, *contents],
-            [self.edited, self.data.looks, self.before, self.source],
-            js=asking("row-sure", 2),
-            trigger_mode="always_last",
-            **LONG,
+        cutting = data.shown_after(
+            self.cut.click(
+                data.changing(self.delete_row, 2),
+                [data.looks, self.chosen, self.row, self.before, *contents],
+                [self.edited, data.looks, self.before, self.source],
+                js=asking("row-sure", 2),
+                trigger_mode="always_last",
+                **LONG,
+            )
         )
         self.halt.click(stopped, None, self.edited, cancels=[saving, cutting], **QUIET)
-        files.Upload(self.data).wire(self.drop, self.uploaded, self.halt_upload)
-        shown = [self.chosen, self.data.visits]
-        return Tab(on_select=[(Event(self.arrive, [*shown, *contents], [*shown, self.message]),)])
+
+
+def _moved(rows: int):
+    """A handler that goes on or back by a number of rows."""
+    return lambda number: max(1, int(number or 1) + rows)
 
 
 def _pretty(text: str) -> str:

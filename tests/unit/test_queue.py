@@ -1,6 +1,8 @@
 """The queue: which device goes to whom, order, what a stopped or corrupt run does to it."""
 
 import os
+import subprocess
+import sys
 import time
 
 import psutil
@@ -9,7 +11,7 @@ import pytest
 from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.runs.run import create_run
-from workbench.runs.state import own_process, process_alive
+from workbench.runs.state import own_process, process_alive, process_of
 from workbench.storage.workspace import Workspace
 from workbench.train import devices, queue
 from workbench.train.devices import assign, wanted_slots
@@ -130,3 +132,29 @@ def test_resume_wants_a_whole_checkpoint_and_an_ended_run(workspace, started):
         queue.resume(run, workspace)
     os.close(lock)
     assert "from the beginning" in queue.resume(run, workspace) and started == [run.id]
+
+
+def test_a_run_that_is_asked_to_stop_is_stopping_at_once_and_killed_only_when_that_is_meant(workspace, started):
+    run = create_run(workspace, validated(CONFIG))
+    code = "import signal, time; signal.signal(15, lambda *_: None); print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    try:
+        owner = own_process() | {"pid": process.pid, "pid_started": process_of(process.pid)}
+        run.update(state="running", devices="cpu", **owner)
+        assert "Stop it again to kill it" in queue.stop(run, workspace, kill=False)
+        assert run.stored_state().state == "running" and run.state().state == "stopping"
+        assert "kill" not in queue.stop(run, workspace, kill=False)
+        assert "is killed" in queue.stop(run, workspace)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_queued_run_says_what_it_waits_for(workspace, started):
+    going, first, second = (create_run(workspace, validated(CONFIG | {"run_name": n})) for n in "abc")
+    assert queue.waits_for(first, workspace) == (2, [])
+    going.update(state="running", devices="cpu", **own_process())
+    assert queue.waits_for(going, workspace) == (0, [])
+    assert queue.waits_for(first, workspace) == (1, [going.id])
+    assert queue.waits_for(second, workspace) == (2, [going.id])

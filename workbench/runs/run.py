@@ -38,11 +38,13 @@ class Run(StateDirectory):
         return (self.path / "adapter_model.safetensors").is_file()
 
     def state(self) -> ProcessState:
-        """As for other processes; while the trainer saves after its supervisor's death, the run is `stopping`, not
-        `lost`."""
+        """As for other processes. A run that was asked to stop is `stopping` at once, long before its trainer gets to
+        say so; while the trainer saves after its supervisor's death, the run is `stopping`, too, not `lost`."""
         state = super().state()
         if state.state == "lost" and state.pid and is_held(self.path / ".lock"):
             state.state, state.reason = "stopping", ""
+        if state.state in ("starting", "running") and (self.path / ".stopping").exists():
+            state.state = "stopping"
         return state
 
     def config_values(self) -> dict:

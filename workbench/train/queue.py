@@ -103,10 +103,24 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
         time.sleep(0.02)
 
 
-def stop(run: Run, workspace: Workspace) -> str:
+def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
+    """`(place in the queue from 1 on, ids of the runs on the devices that it may take)`; place 0: it does not wait."""
+    waiting = queue(workspace)
+    if run not in waiting:
+        return 0, []
+    wanted, _ = wanted_slots(run.config_values(), slots())
+    going = [item for item in list_states(workspace) if item.state.active and item.state.pid]
+    holders = [item.run.id for item in going if {*(item.state.devices or ",".join(wanted)).split(",")} & {*wanted}]
+    return waiting.index(run) + 1, holders[::-1]
+
+
+def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> str:
     """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
     Only a process that is certainly the run's own is signaled (same pid and start).
+
+    Args:
+        kill: whether asking again kills the run; by default it does. A page that asks its user first says which.
     """
     workspace.check_writable()
     state = run.state()
@@ -120,6 +134,8 @@ def stop(run: Run, workspace: Workspace) -> str:
                     run.update(state="stopped", reason="Taken out of the queue.", ended=time.time())
                 return f"{run.id} had not started; it is taken out of the queue."
     again = (run.path / ".stopping").exists()
+    if again and kill is False:
+        return f"{run.id} saves a checkpoint and stops."
     trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
     if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone
         (run.path / ".stopping").touch()

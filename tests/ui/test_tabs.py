@@ -21,6 +21,7 @@ from workbench.ui.tabs.data.files import Files, copied, parted
 from workbench.ui.tabs.data.jobs import Check, Statistics, report_file
 from workbench.ui.tabs.data.shared import Data
 from workbench.ui.tabs.record import Event, bind
+from workbench.ui.tabs.train.base import Base, from_draft
 
 ENGLISH = SimpleNamespace(
     cookies={}, headers={"accept-language": "en"}, client=SimpleNamespace(host="h"), session_hash="s"
@@ -78,18 +79,20 @@ def test_a_chain_is_wired_one_event_after_the_other():
 
 def test_a_clone_has_the_options_of_the_run(page):
     run = create_run(page.workspace, validated(VALUES), state="finished")
-    message, _, parent, *contents = page.clone(run.id, ENGLISH)
-    assert "wb-note ok" in message and run.id in message and parent == run.id
+    message, _, base, preset, about, drop, *contents = page.clone(run.id, ENGLISH)
+    assert "wb-note ok" in message and run.id in message and run.id in about
+    assert (base.kind, base.name, preset["value"], drop["interactive"]) == ("clone", run.id, None, False)
     assert option(page, contents, "lora_rank") == "24" and option(page, contents, "dataset") == ["d"]
     message, *rest = page.clone("../../etc", ENGLISH)
-    assert "wb-note bad" in message and all(map(skipped, rest)) and len(rest) == 2 + len(page.train.form.names)
+    assert "wb-note bad" in message and all(map(skipped, rest)) and len(rest) == 5 + len(page.train.form.names)
 
 
 def test_corrections_go_on_from_the_adapter_that_was_chatted_with(page):
     assert "wb-note bad" in page.train_corrections(None, "m", ENGLISH)[0]
     corrections.correct(page.workspace, [{"role": "user", "content": "q"}], "bad", "good")
     run = create_run(page.workspace, validated(VALUES), state="finished")
-    _, _, message, *contents = page.train_corrections(run.id, "m", CHINESE)
+    _, _, message, base, _, _, _, *contents = page.train_corrections(run.id, "m", CHINESE)
+    assert (base.kind, base.name) == ("corrections", run.id)
     assert "1" in message and option(page, contents, "lora_rank") == "24"
     assert run.id in option(page, contents, "adapter_name_or_path")
 
@@ -106,33 +109,99 @@ def test_a_run_that_ended_is_told_once(page):
 
 def test_what_the_form_comes_to(page):
     train = page.train
-    text, command, message = train.preview(ENGLISH, next(iter(train.presets)), "", *filled(page, lora_rank=24))
+    text, command, message, changed, kept = train.preview(ENGLISH, train.first, *filled(page, lora_rank=24))
     assert "lora_rank: 24" in text and "--set lora_rank=24" in command and "wb-note ok" in message
-    text, _, message = train.preview(ENGLISH, next(iter(train.presets)), "", *filled(page, lora_rank=-1))
+    assert "data-reset='lora_rank'" in changed and "8 → 24" in changed and "#opt-lora_rank" in changed
+    assert from_draft(kept) == (train.first, train.form.read(filled(page, lora_rank=24)))
+    text, _, message, _, _ = train.preview(ENGLISH, train.first, *filled(page, lora_rank=-1))
     assert "wb-note bad" in message and "lora_rank" in message and "lora_rank: -1" in text
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        None, "", "{", "[]", "[" * 5000, "x" * 300_000, 5, '{"base": 1, "values": {}}',
+        '{"base": {"kind": "shell", "name": "x", "values": {}}, "values": {}}',
+        '{"base": {"kind": "preset", "name": {}, "values": {}}, "values": {}}',
+    ],
+)  # fmt: skip
+def test_a_form_that_no_page_has_kept_is_left_alone(page, kept):
+    assert from_draft(kept) is None
+    _, _, token, _, *form = page.train.arrive(kept, ENGLISH)
+    assert token is None and "135M" in form[2] and all(map(skipped, form[4:]))
+
+
+def test_a_kept_form_brings_options_alone(page):
+    kept = {"base": {"kind": "import", "name": "<b>", "values": {"lora_rank": 4, "x": 1}}, "values": {"lora_rank": [1]}}
+    base, values = from_draft(json.dumps(kept))
+    assert (base.kind, base.values, values) == ("import", {"lora_rank": 4}, {})
+    _, _, _, _, _, preset, about, *_ = page.train.arrive(json.dumps(kept), ENGLISH)
+    assert preset["value"] is None and "&lt;b&gt;" in about
+
+
+def test_a_preset_of_ones_own_is_kept_chosen_and_deleted(page):
+    train = page.train
+    message, base, preset, _, drop, *contents = train.save_preset("My first!", ENGLISH, *filled(page, lora_rank=24))
+    assert "train my-first" in message and base.name == preset["value"] == "my-first" and drop["interactive"]
+    assert option(page, contents, "lora_rank") == "24" and preset["choices"][0][0] == "★ my-first"
+    for name in ("", "smollm2-demo"):
+        refusal, *unchanged = train.save_preset(name, ENGLISH, *filled(page))
+        assert "wb-note bad" in refusal and all(map(skipped, unchanged))
+    _, _, _, preset, *contents = train.use_preset("my-first", ENGLISH)
+    assert option(page, contents[2:], "lora_rank") == "24"
+    for name in ("smollm2-demo", "../models/x", "my-first/.."):
+        assert "wb-note bad" in train.delete_preset(name, ENGLISH)[0]
+    message, base, *_ = train.delete_preset("my-first", ENGLISH)
+    assert "wb-note ok" in message and base == train.first and not list(page.workspace.presets.iterdir())
+
+
+def test_one_option_is_set_back_or_all(page):
+    base = Base("preset", "x", {"lora_rank": 4, "dataset": "d"})
+    one = page.train.reset(base, SimpleNamespace(_data={"reset": "lora_rank"}))
+    assert option(page, one, "lora_rank") == "4" and skipped(option(page, one, "dataset"))
+    everything = page.train.reset(base, SimpleNamespace(_data={"reset": "*"}))
+    assert option(page, everything, "dataset") == ["d"] and not any(map(skipped, everything))
+
+
+@pytest.mark.parametrize(
+    ("words", "hit"), [("rank", "lora_rank"), ("学习率", "learning_rate"), ("LORA  dropout", "lora_dropout")]
+)
+def test_options_are_found_by_name_and_by_words_of_both_languages(page, words, hit):
+    page.build()
+    form = page.train.form
+    line, *updates = page.train.search(words, ENGLISH)
+    shown = [name for name, update in zip(form.names, updates[len(form.groups) :], strict=True) if update["visible"]]
+    assert hit in shown and len(shown) < len(form.names) / 2 and str(len(shown)) in line
+    line, *updates = page.train.search(" ", ENGLISH)
+    assert line == "" and all(update["visible"] for update in updates)
+    assert not any(update["open"] for update in updates[: len(form.groups)])
+    assert "0 options" in page.train.search("nosuchword", ENGLISH)[0]
+
+
 def test_an_imported_command_fills_the_form_and_tells_what_it_left_out(page):
-    report, *contents = page.train.use_import(
+    report, base, preset, about, _, *contents = page.train.use_import(
         "llamafactory-cli train --model_name_or_path m --dataset d --lora_rank 24 --no_such_key 5", ENGLISH
     )
     assert option(page, contents, "lora_rank") == "24"
+    assert (base.kind, base.name, preset["value"]) == ("import", "m", None) and "m" in about
     assert "wb-note warn" in report and "no_such_key = 5" in report
     report, *contents = page.train.use_import("rm -rf /", CHINESE)
     assert "wb-note bad" in report and all(map(skipped, contents))
 
 
 def test_start_refuses_beside_the_button_and_makes_no_run(page, monkeypatch):
-    message, choices = page.train.begin(ENGLISH, "", *filled(page, learning_rate="fast"))
+    message, choices, _ = page.train.begin(ENGLISH, page.train.first, *filled(page, learning_rate="fast"))
     assert "wb-note bad" in message and "learning_rate" in message and skipped(choices)
 
     def refuse(*args, **kwargs):
         raise UserError("There is no model m.")
 
     monkeypatch.setattr(DataWorker, "ask", refuse)
-    message, choices = page.train.begin(ENGLISH, "", *filled(page))
+    message, choices, _ = page.train.begin(ENGLISH, page.train.first, *filled(page))
     assert "There is no model m." in message and skipped(choices) and not list_runs(page.workspace)
-    assert skipped(page.train.end(None)) and "wb-note bad" in page.train.end("nope")
+    panel = page.train.panel
+    assert all(map(skipped, panel.end(None, "stop", ENGLISH))) and all(map(skipped, panel.end("x", "no", ENGLISH)))
+    assert "wb-note bad" in panel.end("nope", "stop", ENGLISH)[0]
 
 
 # --- data

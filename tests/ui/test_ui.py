@@ -14,7 +14,8 @@ from workbench.config.run_config import validated
 from workbench.runs.run import create_run
 from workbench.ui import monitor
 from workbench.ui.form import Form
-from workbench.ui.tabs.train import command_line, note
+from workbench.ui.notes import note
+from workbench.ui.tabs.train.base import Base, command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,9 +41,9 @@ def test_the_command_line_says_what_differs_from_the_preset(workspace):
     preset = list_presets()[0]
     form = Form(workspace, preset.values)
     values = form.read(form.fill(preset.values))
-    assert command_line(preset, values) == "python -m workbench train smollm2-demo"
+    assert command_line(Base.of_preset(preset), values, Path("runs")) == "python -m workbench train smollm2-demo"
     changed = {k: v for k, v in values.items() if k != "packing"} | {"lora_rank": 4, "run_name": "a b"}
-    line = command_line(preset, changed)
+    line = command_line(Base.of_preset(preset), changed, Path("runs"))
     assert "--set lora_rank=4" in line and "--set 'run_name=a b'" in line and "--set packing=False" in line
 
 

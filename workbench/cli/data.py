@@ -10,7 +10,7 @@ import typer
 
 from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
 from workbench.errors import UserError
-from workbench.storage.workspace import PRESETS, Workspace, dataset_folder
+from workbench.storage.workspace import Workspace, dataset_folder
 
 data_app = typer.Typer(
     no_args_is_help=True, help="Look at datasets before a run is paid for, and change those of the workspace."
@@ -173,11 +173,11 @@ def sequences(
 ):
     """What a run's collator gives to the model: its datasets mixed, cut and packed. Tokens as id and text, trained ones
     marked with *."""
+    from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.worker import Worker
 
-    preset = PRESETS / f"{config}.yaml"
-    options = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+    options = load_run_config(config_file(config, Workspace(workspace)), set_ or [])
     worker = Worker(
         Workspace(workspace).create(), _tell if sys.stderr.isatty() else lambda message: None, confined=False
     )

@@ -13,7 +13,7 @@ from workbench.cli import examine, models
 from workbench.cli.data import data_app
 from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
 from workbench.errors import UserError
-from workbench.storage.workspace import PRESETS, Workspace
+from workbench.storage.workspace import Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
@@ -65,6 +65,7 @@ def train(
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
+    from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run
@@ -83,8 +84,7 @@ def train(
         parsed = load_run_config(config / "run.yaml")
         preflight(parsed, space)
     else:
-        preset = PRESETS / f"{config}.yaml"
-        parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+        parsed = load_run_config(config_file(config, space), set_ or [])
         preflight(parsed, space)
         check_devices(parsed)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
@@ -99,11 +99,11 @@ def train(
 
 
 @app.command()
-def presets(json_: JsonOption = False):
-    """List the presets."""
+def presets(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
+    """List the presets: the workspace's own, then the bundled ones."""
     from workbench.config.presets import list_presets
 
-    listed = list_presets()
+    listed = list_presets(Workspace(workspace))
     if json_:
         print(
             json.dumps(
@@ -113,7 +113,7 @@ def presets(json_: JsonOption = False):
         )
     else:
         for preset in listed:
-            print(f"{preset.name:28} {preset.purpose} ({preset.memory})")
+            print(f"{preset.name:28} {preset.purpose} ({preset.memory})" if preset.purpose else preset.name)
 
 
 @app.command()
@@ -245,14 +245,15 @@ def queue_add(
     workspace: WorkspaceOption = WORKSPACE,
 ):
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
+    from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
     from workbench.train import queue
     from workbench.train.devices import check_devices
 
-    space, preset = Workspace(workspace).create(), PRESETS / f"{config}.yaml"
-    parsed = load_run_config(preset if not config.exists() and preset.is_file() else config, set_ or [])
+    space = Workspace(workspace).create()
+    parsed = load_run_config(config_file(config, space), set_ or [])
     check_devices(parsed)
     preflight(parsed, space)
     run = create_run(space, parsed)

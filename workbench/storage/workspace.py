@@ -11,6 +11,7 @@ Paths that come from the page are checked against this folder and those named at
 
 import contextlib
 import copy
+import hashlib
 import os
 import re
 import stat
@@ -51,6 +52,7 @@ class Workspace:
         self.runs = self.root / "runs"
         self.models = self.root / "models"
         self.uploads = self.root / "uploads"
+        self.presets = self.root / "presets"
         self.engines = self.root / "engines"
         self.corrections = self.root / "corrections"
         self.conversations = self.root / "conversations"
@@ -75,6 +77,11 @@ class Workspace:
                 f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace."
             ) from None
         return self
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name that tells this workspace from others without telling where it lies."""
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
 
     @property
     def own_folders(self) -> tuple[Path, ...]:

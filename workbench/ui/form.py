@@ -44,6 +44,7 @@ class Form:
         self.options = [o for o in options(RunConfig) if o.name not in _HIDDEN]
         self.names = [o.name for o in self.options]
         self.widgets: dict[str, gr.components.Component] = {}
+        self.groups: dict[str, gr.Accordion] = {}
         self._start = start
 
     def build(self) -> None:
@@ -56,7 +57,7 @@ class Form:
         for group in GROUPS:
             rest = [o for o in self.options if o.group == group and not o.basic]
             if rest:
-                with gr.Accordion(t(f"more_{group}"), open=False, elem_id=f"group-{group}"):
+                with gr.Accordion(t(f"more_{group}"), open=False, elem_id=f"group-{group}") as self.groups[group]:
                     for index in range(0, len(rest), 3):
                         with gr.Row(equal_height=True):
                             for option in rest[index : index + 3]:
@@ -96,6 +97,20 @@ class Form:
     def components(self) -> list:
         return [self.widgets[name] for name in self.names]
 
+    @property
+    def searched(self) -> list:
+        """What `found` updates: the groups, then the widgets."""
+        return [*self.groups.values(), *self.components]
+
+    def found(self, words: str) -> tuple[int, list]:
+        """`(number of options, updates of searched)`: only options that have all of `words` in their name, labels or
+        explanations, in either language. No words: all of them, with the groups closed."""
+        terms = words.lower().split()
+        hits = [all(term in _search_text(option) for term in terms) for option in self.options]
+        groups = {option.group for option, hit in zip(self.options, hits, strict=True) if hit and not option.basic}
+        updates = [gr.update(open=bool(terms) and group in groups, visible=group in groups) for group in self.groups]
+        return sum(hits), [*updates, *(gr.update(visible=hit) for hit in hits)]
+
     @staticmethod
     def shown(option: Option, value):
         """An option's value as its widget shows it."""
@@ -130,6 +145,10 @@ class Form:
     def config(self, contents: list) -> RunConfig:
         """A checked config. Raises UserError with one line per problem."""
         return validated(self.read(contents))
+
+
+def _search_text(option: Option) -> str:
+    return " ".join([option.name, option.name.replace("_", " "), *option.labels, *option.helps]).lower()
 
 
 def _number(text):

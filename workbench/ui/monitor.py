@@ -35,9 +35,9 @@ def change_token(run: Run, lang: str, log_scale: bool) -> tuple:
     return (run.id, lang, log_scale, state.state, *file_token(run.path / "state.json", run.metrics, run.log))
 
 
-def status_html(run: Run, lang: str) -> str:
-    """Badge, progress bar with the time left, tiles."""
-    state = run.state()
+def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -> str:
+    """Badge, progress bar with the time left, tiles; of a queued run its place and the runs that it waits for."""
+    state, (place, holders) = run.state(), waiting
     last = reader_of(run).last
     share, lines_text = _progress(state, last, lang)
     values = run.config_values()
@@ -54,6 +54,14 @@ def status_html(run: Run, lang: str) -> str:
             f" style='margin-top:6px'>{escape(lines_text)}</div>"
         ),
     ]
+    notes = []
+    if state.state == "stopping":
+        notes.append(say("stopping_note", lang))
+    if place:
+        notes.append(say("queued_note", lang, place=place))
+        notes[-1] += " " + say("queued_waits", lang, runs=", ".join(holders)) if holders else ""
+    for text in notes:
+        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(text)}</div>")
     if state.reason:
         kind = "bad" if state.state in ("failed", "lost") else "warn"
         parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(state.reason)}</div>")

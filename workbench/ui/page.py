@@ -33,7 +33,8 @@ from workbench.ui.tabs.probes import ProbesTab
 from workbench.ui.tabs.record import Event, bind
 from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import RunsTab
-from workbench.ui.tabs.train import TrainTab
+from workbench.ui.tabs.train.base import Base
+from workbench.ui.tabs.train.tab import TrainTab
 from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
@@ -81,11 +82,11 @@ class Page:
 
     def clone(self, run_id, request: gr.Request):
         """A run's options in the form, and the Train tab in front."""
-        form, run = self.train.form, run_named(self.workspace, run_id)
+        lang, run = language(request), run_named(self.workspace, run_id)
         if run is None:
-            return [note(say("choose_run", language(request)), "bad"), *[gr.skip()] * (2 + len(form.names))]
-        message = note(say("cloned", language(request), id=run.id))
-        return [message, gr.Tabs(selected="train"), run.id, *form.fill(run.config_values())]
+            return [note(say("choose_run", lang), "bad"), gr.skip(), *self.train.unfilled()]
+        message, values = note(say("cloned", lang, id=run.id)), run.config_values()
+        return [message, gr.Tabs(selected="train"), *self.train.based_on(Base("clone", run.id, values), values, lang)]
 
     def import_for_chat(self, text):
         """What was pasted for training may be for chatting or exporting: that goes to the Chat tab."""
@@ -100,15 +101,16 @@ class Page:
     def train_corrections(self, adapter, model, request: gr.Request):
         """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
         preset."""
-        lang, count, form = language(request), len(corrections.rows(self.workspace)), self.train.form
+        lang, count = language(request), len(corrections.rows(self.workspace))
         if not count:
-            return [note(say("corrections_none", lang), "bad"), *[gr.skip()] * (2 + len(form.names))]
+            return [note(say("corrections_none", lang), "bad"), gr.skip(), gr.skip(), *self.train.unfilled()]
         run = run_named(self.workspace, str(adapter or "").split("/")[0])
         presets = [preset.values for preset in list_presets() if preset.values.get("model_name_or_path") == model]
         fresh = next(iter(presets), {"model_name_or_path": model, "quantization_bit": 4})
         values = corrections.run_values(run.config_values() if run else fresh, adapter if run else "", count)
         message = note(say("corrections_form", lang, count=count))
-        return ["", gr.Tabs(selected="train"), message, *form.fill(values)]
+        base = Base("corrections", run.id if run else str(model), values)
+        return ["", gr.Tabs(selected="train"), message, *self.train.based_on(base, values, lang)]
 
     def chat_with(self, run_id, checkpoint):
         """The Chat tab with a run's adapter, or that of its checkpoint."""
@@ -133,16 +135,18 @@ class Page:
 
     def _wire(self) -> None:
         train, runs, chat = self.train, self.runs, self.chat
-        form = train.form.components
-        runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, train.parent, *form], **QUIET)
+        runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, *train.filled], **QUIET)
         train.take.click(self.import_for_chat, train.pasted, chat.panel.settings, **QUIET)
         take_adapter = Event(*chat.panel.take_adapter)
         to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], [self.tabs, chat.panel.adapter])
         bind(runs.chat.click, (to_chat, take_adapter))
+        latest = gr.State("")  # the newest checkpoint of a run that ended without an adapter
+        shown_to_chat = Event(self.chat_with, [train.panel.list, latest], [self.tabs, chat.panel.adapter])
+        bind(train.panel.chat.click, (shown_to_chat, take_adapter))
         chat.examine.train.click(
             self.train_corrections,
             [chat.panel.adapter, chat.panel.model],
-            [chat.examine.corrected, self.tabs, train.report, *form],
+            [chat.examine.corrected, self.tabs, train.report, *train.filled],
             **QUIET,
         )
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")

@@ -5,6 +5,7 @@ from pathlib import Path
 import gradio as gr
 import plotly
 
+from workbench.ui.questions import script as questions
 from workbench.ui.strings import COOKIE
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -82,6 +83,7 @@ def first_script(default_language: str | None) -> str:
     window.dispatchEvent(new Event('workbench-theme'));
   }};
 }})();
+{questions()}
 </script>"""
 
 
@@ -99,6 +101,8 @@ const draw = () => {
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']});
 };
 draw(); watch('value', draw); window.addEventListener('workbench-theme', draw);
+// what is drawn while its tab is hidden has no size yet
+new ResizeObserver(() => { if (window.Plotly && node.data && node.offsetWidth) Plotly.Plots.resize(node); }).observe(node);
 """
 
 # What a run's end says: a line on the page for a while, and a notification of the system's when the page is not in
@@ -207,6 +211,19 @@ tr.contradicts td { background: #d55e0022; }
 #data-rows > .prose > .wb-legend, .wb-legend { margin-bottom: 6px; }
 #data-checked .wb-tiles { margin-bottom: 10px; }
 #data-drop { min-height: 96px; }
+.wb-chips { font-size: .82rem; display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
+.wb-chip { border: 1px solid var(--border-color-primary); border-radius: 999px; padding: 1px 4px 1px 10px; background: var(--background-fill-secondary); overflow-wrap: anywhere; }
+.wb-chip button { border-radius: 999px; padding: 0 6px; cursor: pointer; color: var(--link-text-color); }
+#train-side { position: sticky; top: 0; align-self: flex-start; max-height: 100vh; overflow-y: auto; }
+#start-box { position: sticky; top: 0; z-index: 5; background: var(--background-fill-primary); }
+#train-side .live-chart { height: 260px; }
+#train-side .wb-log { height: 220px; }
+@media (max-width: 900px) {
+  #train-columns { flex-direction: column; }
+  #train-side { position: static; max-height: none; overflow: visible; }
+  /* the monitor above the form while a run goes */
+  #train-columns:has(.wb-badge.running, .wb-badge.starting, .wb-badge.stopping) #train-side { order: -1; }
+}
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }
 """

@@ -14,9 +14,10 @@ from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET
+from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
-from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, asking, clear_temporary, outgoing, stopped, user_of
+from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, clear_temporary, outgoing, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 
 
@@ -227,7 +228,7 @@ class Files:
                 data.changing(self.remove, 1),
                 [looks, chosen, *contents],
                 [self.message, looks, chosen],
-                js=asking("dataset-sure"),
+                js=asking("data_remove_sure", 1),
                 **QUIET,
             )
         )

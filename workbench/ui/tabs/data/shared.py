@@ -109,15 +109,6 @@ class Data:
         return handler
 
 
-def asking(words_id: str, named: int = 1) -> str:
-    """JavaScript that asks before a handler of `Data.changing` goes on; the question ends with the first `named` inputs
-    after `looks`."""
-    return (
-        f"(...all) => confirm(document.querySelector('#{words_id}').textContent + '\\n' + all.slice(1,"
-        f" {1 + named}).join(' · ')) ? all : [all[0], '', ...all.slice(2)]"
-    )
-
-
 def stopped(request: gr.Request) -> str:
     """What Stop says of a job."""
     return note(say("data_stopped", language(request)), "warn")

@@ -16,9 +16,10 @@ from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note
+from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
-from workbench.ui.tabs.data.shared import LONG, Data, asking, stopped, user_of
+from workbench.ui.tabs.data.shared import LONG, Data, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 from workbench.ui.tabs.record import Event, Tab, bind
 
@@ -123,12 +124,6 @@ class DataTab:
                 jobs.Sequences(self.data).build()
             with gr.Tab(t("data_files"), id="files", elem_id="part-files"):
                 self.files = files.Files(self.data).build()
-        self.questions = (("row-sure", "data_row_sure"), ("dataset-sure", "data_remove_sure"))
-        gr.HTML(
-            "".join(
-                f"<span id='{id_}' hidden>{say(key, 'en')} · {say(key, 'zh')}</span>" for id_, key in self.questions
-            )
-        )
         self.asked: dict[str, str] = {}  # by session, whose number of rows was asked for last
         self.opened = gr.State(None)  # the dataset that is shown
         self.before = gr.State(None)  # the row that is edited: (dataset, number, as it was fetched)
@@ -329,7 +324,7 @@ class DataTab:
                 data.changing(self.delete_row, 2),
                 [data.looks, self.chosen, self.row, self.before, *contents],
                 [self.edited, data.looks, self.before, self.source],
-                js=asking("row-sure", 2),
+                js=asking("data_row_sure", 1, 2),
                 trigger_mode="always_last",
                 **LONG,
             )

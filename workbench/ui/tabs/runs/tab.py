@@ -15,6 +15,7 @@ from workbench.ui import monitor
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note
+from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
 from workbench.ui.tabs.record import Event, Tab
@@ -23,7 +24,6 @@ from workbench.ui.theme import CHART_JS
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
 _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
-_CONFIRM = "(id) => [confirm(document.querySelector('#delete-words').textContent) ? id : '']"
 
 
 class RunsTab:
@@ -115,10 +115,6 @@ class RunsTab:
             self.later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
             self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
             self.delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
-        gr.HTML(
-            f"<span id='delete-words' hidden>{escape(say('delete_sure', 'en'))} ·"
-            f" {escape(say('delete_sure', 'zh'))}</span>"
-        )
 
     def _part_widgets(self) -> None:
         self.file = gr.DownloadButton(
@@ -365,7 +361,7 @@ class RunsTab:
         self.stop.click(self.stopped, self.chosen, self.message, **QUIET)
         self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)
         self.later.click(self.moved(1), self.chosen, self.message, **QUIET)
-        self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=_CONFIRM, **QUIET)
+        self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=asking("delete_sure"), **QUIET)
         self.keep.click(self.noted, [self.chosen, self.title, self.remark], self.message, **QUIET)
         comparing = ([self.several, self.axis, self.smooth, self.log_scale], [self.compared, self.differing])
         gr.on(

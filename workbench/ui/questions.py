@@ -1,0 +1,35 @@
+"""Questions before something is lost, in the page's language and with the name of what is meant."""
+
+import json
+
+from workbench.ui.catalogue import say
+
+# key of a question in the catalogue, with `{name}`
+KEYS = ("delete_sure", "kill_sure", "data_row_sure", "data_remove_sure", "preset_delete_sure", "conversation_sure")
+
+
+def script() -> str:
+    """JavaScript of `workbenchAsk(key, name)`, which asks and tells the answer. Runs once, in the page's head."""
+    texts = {lang: {key: say(key, lang, name="{name}") for key in KEYS} for lang in ("en", "zh")}
+    return (
+        f"window.workbenchAsk = (key, name) => confirm({json.dumps(texts, ensure_ascii=False)}"
+        "[navigator.language.startsWith('zh') ? 'zh' : 'en'][key].replace('{name}', () => name));"
+    )
+
+
+def asking(key: str, at: int = 0, named: int = 1) -> str:
+    """JavaScript before a handler whose input number `at` is a name: the handler gets an empty one where the answer is
+    no. The question names it together with the inputs after it, `named` in all."""
+    return (
+        f"(...all) => {{ const name = all.slice({at}, {at + named}).join(' · ');"
+        f" if (!all[{at}] || !workbenchAsk('{key}', name)) all[{at}] = ''; return all; }}"
+    )
+
+
+def asking_kill(status: str) -> str:
+    """JavaScript before a handler with the inputs (run, answer): `stop`, or for a run that is stopping already, as the
+    badge in `status` says, `kill` or `no`."""
+    return (
+        f"(run) => {{ const stopping = document.querySelector('{status} .wb-badge.stopping');"
+        " return [run, !stopping ? 'stop' : workbenchAsk('kill_sure', run) ? 'kill' : 'no']; }"
+    )

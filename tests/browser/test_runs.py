@@ -83,7 +83,7 @@ def part(tab, name: str) -> None:
 
 
 def choose(tab, run) -> None:
-    tab.locator("#runs-table [role=gridcell]", has_text=run.id).first.click()
+    tab.locator(f"#runs-table [data-run='{run.id}']").click()
     expect(tab.locator("#runs-status b").first).to_have_text(run.id)
 
 
@@ -91,6 +91,8 @@ def test_filter_choose_and_look_at_a_run(opened, runs):
     alpha = runs[0]
     opened.fill("#runs-search input, #runs-search textarea", "beta")
     expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
+    opened.fill("#runs-search input, #runs-search textarea", "nothing has this")
+    expect(opened.locator("#runs-count")).to_contain_text("No run matches")
     opened.fill("#runs-search input, #runs-search textarea", "")
     expect(opened.locator("#runs-count")).to_contain_text("2 of 2 runs")
     choose(opened, alpha)
@@ -98,6 +100,8 @@ def test_filter_choose_and_look_at_a_run(opened, runs):
     part(opened, "Log")
     opened.fill("#log-search input, #log-search textarea", "NEEDLE")
     expect(opened.locator("#full-log")).to_have_text(re.compile(r"^2026-11-01 10:00:01 a <b>needle</b> here$"))
+    opened.fill("#log-search input, #log-search textarea", "no such words")
+    expect(opened.locator("#full-log")).to_have_text("No line of the log has “no such words”.")
     part(opened, "Checkpoints")
     expect(opened.locator("#runs-checkpoints")).to_contain_text("checkpoint-20 ★ best")
     part(opened, "Config")
@@ -132,13 +136,13 @@ def test_rename_clone_delete(opened, place, runs):
     opened.click("#runs-clone")
     expect(opened.locator("#run-yaml")).to_contain_text("learning_rate: 0.0002")
     opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "32")
-    expect(opened.locator("#train-message")).to_contain_text(
-        f"Against {beta.id}:\n• lora_rank: 8 → 32", use_inner_text=True
-    )
+    expect(opened.locator("#option-changes")).to_contain_text(f"Differs from {beta.id}: lora_rank 8 → 32")
     opened.get_by_role("tab", name="Runs", exact=True).click()
-    opened.once("dialog", lambda dialog: dialog.dismiss())
+    questions = []
+    opened.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
     opened.click("#runs-delete")
     opened.wait_for_timeout(500)
+    assert questions == [f"Delete the run {beta.id} and all its files?"]
     assert beta.path.is_dir()
     opened.once("dialog", lambda dialog: dialog.accept())
     opened.click("#runs-delete")
@@ -153,15 +157,16 @@ def test_the_queue_is_shown_reordered_and_left(opened, place, runs):
     first, second = (create_run(place, validated(CONFIG | {"run_name": n})) for n in ("one", "two"))
     expect(opened.locator("#runs-count")).to_contain_text("5 of 5 runs")
     choose(opened, second)
+    expect(opened.locator("#runs-status")).to_contain_text(f"Number 2 in the queue. Waits for {going.id} to end")
     opened.click("#runs-earlier")
     expect(opened.locator("#runs-message")).to_contain_text(f"{second.id} is number 1 of 2 in the queue")
     opened.click("#runs-stop")
     expect(opened.locator("#runs-message")).to_contain_text("taken out of the queue")
     expect(opened.locator("#runs-status .wb-badge")).to_have_text("stopped")
     choose(opened, going)
-    opened.once("dialog", lambda dialog: dialog.accept())
-    opened.click("#runs-delete")
-    expect(opened.locator("#runs-message")).to_contain_text("has not ended. Stop it first")
+    expect(opened.locator(f"#runs-table [data-run='{going.id}']")).to_have_attribute("aria-selected", "true")
+    expect(opened.locator("#runs-delete")).to_be_disabled()
+    expect(opened.locator("#runs-resume")).to_be_disabled()
     assert first.state().state == "queued"
 
 

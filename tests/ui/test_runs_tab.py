@@ -7,6 +7,7 @@ import pytest
 
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
+from workbench.runs.state import own_process
 from workbench.ui.tabs.runs.tab import RunsTab
 
 ENGLISH = SimpleNamespace(cookies={}, headers={"accept-language": "en"})
@@ -14,10 +15,17 @@ CHINESE = SimpleNamespace(cookies={}, headers={"accept-language": "zh-CN"})
 TOKEN = 7  # its place among the outputs of `look`
 
 
+def built(workspace) -> RunsTab:
+    tab = RunsTab(workspace)
+    with gr.Blocks():
+        tab.build()
+    return tab
+
+
 @pytest.fixture
 def run(workspace):
     run = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}), state="finished")
-    run.set_notes(title="first", note="a note")
+    run.set_notes(title="first", note="a note", tags="old")
     return run
 
 
@@ -26,11 +34,12 @@ def skipped(value) -> bool:
 
 
 def test_name_and_note_come_with_the_choice_alone(workspace, run):
-    tab = RunsTab(workspace)
-    assert tab.choose(run.id, None)[1:] == ("first", "a note", "", run.id)
+    tab = built(workspace)
+    assert tab.choose(run.id, None)[1:] == ("first", "a note", "old", "", "", run.id)
     other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d", "run_name": "other"}))
-    assert tab.choose(other.id, run.id)[1:] == ("", "", "", other.id)
-    assert tab.choose(None, other.id)[1:] == ("", "", "", None)
+    assert tab.choose(other.id, run.id)[1:] == ("", "", "", "", "", other.id)
+    *emptied, message, chosen = tab.choose(None, other.id)  # what was said of a run that is deleted stays
+    assert emptied[1:] == ["", "", "", ""] and skipped(message) and chosen is None
 
 
 def test_the_same_choice_again_overwrites_nothing_that_was_typed(workspace, run):
@@ -38,26 +47,55 @@ def test_the_same_choice_again_overwrites_nothing_that_was_typed(workspace, run)
 
 
 def test_what_a_tick_shows_holds_neither_name_nor_note(workspace, run):
-    tab = RunsTab(workspace)
+    tab = built(workspace)
     shown = tab.look(run.id, None, ENGLISH)
-    assert len(shown) == 8 and "first" not in shown and "a note" not in shown
+    assert len(shown) == 8 + len(tab.buttons) and "first" not in shown and "a note" not in shown
     assert all(map(skipped, tab.look(run.id, shown[TOKEN], ENGLISH)))
     (run.path / "samples.jsonl").write_text("")  # the run goes on meanwhile
     assert not skipped(tab.look(run.id, shown[TOKEN], ENGLISH)[1])
 
 
 def test_saving_and_deleting_say_so(workspace, run):
-    tab = RunsTab(workspace)
-    assert "wb-note ok" in tab.noted(run.id, " second ", "", ENGLISH)
-    assert run.notes()["title"] == "second"
+    tab = built(workspace)
+    assert "wb-note ok" in tab.noted(run.id, " second ", "", "b, a  b，c", ENGLISH)
+    assert (run.notes()["title"], run.notes()["tags"]) == ("second", "b a c")
     words, chosen = tab.deleted(run.id, ENGLISH)
     assert "is deleted" in words and chosen is None and not run.path.exists()
-    assert "wb-note bad" in tab.noted("nope", "x", "", CHINESE)
+    assert "wb-note bad" in tab.noted("nope", "x", "", "", CHINESE)
 
 
 def test_the_table_is_sent_once(workspace, run):
-    tab = RunsTab(workspace)
-    value, _, token, *_ = tab.list_them("", [], "by_newest", 1, None, ENGLISH)
-    assert [row[-1] for row in value["data"]] == [run.id]
-    assert all(map(skipped, tab.list_them("", [], "by_newest", 1, token, ENGLISH)))
-    assert not skipped(tab.list_them("", [], "by_newest", 1, token, CHINESE)[0])
+    tab = built(workspace)
+    table, _, token, *_ = tab.list_them("", [], "by_newest", 1, None, None, ENGLISH)
+    assert f"data-run='{run.id}' tabindex='0' aria-selected='false'" in table and ">old</span>" in table
+    assert all(map(skipped, tab.list_them("", [], "by_newest", 1, None, token, ENGLISH)))
+    assert not skipped(tab.list_them("", [], "by_newest", 1, None, token, CHINESE)[0])
+    assert "aria-selected='true'" in tab.list_them("OLD", [], "by_newest", 1, run.id, token, ENGLISH)[0]
+    table, words, *_ = tab.list_them("nothing", [], "by_newest", 1, None, token, ENGLISH)
+    assert table == "" and "No run matches" in words
+
+
+def test_what_is_written_in_a_run_stays_text_in_the_table(workspace, run):
+    run.set_notes(title="<img src=x>" + "y" * 60, tags="<b>")
+    table = RunsTab(workspace).list_them("", [], "by_newest", 1, None, None, ENGLISH)[0]
+    assert "<img" not in table and "<b>" not in table and "&lt;img src=x&gt;" + "y" * 60 in table and "…" in table
+
+
+def test_buttons_are_enabled_where_they_apply(workspace, run):
+    tab = built(workspace)
+
+    def enabled(chosen) -> list[str]:
+        names = ("resume", "chat", "clone", "stop", "earlier", "later", "zip", "delete")
+        return [n for n, update in zip(names, tab.buttons_for(chosen, "en"), strict=True) if update["interactive"]]
+
+    assert enabled(None) == []
+    assert enabled(run) == ["resume", "clone", "zip", "delete"]
+    (run.path / "adapter_model.safetensors").write_text("")
+    assert enabled(run) == ["resume", "chat", "clone", "zip", "delete"]
+    run.update(state="queued")
+    assert enabled(run) == ["chat", "clone", "stop", "earlier", "later", "zip"]
+    run.update(state="running", **own_process())
+    assert enabled(run) == ["chat", "clone", "stop", "zip"]
+    assert "Kill" not in tab.buttons_for(run, "en")[3]["value"]
+    (run.path / ".stopping").touch()
+    assert "Kill" in tab.buttons_for(run, "en")[3]["value"] and "终止" in tab.buttons_for(run, "zh")[3]["value"]

@@ -79,19 +79,19 @@ def test_a_chain_is_wired_one_event_after_the_other():
 
 def test_a_clone_has_the_options_of_the_run(page):
     run = create_run(page.workspace, validated(VALUES), state="finished")
-    message, _, base, preset, about, drop, *contents = page.clone(run.id, ENGLISH)
+    message, _, base, preset, about, drop, _, *contents = page.clone(run.id, ENGLISH)
     assert "wb-note ok" in message and run.id in message and run.id in about
     assert (base.kind, base.name, preset["value"], drop["interactive"]) == ("clone", run.id, None, False)
     assert option(page, contents, "lora_rank") == "24" and option(page, contents, "dataset") == ["d"]
     message, *rest = page.clone("../../etc", ENGLISH)
-    assert "wb-note bad" in message and all(map(skipped, rest)) and len(rest) == 5 + len(page.train.form.names)
+    assert "wb-note bad" in message and all(map(skipped, rest)) and len(rest) == 6 + len(page.train.form.names)
 
 
 def test_corrections_go_on_from_the_adapter_that_was_chatted_with(page):
     assert "wb-note bad" in page.train_corrections(None, "m", ENGLISH)[0]
     corrections.correct(page.workspace, [{"role": "user", "content": "q"}], "bad", "good")
     run = create_run(page.workspace, validated(VALUES), state="finished")
-    _, _, message, base, _, _, _, *contents = page.train_corrections(run.id, "m", CHINESE)
+    _, _, message, base, _, _, _, _, *contents = page.train_corrections(run.id, "m", CHINESE)
     assert (base.kind, base.name) == ("corrections", run.id)
     assert "1" in message and option(page, contents, "lora_rank") == "24"
     assert run.id in option(page, contents, "adapter_name_or_path")
@@ -127,28 +127,28 @@ def test_what_the_form_comes_to(page):
 )  # fmt: skip
 def test_a_form_that_no_page_has_kept_is_left_alone(page, kept):
     assert from_draft(kept) is None
-    _, _, token, _, *form = page.train.arrive(kept, ENGLISH)
-    assert token is None and "135M" in form[2] and all(map(skipped, form[4:]))
+    _, _, token, *form = page.train.arrive(kept, ENGLISH)
+    assert token is None and "135M" in form[2] and all(map(skipped, form[5:]))
 
 
 def test_a_kept_form_brings_options_alone(page):
     kept = {"base": {"kind": "import", "name": "<b>", "values": {"lora_rank": 4, "x": 1}}, "values": {"lora_rank": [1]}}
     base, values = from_draft(json.dumps(kept))
     assert (base.kind, base.values, values) == ("import", {"lora_rank": 4}, {})
-    _, _, _, _, _, preset, about, *_ = page.train.arrive(json.dumps(kept), ENGLISH)
+    _, _, _, _, preset, about, *_ = page.train.arrive(json.dumps(kept), ENGLISH)
     assert preset["value"] is None and "&lt;b&gt;" in about
 
 
 def test_a_preset_of_ones_own_is_kept_chosen_and_deleted(page):
     train = page.train
-    message, base, preset, _, drop, *contents = train.save_preset("My first!", ENGLISH, *filled(page, lora_rank=24))
+    message, base, preset, _, drop, _, *contents = train.save_preset("My first!", ENGLISH, *filled(page, lora_rank=24))
     assert "train my-first" in message and base.name == preset["value"] == "my-first" and drop["interactive"]
     assert option(page, contents, "lora_rank") == "24" and preset["choices"][0][0] == "★ my-first"
     for name in ("", "smollm2-demo"):
         refusal, *unchanged = train.save_preset(name, ENGLISH, *filled(page))
         assert "wb-note bad" in refusal and all(map(skipped, unchanged))
     _, _, _, preset, *contents = train.use_preset("my-first", ENGLISH)
-    assert option(page, contents[2:], "lora_rank") == "24"
+    assert option(page, contents[3:], "lora_rank") == "24"
     for name in ("smollm2-demo", "../models/x", "my-first/.."):
         assert "wb-note bad" in train.delete_preset(name, ENGLISH)[0]
     message, base, *_ = train.delete_preset("my-first", ENGLISH)
@@ -179,7 +179,7 @@ def test_options_are_found_by_name_and_by_words_of_both_languages(page, words, h
 
 
 def test_an_imported_command_fills_the_form_and_tells_what_it_left_out(page):
-    report, base, preset, about, _, *contents = page.train.use_import(
+    report, base, preset, about, _, _, *contents = page.train.use_import(
         "llamafactory-cli train --model_name_or_path m --dataset d --lora_rank 24 --no_such_key 5", ENGLISH
     )
     assert option(page, contents, "lora_rank") == "24"

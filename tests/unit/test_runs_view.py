@@ -106,7 +106,8 @@ def test_log_search_and_zip(workspace, tmp_path):
     run = make(workspace, "a", [1.0])
     run.log.write_text("first\nSecond <x>\nthird second\n")
     assert view.found_in_log(run.log, "second") == ["Second <x>", "third second"]
-    assert len(view.found_in_log(run.log, "")) == 3 and "&lt;x&gt;" in view.log_lines_html(run, "second")
+    assert len(view.found_in_log(run.log, "")) == 3 and "&lt;x&gt;" in view.log_lines_html(run, "second", "en")
+    assert "No line of the log has “&lt;none&gt;”" in view.log_lines_html(run, "<none>", "en")
     (run.path / "checkpoint-1").mkdir()
     (run.path / "checkpoint-1" / "weights").write_text("w")
     with zipfile.ZipFile(view.make_zip(run, tmp_path)) as archive:

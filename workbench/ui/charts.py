@@ -127,6 +127,7 @@ def compare_chart(
     layout = {
         "uirevision": f"{axis}-{log_scale}",
         "margin": {"l": 52, "r": 12, "t": 8, "b": 40},
+        "showlegend": True,  # also of one run alone
         "xaxis": {"title": {"text": axis_name}, **_GRID},
         "yaxis": {"type": "log" if log_scale else "linear", **_GRID},
         "legend": {"orientation": "h", "y": 1.1, "x": 0},

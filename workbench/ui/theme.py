@@ -157,6 +157,14 @@ footer { display: none !important; }
 #compare-chart .live-chart { height: 420px; }
 .wb-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+#runs-table { max-height: 360px; overflow: auto; }
+.wb-runs tr[data-run] { cursor: pointer; }
+.wb-runs tr[data-run]:hover td { background: var(--background-fill-secondary); }
+.wb-runs tr[aria-selected=true] td { background: var(--primary-500); background: color-mix(in srgb, var(--primary-500) 18%, transparent); }
+.wb-runs td, .wb-runs th { white-space: nowrap; padding: 3px 7px; }
+.wb-runs td.wb-run-name { white-space: normal; min-width: 170px; }
+.wb-runs thead th { position: sticky; top: 0; background: var(--background-fill-secondary); z-index: 1; }
+.wb-tag { display: inline-block; font-size: .72rem; padding: 0 7px; margin: 2px 4px 0 0; border-radius: 999px; border: 1px solid var(--border-color-primary); }
 .wb-toast { position: fixed; right: 16px; bottom: 16px; max-width: 420px; z-index: 999; padding: 10px 14px; border-radius: 10px; cursor: pointer;
   border: 1px solid var(--primary-500); background: var(--block-background-fill); color: var(--body-text-color); box-shadow: 0 4px 16px #0004; }
 .wb-look { position: relative; }

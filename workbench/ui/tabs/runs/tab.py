@@ -15,11 +15,12 @@ from workbench.ui import monitor
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note
-from workbench.ui.questions import asking
+from workbench.ui.questions import asking, asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
 from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs import view
+from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_button
 from workbench.ui.theme import CHART_JS
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
@@ -68,14 +69,7 @@ class RunsTab:
             self.page = gr.Number(
                 1, minimum=1, precision=0, label=t("page"), elem_id="runs-page", scale=1, min_width=90
             )
-        self.table = gr.Dataframe(
-            headers=[c.replace("_", " ") for c in view.COLUMNS],
-            interactive=False,
-            elem_id="runs-table",
-            max_height=330,
-            column_count=(len(view.COLUMNS), "fixed"),
-            show_label=False,
-        )
+        self.table = gr.HTML(js_on_load=view.TABLE_JS, elem_id="runs-table")
         self.count = gr.HTML(elem_id="runs-count")
 
     def _run_widgets(self) -> None:
@@ -106,15 +100,19 @@ class RunsTab:
                 scale=1,
                 min_width=120,
             )
-            self.resume = gr.Button(t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary")
-            self.chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130)
-            self.clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130)
+            action = {"interactive": False}  # until a run is chosen to which it applies
+            self.resume = gr.Button(
+                t("resume"), elem_id="runs-resume", scale=1, min_width=100, variant="primary", **action
+            )
+            self.chat = gr.Button(t("chat_with"), elem_id="runs-chat", scale=1, min_width=130, **action)
+            self.clone = gr.Button(t("clone"), elem_id="runs-clone", scale=1, min_width=130, **action)
         with gr.Row():
-            self.stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", size="sm", min_width=100)
-            self.earlier = gr.Button(t("earlier"), elem_id="runs-earlier", size="sm", min_width=100)
-            self.later = gr.Button(t("later"), elem_id="runs-later", size="sm", min_width=100)
-            self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", size="sm", min_width=100)
-            self.delete = gr.Button(t("delete"), elem_id="runs-delete", size="sm", min_width=100)
+            small = {"size": "sm", "min_width": 100, **action}
+            self.stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", **small)
+            self.earlier = gr.Button(t("earlier"), elem_id="runs-earlier", **small)
+            self.later = gr.Button(t("later"), elem_id="runs-later", **small)
+            self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", **small)
+            self.delete = gr.Button(t("delete"), elem_id="runs-delete", **small)
 
     def _part_widgets(self) -> None:
         self.file = gr.DownloadButton(
@@ -159,6 +157,7 @@ class RunsTab:
                 self.samples = gr.HTML(elem_id="runs-samples")
             with gr.Tab(t("note"), id="note", elem_id="part-note"):
                 self.title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
+                self.tags = gr.Textbox(label=t("tags"), info=t("tags_info"), elem_id="runs-tags", max_lines=1)
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
                 self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
         self.seen_table, self.seen_run = gr.State(None), gr.State(None)
@@ -173,25 +172,26 @@ class RunsTab:
             raise UserError(say("choose_run", lang))
         return run
 
-    def list_them(self, words_, states_, sort_, page_, token, request: gr.Request):
-        """The table, sent again only when a run or the question has changed."""
+    def list_them(self, words_, states_, sort_, page_, chosen, token, request: gr.Request):
+        """The table, sent again only when a run, the choice or the question has changed."""
         lang = language(request)
-        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, hash(view.runs_token(self.workspace)))
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, chosen, hash(view.runs_token(self.workspace)))
         if fresh == token:
             return [gr.skip()] * 5
         rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_)
         first = (max(1, int(page_ or 1)) - 1) * view.PAGE
         part = rows[first : first + view.PAGE]
-        headers = [say(f"column_{c}", lang) for c in view.COLUMNS]
         ids = [
             (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
         ]
+        asked = bool((words_ or "").strip() or states_)
         shown = say("shown_runs", lang, shown=len(part), count=len(rows))
+        if not rows:
+            shown = say("runs_no_hit" if asked else "runs_none", lang)
         if self.workspace.read_only:
             shown += " · " + say("read_only", lang)
-        value = {"headers": headers, "data": [row.cells(lang) for row in part]}
         return (
-            value,
+            view.table_html(part, chosen, lang) if part else "",
             f"<div class='wb-sub'>{escape(shown)}</div>",
             fresh,
             gr.Dropdown(choices=ids),
@@ -202,17 +202,39 @@ class RunsTab:
         """One run's page; what has not changed is not sent again."""
         lang, run = language(request), self.run_of(run_id)
         if run is None:
-            return [gr.skip()] * 8 if token == lang else ["", "", "", "", "", "", gr.skip(), lang]
+            if token == lang:
+                return [gr.skip()] * (8 + len(self.buttons))
+            return ["", "", "", "", "", "", gr.skip(), lang, *self.buttons_for(None, lang)]
         names = sorted(p.name for p in run.path.glob("checkpoint-*"))
         files = *names, *file_token(run.metrics, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
         fresh = monitor.change_token(run, lang, False), files
         if fresh == token:
-            return [gr.skip()] * 8
-        status_ = monitor.status_html(run, lang)
+            return [gr.skip()] * (8 + len(self.buttons))
+        status_ = monitor.status_html(run, lang, queue.waits_for(run, self.workspace))
         same = isinstance(token, tuple) and token[0][0] == run.id
-        if same and token[1] == files:
-            return status_, *[gr.skip()] * 6, fresh
-        return status_, *self.parts(run, lang), fresh
+        parts = [gr.skip()] * 6 if same and token[1] == files else self.parts(run, lang)
+        return status_, *parts, fresh, *self.buttons_for(run, lang)
+
+    @property
+    def buttons(self) -> list:
+        """Those that apply to some runs only."""
+        return [self.resume, self.chat, self.clone, self.stop, self.earlier, self.later, self.as_zip, self.delete]
+
+    def buttons_for(self, run: Run | None, lang: str) -> list:
+        """Each of `buttons` enabled where it applies to `run`."""
+        state = run.state() if run else None
+        ended, queued = bool(state) and not state.active, bool(state) and state.state == "queued"
+        able = gr.update
+        return [
+            able(interactive=ended and not self.workspace.read_only),
+            able(interactive=bool(run) and has_something_to_chat_with(run)),
+            able(interactive=bool(run)),
+            stop_button(state.state if state else "", lang),
+            able(interactive=queued),
+            able(interactive=queued),
+            able(interactive=bool(run)),
+            able(interactive=ended and not self.workspace.read_only),
+        ]
 
     def parts(self, run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
@@ -247,14 +269,17 @@ class RunsTab:
         run is shown (`look` follows `current`): what a user then types is not overwritten. The dropdown reports a
         change for new choices, too, and for a row of the table that was chosen already."""
         if run_id and run_id == current:
-            return [gr.skip()] * 5
+            return [gr.skip()] * 7
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         notes = run.notes() if run else {}
-        return gr.Dropdown(choices=names, value=None), notes.get("title", ""), notes.get("note", ""), "", run_id
+        named = (notes.get(key, "") for key in ("title", "note", "tags"))
+        return gr.Dropdown(choices=names, value=None), *named, "", "" if run else gr.skip(), run_id
 
-    def pick(self, event: gr.SelectData):
-        return event.row_value[-1]
+    def pick(self, event: gr.EventData):
+        """The run of the row that was clicked."""
+        run = self.run_of(event._data.get("run"))
+        return run.id if run else gr.skip()
 
     def command(self, action):
         """A handler that does something with the chosen run and says what."""
@@ -275,8 +300,12 @@ class RunsTab:
 
         return self.command(go_on)(run_id, request=request)
 
-    def stopped(self, run_id, request: gr.Request):
-        return self.command(lambda run: queue.stop(run, self.workspace))(run_id, request=request)
+    def stopped(self, run_id, kill, request: gr.Request):
+        """Stop the run, or kill it where the user has said so."""
+        if kill == "no":
+            return gr.skip()
+        stop = lambda run: queue.stop(run, self.workspace, kill=kill == "kill")  # noqa: E731
+        return self.command(stop)(run_id, request=request)
 
     def moved(self, places):
         def handler(run_id, request: gr.Request):
@@ -290,10 +319,11 @@ class RunsTab:
         words_ = self.command(lambda run: queue.delete(run, self.workspace))(run_id, request=request)
         return words_, None if self.run_of(run_id) is None else run_id
 
-    def noted(self, run_id, title_, remark_, request: gr.Request):
+    def noted(self, run_id, title_, remark_, tags_, request: gr.Request):
         def save(run: Run) -> str:
             self.workspace.check_writable()
-            run.set_notes(title=title_.strip()[:80], note=remark_.strip())
+            tags = " ".join(dict.fromkeys(tags_.replace(",", " ").replace("，", " ").split()))[:200]
+            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags)
             return say("saved", language(request))
 
         return self.command(save)(run_id, request=request)
@@ -314,9 +344,10 @@ class RunsTab:
         )
         return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
 
-    def find(self, run_id, words_):
+    def find(self, run_id, words_, request: gr.Request):
+        """The lines of the log that hold some words."""
         run = self.run_of(run_id)
-        return view.log_lines_html(run, words_ or "") if run else ""
+        return view.log_lines_html(run, words_ or "", language(request)) if run else ""
 
     def zipped(self, run_id):
         run = self.run_of(run_id)
@@ -329,7 +360,7 @@ class RunsTab:
         return outgoing(run.log, f"{run.id}.log")
 
     def _wire(self) -> None:
-        self.listing = [self.search, self.states, self.sort, self.page, self.seen_table]
+        self.listing = [self.search, self.states, self.sort, self.page, self.chosen, self.seen_table]
         self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
         look_inputs = [self.current, self.seen_run]
         look_outputs = [
@@ -341,6 +372,7 @@ class RunsTab:
             self.samples,
             self.checkpoint,
             self.seen_run,
+            *self.buttons,
         ]
         gr.on(
             [self.search.change, self.states.change, self.sort.change, self.page.change],
@@ -350,19 +382,20 @@ class RunsTab:
         )
         gr.Timer(2).tick(*self.fresh_list, **QUIET)
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
-        self.table.select(self.pick, None, self.chosen, **QUIET)
+        self.table.click(self.pick, None, self.chosen, **QUIET)
         self.chosen.change(
             self.choose,
             [self.chosen, self.current],
-            [self.checkpoint, self.title, self.remark, self.full_log, self.current],
+            [self.checkpoint, self.title, self.remark, self.tags, self.full_log, self.message, self.current],
             **QUIET,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
-        self.stop.click(self.stopped, self.chosen, self.message, **QUIET)
+        kill = gr.Textbox(visible="hidden")
+        self.stop.click(self.stopped, [self.chosen, kill], self.message, js=asking_kill("#runs-status"), **QUIET)
         self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)
         self.later.click(self.moved(1), self.chosen, self.message, **QUIET)
         self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=asking("delete_sure"), **QUIET)
-        self.keep.click(self.noted, [self.chosen, self.title, self.remark], self.message, **QUIET)
+        self.keep.click(self.noted, [self.chosen, self.title, self.remark, self.tags], self.message, **QUIET)
         comparing = ([self.several, self.axis, self.smooth, self.log_scale], [self.compared, self.differing])
         gr.on(
             [

@@ -4,7 +4,6 @@ Everything comes from files. What was read of a run is kept until its files chan
 listed again and again.
 """
 
-import html
 import zipfile
 from dataclasses import dataclass
 from html import escape
@@ -20,8 +19,21 @@ from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
 
 COLUMNS = (
-    "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory", "id",
+    "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory",
 )  # fmt: skip
+# a click on a row, or Enter on it, tells which run is chosen; the row is marked at once
+TABLE_JS = """
+const choose = (event) => {
+  const row = event.target.closest('[data-run]');
+  if (!row || (event.type === 'keydown' && event.key !== 'Enter' && event.key !== ' ')) return;
+  if (event.type === 'keydown') event.preventDefault();
+  element.querySelectorAll('[aria-selected=true]').forEach((other) => other.setAttribute('aria-selected', 'false'));
+  row.setAttribute('aria-selected', 'true');
+  trigger('click', {run: row.dataset.run});
+};
+element.addEventListener('click', choose);
+element.addEventListener('keydown', choose);
+"""
 SORTS = ("by_newest", "by_oldest", "by_loss", "by_eval_loss", "by_longest", "by_throughput")
 PAGE = 100  # rows that are sent at once
 
@@ -33,6 +45,7 @@ class Summary:
     run: Run
     state: ProcessState
     title: str
+    tags: str
     model: str
     dataset: str
     last: dict
@@ -57,7 +70,6 @@ class Summary:
             str(self.last.get("elapsed_time") or ""),
             _short(self.last.get("throughput"), "{:,.0f}"),
             _short(self.last.get("peak_memory"), "{:.1f}"),
-            self.run.id,
         ]
 
 
@@ -65,13 +77,15 @@ _known: dict[str, tuple[tuple, tuple]] = {}
 
 
 def _read(item: Listed) -> tuple:
-    """Title, model, dataset, last figures, lowest losses: read again only when the files have changed."""
+    """Title, tags, model, dataset, last figures, lowest losses: read again only when the files have changed."""
     run, token = item.run, _token(item)
     cached = _known.get(str(run.path))
     if cached is None or cached[0] != token:
         values, (last, *best) = run.config_values(), summary(run.metrics)
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
-        cached = token, (run.notes().get("title") or run.id, model, str(values.get("dataset") or ""), last, *best)
+        notes = run.notes()
+        named = notes.get("title") or run.id, notes.get("tags", "")
+        cached = token, (*named, model, str(values.get("dataset") or ""), last, *best)
         _known[str(run.path)] = cached
     return cached[1]
 
@@ -86,14 +100,14 @@ def _token(item: Listed) -> tuple:
 
 
 def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
-    """The runs whose id, title, model or dataset has all words of `search` and whose state is among `states` (none:
-    all)."""
+    """The runs whose id, title, tags, model or dataset has all words of `search` and whose state is among `states`
+    (none: all)."""
     terms, rows = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
             continue
         row = Summary(item.run, item.state, *_read(item))
-        text = f"{row.run.id} {row.title} {row.model} {row.dataset}".lower()
+        text = f"{row.run.id} {row.title} {row.tags} {row.model} {row.dataset}".lower()
         if all(word in text for word in terms):
             rows.append(row)
     worst = float("inf")
@@ -105,6 +119,32 @@ def summaries(workspace: Workspace, search: str = "", states: list[str] = (), so
         "by_throughput": lambda r: -(r.last.get("throughput") or 0),
     }
     return sorted(rows, key=keys[sort]) if sort in keys else rows
+
+
+def middle(text: str, most: int = 28) -> str:
+    """`text` as HTML, a long one shortened in the middle, with the whole of it on hover."""
+    if len(text) <= most:
+        return escape(text)
+    kept = (most - 1) // 2
+    return f"<span title='{escape(text, quote=True)}'>{escape(text[:kept])}…{escape(text[-kept:])}</span>"
+
+
+def table_html(rows: list[Summary], chosen: str | None, lang: str) -> str:
+    """The table of runs; a row is a button. The chosen one is marked."""
+    head = "".join(f"<th scope='col'>{escape(say(f'column_{column}', lang))}</th>" for column in COLUMNS)
+    body = "".join(_row_html(row, row.run.id == chosen, lang) for row in rows)
+    return f"<table class='wb-table wb-runs'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row_html(row: Summary, chosen: bool, lang: str) -> str:
+    state, _, *cells = row.cells(lang)
+    badge = f"<td><span class='wb-badge {escape(row.state.state)}'>{escape(state)}</span></td>"
+    id_ = f"<div class='wb-sub'>{middle(row.run.id, 34)}</div>" if row.title != row.run.id else ""
+    tags = "".join(f"<span class='wb-tag'>{escape(tag)}</span>" for tag in row.tags.split())
+    name = f"<td class='wb-run-name'>{middle(row.title, 34)}{id_}{tags}</td>"
+    rest = "".join(f"<td>{middle(cell)}</td>" for cell in cells)
+    key = escape(row.run.id, quote=True)
+    return f"<tr data-run='{key}' tabindex='0' aria-selected='{str(chosen).lower()}'>{badge}{name}{rest}</tr>"
 
 
 def runs_token(workspace: Workspace) -> tuple:
@@ -195,9 +235,12 @@ def found_in_log(path: Path, query: str, most: int = 400, limit: int = 64 << 20)
     return [line.decode("utf-8", "replace").rstrip("\n") for line in lines]
 
 
-def log_lines_html(run: Run, query: str) -> str:
+def log_lines_html(run: Run, query: str, lang: str) -> str:
+    """The lines of the log that have the words of `query`; a sentence where there are none."""
     lines = "\n".join(found_in_log(run.log, query))
-    return f"<div class='wb-log' id='full-log'><div>{html.escape(lines)}</div></div>"
+    if not lines and query:
+        return f"<div class='wb-sub' id='full-log'>{escape(say('log_no_hit', lang, words=query))}</div>"
+    return f"<div class='wb-log' id='full-log'><div>{escape(lines)}</div></div>"
 
 
 def make_zip(run: Run, target: Path) -> Path:

@@ -23,6 +23,7 @@ from workbench.ui.tabs.train import base as bases
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.run_panel import RunPanel, run_choices
 
+_PARTS = 4  # the place of the side's parts among the outputs `filled`
 LISTED = 100  # keys that an import could not take over
 
 
@@ -140,17 +141,18 @@ class TrainTab:
             gr.update(choices=self.preset_choices(), value=chosen),
             bases.about_html(base, presets, lang),
             gr.update(interactive=own),
+            gr.Tabs(selected="preview"),
             *self.form.fill(values),
         ]
 
     @property
     def filled(self) -> list:
         """What `based_on` fills."""
-        return [self.base, self.preset, self.about, self.drop, *self.form.components]
+        return [self.base, self.preset, self.about, self.drop, self.parts, *self.form.components]
 
     def unfilled(self) -> list:
         """`based_on` where all stays as it is."""
-        return [gr.skip()] * (4 + len(self.form.names))
+        return [gr.skip()] * (5 + len(self.form.names))
 
     def use_preset(self, name, request: gr.Request):
         """A preset's values; messages about the choice before go."""
@@ -254,7 +256,8 @@ class TrainTab:
             form += self.unfilled()[len(form) :]
         else:
             form = self.based_on(*before, lang)
-        return listed, notes, None, gr.Tabs(selected="monitor" if runs else "preview"), *form
+        form[_PARTS] = gr.Tabs(selected="monitor" if runs else "preview")
+        return listed, notes, None, *form
 
     def datasets(self):
         """What can be chosen now: corrections and uploads come while the page is open."""
@@ -302,7 +305,7 @@ class TrainTab:
         arriving = Event(
             self.arrive,
             self.draft,
-            [panel.list, self.unreadable, panel.seen, self.parts, *self.filled],
+            [panel.list, self.unreadable, panel.seen, *self.filled],
             js=f"() => [localStorage.getItem('{self.draft_key}') || '']",
         )
         datasets = Event(self.datasets, None, form.widgets["dataset"])

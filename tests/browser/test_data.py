@@ -181,6 +181,34 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     )
 
 
+def test_twenty_uploads_on_a_slow_machine_are_twenty_chains_that_end(opened, tmp_path):
+    """A chain that started itself again, under load, sent requests for good and wiped what had been checked."""
+    cdp = opened.context.new_cdp_session(opened)
+    cdp.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    config = opened.evaluate("window.gradio_config.dependencies.map((d) => [d.id, d.targets.map((t) => t[1])])")
+    ticks = {id_ for id_, events in config if "tick" in events}
+    sent = []
+
+    def count(request):
+        body = request.post_data if request.method == "POST" and "/gradio_api/" in request.url else ""
+        if body and body.startswith("{") and json.loads(body).get("fn_index") not in ticks:
+            sent.append(json.loads(body).get("fn_index"))
+
+    opened.on("request", count)
+    for number in range(20):
+        upload(opened, rows_file(tmp_path, f"many-{number}.jsonl", count=6, bad=False), f"many-{number}")
+    expect(opened.locator("#data-about")).to_contain_text("6 rows")
+    opened.get_by_role("tab", name="Check").click()
+    opened.click("#data-check")
+    expect(opened.locator("#data-checked")).to_contain_text("6 rows")
+    opened.wait_for_timeout(3000)
+    assert len(sent) <= 20 * 5, sent  # the button to stop it, the upload, its rows, their number, and one to spare
+    settled = len(sent)
+    opened.wait_for_timeout(3000)
+    assert len(sent) == settled
+    expect(opened.locator("#data-checked")).to_contain_text("6 rows")
+
+
 def test_what_is_no_data_is_refused(opened, page, tmp_path):
     (tmp_path / "notes.pdf").write_text("hello")
     opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "notes.pdf"))
@@ -265,15 +293,15 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     opened.click("#data-split")
     expect(opened.locator("#data-filed")).to_contain_text("whole-train has 24 rows, whole-eval has 6")
     expect(opened.locator("#data-set input")).to_have_value("whole-train")
-    opened.click("#data-use")
-    expect(opened.locator("#data-filed")).to_contain_text(
-        "The Train form uses whole-train, and whole-eval to evaluate on"
-    )
-    opened.get_by_role("tab", name="Train").click()
+    opened.click("#data-use")  # leads to the Train tab
+    expect(opened.locator("#start")).to_be_visible()
     for line in ("dataset: whole-train", "eval_dataset: whole-eval"):
         expect(opened.locator("#run-yaml")).to_contain_text(line)
     expect(opened.locator("#run-yaml")).not_to_contain_text("val_size")
     opened.get_by_role("tab", name="Data").click()
+    expect(opened.locator("#data-used")).to_contain_text(
+        "The Train form uses whole-train, and whole-eval to evaluate on"
+    )
     with opened.expect_download() as download:
         opened.click("#data-download")
     assert download.value.suggested_filename == "whole-train.jsonl"
@@ -302,11 +330,9 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
 
 def test_skipped_rows_are_on_the_runs_card(opened, page, tmp_path):
     upload(opened, rows_file(tmp_path, "skipped.jsonl"), "skipped")
-    opened.get_by_role("tab", name="Split, copy, layout").click()
     opened.click("#data-use")
-    expect(opened.locator("#data-filed")).to_contain_text("The Train form uses skipped")
-    opened.get_by_role("tab", name="Train").click()
-    expect(opened.locator("#run-yaml")).to_contain_text("dataset: skipped")
+    expect(opened.locator("#start")).to_be_visible()
+    expect(opened.locator("#train-message")).to_contain_text("valid")
     opened.fill("#opt-model_name_or_path input", "tiny")
     opened.keyboard.press("Enter")
     opened.click("#start")

@@ -17,7 +17,7 @@ from workbench.runs.run import create_run, list_runs
 from workbench.storage.workspace import Workspace
 from workbench.ui.page import Page
 from workbench.ui.tabs.chat.engine_panel import _MORE
-from workbench.ui.tabs.data.files import Files, copied, parted
+from workbench.ui.tabs.data.files import Files, copied, held_out_rows, parted
 from workbench.ui.tabs.data.jobs import Check, Statistics, report_file
 from workbench.ui.tabs.data.shared import Data
 from workbench.ui.tabs.record import Event, bind
@@ -214,10 +214,14 @@ def test_train_on_a_split_takes_both_sides(page, data):
     for name in entries:
         (page.workspace.uploads / f"{name}.jsonl").write_text(rows)
     (page.workspace.uploads / "dataset_info.json").write_text(json.dumps(entries))
-    assert files.train_on("mine-train", ENGLISH, *contents)[1:] == (["mine-train"], "mine-eval", "0")
-    message, dataset, *unchanged = files.train_on("other-train", ENGLISH, *contents)
-    assert "wb-note ok" in message and dataset == ["other-train"] and all(map(skipped, unchanged))
-    message, *unchanged = files.train_on("nothing", ENGLISH, *contents)
+    assert files.train_on("mine-train", 9, ENGLISH, *contents)[1:] == (
+        ["mine-train"], "mine-eval", "0", "epoch", "mine"
+    )  # fmt: skip
+    message, *used = files.train_on("other-train", 1000, ENGLISH, *filled(page, eval_strategy="steps"))
+    assert "wb-note ok" in message and used == [["other-train"], "", "50", "steps", "other"]
+    assert files.train_on("other-train", 30, ENGLISH, *contents)[3:5] == ("0", "no")
+    assert [held_out_rows(rows) for rows in (0, 39, 40, 10**6)] == ["0.05", "0", "2", "200"]
+    message, *unchanged = files.train_on("nothing", 0, ENGLISH, *contents)
     assert "wb-note bad" in message and all(map(skipped, unchanged))
     assert files.layout_of("nothing", contents) == ("", "", False, "", "")
 

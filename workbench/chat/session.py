@@ -18,6 +18,18 @@ def shown(text: str) -> str:
     return "".join(part if index % 2 else escape(part, quote=False) for index, part in enumerate(parts))
 
 
+def go_on(session: "Session") -> bool:
+    """Mark the first answer that was cut, so that it is written on; whether there is one."""
+    for column in session.columns[: session.width]:
+        if column and column[-1].get("cut") and column[-1]["role"] == "assistant":
+            last = column[-1]
+            session.next_turn([list(messages) for messages in session.columns])
+            last.pop("cut")
+            last["unfinished"] = True
+            return True
+    return False
+
+
 def unshown(text: str) -> str:
     """What `shown` was made from: the Chatbot's editor holds the escaped text."""
     parts = _CODE.split(text)

@@ -121,9 +121,21 @@ TEXT = {
     "answer_column": ("Conversation", "对话"),
     "message": ("Message", "消息"),
     "message_placeholder": (
-        "Ask something, e.g. Do you support tool calling?",
-        "问点什么，例如：你支持工具调用嘛",
+        "Ask something, e.g. Do you support tool calling? Enter sends, Shift+Enter breaks the line.",
+        "问点什么，例如：你支持工具调用嘛。Enter 发送，Shift+Enter 换行。",
     ),
+    "continue_answer": ("Go on writing", "继续写"),
+    "answer_cut": (
+        "The answer was cut at {count} tokens. Go on writing it, or raise Max new tokens.",
+        "回答在 {count} 个 token 处被截断。可继续写，或调大最大新 token 数。",
+    ),
+    "drawer": ("☰ Model and settings", "☰ 模型与设置"),
+    "reload_to_apply": (
+        "Differs from what is loaded: {names}. Reload to apply.",
+        "与已加载的设置不同：{names}。重新加载后生效。",
+    ),
+    "merge_pick": ("Add an adapter", "添加适配器"),
+    "asked_so_far": ("{done} of {total} wordings asked.", "已问 {done}/{total} 种问法。"),
     "send": ("Send", "发送"),
     "regenerate": ("Regenerate", "重新生成"),
     "clear": ("Clear", "清空"),
@@ -618,7 +630,10 @@ TEXT = {
         "{rows} rows, of them {held_out} held out by val_size, {broken} broken, {untrained} without anything to train on",
         "{rows} 行，其中 val_size 留出 {held_out} 行，损坏 {broken} 行，无可训练内容 {untrained} 行",
     ),
-    "data_used": ("The Train form uses {name}.", "训练表单已使用 {name}。"),
+    "data_used": (
+        "The Train form uses {name}; held out for evaluation: {held}.",
+        "训练表单已使用 {name}；留作评估：{held}。",
+    ),
     "tagline": (
         "Fine-tune in 4 bits, watch the loss, talk to the result.",
         "4 位微调，实时看损失，与结果对话。",

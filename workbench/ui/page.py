@@ -27,6 +27,7 @@ from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, t
 from workbench.ui.tabs.chat.tab import ChatTab
+from workbench.ui.tabs.data.files import USED
 from workbench.ui.tabs.data.shared import clear_temporary
 from workbench.ui.tabs.data.tab import DataTab
 from workbench.ui.tabs.probes import ProbesTab
@@ -112,6 +113,12 @@ class Page:
         base = Base("corrections", run.id if run else str(model), values)
         return ["", gr.Tabs(selected="train"), message, *self.train.based_on(base, values, lang)]
 
+    def train_on(self, name, rows, request: gr.Request, *contents):
+        """The chosen dataset in the Train form, and the Train tab in front."""
+        message, *options = self.data.files.train_on(name, rows, request, *contents)
+        refused = options[0] == gr.skip()
+        return message, gr.skip() if refused else gr.Tabs(selected="train"), *options
+
     def chat_with(self, run_id, checkpoint):
         """The Chat tab with a run's adapter, or that of its checkpoint."""
         run = run_named(self.workspace, run_id)
@@ -135,6 +142,13 @@ class Page:
 
     def _wire(self) -> None:
         train, runs, chat = self.train, self.runs, self.chat
+        form = train.form.components
+        self.data.use.click(
+            self.train_on,
+            [self.data.chosen, self.data.rows_in_all, *form],
+            [self.data.used, self.tabs, *(train.form.widgets[name] for name in USED)],
+            **QUIET,
+        )
         runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, *train.filled], **QUIET)
         train.take.click(self.import_for_chat, train.pasted, chat.panel.settings, **QUIET)
         take_adapter = Event(*chat.panel.take_adapter)

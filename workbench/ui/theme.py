@@ -232,6 +232,16 @@ tr.contradicts td { background: #d55e0022; }
   /* the monitor above the form while a run goes */
   #train-columns:has(.wb-badge.running, .wb-badge.starting, .wb-badge.stopping) #train-side { order: -1; }
 }
+#drawer { display: none; }
+@media (max-width: 768px) {
+  .gradio-container { padding: 0 8px !important; }
+  #topbar h1 { font-size: 1rem; }
+  #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
+  #drawer { display: block; }
+  #chat-columns { flex-direction: column-reverse; }
+  body:not(.drawer) #chat-side { display: none; }
+  body.drawer #chat-columns { flex-direction: column; }
+}
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }
 """

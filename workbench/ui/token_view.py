@@ -35,7 +35,8 @@ const show = (token) => {
   element.appendChild(card); card.hidden = false;
   const at = token.getBoundingClientRect(), home = element.getBoundingClientRect();
   card.style.left = Math.max(0, Math.min(at.left - home.left, home.width - card.offsetWidth - 4)) + 'px';
-  card.style.top = (at.bottom - home.top + 2) + 'px';
+  const below = at.bottom + 2 + card.offsetHeight <= window.innerHeight || at.top < card.offsetHeight;
+  card.style.top = (below ? at.bottom - home.top + 2 : at.top - home.top - card.offsetHeight - 2) + 'px';
 };
 const hide = () => { card.hidden = true; pinned = null; };
 element.addEventListener('mouseover', (event) => {
@@ -200,8 +201,9 @@ def consistency_html(check: Check, lang: str) -> str:
     )
 
 
-def contradiction_html(readings: list[Reading], lang: str) -> str:
-    """Wordings and answers side by side; those that contradict the rest are marked."""
+def contradiction_html(readings: list[Reading], lang: str, asked: int | None = None) -> str:
+    """Wordings and answers side by side; those that contradict the rest are marked. `asked`: how many wordings there
+    are, while not all are answered."""
     rows = []
     for reading in readings:
         stance = say(f"stance_{reading.stance or 'unclear'}", lang)
@@ -216,6 +218,8 @@ def contradiction_html(readings: list[Reading], lang: str) -> str:
         )
     bad = sum(reading.contradicts for reading in readings)
     verdict = say("contradictions" if bad else "no_contradictions", lang, count=bad, total=len(readings))
+    if asked and asked > len(readings):
+        verdict = say("asked_so_far", lang, done=len(readings), total=asked) + " " + verdict
     titles = "".join(f"<th>{escape(say(key, lang))}</th>" for key in ("wording", "reply", "stance", "mark"))
     return (
         f"<div class='wb-note {'warn' if bad else 'ok'}' id='contradiction-summary'>{escape(verdict)}</div>"

@@ -59,7 +59,7 @@ class EnginePanel:
             self.more = {name: self._widget(name) for name in _MORE}
         with gr.Row():
             load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
-            unload = gr.Button(t("unload"), elem_id="unload", min_width=100)
+            unload = gr.Button(t("unload"), elem_id="unload", min_width=100, interactive=False)
         self.status = gr.HTML(elem_id="engine-status")
         with gr.Accordion(t("other_server"), open=False, elem_id="other-server"):
             self.external = gr.Checkbox(label=t("use_other_server"), value=False, elem_id="external")
@@ -73,6 +73,7 @@ class EnginePanel:
             find = gr.Button(t("find_models"), size="sm", elem_id="find-models")
             models_found = gr.HTML(elem_id="server-found")
         with gr.Accordion(t("merge_title"), open=False, elem_id="merge"):
+            self.pick = gr.Dropdown([], value=None, label=t("merge_pick"), elem_id="merge-pick")
             self.weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
             self.name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
             with gr.Row():
@@ -93,7 +94,9 @@ class EnginePanel:
             lambda: None, None, self.seen, **QUIET
         )
         self.adapter.input(*self.take_adapter, **QUIET)
-        gr.Timer(1).tick(self._look, [self.seen], [self.status, self.exported, self.seen], **QUIET)
+        asked = [self.model, self.quantization, *self.more.values()]
+        gr.Timer(1).tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
+        self.pick.input(_with_line, [self.pick, self.weights], [self.weights, self.pick], **QUIET)
         halt.click(self._stop_export, None, self.exported, **QUIET)
         find.click(
             self._find,
@@ -183,9 +186,22 @@ class EnginePanel:
             return note(str(error), "bad"), ("failed", None)
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
 
-    def _look(self, token, request: gr.Request):
+    def _differs(self, asked: tuple) -> list[str]:
+        """Names of the load settings that differ from those of the loaded model."""
+        loaded = self.engine.config
+        if loaded is None or self.engine.state() is None or not self.engine.state().active:
+            return []
+        try:
+            wanted = self._config(*asked)
+        except UserError:  # Load tells
+            return []
+        names = ("model_name_or_path", "quantization_bit", *_MORE)
+        return [name for name in names if getattr(wanted, name) != getattr(loaded, name)]
+
+    def _look(self, token, request: gr.Request, *asked):
         """Status of the engine and of an export; each sent only when it changed."""
         lang, state = language(request), self.engine.state()
+        differs = tuple(self._differs(asked))
         exported = self._exported(lang)
         fresh = (
             lang,
@@ -193,14 +209,17 @@ class EnginePanel:
             state and (state.state, state.phase, state.progress, state.reason, state.warning),
             self.engine.silent,
             tuple(sorted(self.engine._adapters)),
+            differs,
         )
         before, before_exported = token or (None, None)
         export_update = gr.skip() if exported == before_exported else exported
         if before in (fresh, "failed"):
-            return gr.skip(), export_update, (before, exported) if exported != before_exported else gr.skip()
+            return gr.skip(), export_update, gr.skip(), (before, exported) if exported != before_exported else gr.skip()
         trusted = self.engine.config and self.engine.config.trust_remote_code
         status = (note(say("trust_warning", lang), "warn") if trusted else "") + self._status_html(lang)
-        return status, export_update, (fresh, exported)
+        if differs:
+            status += note(say("reload_to_apply", lang, names=", ".join(differs)), "warn")
+        return status, export_update, gr.Button(interactive=bool(state and state.active)), (fresh, exported)
 
     def _status_html(self, lang: str) -> str:
         state, model = self.engine.state(), self.engine.model
@@ -357,3 +376,11 @@ class EnginePanel:
         if self._newest_export:
             job.stop_job(self._newest_export)
         return self._exported(language(request))
+
+
+def _with_line(name, text):
+    """The adapters to merge with one more, and an empty choice."""
+    lines = [line for line in (text or "").splitlines() if line.strip()]
+    if name and not any(line.rpartition("=")[0].strip() == name for line in lines):
+        lines.append(f"{name} = 1")
+    return "\n".join(lines), None

@@ -189,7 +189,7 @@ class Examine:
                     seed=0,
                     extra_body=asked_to_think(settings.thinking),
                 )
-                yield contradiction_html(compare(asked[:number], answers), lang)
+                yield contradiction_html(compare(asked[:number], answers), lang, len(asked))
         except UserError as error:
             yield note(str(error), "bad")
 

@@ -11,7 +11,7 @@ import traceback
 import gradio as gr
 
 from workbench.chat import branches, conversations, corrections
-from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, sent, settled, unshown
+from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, go_on, sent, settled, unshown
 from workbench.engine.client import stream
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
@@ -47,8 +47,8 @@ class ChatTab:
         return self._wire()
 
     def _widgets(self) -> None:
-        with gr.Row():
-            with gr.Column(scale=3, min_width=300):
+        with gr.Row(elem_id="chat-columns"):
+            with gr.Column(scale=3, min_width=300, elem_id="chat-side"):
                 self.panel.build()
                 with gr.Accordion(t("generation"), open=False, elem_id="generation"):
                     self.system = gr.Textbox(value="", label=t("system_prompt"), lines=2, elem_id="system-prompt")
@@ -74,7 +74,9 @@ class ChatTab:
                             0, label=t("price_out"), minimum=0, elem_id="price-out", min_width=100
                         )
                 self.history.build()
-            with gr.Column(scale=8, min_width=480):
+            with gr.Column(scale=8, min_width=320, elem_id="chat-main"):
+                drawer = gr.Button(t("drawer"), size="sm", elem_id="drawer")
+                drawer.click(None, js="() => document.body.classList.toggle('drawer')", api_visibility="private")
                 with gr.Row():
                     self.compare = gr.Checkbox(label=t("compare"), value=False, elem_id="compare", scale=2)
                     self.others = gr.Dropdown(
@@ -104,20 +106,24 @@ class ChatTab:
                     ]
                 self.problem = gr.HTML(elem_id="chat-problem")
                 with gr.Row(equal_height=True):
-                    self.box = gr.Textbox(
+                    self.box = gr.Textbox(  # of one line at first: Enter sends then, and Shift+Enter breaks the line
+                        label=t("message"),
                         show_label=False,
                         placeholder=t("message_placeholder"),
-                        lines=2,
+                        lines=1,
                         max_lines=6,
                         scale=8,
                         elem_id="message",
                         submit_btn=False,
                     )
                     self.send = gr.Button(t("send"), variant="primary", scale=1, min_width=90, elem_id="send")
-                    self.halt = gr.Button(t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt")
+                    self.halt = gr.Button(
+                        t("stop"), variant="stop", scale=1, min_width=90, elem_id="halt", interactive=False
+                    )
                 with gr.Row():
-                    self.again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate")
-                    self.clear = gr.Button(t("clear"), size="sm", elem_id="clear")
+                    self.more = gr.Button(t("continue_answer"), size="sm", elem_id="continue", visible=False)
+                    self.again = gr.Button(t("regenerate"), size="sm", elem_id="regenerate", interactive=False)
+                    self.clear = gr.Button(t("clear"), size="sm", elem_id="clear", interactive=False)
                     self.best = gr.Radio([], label=t("best_answer"), visible=False, elem_id="best", scale=3)
                     self.vote = gr.Button(t("vote"), size="sm", visible=False, elem_id="vote")
                 self.used = gr.HTML(elem_id="chat-used")
@@ -170,6 +176,8 @@ class ChatTab:
                 answer["reasoning"] = answer.get("reasoning", "") + delta.reasoning
             if delta.calls:
                 answer["calls"] = answer.get("calls", []) + delta.calls
+            if delta.finish == "length":
+                answer["cut"] = settings.get("max_tokens")
             if delta.usage:
                 talk.prompt_tokens += delta.usage["prompt_tokens"]
                 talk.completion_tokens += delta.usage["completion_tokens"]
@@ -258,6 +266,10 @@ class ChatTab:
         cost = (talk.prompt_tokens * float(price_in or 0) + talk.completion_tokens * float(price_out or 0)) / 1e6
         used += say("cost", lang, cost=f"{cost:.6f}".rstrip("0").rstrip(".")) if cost else ""
         line = f"<div class='wb-sub'>{used}</div>" if talk.completion_tokens else ""
+        cuts = [column[-1]["cut"] for column in talk.columns[: talk.width] if column and column[-1].get("cut")]
+        if cuts:
+            line = note(say("answer_cut", lang, count=cuts[0]), "warn") + line
+        begun = any(talk.columns)
         several = list(self.answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
@@ -265,6 +277,10 @@ class ChatTab:
             talk.id if any(talk.columns) else "",
             gr.Radio(choices=several, value=None, visible=voting),
             gr.Button(visible=voting),
+            gr.Button(visible=bool(cuts)),
+            gr.Button(interactive=False),
+            gr.Button(interactive=begun),
+            gr.Button(interactive=begun),
             *self.examine.look(talk, request),
         )
 
@@ -275,6 +291,11 @@ class ChatTab:
         columns = [settled(column) for column in talk.columns]
         talk.next_turn([[*c, {"role": "user", "content": text}] if c or not n else c for n, c in enumerate(columns)])
         return "", *talk.shown()
+
+    def write_on(self, talk):
+        """Go on with an answer that was cut."""
+        go_on(talk)
+        return talk.shown()
 
     def drop_answer(self, talk):
         def without(column):
@@ -336,7 +357,8 @@ class ChatTab:
 
     def refresh(self, request: gr.Request):
         adapters, models = self.panel.refresh(request)
-        return adapters, models, gr.Dropdown(choices=self.panel.adapters()), gr.Dropdown(choices=self.history.choices())
+        names = gr.Dropdown(choices=self.panel.adapters())
+        return adapters, models, names, names, gr.Dropdown(choices=self.history.choices())
 
     def opened(self, session: Session, lang: str) -> list:
         """A session in the Chatbots."""
@@ -412,15 +434,25 @@ class ChatTab:
         self.history.keep(talk)
         return talk.id if any(talk.columns) else ""
 
+    def begun(self, talk):
+        """`remember`; an answer can be stopped now."""
+        return self.remember(talk), gr.Button(interactive=True), gr.Button(visible=False)
+
+    @property
+    def after_view(self) -> list:
+        """What `after` shows."""
+        buttons = [self.more, self.halt, self.again, self.clear]
+        return [self.used, self.last, self.best, self.vote, *buttons, *self.examine.view]
+
     def then_answer(self, event) -> None:
         """After what the user did: the answer, then what follows from it."""
-        begun = event.then(self.remember, self.talk, self.last, **QUIET)
+        begun = event.then(self.begun, self.talk, [self.last, self.halt, self.more], **QUIET)
         answered = begun.then(self.respond, self.inputs, self.shown_in, **self.streaming)
         kept = answered.then(branches.settle, self.talk, None, **QUIET)
         seen = kept.then(
             self.after,
             [self.talk, self.price_in, self.price_out],
-            [self.used, self.last, self.best, self.vote, *self.examine.view],
+            self.after_view,
             **QUIET,
         )
         seen.then(
@@ -469,6 +501,7 @@ class ChatTab:
         self.then_answer(
             gr.on([self.again.click, self.left.retry], self.drop_answer, self.talk, self.shown_in, **QUIET)
         )
+        self.then_answer(self.more.click(self.write_on, self.talk, self.shown_in, **QUIET))
         self.then_answer(self.left.edit(self.edit, self.talk, self.shown_in, **QUIET))
         self.then_answer(self.examine.confidence.click(self.branch_off, self.talk, self.shown_in, **QUIET))
         self.examine.branch.input(
@@ -478,7 +511,7 @@ class ChatTab:
         gr.on([self.clear.click, self.left.clear], self.wipe, self.talk, self.shown_in, **QUIET).then(
             self.after,
             [self.talk, self.price_in, self.price_out],
-            [self.used, self.last, self.best, self.vote, *self.examine.view],
+            self.after_view,
             **QUIET,
         )
         self.vote.click(self.cast, [self.best, self.talk], self.problem, **QUIET)
@@ -491,7 +524,9 @@ class ChatTab:
             [*self.shown_in, self.compare, self.others],
             lambda event: event.then(*looking, **QUIET).then(self.remember, self.talk, self.last, **QUIET),
         )
-        arriving = Event(self.refresh, None, [self.panel.adapter, self.panel.model, self.others, self.history.list])
+        arriving = Event(
+            self.refresh, None, [self.panel.adapter, self.panel.model, self.others, self.panel.pick, self.history.list]
+        )
         coming_back = Event(
             self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others], js=_LAST_CONVERSATION
         )

@@ -12,6 +12,7 @@ from workbench.data.encodings import ENCODINGS
 from workbench.data.registry import FORMATTINGS
 from workbench.errors import UserError
 from workbench.storage import files
+from workbench.storage.workspace import slug
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET
 from workbench.ui.questions import asking
@@ -19,6 +20,15 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
 from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, clear_temporary, outgoing, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
+
+USED = ("dataset", "eval_dataset", "val_size", "eval_strategy", "run_name")  # options that `train_on` sets
+
+
+def held_out_rows(rows: int | None) -> str:
+    """`val_size` for a dataset: a twentieth of its rows, at most 200; none of a very small one. `rows` 0: unknown."""
+    if not rows:
+        return "0.05"
+    return "0" if rows < 40 else str(min(200, round(rows / 20)))
 
 
 class Upload:
@@ -89,7 +99,6 @@ class Files:
 
     def _action_widgets(self) -> None:
         with gr.Row():
-            self.use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
             self.copy = gr.Button(t("data_copy"), elem_id="data-copy")
             self.download = gr.Button(t("data_download"), elem_id="data-download")
             self.drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
@@ -199,17 +208,23 @@ class Files:
         except UserError as error:
             return gr.skip(), note_safe(str(error), "bad")
 
-    def train_on(self, name, request: gr.Request, *contents):
-        """The dataset in the Train form; of a split, both sides."""
-        lang, unchanged = language(request), [gr.skip()] * 3
+    def train_on(self, name, rows, request: gr.Request, *contents):
+        """The dataset in the Train form, with rows held out and a name for the run; of a split, both sides. Outputs:
+        the message, then the options of `USED`, whose values stay as they are where it is refused."""
+        lang, unchanged = language(request), [gr.skip()] * len(USED)
         if not name:
-            return gr.skip(), *unchanged
+            return note_safe(say("data_none", lang), "warn"), *unchanged
         try:
             self.data.info(name, contents)
             held_out = f"{name.removesuffix('-train')}-eval"  # as a split names it
+            run_name, kept = slug(name.removesuffix("-train")), self.data.form.read(list(contents)).get("eval_strategy")
+            evaluating = kept if kept in ("steps", "epoch") else "epoch"
             if name.endswith("-train") and held_out in [value for _, value in self.data.choices(contents)]:
-                return note_safe(say("data_used_split", lang, name=name, held=held_out), "ok"), [name], held_out, "0"
-            return note_safe(say("data_used", lang, name=name), "ok"), [name], *unchanged[1:]
+                message = note_safe(say("data_used_split", lang, name=name, held=held_out), "ok")
+                return message, [name], held_out, "0", evaluating, run_name
+            held = held_out_rows(rows)
+            message = note_safe(say("data_used", lang, name=name, held=held), "ok")
+            return message, [name], "", held, evaluating if held != "0" else "no", run_name
         except UserError as error:
             return note_safe(str(error), "bad"), *unchanged
 
@@ -217,8 +232,6 @@ class Files:
         data = self.data
         chosen, looks, contents = data.chosen, data.looks, data.form.components
         layout = self.layout
-        options = [data.form.widgets[option] for option in ("dataset", "eval_dataset", "val_size")]
-        self.use.click(self.train_on, [chosen, *contents], [self.message, *options], **QUIET)
         changed = [self.message, chosen, looks]
         after = data.shown_after
         copying = after(self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG))

@@ -67,6 +67,8 @@ class DataTab:
                     allow_custom_value=True,
                 )
                 self.about = gr.HTML(elem_id="data-about")
+                self.use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
+                self.used = gr.HTML(elem_id="data-used")
             with gr.Column(scale=3, min_width=260):
                 self.drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
                 self.uploaded = gr.HTML(elem_id="data-uploaded")
@@ -126,6 +128,7 @@ class DataTab:
                 self.files = files.Files(self.data).build()
         self.asked: dict[str, str] = {}  # by session, whose number of rows was asked for last
         self.opened = gr.State(None)  # the dataset that is shown
+        self.rows_in_all = gr.State(0)
         self.before = gr.State(None)  # the row that is edited: (dataset, number, as it was fetched)
 
     def describe(self, name: str, contents, layout: str, total: int | None, lang: str) -> str:
@@ -197,7 +200,7 @@ class DataTab:
     async def total(self, name, request: gr.Request, *contents):
         """The number of rows, for which the whole file may have to be read: then in a process of its own."""
         if not name:
-            return gr.skip()
+            return gr.skip(), 0
         if len(self.asked) > 1000:
             self.asked.clear()
         self.asked[request.session_hash] = name
@@ -213,8 +216,8 @@ class DataTab:
                     count = answer.get("result")
             about = self.describe(name, contents, look["layout"], count, language(request))
         except UserError:
-            return gr.skip()
-        return about if self.asked.get(request.session_hash) == name else gr.skip()
+            return gr.skip(), 0
+        return (about, count or 0) if self.asked.get(request.session_hash) == name else (gr.skip(), gr.skip())
 
     def get_row(self, name, number, request: gr.Request, *contents):
         if not name:
@@ -276,7 +279,7 @@ class DataTab:
         opening = (
             Event(None, [self.chosen, data.looks], findings, _FORGET_JS),
             Event(self.open, [self.chosen, self.opened, *rows_of], [*shown, *opened_anew]),
-            Event(self.total, [self.chosen, *contents], self.about),
+            Event(self.total, [self.chosen, *contents], [self.about, self.rows_in_all]),
         )
         showing = (self.show, [self.chosen, *rows_of], shown)
 

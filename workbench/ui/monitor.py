@@ -123,4 +123,4 @@ def chart_json(run: Run, lang: str, log_scale: bool) -> str:
 
 def log_html(run: Run) -> str:
     """The last lines of the log, escaped, scrolled to the end (the box lays out upwards)."""
-    return f"<div class='wb-log' id='run-log'><div>{escape(tail(run.log))}</div></div>"
+    return f"<div class='wb-log' id='run-log' tabindex='0' role='log'><div>{escape(tail(run.log))}</div></div>"

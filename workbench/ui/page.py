@@ -36,7 +36,7 @@ from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import RunsTab
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.tab import TrainTab
-from workbench.ui.theme import CSS, NEWS_JS, PLOTLY, PLOTLY_SCRIPT, first_script, theme
+from workbench.ui.theme import CSS, GUIDE_JS, NEWS_JS, PHONE_STYLE, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
@@ -58,6 +58,12 @@ class Page:
         """The page's components and events. `login`: users log in, and can log out."""
         with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
             self._header(login)
+            gr.HTML(
+                json.dumps({lang: _guide(lang) for lang in ("en", "zh")}, ensure_ascii=False),
+                html_template="<div class='wb-guide'></div>",
+                js_on_load=GUIDE_JS,
+                elem_id="guide",
+            )
             built = []
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 for part in (self.train, self.data, self.runs, self.chat, self.probes):
@@ -168,6 +174,12 @@ class Page:
         gr.Timer(2).tick(self.tell, known, [news, known], **QUIET)
 
 
+def _guide(lang: str) -> dict:
+    """Texts of the first visit's guide; a step is a tab and what to do there."""
+    steps = [(tab, say(f"guide_{tab}", lang)) for tab in ("data", "train", "runs", "chat")]
+    return {"title": say("guide", lang), "steps": steps, "close": say("guide_close", lang)}
+
+
 def build_server(
     workspace: Workspace,
     *,
@@ -192,7 +204,7 @@ def build_server(
         i18n=i18n,
         theme=theme(),
         css=CSS,
-        head=PLOTLY_SCRIPT,
+        head=PLOTLY_SCRIPT + PHONE_STYLE,
         ssr_mode=False,
         run_history=False,
         show_error=False,

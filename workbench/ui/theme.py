@@ -36,9 +36,25 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="*background_fill_secondary",
         block_label_text_color_dark="*body_text_color",
         button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="white",
+        # at least 4.5:1 for all text
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_300",
+        checkbox_label_background_fill_selected="*primary_700",
+        checkbox_label_background_fill_selected_dark="*primary_700",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_background_color_selected_dark="*primary_700",
+        checkbox_label_text_color_selected="white",
+        checkbox_label_text_color_selected_dark="white",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
         block_border_width="1px",
         block_border_color="*border_color_primary",
         block_shadow="none",
@@ -123,6 +139,46 @@ watch('value', () => {
 });
 """
 
+# Four steps for a first visit, in the page's language; they lead to the tabs, and are gone for good once dismissed.
+GUIDE_JS = """
+const steps = JSON.parse(props.value)[navigator.language.startsWith('zh') ? 'zh' : 'en'];
+const box = element.querySelector('.wb-guide');
+const show = () => {
+  if (localStorage.getItem('workbench_guide')) { element.style.display = 'none'; return; }
+  const head = document.createElement('b'); head.textContent = steps.title; box.appendChild(head);
+  steps.steps.forEach(([tab, words], index) => {
+    const button = document.createElement('button');
+    button.type = 'button'; button.textContent = (index + 1) + '. ' + words;
+    button.onclick = () => document.getElementById(`tab-${tab}-button`)?.click();
+    box.appendChild(button);
+  });
+  const close = document.createElement('button');
+  close.type = 'button'; close.className = 'close'; close.textContent = steps.close;
+  close.onclick = () => { localStorage.setItem('workbench_guide', '1'); element.style.display = 'none'; };
+  box.appendChild(close);
+};
+show();
+"""
+
+# Not in CSS: there gradio puts its own container before each selector, and these begin above it.
+PHONE_STYLE = """<style>
+@media (max-width: 768px) {
+  .gradio-container { padding: 0 8px !important; }
+  .fillable { padding: 8px 0 !important; }
+  #topbar { gap: 6px; }
+  #topbar > .block { min-width: 0 !important; }
+  #topbar h1 { font-size: .95rem; white-space: nowrap; }
+  #topbar button { max-width: 90px; min-width: 62px !important; padding: 2px 6px; font-size: .75rem; }
+  .wb-guide { font-size: .8rem; }
+  #tabs .tab-container button { padding: 0 8px; }
+  #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
+  #drawer { display: block !important; }
+  #chat-columns { flex-direction: column-reverse; }
+  body:not(.drawer) #chat-side { display: none; }
+  body.drawer #chat-columns { flex-direction: column; }
+}
+</style>"""
+
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
 footer { display: none !important; }
@@ -148,8 +204,11 @@ footer { display: none !important; }
 .wb-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); gap: 8px; margin-top: 10px; }
 .wb-tile { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 6px 10px; min-width: 0; }
 .wb-tile b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.wb-tile span { font-size: .75rem; opacity: .7; }
-.wb-sub { font-size: .85rem; opacity: .8; }
+.wb-tile span { font-size: .75rem; opacity: .85; }
+.wb-sub { font-size: .85rem; opacity: .85; }
+button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
+.dark button[role=tab][aria-selected=true] { color: var(--primary-300) !important; }
+:is(a, button, input, textarea, summary, [tabindex]):focus-visible { outline: 2px solid var(--primary-600) !important; outline-offset: 1px; }
 .wb-log { font-family: var(--font-mono); font-size: .78rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; height: 330px; overflow-y: auto; margin: 0; display: flex; flex-direction: column-reverse; padding: 10px 12px;
   border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
 .live-chart { height: 330px; width: 100%; }
@@ -157,7 +216,7 @@ footer { display: none !important; }
 #compare-chart .live-chart { height: 420px; }
 .wb-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-#runs-table { max-height: 360px; overflow: auto; }
+#runs-table { max-height: 360px; overflow: auto !important; }
 .wb-runs tr[data-run] { cursor: pointer; }
 .wb-runs tr[data-run]:hover td { background: var(--background-fill-secondary); }
 .wb-runs tr[aria-selected=true] td { background: var(--primary-500); background: color-mix(in srgb, var(--primary-500) 18%, transparent); }
@@ -171,7 +230,7 @@ footer { display: none !important; }
 .wb-tokens { line-height: 1.9; overflow-wrap: anywhere; padding: 8px 2px; }
 .tk { border-radius: 3px; padding: 1px 0; cursor: default; white-space: pre-wrap; border-bottom: 2px solid transparent; }
 .tk[data-t] { cursor: pointer; }
-.tk i { opacity: .5; font-style: normal; }
+.tk i { opacity: .75; font-style: normal; }
 .tk.b0 { background: #d55e0066; border-bottom-color: #d55e00; }
 .tk.b1 { background: #e69f0059; border-bottom-color: #e69f00; }
 .tk.b2 { background: #f0e44240; border-bottom-color: #b5a900; }
@@ -232,16 +291,12 @@ tr.contradicts td { background: #d55e0022; }
   /* the monitor above the form while a run goes */
   #train-columns:has(.wb-badge.running, .wb-badge.starting, .wb-badge.stopping) #train-side { order: -1; }
 }
+.cm-line > span { color: var(--primary-700) !important; }
+.dark .cm-line > span { color: var(--primary-300) !important; }
+.wb-guide { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; padding: 8px 12px; border: 1px solid var(--primary-500); border-radius: 10px; font-size: .9rem; }
+.wb-guide button { padding: 2px 10px; border-radius: 999px; border: 1px solid var(--border-color-primary); cursor: pointer; font-size: .85rem !important; font-weight: 400 !important; }
+.wb-guide .close { margin-left: auto; }
 #drawer { display: none; }
-@media (max-width: 768px) {
-  .gradio-container { padding: 0 8px !important; }
-  #topbar h1 { font-size: 1rem; }
-  #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
-  #drawer { display: block; }
-  #chat-columns { flex-direction: column-reverse; }
-  body:not(.drawer) #chat-side { display: none; }
-  body.drawer #chat-columns { flex-direction: column; }
-}
 #run-yaml .cm-editor, #run-command .cm-editor { font-size: .8rem; }
 #run-yaml { max-height: 360px; overflow: auto; }
 """

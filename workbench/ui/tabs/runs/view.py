@@ -240,7 +240,7 @@ def log_lines_html(run: Run, query: str, lang: str) -> str:
     lines = "\n".join(found_in_log(run.log, query))
     if not lines and query:
         return f"<div class='wb-sub' id='full-log'>{escape(say('log_no_hit', lang, words=query))}</div>"
-    return f"<div class='wb-log' id='full-log'><div>{escape(lines)}</div></div>"
+    return f"<div class='wb-log' id='full-log' tabindex='0' role='log'><div>{escape(lines)}</div></div>"
 
 
 def make_zip(run: Run, target: Path) -> Path:

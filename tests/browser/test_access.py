@@ -1,0 +1,101 @@
+"""The page for everybody: axe-core finds nothing serious on any tab, light or dark; a phone shows all of it; the first
+visit's guide."""
+
+import importlib.resources
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Page
+from tests.browser.test_runs import make
+from workbench.storage.workspace import DEMO_MODEL, Workspace
+
+pytestmark = [pytest.mark.browser, pytest.mark.process]
+AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
+TABS = ("Train", "Data", "Runs", "Chat", "Probes")
+LOOK = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations
+  .filter((v) => ['serious', 'critical'].includes(v.impact))
+  .map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 120), v.nodes[0].failureSummary.slice(0, 200)])"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, demo_model):
+    workspace = Workspace(tmp_path_factory.mktemp("access")).create()
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
+    make(workspace, "alpha", "finished", [3.0 * 0.95**i for i in range(20)])
+    make(workspace, "beta", "failed", [3.0] * 20)
+    started = Page(workspace.root)
+    yield started
+    started.end()
+
+
+def serious(tab) -> list:
+    tab.evaluate(AXE)
+    return tab.evaluate(LOOK)
+
+
+def parts(tab) -> list:
+    """Tabs within the tab that is in front."""
+    return tab.locator("[id$=-parts] button[role=tab]:visible, #tab-chat button[role=tab]:visible").all()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened, theme):
+    opened.mouse.move(0, 0)
+    if theme == "dark":
+        opened.click("#theme")
+        expect(opened.locator("body.dark")).to_be_attached()
+    opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "64")
+    expect(opened.locator("#option-changes .wb-chip")).to_be_visible()
+    found = {}
+    for name in TABS:
+        opened.get_by_role("tab", name=name, exact=True).click()
+        opened.wait_for_timeout(800)
+        for accordion in opened.locator("button.label-wrap:visible").all():
+            accordion.click()
+        opened.wait_for_timeout(800)
+        found[name] = serious(opened)
+        for part in parts(opened):
+            part.click()
+            if part.inner_text() == "Check":
+                opened.click("#data-check")
+                expect(opened.locator("#data-checked .wb-note")).to_be_visible()
+            opened.wait_for_timeout(500)
+            found[f"{name}, {part.inner_text()}"] = serious(opened)
+    assert len(found) > 15 and {place: violations for place, violations in found.items() if violations} == {}
+
+
+def test_axe_would_find_something(opened):
+    opened.evaluate("document.body.insertAdjacentHTML('beforeend', '<button></button>')")
+    assert [violation[0] for violation in serious(opened)] == ["button-name"]
+
+
+def test_a_phone_shows_every_tab_and_the_conversation_first(chromium, page):
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, locale="en-US", has_touch=True)
+    tab = context.new_page()
+    tab.goto(page.url)
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    for name in TABS:
+        tab.get_by_role("tab", name=name, exact=True).click()
+        tab.wait_for_timeout(500)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    title, language = (tab.locator(name).bounding_box() for name in ("#topbar h1", "#language"))
+    assert title["x"] + title["width"] <= language["x"]
+    tab.get_by_role("tab", name="Chat", exact=True).click()
+    expect(tab.locator("#chat-left")).to_be_visible()
+    expect(tab.locator("#load")).to_be_hidden()
+    tab.click("#drawer")
+    expect(tab.locator("#load")).to_be_visible()
+    context.close()
+
+
+def test_the_guide_leads_through_the_tabs_and_goes_for_good(opened):
+    guide = opened.locator("#guide .wb-guide")
+    expect(guide).to_contain_text("From your file to a model")
+    guide.get_by_role("button", name="1. Drop your file").click()
+    expect(opened.locator("#data-use")).to_be_visible()
+    guide.get_by_role("button", name="Got it").click()
+    expect(guide).to_be_hidden()
+    opened.reload()
+    expect(opened.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    expect(guide).to_be_hidden()

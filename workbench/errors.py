@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read, and one that says a run is done."""
 
+from workbench.messages.message import CATALOGUE, Message, told
+
 
 class NothingLeft(Exception):
     """The checkpoint that a run should go on from is at its last step already."""
@@ -8,6 +10,26 @@ class NothingLeft(Exception):
 class UserError(Exception):
     """Bad input or a situation that the user can change.
 
-    The message is one or a few plain sentences: what is wrong, what exists, what to do. The command line
-    prints it without a traceback and exits with code 2; the page shows it as it is.
+    `UserError("model_missing", name=name)` takes its sentence from the catalogue (`workbench.messages`), in two
+    languages; text that was made elsewhere stays as it is. It is one or a few plain sentences: what is wrong, what
+    exists, what to do. The command line prints it without a traceback and exits with code 2; the page shows it.
     """
+
+    def __init__(self, what: str = "", /, **values):
+        known = what in CATALOGUE and not isinstance(what, Message)
+        self.message: str = Message(what, **values) if known or values else what
+        super().__init__(self.message)
+
+    def __reduce__(self):
+        return _copy, (type(self), self.message, vars(self))
+
+    def text(self, lang: str) -> str:
+        """The sentence in `lang`: `en` or `zh`."""
+        return told(self.message, lang)
+
+
+def _copy(kind: type[UserError], message: str, attributes: dict) -> UserError:
+    """An error as it was in another process, whatever its class takes."""
+    error = kind.__new__(kind, message)
+    vars(error).update(attributes)
+    return error

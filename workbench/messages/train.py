@@ -1,0 +1,4 @@
+"""TODO."""
+
+SENTENCES: dict[str, tuple[str, str]] = {}
+PARTS: dict[str, tuple[str, str]] = {}

@@ -7,12 +7,10 @@ class NothingLeft(Exception):
     """The checkpoint that a run should go on from is at its last step already."""
 
 
-class UserError(Exception):
-    """Bad input or a situation that the user can change.
+class Told(Exception):
+    """An error that says something in the catalogue's words (`workbench.messages`): a code and its values.
 
-    `UserError("model_missing", name=name)` takes its sentence from the catalogue (`workbench.messages`), in two
-    languages; text that was made elsewhere stays as it is. It is one or a few plain sentences: what is wrong, what
-    exists, what to do. The command line prints it without a traceback and exits with code 2; the page shows it.
+    Text that was made elsewhere stays as it is.
     """
 
     def __init__(self, what: str = "", /, **values):
@@ -28,7 +26,15 @@ class UserError(Exception):
         return told(self.message, lang)
 
 
-def _copy(kind: type[UserError], message: str, attributes: dict) -> UserError:
+class UserError(Told):
+    """Bad input or a situation that the user can change: `UserError("model_missing", name=name)`.
+
+    The message is one or a few plain sentences: what is wrong, what exists, what to do. The command line prints it
+    without a traceback and exits with code 2; the page shows it.
+    """
+
+
+def _copy(kind: type[Told], message: str, attributes: dict) -> Told:
     """An error as it was in another process, whatever its class takes."""
     error = kind.__new__(kind, message)
     vars(error).update(attributes)

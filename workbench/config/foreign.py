@@ -1,7 +1,7 @@
 """LLaMA-Factory's keys and defaults that are not ours: what they mean for an import.
 
-Names and defaults are those of LLaMA-Factory 0.9.4 (`src/llamafactory/hparams`) and of transformers' TrainingArguments. Words
-are codes of `workbench.messages.imports`.
+Names and defaults are those of LLaMA-Factory 0.9.4 (`src/llamafactory/hparams`) and of transformers' TrainingArguments.
+Words are codes of `workbench.messages.imports`.
 """
 
 import re

@@ -12,6 +12,7 @@ from workbench.data.registry import DatasetInfo, select
 from workbench.data.thinking import choice_in
 from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.files import Unreadable, read_object, write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder
 
@@ -59,7 +60,7 @@ def load_data(
     if config.enable_thinking != "auto" and not choice_in(str(encoder.training_template)):
         log(f"enable_thinking {config.enable_thinking}: this chat template has no such switch, so it changes nothing.")
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
-    progress("Tokenizing", 0.0)
+    progress(Message("tokenizing"), 0.0)
     summaries: dict[str, Summary] = {}
     contents: dict[str, str] = {}
     before = _known_contents(folder)
@@ -87,7 +88,7 @@ def load_data(
 
     rows = mixed(read(config.dataset), config)
     if rows is None:
-        raise UserError("No row of the dataset has anything to train on. `python -m workbench data check` tells why.")
+        raise UserError("nothing_to_train")
     held_out = None
     if config.eval_dataset:
         held_out = joined(read(config.eval_dataset))

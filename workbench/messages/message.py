@@ -5,7 +5,7 @@ pickled, or as `stored` beside its English text.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -54,6 +54,10 @@ class Message(str):
         """This in `lang`: `en` or `zh`."""
         return _text(self.code, self.values, lang)
 
+    def mapped(self, change: Callable[[str], str]) -> "Message":
+        """This with every text in its values changed."""
+        return Message(self.code, **{name: _mapped(value, change) for name, value in self.values.items()})
+
 
 class _Items:
     """The items of a list in one language."""
@@ -69,11 +73,19 @@ def _value(value):
     message = getattr(value, "message", None)  # of an error
     if isinstance(message, Message):
         return message
-    if isinstance(value, str | bool | int | float):
+    if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Real):
         return int(value) if isinstance(value, Integral) else float(value)
     return [_value(item) for item in value] if isinstance(value, list | tuple | set | dict) else str(value)
+
+
+def _mapped(value, change: Callable[[str], str]):
+    if isinstance(value, Message):
+        return value.mapped(change)
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _text(code: str, values: Mapping[str, Any], lang: str) -> str:
@@ -123,6 +135,10 @@ def _restored(kept, depth: int, left: list[int]):
         return Message(kept["code"], **values)
     if isinstance(kept, list):
         return [_restored(item, depth - 1, left) for item in kept]
-    if isinstance(kept, str | bool) or (isinstance(kept, int | float) and math.isfinite(kept) and abs(kept) < 2**63):
+    if (
+        kept is None
+        or isinstance(kept, str | bool)
+        or (isinstance(kept, int | float) and math.isfinite(kept) and abs(kept) < 2**63)
+    ):
         return kept
     raise ValueError("not a value of a message")

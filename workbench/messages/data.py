@@ -75,7 +75,7 @@ SENTENCES = {
     ),
     "val_size_leaves": (
         "val_size {val_size:g} leaves {training:,} training and {evaluation:,} evaluation rows of {rows:,}. Set it lower (the form's Validation share), or to 0.",
-        "val_size {val_size:g} 会从 {rows:,} 行中留下 {training:,} 行训练、{evaluation:,} 行评估。请调小（表单中的“验证集比例”），或设为 0。",
+        "val_size {val_size:g} 会从 {rows:,} 行中留下 {training:,} 行训练、{evaluation:,} 行评估。请调小（表单中的“验证集占比”），或设为 0。",
     ),
     "first_row_broken": (
         "{place}: {reason} Correct it (`python -m workbench data check {name}` lists every such row), or set skip_broken_rows: true.",
@@ -173,6 +173,14 @@ SENTENCES = {
         "Other users have jobs going that read data. Wait for one to end, or stop it.",
         "其他用户有读取数据的任务在进行。请等其中一个结束，或停止它。",
     ),
+    "dataset_broken": (
+        "Dataset {name} has {broken:,} broken {word} of {rows:,}. {first:sentences} Correct them (`python -m workbench data check {name}` lists all), or set skip_broken_rows: true.",
+        "数据集 {name} 的 {rows:,} {word}中有 {broken:,} 行损坏。{first:sentences}请修正（`python -m workbench data check {name}` 会列出全部），或设置 skip_broken_rows: true。",
+    ),
+    "and_more_problems": (
+        "And {count:,} more.",
+        "另有 {count:,} 行。",
+    ),
 }
 # words and clauses that become part of a sentence
 PARTS = {
@@ -207,5 +215,13 @@ PARTS = {
     "worker_answer": (
         "The worker's answer",
         "工作进程的答复",
+    ),
+    "word_row": (
+        "row",
+        "行",
+    ),
+    "word_rows": (
+        "rows",
+        "行",
     ),
 }

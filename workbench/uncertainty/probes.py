@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from workbench.config.run_config import nearest
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.run import run_named
 from workbench.storage import files
 from workbench.storage.files import write_atomically

@@ -23,7 +23,7 @@ from workbench.data.formats import BROKEN, Example, notices, to_example
 from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
-from workbench.messages.message import Message
+from workbench.messages.message import Message, stored
 
 _ROWS, _BYTES = 256, 1 << 20  # of a batch
 _ALONE = 4  # batches that are done here; what has no more needs no other processes
@@ -43,6 +43,10 @@ class Problem:
     def broken(self) -> bool:
         """The row cannot be used."""
         return self.kind in BROKEN
+
+    def as_json(self) -> dict:
+        """For JSON: the reason in English, and in `message` its code and values."""
+        return vars(self) | {"message": stored(self.reason)}
 
 
 @dataclass

@@ -26,15 +26,14 @@ class Report:
     offset: int = -1
     counts: dict[str, int] = field(default_factory=dict)
 
-    def line(self) -> str:
+    def line(self, name: str) -> Message:
         """One line for the terminal."""
         noticed = sum(self.counts.values()) - self.broken
-        listed = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in KINDS_OF_PROBLEMS if kind in self.counts)
-        return (
-            f"{self.rows:,} rows, {self.broken:,} broken, {noticed:,} to look at"
-            + (f" ({listed})" if listed else "")
-            + "."
-        )
+        counts = Message("check_counts", rows=self.rows, broken=self.broken, noticed=noticed)
+        kinds = [f"{kind} {self.counts[kind]:,}" for kind in KINDS_OF_PROBLEMS if kind in self.counts]
+        if not kinds:
+            return Message("check_line", name=name, counts=counts)
+        return Message("check_line_kinds", name=name, counts=counts, kinds=kinds)
 
 
 def problems_of(

@@ -25,7 +25,7 @@ from workbench.config.run_config import validated
 from workbench.data import editing
 from workbench.errors import UserError
 from workbench.messages.answers import messages_in
-from workbench.messages.message import Message, stored
+from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.storage.workspace import Workspace, dataset_folder
 
@@ -112,7 +112,7 @@ class Worker:
                 problem = replace(problem, place=readable(problem.place), reason=readable(problem.reason))
                 if len(listed) < LISTED:
                     listed.append([problem.row, problem.place, problem.kind, problem.reason])
-                file.write(json.dumps(vars(problem) | {"message": stored(problem.reason)}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(problem.as_json(), ensure_ascii=False) + "\n")
         unused = [readable(name)[:100] for name in unused_columns(info)]
         return {**vars(counts), "problems": listed, "untokenized": why, "unused": unused}
 

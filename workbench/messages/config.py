@@ -5,10 +5,7 @@ SENTENCES = {
         "There is no file {path}. Presets are listed by: python -m workbench presets",
         "没有文件 {path}。列出预设：python -m workbench presets",
     ),
-    "not_text": (
-        "{what} cannot be read as text: {reason}",
-        "{what}：无法作为文本读取，{reason}",
-    ),
+    "not_text": ("{what} cannot be read as text: {reason}", "{what}：无法作为文本读取，{reason}"),
     "yaml_advice": (
         "{problem} It should hold lines of the form 'key: value'.",
         "{problem}内容应为“key: value”形式的行。",
@@ -29,14 +26,8 @@ SENTENCES = {
         "adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on.",
         "设置了 adapter_name_or_path，但没有基座模型。请将 model_name_or_path 设为训练它时所用的模型。",
     ),
-    "model_empty": (
-        "model_name_or_path is empty. Choose a model.",
-        "model_name_or_path 为空。请选择模型。",
-    ),
-    "dataset_empty": (
-        "dataset is empty. Choose at least one dataset.",
-        "dataset 为空。请至少选择一个数据集。",
-    ),
+    "model_empty": ("model_name_or_path is empty. Choose a model.", "model_name_or_path 为空。请选择模型。"),
+    "dataset_empty": ("dataset is empty. Choose at least one dataset.", "dataset 为空。请至少选择一个数据集。"),
     "nothing_to_do": (
         "do_train is false: there is nothing to do. Set it to true.",
         "do_train 为 false：无事可做。请设为 true。",
@@ -105,57 +96,21 @@ SENTENCES = {
         "Unknown option '{key}'.{guess} All options: docs/options.md.",
         "未知选项 '{key}'。{guess}全部选项见 docs/options.md。",
     ),
-    "at_place": (
-        "{place}: {problem}",
-        "{place}：{problem}",
-    ),
-    "lines": (
-        "{problems:lines}",
-        "{problems:lines}",
-    ),
-    "option_wrong": (
-        "{key}: {reason}",
-        "{key}：{reason}",
-    ),
+    "at_place": ("{place}: {problem}", "{place}：{problem}"),
+    "lines": ("{problems:lines}", "{problems:lines}"),
+    "option_wrong": ("{key}: {reason}", "{key}：{reason}"),
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "did_you_mean": (
-        " Did you mean '{name}'?",
-        "是否想写 '{name}'？",
-    ),
-    "value_wrong": (
-        "{value} does not fit: {problem}.",
-        "{value} 不合适：{problem}。",
-    ),
-    "type_greater_than": (
-        "it should be greater than {gt}",
-        "应大于 {gt}",
-    ),
-    "type_greater_than_equal": (
-        "it should be greater than or equal to {ge}",
-        "应大于或等于 {ge}",
-    ),
-    "type_less_than": (
-        "it should be less than {lt}",
-        "应小于 {lt}",
-    ),
-    "type_less_than_equal": (
-        "it should be less than or equal to {le}",
-        "应小于或等于 {le}",
-    ),
-    "type_literal_error": (
-        "it should be {expected}",
-        "应为 {expected}",
-    ),
-    "type_bool_parsing": (
-        "it should be a valid boolean, unable to interpret input",
-        "应为布尔值（true 或 false）",
-    ),
-    "type_bool_type": (
-        "it should be a valid boolean",
-        "应为布尔值",
-    ),
+    "did_you_mean": (" Did you mean '{name}'?", "是否想写 '{name}'？"),
+    "value_wrong": ("{value} does not fit: {problem}.", "{value} 不合适：{problem}。"),
+    "type_greater_than": ("it should be greater than {gt}", "应大于 {gt}"),
+    "type_greater_than_equal": ("it should be greater than or equal to {ge}", "应大于或等于 {ge}"),
+    "type_less_than": ("it should be less than {lt}", "应小于 {lt}"),
+    "type_less_than_equal": ("it should be less than or equal to {le}", "应小于或等于 {le}"),
+    "type_literal_error": ("it should be {expected}", "应为 {expected}"),
+    "type_bool_parsing": ("it should be a valid boolean, unable to interpret input", "应为布尔值（true 或 false）"),
+    "type_bool_type": ("it should be a valid boolean", "应为布尔值"),
     "type_int_parsing": (
         "it should be a valid integer, unable to parse string as an integer",
         "应为整数，无法解析该文本",
@@ -168,24 +123,12 @@ PARTS = {
         "it should be a valid integer, got a number with a fractional part",
         "应为整数，不能带小数",
     ),
-    "type_int_type": (
-        "it should be a valid integer",
-        "应为整数",
-    ),
+    "type_int_type": ("it should be a valid integer", "应为整数"),
     "type_float_parsing": (
         "it should be a valid number, unable to parse string as a number",
         "应为数字，无法解析该文本",
     ),
-    "type_float_type": (
-        "it should be a valid number",
-        "应为数字",
-    ),
-    "type_finite_number": (
-        "it should be a finite number",
-        "应为有限的数字",
-    ),
-    "type_string_type": (
-        "it should be a valid string",
-        "应为文本",
-    ),
+    "type_float_type": ("it should be a valid number", "应为数字"),
+    "type_finite_number": ("it should be a finite number", "应为有限的数字"),
+    "type_string_type": ("it should be a valid string", "应为文本"),
 }

@@ -13,10 +13,7 @@ SENTENCES = {
         "{name}: unpack it first; files of this kind are compressed within.",
         "{name}：请先解压；这类文件内部已经压缩。",
     ),
-    "file_unreadable": (
-        "{path} cannot be read: {reason}.",
-        "{path}：无法读取，{reason}。",
-    ),
+    "file_unreadable": ("{path} cannot be read: {reason}.", "{path}：无法读取，{reason}。"),
     "gzip_too_large": (
         "{name} unpacks to more than {most:,} MiB, over {ratio} times its size. If that is right, unpack it first.",
         "{name}：解压后超过 {most:,} MiB，是其大小的 {ratio} 倍以上。若确实如此，请先解压。",
@@ -45,14 +42,8 @@ SENTENCES = {
         "{name} is not text in {encoding}: {problem}. Choose another encoding.",
         "{name}：不是 {encoding} 编码的文本（{problem}）。请选择其他编码。",
     ),
-    "sheet_empty": (
-        "{name} has no sheet with cells.",
-        "{name}：没有含单元格的工作表。",
-    ),
-    "sheet_too_long": (
-        "{name} has more than {most:,} rows. Save it as CSV.",
-        "{name}：超过 {most:,} 行。请存为 CSV。",
-    ),
+    "sheet_empty": ("{name} has no sheet with cells.", "{name}：没有含单元格的工作表。"),
+    "sheet_too_long": ("{name} has more than {most:,} rows. Save it as CSV.", "{name}：超过 {most:,} 行。请存为 CSV。"),
     "sheet_broken": (
         "{name} cannot be read as an Excel workbook: {reason}.",
         "{name}：无法作为 Excel 工作簿读取，{reason}。",
@@ -101,34 +92,16 @@ SENTENCES = {
         "No row of the dataset has anything to train on. `python -m workbench data check` tells why.",
         "数据集中没有任何一行有可训练的内容。`python -m workbench data check` 会说明原因。",
     ),
-    "dataset_no_rows": (
-        "{name} has no rows.",
-        "{name} 没有数据行。",
-    ),
-    "row_missing": (
-        "{name} has no row {row:,}.",
-        "{name} 没有第 {row:,} 行。",
-    ),
+    "dataset_no_rows": ("{name} has no rows.", "{name} 没有数据行。"),
+    "row_missing": ("{name} has no row {row:,}.", "{name} 没有第 {row:,} 行。"),
     "row_too_large_to_edit": (
         "Row {row:,} has {size:.0f} MiB, which is too much to be edited here. Download the dataset.",
         "第 {row:,} 行有 {size:.0f} MiB，太大，无法在此编辑。请下载该数据集。",
     ),
-    "not_an_upload": (
-        "{name} is not an upload. Send the file again.",
-        "{name} 不是上传的文件。请重新发送。",
-    ),
-    "one_dataset": (
-        "'{names}' names {count} datasets. Choose one.",
-        "'{names}' 包含 {count} 个数据集。请只选一个。",
-    ),
-    "demo_failed": (
-        "The demo model could not be converted: {problem}",
-        "无法转换演示模型：{problem}",
-    ),
-    "file_io": (
-        "{file} cannot be read or written: {reason}.",
-        "{file}：无法读写，{reason}。",
-    ),
+    "not_an_upload": ("{name} is not an upload. Send the file again.", "{name} 不是上传的文件。请重新发送。"),
+    "one_dataset": ("'{names}' names {count} datasets. Choose one.", "'{names}' 包含 {count} 个数据集。请只选一个。"),
+    "demo_failed": ("The demo model could not be converted: {problem}", "无法转换演示模型：{problem}"),
+    "file_io": ("{file} cannot be read or written: {reason}.", "{file}：无法读写，{reason}。"),
     "unexpected": (
         "{kind}: {problem}. The traceback is on the page's console.",
         "{kind}：{problem}。回溯信息在页面的控制台中。",
@@ -177,51 +150,18 @@ SENTENCES = {
         "Dataset {name} has {broken:,} broken {word} of {rows:,}. {first:sentences} Correct them (`python -m workbench data check {name}` lists all), or set skip_broken_rows: true.",
         "数据集 {name} 的 {rows:,} {word}中有 {broken:,} 行损坏。{first:sentences}请修正（`python -m workbench data check {name}` 会列出全部），或设置 skip_broken_rows: true。",
     ),
-    "and_more_problems": (
-        "And {count:,} more.",
-        "另有 {count:,} 行。",
-    ),
+    "and_more_problems": ("And {count:,} more.", "另有 {count:,} 行。"),
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "tokenizing_rows": (
-        "Tokenizing {name}: {rows:,} rows",
-        "正在分词 {name}：{rows:,} 行",
-    ),
-    "tokenizing": (
-        "Tokenizing",
-        "正在分词",
-    ),
-    "checking_rows": (
-        "Checking {name}: {rows:,} rows",
-        "正在检查 {name}：{rows:,} 行",
-    ),
-    "downloading": (
-        "Downloading {name}",
-        "正在下载 {name}",
-    ),
-    "converting_demo": (
-        "Converting the demo model",
-        "正在转换演示模型",
-    ),
-    "downloading_tokenizer": (
-        "Downloading the tokenizer",
-        "正在下载分词器",
-    ),
-    "a_file": (
-        "A file",
-        "某个文件",
-    ),
-    "worker_answer": (
-        "The worker's answer",
-        "工作进程的答复",
-    ),
-    "word_row": (
-        "row",
-        "行",
-    ),
-    "word_rows": (
-        "rows",
-        "行",
-    ),
+    "tokenizing_rows": ("Tokenizing {name}: {rows:,} rows", "正在分词 {name}：{rows:,} 行"),
+    "tokenizing": ("Tokenizing", "正在分词"),
+    "checking_rows": ("Checking {name}: {rows:,} rows", "正在检查 {name}：{rows:,} 行"),
+    "downloading": ("Downloading {name}", "正在下载 {name}"),
+    "converting_demo": ("Converting the demo model", "正在转换演示模型"),
+    "downloading_tokenizer": ("Downloading the tokenizer", "正在下载分词器"),
+    "a_file": ("A file", "某个文件"),
+    "worker_answer": ("The worker's answer", "工作进程的答复"),
+    "word_row": ("row", "行"),
+    "word_rows": ("rows", "行"),
 }

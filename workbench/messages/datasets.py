@@ -13,14 +13,8 @@ SENTENCES = {
         "Dataset {name}: there is a file or folder {file} here. Name it as file_name in dataset_info.json.",
         "数据集 {name}：此处有名为 {file} 的文件或文件夹。请在 dataset_info.json 中将它写为 file_name。",
     ),
-    "dataset_problem": (
-        "Dataset {name}: {problem}",
-        "数据集 {name}：{problem}",
-    ),
-    "dataset_on_hub": (
-        "Dataset {name} lies on a hub, not in a file.",
-        "数据集 {name} 在 hub 上，不是文件。",
-    ),
+    "dataset_problem": ("Dataset {name}: {problem}", "数据集 {name}：{problem}"),
+    "dataset_on_hub": ("Dataset {name} lies on a hub, not in a file.", "数据集 {name} 在 hub 上，不是文件。"),
     "registry_missing": (
         "{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir.",
         "{folder} 中没有 dataset_info.json。请按 docs/datasets.md 的说明编写，或设置 dataset_dir。",
@@ -33,10 +27,7 @@ SENTENCES = {
         "its entry in dataset_info.json should be an object.",
         "它在 dataset_info.json 中的条目应为对象。",
     ),
-    "entry_type": (
-        "{key} should be {kind} in dataset_info.json.",
-        "dataset_info.json 中的 {key} 应为{kind}。",
-    ),
+    "entry_type": ("{key} should be {kind} in dataset_info.json.", "dataset_info.json 中的 {key} 应为{kind}。"),
     "entry_inner_text": (
         "{key}: {inner} should be text in dataset_info.json.",
         "dataset_info.json 中 {key} 的 {inner} 应为文本。",
@@ -49,10 +40,7 @@ SENTENCES = {
         "encoding '{value}' is unknown. It can be {known}.",
         "未知的 encoding '{value}'。可为 {known}。",
     ),
-    "entry_samples": (
-        "num_samples should be at least 1.",
-        "num_samples 至少应为 1。",
-    ),
+    "entry_samples": ("num_samples should be at least 1.", "num_samples 至少应为 1。"),
     "entry_hub_name": (
         "{key} should be a dataset's name on the hub, such as org/name, not {value!r}.",
         "{key} 应为 hub 上的数据集名，如 org/name，而不是 {value!r}。",
@@ -69,10 +57,7 @@ SENTENCES = {
         "the file {path} does not exist. Put it there, or correct file_name in dataset_info.json.",
         "文件 {path} 不存在。请放到该处，或修正 dataset_info.json 中的 file_name。",
     ),
-    "entry_file_name": (
-        "file_name cannot be a file's name: {problem}.",
-        "file_name 不是可用的文件名：{problem}。",
-    ),
+    "entry_file_name": ("file_name cannot be a file's name: {problem}.", "file_name 不是可用的文件名：{problem}。"),
     "entry_not_supported": (
         "{key} is not supported; download it and give its file_name.",
         "不支持 {key}；请下载后给出其 file_name。",
@@ -113,10 +98,7 @@ SENTENCES = {
         "Row {row:,} of {name} has changed since it was shown. Look at it again.",
         "{name} 的第 {row:,} 行在显示之后已改变。请重新查看。",
     ),
-    "row_missing_of": (
-        "{name} has {rows:,} rows, no row {row:,}.",
-        "{name} 有 {rows:,} 行，没有第 {row:,} 行。",
-    ),
+    "row_missing_of": ("{name} has {rows:,} rows, no row {row:,}.", "{name} 有 {rows:,} 行，没有第 {row:,} 行。"),
     "all_rows": (
         "These are all rows of {name}. Remove the dataset instead.",
         "这是 {name} 的所有行。请改为移除该数据集。",
@@ -129,26 +111,14 @@ SENTENCES = {
         "{name} was changed by somebody else meanwhile. Look at it again.",
         "{name} 期间被他人修改。请重新查看。",
     ),
-    "none_usable": (
-        "None of the first rows can be used. {reason}",
-        "前几行都无法使用。{reason}",
-    ),
+    "none_usable": ("None of the first rows can be used. {reason}", "前几行都无法使用。{reason}"),
     "none_readable_as": (
         "None of the first rows can be read as {formatting}. {reason}",
         "前几行都无法按 {formatting} 读取。{reason}",
     ),
-    "row_not_saved": (
-        "Row {row:,} is not saved: {reason}",
-        "第 {row:,} 行未保存：{reason}",
-    ),
-    "value_not_json": (
-        "not valid JSON: {problem}.",
-        "不是有效的 JSON：{problem}。",
-    ),
-    "place_not_utf8": (
-        "not UTF-8 text.",
-        "不是 UTF-8 文本。",
-    ),
+    "row_not_saved": ("Row {row:,} is not saved: {reason}", "第 {row:,} 行未保存：{reason}"),
+    "value_not_json": ("not valid JSON: {problem}.", "不是有效的 JSON：{problem}。"),
+    "place_not_utf8": ("not UTF-8 text.", "不是 UTF-8 文本。"),
     "rows_fixed": (
         "{place}: {reason} Rows of a file with such places cannot be changed here: correct the file, or make a copy of the dataset, which leaves them out.",
         "{place}：{reason}含有此类内容的文件，其数据行无法在此修改：请修正文件，或复制该数据集（副本会略去它们）。",
@@ -184,24 +154,9 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "typing_error": (
-        " Is '{key}' a typing error?",
-        "'{key}' 是否拼写有误？",
-    ),
-    "none": (
-        "none",
-        "无",
-    ),
-    "copying_rows": (
-        "Copying {name}: {rows:,} rows",
-        "正在复制 {name}：{rows:,} 行",
-    ),
-    "reading_rows": (
-        "Reading {name}: {rows:,} rows",
-        "正在读取 {name}：{rows:,} 行",
-    ),
-    "writing_rows": (
-        "Writing {name}: {rows:,} rows",
-        "正在写入 {name}：{rows:,} 行",
-    ),
+    "typing_error": (" Is '{key}' a typing error?", "'{key}' 是否拼写有误？"),
+    "none": ("none", "无"),
+    "copying_rows": ("Copying {name}: {rows:,} rows", "正在复制 {name}：{rows:,} 行"),
+    "reading_rows": ("Reading {name}: {rows:,} rows", "正在读取 {name}：{rows:,} 行"),
+    "writing_rows": ("Writing {name}: {rows:,} rows", "正在写入 {name}：{rows:,} 行"),
 }

@@ -39,7 +39,7 @@ SENTENCES = {
     ),
     "import_stage": (
         "stage: {stage} is {what}, which is not offered yet; here is sft. Nothing is imported.",
-        "stage：{stage} 是{what}，暂不提供；这里支持 sft。未导入任何内容。",
+        "stage：{stage}（{what}）暂不提供；这里支持 sft。未导入任何内容。",
     ),
     "import_method": (
         "finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.",
@@ -81,335 +81,113 @@ SENTENCES = {
         "quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.",
         "quantization_method：{method} 不提供；这里支持 bnb。请去掉它，再导入其余部分。",
     ),
-    "import_chat_no_model": (
-        "This is for chatting, but names no model.",
-        "这是对话配置，但没有指定模型。",
-    ),
-    "import_export_no_model": (
-        "This is for exporting, but names no model.",
-        "这是导出配置，但没有指定模型。",
-    ),
+    "import_chat_no_model": ("This is for chatting, but names no model.", "这是对话配置，但没有指定模型。"),
+    "import_export_no_model": ("This is for exporting, but names no model.", "这是导出配置，但没有指定模型。"),
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "import_pasted": (
-        "The pasted text",
-        "粘贴的文本",
-    ),
-    "stage_unknown": (
-        "a stage that is not known here",
-        "此处未知的阶段",
-    ),
+    "import_pasted": ("The pasted text", "粘贴的文本"),
+    "stage_unknown": ("a stage that is not known here", "此处未知的阶段"),
     "why_environment": (
         "environment variable: set it in the shell that starts the workbench",
         "环境变量：请在启动工作台的终端中设置",
     ),
-    "why_no_option": (
-        "not an option",
-        "不是选项",
-    ),
-    "why_given_too": (
-        "{key} is given, too, and counts",
-        "同时给出了 {key}，以它为准",
-    ),
-    "why_anyway": (
-        "as it is here anyway",
-        "此处本来就是如此",
-    ),
-    "why_not_here": (
-        "not an option here.{guess}",
-        "此处没有该选项。{guess}",
-    ),
+    "why_no_option": ("not an option", "不是选项"),
+    "why_given_too": ("{key} is given, too, and counts", "同时给出了 {key}，以它为准"),
+    "why_anyway": ("as it is here anyway", "此处本来就是如此"),
+    "why_not_here": ("not an option here.{guess}", "此处没有该选项。{guess}"),
     "why_media_template": (
         "the model's own; rows with images, video or audio are not trained here, rows of text are",
         "使用模型自带的模板；此处不训练含图像、视频或音频的行，文本行照常训练",
     ),
-    "why_no_engine_option": (
-        "not an option of a loaded model",
-        "不是加载模型的选项",
-    ),
-    "why_media_sent": (
-        "images, video and audio cannot be sent",
-        "无法发送图像、视频和音频",
-    ),
-    "stage_pretraining": (
-        "pre-training",
-        "预训练",
-    ),
-    "stage_reward": (
-        "reward modelling",
-        "奖励模型训练",
-    ),
-    "stage_ppo": (
-        "PPO",
-        "PPO 训练",
-    ),
-    "stage_dpo": (
-        "preference training (DPO)",
-        "偏好训练（DPO）",
-    ),
-    "stage_kto": (
-        "preference training (KTO)",
-        "偏好训练（KTO）",
-    ),
-    "asks_tokens": (
-        "new tokens",
-        "新增 token",
-    ),
-    "asks_vocabulary": (
-        "a larger vocabulary",
-        "扩大词表",
-    ),
-    "asks_special_text": (
-        "special tokens as text",
-        "把特殊 token当作文本",
-    ),
-    "asks_scratch": (
-        "random weights to start from",
-        "从随机权重开始",
-    ),
-    "asks_shifted": (
-        "shifted attention (LongLoRA)",
-        "移位注意力（LongLoRA）",
-    ),
-    "asks_depths": (
-        "mixture of depths",
-        "混合深度（mixture of depths）",
-    ),
-    "asks_norms": (
-        "layer norms in float32",
-        "以 float32 计算层归一化",
-    ),
-    "asks_logits": (
-        "logits in float32",
-        "以 float32 计算 logits",
-    ),
-    "asks_bf16_adapters": (
-        "adapters in bfloat16",
-        "使用 bfloat16 的适配器",
-    ),
-    "asks_dft": (
-        "the DFT loss",
-        "DFT 损失",
-    ),
-    "asks_eaft": (
-        "the EAFT loss",
-        "EAFT 损失",
-    ),
-    "asks_asft": (
-        "the ASFT loss",
-        "ASFT 损失",
-    ),
-    "asks_new_adapter": (
-        "a new adapter on a merged one",
-        "在已合并的适配器上新建适配器",
-    ),
-    "asks_order": (
-        "rows in their order",
-        "按原顺序使用数据行",
-    ),
-    "asks_tool_form": (
-        "another form of tool calls",
-        "另一种工具调用格式",
-    ),
-    "asks_system": (
-        "a system text for all rows",
-        "为所有行设置系统提示词",
-    ),
-    "asks_epsilon": (
-        "another epsilon of Adam",
-        "不同的 Adam epsilon",
-    ),
-    "asks_scheduler": (
-        "arguments of the scheduler",
-        "设置学习率调度器的参数",
-    ),
-    "asks_optimizer": (
-        "arguments of the optimizer",
-        "设置优化器的参数",
-    ),
-    "asks_some_modules": (
-        "an optimizer for some modules",
-        "只对部分模块使用某种优化器",
-    ),
-    "asks_smoothing": (
-        "label smoothing",
-        "标签平滑",
-    ),
-    "asks_grouping": (
-        "rows grouped by length",
-        "按长度分组",
-    ),
-    "asks_best": (
-        "the best checkpoint at the end",
-        "结束时载入最佳检查点",
-    ),
-    "asks_data_seed": (
-        "a seed for the order of rows",
-        "为数据顺序单设随机种子",
-    ),
-    "asks_device_map": (
-        "a device map of the quantized model",
-        "为量化模型设置设备映射",
-    ),
+    "why_no_engine_option": ("not an option of a loaded model", "不是加载模型的选项"),
+    "why_media_sent": ("images, video and audio cannot be sent", "无法发送图像、视频和音频"),
+    "stage_pretraining": ("pre-training", "预训练"),
+    "stage_reward": ("reward modelling", "奖励模型训练"),
+    "stage_ppo": ("PPO", "PPO 训练"),
+    "stage_dpo": ("preference training (DPO)", "偏好训练（DPO）"),
+    "stage_kto": ("preference training (KTO)", "偏好训练（KTO）"),
+    "asks_tokens": ("new tokens", "新增 token"),
+    "asks_vocabulary": ("a larger vocabulary", "扩大词表"),
+    "asks_special_text": ("special tokens as text", "把特殊 token当作文本"),
+    "asks_scratch": ("random weights to start from", "从随机权重开始"),
+    "asks_shifted": ("shifted attention (LongLoRA)", "移位注意力（LongLoRA）"),
+    "asks_depths": ("mixture of depths", "混合深度（mixture of depths）"),
+    "asks_norms": ("layer norms in float32", "以 float32 计算层归一化"),
+    "asks_logits": ("logits in float32", "以 float32 计算 logits"),
+    "asks_bf16_adapters": ("adapters in bfloat16", "使用 bfloat16 的适配器"),
+    "asks_dft": ("the DFT loss", "DFT 损失"),
+    "asks_eaft": ("the EAFT loss", "EAFT 损失"),
+    "asks_asft": ("the ASFT loss", "ASFT 损失"),
+    "asks_new_adapter": ("a new adapter on a merged one", "在已合并的适配器上新建适配器"),
+    "asks_order": ("rows in their order", "按原顺序使用数据行"),
+    "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
+    "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
+    "asks_epsilon": ("another epsilon of Adam", "不同的 Adam epsilon"),
+    "asks_scheduler": ("arguments of the scheduler", "设置学习率调度器的参数"),
+    "asks_optimizer": ("arguments of the optimizer", "设置优化器的参数"),
+    "asks_some_modules": ("an optimizer for some modules", "只对部分模块使用某种优化器"),
+    "asks_smoothing": ("label smoothing", "标签平滑"),
+    "asks_grouping": ("rows grouped by length", "按长度分组"),
+    "asks_best": ("the best checkpoint at the end", "结束时载入最佳检查点"),
+    "asks_data_seed": ("a seed for the order of rows", "为数据顺序单设随机种子"),
+    "asks_device_map": ("a device map of the quantized model", "为量化模型设置设备映射"),
     "why_speed": (
         "how fast, not what: the fastest installed path is used",
         "只影响速度，不影响结果：这里会使用已安装的最快实现",
     ),
-    "why_media": (
-        "only for images, video and audio",
-        "仅用于图像、视频和音频",
-    ),
-    "why_prediction": (
-        "only for prediction; the Chat tab has its own settings",
-        "仅用于预测；“对话”页有自己的设置",
-    ),
-    "why_hub_cache": (
-        "the hub's own cache folder is used (HF_HOME)",
-        "使用 hub 自己的缓存文件夹（HF_HOME）",
-    ),
-    "why_hf_login": (
-        "log in with `hf auth login`",
-        "请用 `hf auth login` 登录",
-    ),
-    "why_ms_login": (
-        "log in with `modelscope login`",
-        "请用 `modelscope login` 登录",
-    ),
-    "why_no_hub": (
-        "this hub is not supported",
-        "不支持该 hub",
-    ),
-    "why_always": (
-        "always so",
-        "始终如此",
-    ),
-    "why_memory": (
-        "how memory is saved, not what is learned",
-        "只影响如何节省显存，不影响训练结果",
-    ),
-    "why_logged": (
-        "only what is logged",
-        "只影响日志内容",
-    ),
+    "why_media": ("only for images, video and audio", "仅用于图像、视频和音频"),
+    "why_prediction": ("only for prediction; the Chat tab has its own settings", "仅用于预测；“对话”页有自己的设置"),
+    "why_hub_cache": ("the hub's own cache folder is used (HF_HOME)", "使用 hub 自己的缓存文件夹（HF_HOME）"),
+    "why_hf_login": ("log in with `hf auth login`", "请用 `hf auth login` 登录"),
+    "why_ms_login": ("log in with `modelscope login`", "请用 `modelscope login` 登录"),
+    "why_no_hub": ("this hub is not supported", "不支持该 hub"),
+    "why_always": ("always so", "始终如此"),
+    "why_memory": ("how memory is saved, not what is learned", "只影响如何节省显存，不影响训练结果"),
+    "why_logged": ("only what is logged", "只影响日志内容"),
     "why_offload": (
         "memory is managed by activation_memory and device_map",
         "内存由 activation_memory 和 device_map 管理",
     ),
-    "why_eval_strategy": (
-        "evaluation follows eval_strategy",
-        "评估由 eval_strategy 决定",
-    ),
-    "why_counted": (
-        "tokens are always counted",
-        "始终统计 token 数",
-    ),
-    "why_eval_together": (
-        "evaluation data are taken together",
-        "评估数据合并计算",
-    ),
-    "why_stream": (
-        "rows are read as a stream",
-        "数据行以流方式读取",
-    ),
-    "why_machines": (
-        "only with several machines",
-        "仅用于多机",
-    ),
-    "why_one_gpu": (
-        "runs here are on one GPU",
-        "这里的运行使用单个 GPU",
-    ),
-    "why_device": (
-        "the device is what the machine has",
-        "设备由本机决定",
-    ),
-    "why_activation": (
-        "see activation_memory",
-        "见 activation_memory",
-    ),
-    "why_columns": (
-        "columns that are not used are never passed on",
-        "从不传入未使用的列",
-    ),
+    "why_eval_strategy": ("evaluation follows eval_strategy", "评估由 eval_strategy 决定"),
+    "why_counted": ("tokens are always counted", "始终统计 token 数"),
+    "why_eval_together": ("evaluation data are taken together", "评估数据合并计算"),
+    "why_stream": ("rows are read as a stream", "数据行以流方式读取"),
+    "why_machines": ("only with several machines", "仅用于多机"),
+    "why_one_gpu": ("runs here are on one GPU", "这里的运行使用单个 GPU"),
+    "why_device": ("the device is what the machine has", "设备由本机决定"),
+    "why_activation": ("see activation_memory", "见 activation_memory"),
+    "why_columns": ("columns that are not used are never passed on", "从不传入未使用的列"),
     "why_no_upload": (
         "nothing is uploaded; export the model and upload it yourself",
         "不会上传任何内容；请导出模型后自行上传",
     ),
-    "why_embeddings": (
-        "embeddings are not trained with LoRA+",
-        "LoRA+ 不训练嵌入层",
-    ),
-    "why_one_machine": (
-        "runs here are on one machine",
-        "这里的运行使用单机",
-    ),
-    "why_swanlab": (
-        "use report_to: swanlab",
-        "请使用 report_to: swanlab",
-    ),
+    "why_embeddings": ("embeddings are not trained with LoRA+", "LoRA+ 不训练嵌入层"),
+    "why_one_machine": ("runs here are on one machine", "这里的运行使用单机"),
+    "why_swanlab": ("use report_to: swanlab", "请使用 report_to: swanlab"),
     "why_generation": (
         "set it among the Chat tab's generation settings, or with a request",
         "请在“对话”页的生成设置中设置，或随请求给出",
     ),
-    "why_own_engine": (
-        "the workbench's own engine answers",
-        "由工作台自己的推理引擎回答",
-    ),
-    "why_adapter_tells": (
-        "told by the adapter",
-        "由适配器得知",
-    ),
-    "why_file_size": (
-        "files of the size that safetensors writes by itself",
-        "文件大小由 safetensors 自行决定",
-    ),
-    "why_merge_place": (
-        "merged where there is room",
-        "在有空间的设备上合并",
-    ),
-    "why_safetensors": (
-        "always safetensors",
-        "始终为 safetensors",
-    ),
-    "why_upload_folder": (
-        "nothing is uploaded; upload the folder yourself",
-        "不会上传任何内容；请自行上传该文件夹",
-    ),
-    "why_system_prompt": (
-        "give it as the Chat tab's system prompt",
-        "请作为“对话”页的系统提示词给出",
-    ),
+    "why_own_engine": ("the workbench's own engine answers", "由工作台自己的推理引擎回答"),
+    "why_adapter_tells": ("told by the adapter", "由适配器得知"),
+    "why_file_size": ("files of the size that safetensors writes by itself", "文件大小由 safetensors 自行决定"),
+    "why_merge_place": ("merged where there is room", "在有空间的设备上合并"),
+    "why_safetensors": ("always safetensors", "始终为 safetensors"),
+    "why_upload_folder": ("nothing is uploaded; upload the folder yourself", "不会上传任何内容；请自行上传该文件夹"),
+    "why_system_prompt": ("give it as the Chat tab's system prompt", "请作为“对话”页的系统提示词给出"),
     "why_tokenized": (
         "LLaMA-Factory tokenizes and ends, the first time; here the run goes on to train, and the tokens are kept in the workspace",
         "LLaMA-Factory 首次只分词便结束；这里会接着训练，分词结果保存在工作区",
     ),
-    "why_unused": (
-        "a setting of something that this run does not use",
-        "是本次运行未用到的功能的设置",
-    ),
+    "why_unused": ("a setting of something that this run does not use", "是本次运行未用到的功能的设置"),
     "why_token_cache": (
         "cached tokens are used only while data, template and options are the same",
         "只有数据、模板和选项都相同时才使用缓存的分词结果",
     ),
-    "why_distributed": (
-        "only with distributed training",
-        "仅用于分布式训练",
-    ),
-    "why_logs": (
-        "logs lie in the run's folder",
-        "日志位于运行的文件夹中",
-    ),
-    "why_fast_tokenizer": (
-        "transformers 5 always uses the fast tokenizer",
-        "transformers 5 始终使用快速分词器",
-    ),
-    "why_resumable": (
-        "checkpoints stay resumable",
-        "检查点始终可用于恢复训练",
-    ),
-    "why_fastest": (
-        "the fastest installed path is used",
-        "使用已安装的最快实现",
-    ),
+    "why_distributed": ("only with distributed training", "仅用于分布式训练"),
+    "why_logs": ("logs lie in the run's folder", "日志位于运行的文件夹中"),
+    "why_fast_tokenizer": ("transformers 5 always uses the fast tokenizer", "transformers 5 始终使用快速分词器"),
+    "why_resumable": ("checkpoints stay resumable", "检查点始终可用于恢复训练"),
+    "why_fastest": ("the fastest installed path is used", "使用已安装的最快实现"),
 }

@@ -13,7 +13,9 @@ from workbench.messages import chat, cli, config, data, datasets, imports, model
 
 _AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, chat, page, cli)
 SENTENCES: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.SENTENCES.items()}
-PARTS: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.PARTS.items()}
+PARTS: dict[str, tuple[str, str]] = {
+    code: texts for area in _AREAS for code, texts in getattr(area, "PARTS", {}).items()
+}
 CATALOGUE = SENTENCES | PARTS
 LANGUAGES = ("en", "zh")
 # how the items of a list are joined, by the format that a text gives it

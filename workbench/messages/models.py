@@ -21,10 +21,7 @@ SENTENCES = {
         "LoRA on {found} works without {option} only. Set {option}: {value}.",
         "{found} 上的 LoRA 只能在不使用 {option} 时工作。请设置 {option}: {value}。",
     ),
-    "lora_impossible": (
-        "LoRA cannot be added: {problem}",
-        "无法添加 LoRA：{problem}",
-    ),
+    "lora_impossible": ("LoRA cannot be added: {problem}", "无法添加 LoRA：{problem}"),
     "no_routers": (
         "moe_aux_loss_coef: this model ({model}) has no routers to balance. Remove the setting.",
         "moe_aux_loss_coef：该模型（{model}）没有可均衡的路由器。请去掉该设置。",
@@ -37,10 +34,7 @@ SENTENCES = {
         "There is a model named {name} already. Choose another name.",
         "已有名为 {name} 的模型。请另选名称。",
     ),
-    "no_adapter_to_merge": (
-        "Name at least one adapter to merge.",
-        "请至少指定一个要合并的适配器。",
-    ),
+    "no_adapter_to_merge": ("Name at least one adapter to merge.", "请至少指定一个要合并的适配器。"),
     "adapters_unfit": (
         "These adapters cannot be merged into this model: {problem}",
         "这些适配器无法合并到该模型：{problem}",
@@ -53,14 +47,8 @@ SENTENCES = {
         "The tokenizer in {folder} cannot be read: {problem}",
         "无法读取 {folder} 中的分词器：{problem}",
     ),
-    "weights_again": (
-        "Download it again, or copy the file from its source.",
-        "请重新下载，或从来源处复制该文件。",
-    ),
-    "index_broken": (
-        "{file} is broken ({problem}). {advice}",
-        "{file} 已损坏（{problem}）。{advice}",
-    ),
+    "weights_again": ("Download it again, or copy the file from its source.", "请重新下载，或从来源处复制该文件。"),
+    "index_broken": ("{file} is broken ({problem}). {advice}", "{file} 已损坏（{problem}）。{advice}"),
     "shards_missing": (
         "{folder} lacks {count} of {total} weight files: {names}. {advice}",
         "{folder} 的 {total} 个权重文件缺少 {count} 个：{names}。{advice}",
@@ -121,10 +109,7 @@ SENTENCES = {
         "{name} is not on this machine and {place} cannot be reached; wanted are its config.json, tokenizer files and *.safetensors. {advice}",
         "{name} 不在本机，且无法连接 {place}；需要其 config.json、分词器文件和 *.safetensors。{advice}",
     ),
-    "model_unloadable": (
-        "{name} cannot be loaded: {problem}",
-        "无法加载 {name}：{problem}",
-    ),
+    "model_unloadable": ("{name} cannot be loaded: {problem}", "无法加载 {name}：{problem}"),
     "folder_no_model": (
         "The folder {folder} holds no model: it has no config.json (it has: {contents}).",
         "文件夹 {folder} 中没有模型：缺少 config.json（现有：{contents}）。",
@@ -184,44 +169,14 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "weight_file_name": (
-        "a weight file is named that cannot be one",
-        "列出了不可能的权重文件名",
-    ),
-    "weight_shape": (
-        "{name} is {shape}, should be {wanted}",
-        "{name} 为 {shape}，应为 {wanted}",
-    ),
-    "no_shape": (
-        "nothing",
-        "空",
-    ),
-    "loading_weights": (
-        "Loading weights",
-        "正在加载权重",
-    ),
-    "no_gate": (
-        "no gate",
-        "没有门控",
-    ),
-    "biases": (
-        "biases",
-        "带偏置",
-    ),
-    "transposed": (
-        "transposed weights",
-        "权重转置",
-    ),
-    "norm_after_expert": (
-        "a norm after each expert",
-        "每个专家后有归一化",
-    ),
-    "odd_size": (
-        "{name} of a size that is no multiple of {most}",
-        "{name} 的大小不是 {most} 的倍数",
-    ),
-    "nothing_there": (
-        "nothing",
-        "无",
-    ),
+    "weight_file_name": ("a weight file is named that cannot be one", "列出了不可能的权重文件名"),
+    "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
+    "no_shape": ("nothing", "空"),
+    "loading_weights": ("Loading weights", "正在加载权重"),
+    "no_gate": ("no gate", "没有门控"),
+    "biases": ("biases", "带偏置"),
+    "transposed": ("transposed weights", "权重转置"),
+    "norm_after_expert": ("a norm after each expert", "每个专家后有归一化"),
+    "odd_size": ("{name} of a size that is no multiple of {most}", "{name} 的大小不是 {most} 的倍数"),
+    "nothing_there": ("nothing", "无"),
 }

@@ -1,30 +1,15 @@
 """Rows: what is wrong with one, and what a chat template does to it."""
 
 SENTENCES = {
-    "row_not_object": (
-        "a row should be an object, not {kind}.",
-        "数据行应为对象，现为：{kind}。",
-    ),
+    "row_not_object": ("a row should be an object, not {kind}.", "数据行应为对象，现为：{kind}。"),
     "line_not_utf8_save": (
         "not UTF-8 text (byte {byte} of the line). Save the file as UTF-8.",
         "不是 UTF-8 文本（该行第 {byte} 个字节）。请将文件存为 UTF-8。",
     ),
-    "line_not_json": (
-        "not valid JSON: {problem} (column {column}).",
-        "不是有效的 JSON：{problem}（第 {column} 列）。",
-    ),
-    "line_unreadable_json": (
-        "not readable JSON: {problem}.",
-        "无法读取的 JSON：{problem}。",
-    ),
-    "row_nested_deep": (
-        "nested more than {most} deep.",
-        "嵌套超过 {most} 层。",
-    ),
-    "gzip_damaged": (
-        "the gzip file is damaged or cut off: {problem}.",
-        "gzip 文件已损坏或被截断：{problem}。",
-    ),
+    "line_not_json": ("not valid JSON: {problem} (column {column}).", "不是有效的 JSON：{problem}（第 {column} 列）。"),
+    "line_unreadable_json": ("not readable JSON: {problem}.", "无法读取的 JSON：{problem}。"),
+    "row_nested_deep": ("nested more than {most} deep.", "嵌套超过 {most} 层。"),
+    "gzip_damaged": ("the gzip file is damaged or cut off: {problem}.", "gzip 文件已损坏或被截断：{problem}。"),
     "line_too_large": (
         "the line has {size:,} MiB; at most {most} are read.",
         "该行有 {size:,} MiB，最多读取 {most} MiB。",
@@ -37,54 +22,27 @@ SENTENCES = {
         "the list does not end: its closing ] is missing. Is the file cut off?",
         "列表没有结束：缺少结尾的 ]。文件是否被截断？",
     ),
-    "json_in_file": (
-        "not valid JSON: {problem} (line {line}).",
-        "不是有效的 JSON：{problem}（第 {line} 行）。",
-    ),
+    "json_in_file": ("not valid JSON: {problem} (line {line}).", "不是有效的 JSON：{problem}（第 {line} 行）。"),
     "quote_open": (
         "a quote is opened in this record and never closed. Close it, or double quotes within a cell.",
         "该记录中的引号没有闭合。请闭合引号，或将单元格内的引号写成两个。",
     ),
-    "not_csv": (
-        "not readable as CSV: {problem}.",
-        "无法按 CSV 读取：{problem}。",
-    ),
+    "not_csv": ("not readable as CSV: {problem}.", "无法按 CSV 读取：{problem}。"),
     "cells_count": (
         "the record has {cells} cells, but the first line names {names} fields.",
         "该记录有 {cells} 个单元格，而首行列出了 {names} 个字段。",
     ),
-    "line_not_utf8": (
-        "not UTF-8 text (byte {byte} of the line).",
-        "不是 UTF-8 文本（该行第 {byte} 个字节）。",
-    ),
-    "file_damaged": (
-        "the file is damaged from here on: {problem}",
-        "文件从此处起已损坏：{problem}",
-    ),
+    "line_not_utf8": ("not UTF-8 text (byte {byte} of the line).", "不是 UTF-8 文本（该行第 {byte} 个字节）。"),
+    "file_damaged": ("the file is damaged from here on: {problem}", "文件从此处起已损坏：{problem}"),
     "row_too_large": (
         "the row has {size:,} MiB; at most {most} are read.",
         "该数据行有 {size:,} MiB，最多读取 {most} MiB。",
     ),
-    "row_nested": (
-        "the row is nested too deeply.",
-        "数据行嵌套过深。",
-    ),
-    "answer_role": (
-        "the {name} answer should be the assistant's.",
-        "{name} 应为 assistant 的回答。",
-    ),
-    "answers_same": (
-        "the chosen answer is the same as the rejected one.",
-        "chosen 与 rejected 的回答相同。",
-    ),
-    "contains_character": (
-        "{where} contains {code}, {what}.",
-        "{where}：含有 {code}（{what}）。",
-    ),
-    "has_media": (
-        "it has {name}, which a run on text cannot train on.",
-        "含有 {name}，文本训练无法使用。",
-    ),
+    "row_nested": ("the row is nested too deeply.", "数据行嵌套过深。"),
+    "answer_role": ("the {name} answer should be the assistant's.", "{name} 应为 assistant 的回答。"),
+    "answers_same": ("the chosen answer is the same as the rejected one.", "chosen 与 rejected 的回答相同。"),
+    "contains_character": ("{where} contains {code}, {what}.", "{where}：含有 {code}（{what}）。"),
+    "has_media": ("it has {name}, which a run on text cannot train on.", "含有 {name}，文本训练无法使用。"),
     "where_not_utf8": (
         "{where} is not UTF-8 text. Save the file as UTF-8.",
         "{where}：不是 UTF-8 文本。请将文件存为 UTF-8。",
@@ -93,38 +51,20 @@ SENTENCES = {
         "the tools are not UTF-8 text. Save the file as UTF-8.",
         "工具不是 UTF-8 文本。请将文件存为 UTF-8。",
     ),
-    "row_field_missing": (
-        "the field '{name}' is missing.",
-        "缺少字段 '{name}'。",
-    ),
-    "row_field_text": (
-        "the field '{name}' should be text, not {kind}.",
-        "字段 '{name}' 应为文本，现为：{kind}。",
-    ),
-    "row_field_empty": (
-        "the field '{name}' is empty.",
-        "字段 '{name}' 为空。",
-    ),
-    "row_label_missing": (
-        "the field '{name}' (true or false) is missing.",
-        "缺少字段 '{name}'（true 或 false）。",
-    ),
+    "row_field_missing": ("the field '{name}' is missing.", "缺少字段 '{name}'。"),
+    "row_field_text": ("the field '{name}' should be text, not {kind}.", "字段 '{name}' 应为文本，现为：{kind}。"),
+    "row_field_empty": ("the field '{name}' is empty.", "字段 '{name}' 为空。"),
+    "row_label_missing": ("the field '{name}' (true or false) is missing.", "缺少字段 '{name}'（true 或 false）。"),
     "row_label_type": (
         "the field '{name}' should be true or false, not {kind}.",
         "字段 '{name}' 应为 true 或 false，现为：{kind}。",
     ),
-    "row_tools_json": (
-        "the field 'tools' is not valid JSON.",
-        "字段 'tools' 不是有效的 JSON。",
-    ),
+    "row_tools_json": ("the field 'tools' is not valid JSON.", "字段 'tools' 不是有效的 JSON。"),
     "row_tools_object": (
         "every tool should be an object with a name, a description and parameters.",
         "每个工具应为包含 name、description 和 parameters 的对象。",
     ),
-    "call_not_json": (
-        "{where}: the function call is not valid JSON.",
-        "{where}：函数调用不是有效的 JSON。",
-    ),
+    "call_not_json": ("{where}: the function call is not valid JSON.", "{where}：函数调用不是有效的 JSON。"),
     "call_not_object": (
         "{where}: a function call should be an object with name and arguments.",
         "{where}：函数调用应为包含 name 和 arguments 的对象。",
@@ -137,50 +77,29 @@ SENTENCES = {
         "{where}: the arguments of {name} should be an object.",
         "{where}：{name} 的参数应为对象。",
     ),
-    "call_missing": (
-        "{where}: there is no function call in it.",
-        "{where}：其中没有函数调用。",
-    ),
+    "call_missing": ("{where}: there is no function call in it.", "{where}：其中没有函数调用。"),
     "row_history": (
         "the field '{name}' should be a list of [question, answer] pairs.",
         "字段 '{name}' 应为 [问题, 回答] 对的列表。",
     ),
-    "row_history_empty": (
-        "the field '{name}' has a pair with an empty text.",
-        "字段 '{name}' 中有一对含空文本。",
-    ),
+    "row_history_empty": ("the field '{name}' has a pair with an empty text.", "字段 '{name}' 中有一对含空文本。"),
     "row_no_question": (
         "there is no question: neither a prompt nor a common beginning of chosen and rejected.",
         "没有问题：既没有 prompt，chosen 和 rejected 也没有共同的开头。",
     ),
-    "row_field_missing_or_empty": (
-        "the field '{name}' is missing or empty.",
-        "字段 '{name}' 缺失或为空。",
-    ),
+    "row_field_missing_or_empty": ("the field '{name}' is missing or empty.", "字段 '{name}' 缺失或为空。"),
     "row_turns_type": (
         "the field '{name}' should be a list of turns, not {kind}.",
         "字段 '{name}' 应为对话轮次的列表，现为：{kind}。",
     ),
-    "row_turns_empty": (
-        "the field '{name}' has no turns.",
-        "字段 '{name}' 中没有对话轮次。",
-    ),
-    "turn_not_object": (
-        "{where} should be an object, not {kind}.",
-        "{where}：应为对象，现为：{kind}。",
-    ),
-    "turn_without_role": (
-        "{where} has no '{name}'.",
-        "{where}：没有 '{name}'。",
-    ),
+    "row_turns_empty": ("the field '{name}' has no turns.", "字段 '{name}' 中没有对话轮次。"),
+    "turn_not_object": ("{where} should be an object, not {kind}.", "{where}：应为对象，现为：{kind}。"),
+    "turn_without_role": ("{where} has no '{name}'.", "{where}：没有 '{name}'。"),
     "turn_unknown_role": (
         "{where} has the unknown role {role!r}. It can be {roles}.",
         "{where}：未知的角色 {role!r}。可为 {roles}。",
     ),
-    "turn_without_text": (
-        "{where} ({role}) has no text.",
-        "{where}（{role}）：没有文本。",
-    ),
+    "turn_without_text": ("{where} ({role}) has no text.", "{where}（{role}）：没有文本。"),
     "turn_weight": (
         "{where}: the weight {value} should be 0 or 1; shares are not supported.",
         "{where}：权重 {value} 应为 0 或 1；不支持小数比例。",
@@ -189,22 +108,13 @@ SENTENCES = {
         "{where} holds a part of the kind {kind!r}; only text can be trained on.",
         "{where}：含有 {kind!r} 类型的部分；只能训练文本。",
     ),
-    "turn_field_text": (
-        "{where}: '{name}' should be text, not {kind}.",
-        "{where}：'{name}' 应为文本，现为：{kind}。",
-    ),
-    "only_system": (
-        "there are no turns but the system text.",
-        "除系统提示词外没有任何对话轮次。",
-    ),
+    "turn_field_text": ("{where}: '{name}' should be text, not {kind}.", "{where}：'{name}' 应为文本，现为：{kind}。"),
+    "only_system": ("there are no turns but the system text.", "除系统提示词外没有任何对话轮次。"),
     "no_assistant": (
         "the assistant never speaks, so there is nothing to learn.",
         "assistant 从未发言，没有可学习的内容。",
     ),
-    "wrong_end": (
-        "it ends with a turn of the {role}, not with {should}.",
-        "最后一轮是 {role}，而不是{should}。",
-    ),
+    "wrong_end": ("it ends with a turn of the {role}, not with {should}.", "最后一轮是 {role}，而不是{should}。"),
     "turn_order": (
         "turn {number} ({role}) is out of order: it comes {after}.",
         "第 {number} 轮（{role}）顺序不对：它出现在{after}。",
@@ -265,147 +175,51 @@ SENTENCES = {
         "it has {tokens:,} tokens, cutoff_len is {cutoff:,}: {lost:clauses}.",
         "共 {tokens:,} 个 token，cutoff_len 为 {cutoff:,}：{lost:clauses}。",
     ),
-    "same_as": (
-        "the same as {place}.",
-        "与 {place} 相同。",
-    ),
-    "in_evaluation": (
-        "it is in the evaluation data, too ({place}).",
-        "评估数据中也有它（{place}）。",
-    ),
-    "rest_unreadable": (
-        "{problem} The rest of the file cannot be read.",
-        "{problem}文件其余部分无法读取。",
-    ),
+    "same_as": ("the same as {place}.", "与 {place} 相同。"),
+    "in_evaluation": ("it is in the evaluation data, too ({place}).", "评估数据中也有它（{place}）。"),
+    "rest_unreadable": ("{problem} The rest of the file cannot be read.", "{problem}文件其余部分无法读取。"),
+    "check_line": ("{name}: {counts}.", "{name}：{counts}。"),
+    "check_line_kinds": ("{name}: {counts} ({kinds}).", "{name}：{counts}（{kinds}）。"),
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "a_list": (
-        "a list",
-        "列表",
-    ),
-    "an_object": (
-        "an object",
-        "对象",
-    ),
-    "a_number": (
-        "a number",
-        "数字",
-    ),
-    "true_or_false": (
-        "true or false",
-        "true 或 false",
-    ),
-    "a_text": (
-        "text",
-        "文本",
-    ),
-    "a_whole_number": (
-        "a whole number",
-        "整数",
-    ),
-    "control_character": (
-        "a control character",
-        "控制字符",
-    ),
-    "wrong_decoding": (
-        "the sign of text that was decoded wrongly",
-        "文本解码错误的标志",
-    ),
-    "the_row_text": (
-        "the text",
-        "文本",
-    ),
-    "turn_of_role": (
-        "turn {number} ({role})",
-        "第 {number} 轮（{role}）",
-    ),
-    "turn_place": (
-        "turn {number}",
-        "第 {number} 轮",
-    ),
-    "the_answer": (
-        "the assistant's answer",
-        "assistant 的回答",
-    ),
-    "the_question": (
-        "the question that the two answers reply to",
-        "两个回答所对应的问题",
-    ),
-    "at_beginning": (
-        "at the beginning",
-        "开头",
-    ),
-    "after_turn": (
-        "after a turn of the {role}",
-        "{role} 轮之后",
-    ),
-    "piece_of_turn": (
-        "{piece} of turn {turn}",
-        "第 {turn} 轮的{piece}",
-    ),
-    "and_more": (
-        "{numbers} and more",
-        "{numbers} 等",
-    ),
-    "out_texts": (
-        "texts",
-        "文本",
-    ),
-    "out_tools": (
-        "tools",
-        "工具",
-    ),
-    "them_texts": (
-        "them",
-        "它们",
-    ),
+    "a_list": ("a list", "列表"),
+    "an_object": ("an object", "对象"),
+    "a_number": ("a number", "数字"),
+    "true_or_false": ("true or false", "true 或 false"),
+    "a_text": ("text", "文本"),
+    "a_whole_number": ("a whole number", "整数"),
+    "control_character": ("a control character", "控制字符"),
+    "wrong_decoding": ("the sign of text that was decoded wrongly", "文本解码错误的标志"),
+    "the_row_text": ("the text", "文本"),
+    "turn_of_role": ("turn {number} ({role})", "第 {number} 轮（{role}）"),
+    "turn_place": ("turn {number}", "第 {number} 轮"),
+    "the_answer": ("the assistant's answer", "assistant 的回答"),
+    "the_question": ("the question that the two answers reply to", "两个回答所对应的问题"),
+    "at_beginning": ("at the beginning", "开头"),
+    "after_turn": ("after a turn of the {role}", "{role} 轮之后"),
+    "piece_of_turn": ("{piece} of turn {turn}", "第 {turn} 轮的{piece}"),
+    "and_more": ("{numbers} and more", "{numbers} 等"),
+    "out_texts": ("texts", "文本"),
+    "out_tools": ("tools", "工具"),
+    "them_texts": ("them", "它们"),
     "them_tools": (
         "them: for models that can call tools it is auto, the model's own",
         "它们（对于会调用工具的模型，即 auto，模型自带的模板）",
     ),
-    "piece_system": (
-        "the system text",
-        "系统提示词",
-    ),
-    "piece_text": (
-        "the text of a turn",
-        "轮次的文本",
-    ),
-    "piece_beside": (
-        "text beside a tool call",
-        "工具调用旁的文本",
-    ),
-    "piece_thought": (
-        "a thought",
-        "思考内容",
-    ),
-    "piece_call": (
-        "a tool call",
-        "工具调用",
-    ),
-    "piece_result": (
-        "a tool's result",
-        "工具的结果",
-    ),
-    "piece_tool": (
-        "a tool's definition",
-        "工具的定义",
-    ),
-    "lost_turns": (
-        "its first {count} turns are left out",
-        "略去开头 {count} 轮",
-    ),
-    "lost_answer_end": (
-        "its answer loses its end",
-        "回答的结尾被截去",
-    ),
-    "lost_middle": (
-        "its longest texts lose their middle",
-        "最长的文本被截去中间部分",
-    ),
-    "lost_tokens": (
-        "{where} ({count} tokens in all)",
-        "{where}（共 {count} 个 token）",
+    "piece_system": ("the system text", "系统提示词"),
+    "piece_text": ("the text of a turn", "轮次的文本"),
+    "piece_beside": ("text beside a tool call", "工具调用旁的文本"),
+    "piece_thought": ("a thought", "思考内容"),
+    "piece_call": ("a tool call", "工具调用"),
+    "piece_result": ("a tool's result", "工具的结果"),
+    "piece_tool": ("a tool's definition", "工具的定义"),
+    "lost_turns": ("its first {count} turns are left out", "略去开头 {count} 轮"),
+    "lost_answer_end": ("its answer loses its end", "回答的结尾被截去"),
+    "lost_middle": ("its longest texts lose their middle", "最长的文本被截去中间部分"),
+    "lost_tokens": ("{where} ({count} tokens in all)", "{where}（共 {count} 个 token）"),
+    "check_counts": (
+        "{rows:,} rows, {broken:,} broken, {noticed:,} to look at",
+        "{rows:,} 行，损坏 {broken:,} 行，需查看 {noticed:,} 处",
     ),
 }

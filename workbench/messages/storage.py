@@ -1,50 +1,17 @@
 """Files, folders, hubs, the workspace."""
 
 SENTENCES = {
-    "not_regular_file": (
-        "it is not a regular file.",
-        "不是普通文件。",
-    ),
-    "reason_given": (
-        "{reason}.",
-        "{reason}。",
-    ),
-    "has_more_mib": (
-        "it has more than {most} MiB.",
-        "超过 {most} MiB。",
-    ),
-    "not_utf8": (
-        "it is not UTF-8 text (byte {byte}).",
-        "不是 UTF-8 文本（第 {byte} 个字节）。",
-    ),
-    "not_json_object": (
-        "it should hold a JSON object.",
-        "应为 JSON 对象。",
-    ),
-    "not_json": (
-        "it is not valid JSON (line {line}): {problem}.",
-        "不是有效的 JSON（第 {line} 行）：{problem}。",
-    ),
-    "nested_deep": (
-        "it is nested more than {most} deep.",
-        "嵌套超过 {most} 层。",
-    ),
-    "yaml_reference": (
-        "it has a reference (*{name}); write the value out.",
-        "含有引用（*{name}），请直接写出其值。",
-    ),
-    "cannot_be_read": (
-        "{what} cannot be read: {reason}",
-        "{what}：无法读取，{reason}",
-    ),
-    "not_yaml": (
-        "it is not valid YAML: {problem}.",
-        "不是有效的 YAML：{problem}。",
-    ),
-    "not_yaml_line": (
-        "it is not valid YAML in line {line}: {problem}.",
-        "第 {line} 行不是有效的 YAML：{problem}。",
-    ),
+    "not_regular_file": ("it is not a regular file.", "不是普通文件。"),
+    "reason_given": ("{reason}.", "{reason}。"),
+    "has_more_mib": ("it has more than {most} MiB.", "超过 {most} MiB。"),
+    "not_utf8": ("it is not UTF-8 text (byte {byte}).", "不是 UTF-8 文本（第 {byte} 个字节）。"),
+    "not_json_object": ("it should hold a JSON object.", "应为 JSON 对象。"),
+    "not_json": ("it is not valid JSON (line {line}): {problem}.", "不是有效的 JSON（第 {line} 行）：{problem}。"),
+    "nested_deep": ("it is nested more than {most} deep.", "嵌套超过 {most} 层。"),
+    "yaml_reference": ("it has a reference (*{name}); write the value out.", "含有引用（*{name}），请直接写出其值。"),
+    "cannot_be_read": ("{what} cannot be read: {reason}", "{what}：无法读取，{reason}"),
+    "not_yaml": ("it is not valid YAML: {problem}.", "不是有效的 YAML：{problem}。"),
+    "not_yaml_line": ("it is not valid YAML in line {line}: {problem}.", "第 {line} 行不是有效的 YAML：{problem}。"),
     "modelscope_failed": (
         "{name} cannot be fetched from ModelScope: {reason} {advice}",
         "无法从 ModelScope 获取 {name}：{reason} {advice}",
@@ -97,10 +64,7 @@ SENTENCES = {
         "The {what} {path!r} cannot be a path: {reason}.",
         "{what}：{path!r} 不是可用的路径：{reason}。",
     ),
-    "path_unresolved": (
-        "The {what} cannot be a path: {reason}.",
-        "{what}：不是可用的路径：{reason}。",
-    ),
+    "path_unresolved": ("The {what} cannot be a path: {reason}.", "{what}：不是可用的路径：{reason}。"),
     "dataset_folder_missing": (
         "There is no dataset folder {folder}. Set dataset_dir to the folder that holds dataset_info.json.",
         "没有数据集文件夹 {folder}。请将 dataset_dir 设为含有 dataset_info.json 的文件夹。",
@@ -108,20 +72,8 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "not_parsed": (
-        "it cannot be parsed",
-        "无法解析",
-    ),
-    "the_text": (
-        "The text",
-        "文本",
-    ),
-    "size_of_list": (
-        "{kind} of {count}",
-        "{kind}（{count} 项）",
-    ),
-    "holds_nul": (
-        "it holds a NUL",
-        "含有 NUL 字符",
-    ),
+    "not_parsed": ("it cannot be parsed", "无法解析"),
+    "the_text": ("The text", "文本"),
+    "size_of_list": ("{kind} of {count}", "{kind}（{count} 项）"),
+    "holds_nul": ("it holds a NUL", "含有 NUL 字符"),
 }

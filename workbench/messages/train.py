@@ -1,18 +1,9 @@
 """Training: its phases, its ends, what it stops at."""
 
 SENTENCES = {
-    "run_going": (
-        "The run {id} is still going.",
-        "运行 {id} 仍在进行。",
-    ),
-    "trainer_killed_because": (
-        "The trainer was killed: {because}; {rest}.",
-        "训练进程已被杀死：{because}；{rest}。",
-    ),
-    "stopped_before": (
-        "Stopped before training began.",
-        "在训练开始前停止。",
-    ),
+    "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
+    "trainer_killed_because": ("The trainer was killed: {because}; {rest}.", "训练进程已被杀死：{because}；{rest}。"),
+    "stopped_before": ("Stopped before training began.", "在训练开始前停止。"),
     "trainer_ended_early": (
         "The trainer ended early (exit code {code}); the log says more.",
         "训练进程提前结束（退出码 {code}）；详见日志。",
@@ -33,10 +24,7 @@ SENTENCES = {
         "Lower learning_rate (now {rate:g}), add warmup_steps, or look at the data; then resume from a checkpoint or start again.",
         "请调低 learning_rate（现为 {rate:g}）、增加 warmup_steps，或检查数据；然后从检查点继续，或重新开始。",
     ),
-    "loss_nan": (
-        "The loss is not a number since step {step}. {advice}",
-        "自第 {step} 步起损失不是数字。{advice}",
-    ),
+    "loss_nan": ("The loss is not a number since step {step}. {advice}", "自第 {step} 步起损失不是数字。{advice}"),
     "loss_diverges": (
         "The loss diverges: {loss:.2f} at step {step}, after {lowest:.2f}. {advice}",
         "损失发散：第 {step} 步为 {loss:.2f}，此前为 {lowest:.2f}。{advice}",
@@ -81,10 +69,7 @@ SENTENCES = {
         "{kind}: {problem}. The traceback is in the log.",
         "{kind}：{problem}。回溯信息在日志中。",
     ),
-    "stopped_at": (
-        "Stopped at step {step}.",
-        "已在第 {step} 步停止。",
-    ),
+    "stopped_at": ("Stopped at step {step}.", "已在第 {step} 步停止。"),
     "no_checkpoint_to_resume": (
         "resume_from_checkpoint is true, but this run has no whole checkpoint yet.",
         "resume_from_checkpoint 为 true，但该运行还没有完整的检查点。",
@@ -97,10 +82,7 @@ SENTENCES = {
         "devices: {names} is not there. This machine has: {known}.",
         "devices：没有 {names}。本机有：{known}。",
     ),
-    "stage_unsupported": (
-        "stage: {name} is not supported. It can be {known}.",
-        "不支持 stage: {name}。可为 {known}。",
-    ),
+    "stage_unsupported": ("stage: {name} is not supported. It can be {known}.", "不支持 stage: {name}。可为 {known}。"),
     "compiled_by_size": (
         "Layers are compiled for each size of micro-batches, since for any number of tokens at once it fails: {reason}",
         "编译后的层不能接受任意 token 数，因此按每种微批大小分别编译：{reason}",
@@ -120,34 +102,13 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "stop_twice": (
-        "Stop was pressed twice",
-        "停止按了两次",
-    ),
-    "stop_unanswered": (
-        "it did not answer to Stop within {seconds:g} s",
-        "{seconds:g} 秒内没有响应停止",
-    ),
-    "no_checkpoint": (
-        "it has no checkpoint",
-        "没有检查点",
-    ),
-    "last_checkpoint": (
-        "its last checkpoint is {name}",
-        "最后的检查点是 {name}",
-    ),
-    "checkpoints_need": (
-        "{count} checkpoints of {size:.2f} GiB each",
-        "{count} 个检查点，每个 {size:.2f} GiB",
-    ),
-    "starting": (
-        "Starting",
-        "正在启动",
-    ),
-    "saving": (
-        "Saving",
-        "正在保存",
-    ),
+    "stop_twice": ("Stop was pressed twice", "停止按了两次"),
+    "stop_unanswered": ("it did not answer to Stop within {seconds:g} s", "{seconds:g} 秒内没有响应停止"),
+    "no_checkpoint": ("it has no checkpoint", "没有检查点"),
+    "last_checkpoint": ("its last checkpoint is {name}", "最后的检查点是 {name}"),
+    "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),
+    "starting": ("Starting", "正在启动"),
+    "saving": ("Saving", "正在保存"),
     "padded_neftune": (
         "the noise of neftune_noise_alpha depends on how rows are padded",
         "neftune_noise_alpha 的噪声取决于行的填充方式",
@@ -156,8 +117,5 @@ PARTS = {
         "moe_aux_loss_coef is computed by transformers for this model, over batches of padded rows",
         "对该模型，moe_aux_loss_coef 由 transformers 在填充后的批上计算",
     ),
-    "not_alone": (
-        "it is not one process alone",
-        "不是单进程",
-    ),
+    "not_alone": ("it is not one process alone", "不是单进程"),
 }

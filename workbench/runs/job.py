@@ -31,7 +31,8 @@ _KEPT = 20  # folders of jobs that have ended
 
 def command(module: str, *arguments) -> list[str]:
     """The command line of a child that runs `module`, such as `workbench` or `workbench.train.main`."""
-    return [sys.executable, "-m", module, *map(str, arguments)]
+    english = ("--lang", "en") if module == "workbench" else ()  # what children print goes into logs
+    return [sys.executable, "-m", module, *english, *map(str, arguments)]
 
 
 def environment(**changes: str) -> dict[str, str]:

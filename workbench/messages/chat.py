@@ -64,7 +64,3 @@ SENTENCES = {
         "{place}：不是有效的 JSON（第 {line} 行）：{problem}。",
     ),
 }
-# words and clauses that become part of a sentence
-PARTS = {
-    "value_at": ("{where}: {problem}.", "{where}：{problem}。"),
-}

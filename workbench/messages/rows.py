@@ -80,7 +80,7 @@ SENTENCES = {
     "call_missing": ("{where}: there is no function call in it.", "{where}：其中没有函数调用。"),
     "row_history": (
         "the field '{name}' should be a list of [question, answer] pairs.",
-        "字段 '{name}' 应为 [问题, 回答] 对的列表。",
+        "字段 '{name}' 应为 [问题，回答] 对的列表。",
     ),
     "row_history_empty": ("the field '{name}' has a pair with an empty text.", "字段 '{name}' 中有一对含空文本。"),
     "row_no_question": (

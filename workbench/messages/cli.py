@@ -73,7 +73,7 @@ PARTS = {
         "{text}\n--- {tokens} tokens, {trained} trained",
         "{text}\n--- {tokens} 个 token，其中训练 {trained} 个",
     ),
-    "tokens_left_out": ("  … {count} tokens are left out", "…… 略去 {count} 个 token"),
+    "tokens_left_out": ("  … {count} tokens are left out", "  …… 略去 {count} 个 token"),
     "stats_rows": (
         "{rows:,} rows, {broken:,} broken; {training:,} training rows, {tokens:,} tokens, {share:.1%} of them trained",
         "{rows:,} 行，其中损坏 {broken:,} 行；训练行 {training:,}，token {tokens:,} 个，其中训练 {share:.1%}",
@@ -90,13 +90,13 @@ PARTS = {
     "time_as_in": ("{time} at {rate:,.0f} tokens/s as in {run}", "{time}（按 {run} 的 {rate:,.0f} token/秒）"),
     "stats_epoch": (
         "An epoch: {sequences:,} sequences, {steps:,} steps, time {time}",
-        "一轮：{sequences:,} 个序列，{steps:,} 步，用时 {time}",
+        "每轮：{sequences:,} 个序列，{steps:,} 步，用时 {time}",
     ),
     "sequence_head": (
         "=== sequence {number:,} of {total:,}: {tokens:,} tokens, {trained:,} trained",
         "=== 第 {number:,} 个序列，共 {total:,} 个：{tokens:,} 个 token，其中训练 {trained:,} 个",
     ),
-    "more_tokens": ("  … {count:,} more tokens", "…… 还有 {count:,} 个 token"),
+    "more_tokens": ("  … {count:,} more tokens", "  …… 还有 {count:,} 个 token"),
     "conversation_head": ("--- conversation {number}", "--- 对话 {number}"),
     "layout_untold": (
         "Its fields do not tell its layout. Say it: python -m workbench data layout {name} --help",

@@ -38,7 +38,7 @@ SENTENCES = {
     ),
     "packing_without_length": (
         "packing needs a length to fill. Set cutoff_len, for example 2048.",
-        "packing 需要一个填充长度。请设置 cutoff_len，例如 2048。",
+        "packing 需要填充到某个长度。请设置 cutoff_len，例如 2048。",
     ),
     "shares_but_concat": (
         "interleave_probs is set, but mix_strategy is concat. Set it to interleave_over.",

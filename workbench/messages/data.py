@@ -28,7 +28,7 @@ SENTENCES = {
     ),
     "line_too_long": (
         "{name} has a line of more than {most} million characters. Is it a CSV file?",
-        "{name}：有一行超过 {most} 百万个字符。它是 CSV 文件吗？",
+        "{name}：有一行超过 {most} 百万字符。它是 CSV 文件吗？",
     ),
     "too_many_columns": (
         "{name} has {count:,} columns; at most {most:,} are read.",
@@ -58,7 +58,7 @@ SENTENCES = {
     ),
     "reader_killed_workers": (
         "A process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again.",
-        "读取数据的进程被杀死，可能是内存不足。请设置 preprocessing_num_workers: 1 后重试。",
+        "读取数据的进程被系统终止，可能是内存不足。请设置 preprocessing_num_workers: 1 后重试。",
     ),
     "shares_for_datasets": (
         "interleave_probs names {shares} shares for {datasets} datasets. Give one for each.",
@@ -104,27 +104,27 @@ SENTENCES = {
     "file_io": ("{file} cannot be read or written: {reason}.", "{file}：无法读写，{reason}。"),
     "unexpected": (
         "{kind}: {problem}. The traceback is on the page's console.",
-        "{kind}：{problem}。回溯信息在页面的控制台中。",
+        "{kind}：{problem}。错误堆栈见运行页面的终端。",
     ),
     "memory_short": (
         "There was not enough memory for this. Take a smaller part of the data, or another chat template.",
-        "内存不足。请减少数据量，或换一个聊天模板。",
+        "内存不足。请减少数据量，或换一个对话模板。",
     ),
     "memory_short_limit": (
         "There was not enough memory for this. More than {most:g} GiB would be needed. Take a smaller part of the data, or another chat template.",
-        "内存不足：需要超过 {most:g} GiB。请减少数据量，或换一个聊天模板。",
+        "内存不足：需要超过 {most:g} GiB。请减少数据量，或换一个对话模板。",
     ),
     "reader_killed": (
         "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time.",
-        "读取数据的进程被杀死，可能是内存不足。请减少每次读取的行数后重试。",
+        "读取数据的进程被系统终止，可能是内存不足。请减少每次读取的行数后重试。",
     ),
     "reader_job_killed": (
         "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try again.",
-        "读取数据的进程被杀死，可能是内存不足。请设置 preprocessing_num_workers: 1 后重试。",
+        "读取数据的进程被系统终止，可能是内存不足。请设置 preprocessing_num_workers: 1 后重试。",
     ),
     "reader_too_long": (
         "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason. Try fewer rows, or another template.",
-        "用时超过 {seconds:.0f} 秒，已终止：原因可能在数据、分词器或其聊天模板。请减少行数，或换一个模板。",
+        "用时超过 {seconds:.0f} 秒，已终止：原因可能在数据、分词器或其对话模板。请减少行数，或换一个模板。",
     ),
     "answer_too_large": (
         "The answer has more than {most} MiB. Look at fewer rows at a time.",

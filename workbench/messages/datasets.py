@@ -7,7 +7,7 @@ SENTENCES = {
     ),
     "dataset_link": (
         "Dataset {name}: {file} is a link that leads out of the workspace. Copy the file there instead.",
-        "数据集 {name}：{file} 是指向工作区之外的链接。请改为将文件复制到该处。",
+        "数据集 {name}：{file} 是指向工作区之外的链接。请改为把文件本身复制到工作区。",
     ),
     "hub_name_taken": (
         "Dataset {name}: there is a file or folder {file} here. Name it as file_name in dataset_info.json.",
@@ -27,7 +27,7 @@ SENTENCES = {
         "its entry in dataset_info.json should be an object.",
         "它在 dataset_info.json 中的条目应为对象。",
     ),
-    "entry_type": ("{key} should be {kind} in dataset_info.json.", "dataset_info.json 中的 {key} 应为{kind}。"),
+    "entry_type": ("{key} should be {kind} in dataset_info.json.", "dataset_info.json 中的 {key} 应为：{kind}。"),
     "entry_inner_text": (
         "{key}: {inner} should be text in dataset_info.json.",
         "dataset_info.json 中 {key} 的 {inner} 应为文本。",
@@ -88,7 +88,7 @@ SENTENCES = {
     ),
     "split_same_rows": (
         "Nearly all rows are the same, so that they cannot be split without the same row on both sides.",
-        "几乎所有行都相同，无法拆分而不让同一行出现在两边。",
+        "几乎所有行都相同，拆分后两边必然出现相同的行，因此无法拆分。",
     ),
     "row_too_large_to_change": (
         "Row {row:,} of {name} has {size:,} MiB, which is too much to be changed here.",

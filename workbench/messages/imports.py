@@ -51,7 +51,7 @@ SENTENCES = {
     ),
     "import_changing": (
         "{key}: {value} asks for {what}, which changes the result and is not offered. Take it out of the text to import the rest.",
-        "{key}：{value} 要求{what}，这会改变训练结果，此处不提供。请从文本中去掉它，再导入其余部分。",
+        "{key}：{value} 要求的是：{what}。这会改变训练结果，此处不提供。请从文本中去掉它，再导入其余部分。",
     ),
     "import_unknown_switch": (
         "{key}: {value} switches something on that is not known here. Take it out of the text to import the rest.",
@@ -87,7 +87,7 @@ SENTENCES = {
 # words and clauses that become part of a sentence
 PARTS = {
     "import_pasted": ("The pasted text", "粘贴的文本"),
-    "stage_unknown": ("a stage that is not known here", "此处未知的阶段"),
+    "stage_unknown": ("a stage that is not known here", "未知的训练阶段"),
     "why_environment": (
         "environment variable: set it in the shell that starts the workbench",
         "环境变量：请在启动工作台的终端中设置",
@@ -109,7 +109,7 @@ PARTS = {
     "stage_kto": ("preference training (KTO)", "偏好训练（KTO）"),
     "asks_tokens": ("new tokens", "新增 token"),
     "asks_vocabulary": ("a larger vocabulary", "扩大词表"),
-    "asks_special_text": ("special tokens as text", "把特殊 token当作文本"),
+    "asks_special_text": ("special tokens as text", "把特殊 token 当作文本"),
     "asks_scratch": ("random weights to start from", "从随机权重开始"),
     "asks_shifted": ("shifted attention (LongLoRA)", "移位注意力（LongLoRA）"),
     "asks_depths": ("mixture of depths", "混合深度（mixture of depths）"),

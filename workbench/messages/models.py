@@ -19,7 +19,7 @@ SENTENCES = {
     ),
     "lora_without": (
         "LoRA on {found} works without {option} only. Set {option}: {value}.",
-        "{found} 上的 LoRA 只能在不使用 {option} 时工作。请设置 {option}: {value}。",
+        "{found} 上的 LoRA 不能与 {option} 同时使用。请设置 {option}: {value}。",
     ),
     "lora_impossible": ("LoRA cannot be added: {problem}", "无法添加 LoRA：{problem}"),
     "no_routers": (
@@ -169,7 +169,7 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "weight_file_name": ("a weight file is named that cannot be one", "列出了不可能的权重文件名"),
+    "weight_file_name": ("a weight file is named that cannot be one", "其中列出了不合法的权重文件名"),
     "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
     "no_shape": ("nothing", "空"),
     "loading_weights": ("Loading weights", "正在加载权重"),

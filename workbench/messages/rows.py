@@ -114,14 +114,14 @@ SENTENCES = {
         "the assistant never speaks, so there is nothing to learn.",
         "assistant 从未发言，没有可学习的内容。",
     ),
-    "wrong_end": ("it ends with a turn of the {role}, not with {should}.", "最后一轮是 {role}，而不是{should}。"),
+    "wrong_end": ("it ends with a turn of the {role}, not with {should}.", "最后一轮是 {role}，应结束于：{should}。"),
     "turn_order": (
         "turn {number} ({role}) is out of order: it comes {after}.",
         "第 {number} 轮（{role}）顺序不对：它出现在{after}。",
     ),
     "thought_opened": (
         "In chat the template opens a thought (<think>) before the answer. The last answer here has none, so that the model is not trained on what it will be asked to go on from.",
-        "对话时模板会在回答前打开思考（<think>）。这里最后的回答没有思考，因此没有训练模型在对话中要接着写的内容。",
+        "对话时，模板会在回答前打开思考（<think>）。这里最后的回答不含思考，因此模型学不到对话中应从此处接着写的内容。",
     ),
     "thought_closed": (
         "In chat the prompt closes the thought before the answer, but the last answer here has one: the model is not asked like that. Set enable_thinking: on, or take the thoughts out.",
@@ -133,43 +133,43 @@ SENTENCES = {
     ),
     "template_memory": (
         "The chat template needs more memory for this conversation than there is.",
-        "聊天模板处理该对话所需的内存超出可用内存。",
+        "对话模板处理该对话所需的内存超出可用内存。",
     ),
     "template_failed": (
         "The chat template cannot render this conversation: {problem}.",
-        "聊天模板无法渲染该对话：{problem}。",
+        "对话模板无法渲染该对话：{problem}。",
     ),
     "template_too_long": (
         "The chat template makes {count:,} characters of this conversation. Choose another template.",
-        "聊天模板将该对话渲染成了 {count:,} 个字符。请选择其他模板。",
+        "对话模板将该对话渲染成了 {count:,} 个字符。请选择其他模板。",
     ),
     "template_none": (
         "This model has no chat template of its own. Choose one: {names}.",
-        "该模型没有自带的聊天模板。请选择一个：{names}。",
+        "该模型没有自带的对话模板。请选择一个：{names}。",
     ),
     "template_unmarked": (
         "The chat template does not mark one answer per turn, so that single turns cannot be left untrained. Choose a template: {names}.",
-        "聊天模板没有逐轮标出回答，因此无法只跳过某些轮次。请选择模板：{names}。",
+        "对话模板没有逐轮标出回答，因此无法只跳过某些轮次。请选择模板：{names}。",
     ),
     "template_changes": (
         "The model's own chat template renders earlier turns differently later on, so its answers cannot be told from the rest. Choose a template: {names}.",
-        "模型自带的聊天模板会在后面以不同方式渲染前面的轮次，因此无法区分出回答。请选择模板：{names}。",
+        "模型自带的对话模板对先前轮次的渲染会随后文变化，因此无法区分出回答。请选择模板：{names}。",
     ),
     "thought_empty": (
         "The chat template writes an empty thought before the last answer, and {tokens} tokens of it are trained: the model learns not to think. With enable_thinking: off the prompt brings it, and it is not trained.",
-        "聊天模板会在最后的回答前写入空的思考，其中 {tokens} 个 token 参与训练：模型会学成不思考。设置 enable_thinking: off 时由提示词带入，不参与训练。",
+        "对话模板会在最后的回答前写入空的思考，其中 {tokens} 个 token 参与训练：模型会因此学会不思考。设置 enable_thinking: off 时由提示词带入，不参与训练。",
     ),
     "template_leaves_needed": (
         "The chat template leaves {what} out ({piece} is not in the rendered text). Choose a template that shows {them}.",
-        "聊天模板略去了{what}（渲染后的文本中没有{piece}）。请选择能显示{them}的模板。",
+        "对话模板略去了{what}（渲染后的文本中没有{piece}）。请选择能显示{them}的模板。",
     ),
     "template_leaves": (
         "The chat template leaves out {piece} (turn {numbers}): it is not trained.",
-        "聊天模板略去了{piece}（第 {numbers} 轮）：它不参与训练。",
+        "对话模板略去了{piece}（第 {numbers} 轮）：它不参与训练。",
     ),
     "row_nested_template": (
         "the row is nested too deeply for the chat template.",
-        "数据行嵌套过深，聊天模板无法处理。",
+        "数据行嵌套过深，对话模板无法处理。",
     ),
     "row_too_long": (
         "it has {tokens:,} tokens, cutoff_len is {cutoff:,}: {lost:clauses}.",
@@ -197,7 +197,7 @@ PARTS = {
     "the_answer": ("the assistant's answer", "assistant 的回答"),
     "the_question": ("the question that the two answers reply to", "两个回答所对应的问题"),
     "at_beginning": ("at the beginning", "开头"),
-    "after_turn": ("after a turn of the {role}", "{role} 轮之后"),
+    "after_turn": ("after a turn of the {role}", "上一轮 {role} 之后"),
     "piece_of_turn": ("{piece} of turn {turn}", "第 {turn} 轮的{piece}"),
     "and_more": ("{numbers} and more", "{numbers} 等"),
     "out_texts": ("texts", "文本"),

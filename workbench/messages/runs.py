@@ -2,7 +2,7 @@
 
 SENTENCES = {
     "job_going": ("{id} is still going. Wait until it ends, or stop it.", "{id} 仍在进行。请等它结束，或停止它。"),
-    "unexpected_in_log": ("{kind}: {problem}. The traceback is in {log}.", "{kind}：{problem}。回溯信息在 {log} 中。"),
+    "unexpected_in_log": ("{kind}: {problem}. The traceback is in {log}.", "{kind}：{problem}。错误堆栈见 {log}。"),
     "file_of_run": ("{name} cannot be read: {reason}", "{name}：无法读取，{reason}"),
     "no_run_in": ("{path} holds no run.", "{path} 中没有运行。"),
     "run_not_ended": ("The run {id} has not ended. Stop it first.", "运行 {id} 尚未结束。请先停止它。"),
@@ -45,20 +45,20 @@ SENTENCES = {
     ),
     "process_gone": (
         "The process ended without saying why (machine restart, or killed).",
-        "进程已结束，未说明原因（机器重启，或被杀死）。",
+        "进程已结束，未说明原因（机器重启，或进程被强制结束）。",
     ),
     "trainer_not_started": ("The trainer could not be started; the log says more.", "无法启动训练进程；详见日志。"),
     "run_ended_already": ("{id} has ended already ({state}).", "{id} 已经结束（{state}）。"),
     "taken_out": ("Taken out of the queue.", "已移出队列。"),
     "run_taken_out": ("{id} had not started; it is taken out of the queue.", "{id} 尚未开始，已移出队列。"),
-    "killed_by_stop": ("The trainer was killed: Stop was pressed twice.", "训练进程已被杀死：停止按了两次。"),
+    "killed_by_stop": ("The trainer was killed: Stop was pressed twice.", "训练进程已被强制结束：“停止”被按了两次。"),
     "run_killed": (
         "{id} is killed; what it learned since its last checkpoint is lost.",
-        "{id} 已被杀死；最后一个检查点之后学到的内容丢失。",
+        "{id} 已被强制结束；最后一个检查点之后的训练进度已丢失。",
     ),
     "run_stopping": (
         "{id} saves a checkpoint and stops. Stop it again to kill it.",
-        "{id} 将保存检查点后停止。再次停止会直接杀死它。",
+        "{id} 将保存检查点后停止。再次停止将强制结束它。",
     ),
     "run_stops": ("{id} stops.", "{id} 正在停止。"),
     "run_going_stop": ("The run {id} is still going. Stop it first.", "运行 {id} 仍在进行。请先停止它。"),
@@ -72,14 +72,14 @@ SENTENCES = {
         "{id} is number {place} of {total} in the queue.",
         "{id} 在队列中排第 {place} 位，共 {total} 个。",
     ),
-    "run_goes_on": ("{id} goes on from {start}.", "{id} 从 {start} 继续。"),
-    "run_waits": ("{id} waits in the queue to go on from {start}.", "{id} 在队列中等待，将从 {start} 继续。"),
+    "run_goes_on": ("{id} goes on from {start}.", "{id} 继续训练，起点：{start}。"),
+    "run_waits": ("{id} waits in the queue to go on from {start}.", "{id} 在队列中等待继续，起点：{start}。"),
     "stopped": ("Stopped.", "已停止。"),
 }
 # words and clauses that become part of a sentence
 PARTS = {
     "none_yet": ("none yet", "暂无"),
-    "the_beginning": ("the beginning (it has no whole checkpoint)", "头开始（没有完整的检查点）"),
+    "the_beginning": ("the beginning (it has no whole checkpoint)", "从头开始（没有完整的检查点）"),
     "state_queued": ("queued", "排队中"),
     "state_starting": ("starting", "启动中"),
     "state_running": ("running", "运行中"),

@@ -2,7 +2,10 @@
 
 SENTENCES = {
     "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
-    "trainer_killed_because": ("The trainer was killed: {because}; {rest}.", "训练进程已被杀死：{because}；{rest}。"),
+    "trainer_killed_because": (
+        "The trainer was killed: {because}; {rest}.",
+        "训练进程已被强制结束：{because}；{rest}。",
+    ),
     "stopped_before": ("Stopped before training began.", "在训练开始前停止。"),
     "trainer_ended_early": (
         "The trainer ended early (exit code {code}); the log says more.",
@@ -10,28 +13,31 @@ SENTENCES = {
     ),
     "trainer_killed_signal": (
         "The trainer was killed ({signal}); the log says more. Resume goes on from the last checkpoint.",
-        "训练进程已被杀死（{signal}）；详见日志。“继续”会从最后一个检查点开始。",
+        "训练进程已被强制结束（{signal}）；详见日志。“继续”会从最后一个检查点开始。",
     ),
     "trainer_killed_memory": (
         "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch size.",
-        "内核杀死了训练进程（SIGKILL）：机器内存耗尽。请调小 cutoff_len 或批大小。",
+        "内核终止了训练进程（SIGKILL）：机器内存耗尽。请调小 cutoff_len 或批大小。",
     ),
     "trainer_killed": (
         "The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: lower cutoff_len or the batch size.",
-        "训练进程已被杀死（SIGKILL）。若非人为，则是机器内存不足：请调小 cutoff_len 或批大小。",
+        "训练进程已被强制结束（SIGKILL）。若非人为，则是机器内存不足：请调小 cutoff_len 或批大小。",
     ),
     "loss_advice": (
         "Lower learning_rate (now {rate:g}), add warmup_steps, or look at the data; then resume from a checkpoint or start again.",
         "请调低 learning_rate（现为 {rate:g}）、增加 warmup_steps，或检查数据；然后从检查点继续，或重新开始。",
     ),
-    "loss_nan": ("The loss is not a number since step {step}. {advice}", "自第 {step} 步起损失不是数字。{advice}"),
+    "loss_nan": (
+        "The loss is not a number since step {step}. {advice}",
+        "自第 {step} 步起损失为 NaN 或无穷大。{advice}",
+    ),
     "loss_diverges": (
         "The loss diverges: {loss:.2f} at step {step}, after {lowest:.2f}. {advice}",
         "损失发散：第 {step} 步为 {loss:.2f}，此前为 {lowest:.2f}。{advice}",
     ),
     "loss_nan_end": (
         "The loss is not a number at the end of training. Lower learning_rate, or look at the data.",
-        "训练结束时损失不是数字。请调低 learning_rate，或检查数据。",
+        "训练结束时损失为 NaN 或无穷大。请调低 learning_rate，或检查数据。",
     ),
     "disk_too_small": (
         "The disk has {free:.2f} GiB free, too little for this run ({need}). Free some space, or use another --workspace.",
@@ -43,7 +49,7 @@ SENTENCES = {
     ),
     "nothing_left": (
         "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps.",
-        "没有剩余的训练。若要继续，请以更大的 num_train_epochs 或 max_steps 恢复。",
+        "训练已全部完成。如需继续，请增大 num_train_epochs 或 max_steps 后恢复运行。",
     ),
     "disk_full_checkpoint": (
         "The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, then resume from the last checkpoint.",
@@ -67,7 +73,7 @@ SENTENCES = {
     ),
     "unexpected_in_run_log": (
         "{kind}: {problem}. The traceback is in the log.",
-        "{kind}：{problem}。回溯信息在日志中。",
+        "{kind}：{problem}。错误堆栈见日志。",
     ),
     "stopped_at": ("Stopped at step {step}.", "已在第 {step} 步停止。"),
     "no_checkpoint_to_resume": (
@@ -97,13 +103,13 @@ SENTENCES = {
     ),
     "rows_padded": (
         "Rows are padded and not laid end to end, which is slower: {why}.",
-        "数据行被填充而非首尾相接，速度较慢：{why}。",
+        "数据行采用填充而非首尾拼接，速度较慢：{why}。",
     ),
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "stop_twice": ("Stop was pressed twice", "停止按了两次"),
-    "stop_unanswered": ("it did not answer to Stop within {seconds:g} s", "{seconds:g} 秒内没有响应停止"),
+    "stop_twice": ("Stop was pressed twice", "“停止”被按了两次"),
+    "stop_unanswered": ("it did not answer to Stop within {seconds:g} s", "{seconds:g} 秒内没有响应“停止”"),
     "no_checkpoint": ("it has no checkpoint", "没有检查点"),
     "last_checkpoint": ("its last checkpoint is {name}", "最后的检查点是 {name}"),
     "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),

@@ -179,4 +179,17 @@ PARTS = {
     "norm_after_expert": ("a norm after each expert", "每个专家后有归一化"),
     "odd_size": ("{name} of a size that is no multiple of {most}", "{name} 的大小不是 {most} 的倍数"),
     "nothing_there": ("nothing", "无"),
+    "attention_layers": ("it has layers of kind {kinds}", "含有 {kinds} 类型的层"),
+    "attention_own_code": ("its code does not use transformers' attention", "其代码不使用 transformers 的注意力实现"),
+    "attention_kind": ("its attention is {kind}", "其注意力实现为 {kind}"),
+    "attention_dropout": ("its attention has dropout", "其注意力带有 dropout"),
+    "attention_chunked": ("its attention is chunked", "其注意力是分块的"),
+    "attention_calls": (
+        "only {count} of its {layers} layers ask transformers for attention",
+        "{layers} 层中只有 {count} 层通过 transformers 计算注意力",
+    ),
+    "attention_carries": (
+        "its layers hand something on from one conversation to the next",
+        "其中的层会把状态从一个对话传到下一个",
+    ),
 }

@@ -5,6 +5,7 @@ import copy
 import json
 import pickle
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from string import Formatter
@@ -14,6 +15,8 @@ import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
 from workbench import messages
+from workbench.cli import shared
+from workbench.cli.main import main
 from workbench.config.options import RunConfig
 from workbench.config.run_config import validated
 from workbench.config.type_errors import type_error
@@ -25,6 +28,7 @@ from workbench.errors import Told, UserError
 from workbench.messages.answers import messages_in, with_messages
 from workbench.messages.message import _AREAS, CATALOGUE, SENTENCES, Message, restored, stored, told
 from workbench.models.locate import locate_model
+from workbench.runs import job
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage.files import Unreadable
@@ -366,3 +370,36 @@ def test_a_stopped_run(tmp_path):
     assert problem.startswith("run.yaml cannot be read: it is not valid YAML in line 2")
     assert problem.text("zh").startswith("run.yaml：无法读取，第 2 行不是有效的 YAML")
     assert say("run_ended", "zh", id="r", state="s", reason=Message("stopped_at", step=3)).endswith("已在第 3 步停止。")
+
+
+def spoken(capsys, monkeypatch, *arguments: str) -> str:
+    """What the command line says on stderr before it exits with code 2."""
+    monkeypatch.setattr(shared, "_language", "en")  # and back, for other tests
+    monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_the_command_line_speaks_both_languages(capsys, monkeypatch, tmp_path):
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    command = ("train", "smollm2-demo", "--set", "learning_rate=-1", "--workspace", str(tmp_path))
+    english = "learning_rate: -1 does not fit: it should be greater than 0."
+    chinese = "learning_rate：-1 不合适：应大于 0。"
+    for before, locale, words in (
+        ((), "", english),
+        (("--lang", "zh"), "", chinese),
+        ((), "zh_CN.UTF-8", chinese),
+        (("--lang", "en"), "zh_CN.UTF-8", english),
+        ((), "de_DE.UTF-8", english),
+    ):
+        monkeypatch.setenv("LANG", locale)
+        said = spoken(capsys, monkeypatch, *before, *command)
+        assert said.endswith(words) and said.startswith("错误：" if words == chinese else "Error: ")
+
+
+def test_children_print_english_into_their_logs():
+    assert job.command("workbench", "train", "x")[2:5] == ["workbench", "--lang", "en"]
+    assert "--lang" not in job.command("workbench.train.main", "x")

@@ -179,16 +179,7 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
             raise UserError("entry_file_name", problem=error) from None
     elif not values.get("hf_hub_url") and not values.get("ms_hub_url"):
         other = next((key for key in ("script_url", "cloud_file_name", "om_hub_url") if key in values), "")
-        problem = (
-            Message("entry_not_supported", key=other)
-            if other
-            else Message(
-                "entry_names_nothing",
-                guesses=[
-                    Message("typing_error", key=k) for k in values if k not in _TYPES and nearest(k, list(_TYPES))
-                ],
-            )
-        )
+        problem = Message("entry_not_supported", key=other) if other else _names_nothing(values)
     return DatasetInfo(
         name=name,
         path=path,
@@ -206,6 +197,12 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
         problem=problem,
         within=within,
     )
+
+
+def _names_nothing(values: dict) -> Message:
+    """That an entry says nowhere where its rows are, and which of its keys nearly do."""
+    guesses = [Message("typing_error", key=key) for key in values if key not in _TYPES and nearest(key, list(_TYPES))]
+    return Message("entry_names_guesses", guesses=guesses) if guesses else Message("entry_names_nothing")
 
 
 def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetInfo]:

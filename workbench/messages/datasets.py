@@ -63,7 +63,11 @@ SENTENCES = {
         "不支持 {key}；请下载后给出其 file_name。",
     ),
     "entry_names_nothing": (
-        "its entry names no file_name, hf_hub_url or ms_hub_url.{guesses:sentences}",
+        "its entry names no file_name, hf_hub_url or ms_hub_url.",
+        "它的条目没有给出 file_name、hf_hub_url 或 ms_hub_url。",
+    ),
+    "entry_names_guesses": (
+        "its entry names no file_name, hf_hub_url or ms_hub_url. {guesses:sentences}",
         "它的条目没有给出 file_name、hf_hub_url 或 ms_hub_url。{guesses:sentences}",
     ),
     "dataset_missing": (
@@ -154,7 +158,7 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
-    "typing_error": (" Is '{key}' a typing error?", "'{key}' 是否拼写有误？"),
+    "typing_error": ("Is '{key}' a typing error?", "'{key}' 是否拼写有误？"),
     "none": ("none", "无"),
     "copying_rows": ("Copying {name}: {rows:,} rows", "正在复制 {name}：{rows:,} 行"),
     "reading_rows": ("Reading {name}: {rows:,} rows", "正在读取 {name}：{rows:,} 行"),

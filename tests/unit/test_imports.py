@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
+    ("messages",),
     ("errors",),
     ("storage",),
     ("config", "chat"),
@@ -19,7 +20,16 @@ ORDER = (
 )
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages} | {"__main__": len(ORDER)}
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate"}
-LIGHT = ("ui", "cli", "chat", "config", "storage", "runs", "uncertainty")  # page and command line, as far as they go
+LIGHT = (
+    "ui",
+    "cli",
+    "chat",
+    "config",
+    "storage",
+    "runs",
+    "uncertainty",
+    "messages",
+)  # page and command line, as far as they go
 LIGHT_MODULES = (
     "workbench.train.supervise",
     "workbench.train.queue",

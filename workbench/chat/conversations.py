@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 from workbench.storage.files import Unreadable, file_token, write_atomically
 from workbench.storage.workspace import Workspace
@@ -107,7 +108,7 @@ def new_id() -> str:
 
 def _file(workspace: Workspace, id_: str) -> Path:
     if not _ID.fullmatch(id_ or ""):
-        raise UserError("There is no such conversation.")
+        raise UserError("conversation_unknown")
     return workspace.conversations / f"{id_}.json"
 
 
@@ -120,7 +121,7 @@ def save(workspace: Workspace, conversation: Conversation) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, _as_json(conversation))
     except OSError as error:
-        raise UserError(f"The conversation could not be saved: {error.strerror or error}.") from None
+        raise UserError("conversation_not_saved", reason=error.strerror or error) from None
 
 
 def _as_json(conversation: Conversation) -> str:
@@ -139,7 +140,7 @@ def _as_json(conversation: Conversation) -> str:
             ]
             text = json.dumps(kept | {"columns": columns}, ensure_ascii=False)
         if len(text.encode()) > MAX_BYTES:
-            raise UserError(f"The conversation has more than {MAX_BYTES >> 20} MiB and is not saved. Begin a new one.")
+            raise UserError("conversation_too_large", most=MAX_BYTES >> 20)
     return text
 
 
@@ -151,16 +152,18 @@ def load(workspace: Workspace, id_: str) -> Conversation:
         _file_check.validate_python(values, strict=True)
         branches = [m for column in values["columns"] for m in column if m.get("branches")]
         if any(m.get("branch", 0) >= len(m["branches"]) for m in branches):
-            raise Unreadable(file.name, "a message shows a version of it that is not there.")
+            raise Unreadable(file.name, Message("version_missing"))
         return Conversation(**{key: values[key] for key in _File.model_fields if key in values})
     except FileNotFoundError:
-        raise UserError("This conversation is no longer there.") from None
+        raise UserError("conversation_gone") from None
     except Unreadable as error:
-        raise UserError(f"The conversation {file.name} cannot be read: {error.reason}") from None
+        raise UserError("conversation_unreadable", name=file.name, reason=error.reason) from None
     except (ValidationError, KeyError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("columns",), "msg": "missing"}
-        where = ".".join(map(str, first["loc"]))[:100]
-        raise UserError(f"The conversation {file.name} cannot be read: {where}: {first['msg']}.") from None
+        where, problem = "columns", Message("value_missing")
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where, problem = ".".join(map(str, first["loc"]))[:100], first["msg"]
+        raise UserError("conversation_unreadable_at", name=file.name, where=where, problem=problem) from None
 
 
 def search(workspace: Workspace, query: str = "", limit: int = 200) -> list[Conversation]:
@@ -216,7 +219,7 @@ def _listed(workspace: Workspace, id_: str) -> tuple[Conversation, str]:
     try:
         whole = load(workspace, id_)
     except UserError as error:
-        return Conversation(id_, problem=str(error)), ""
+        return Conversation(id_, problem=error.message), ""
     text = " ".join([whole.title, *(m["content"] for column in whole.columns for m in column)])[:_SEARCHED].lower()
     first = next((m for m in (whole.columns or [[]])[0] if m["role"] == "user"), None)
     begin = [[{"role": "user", "content": first["content"][: 10 * MAX_TITLE]}]] if first else []

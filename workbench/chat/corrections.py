@@ -66,12 +66,12 @@ def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, m
     """
     right = right.strip()
     if not right:
-        raise UserError("Write the right answer, or pick one of the samples.")
+        raise UserError("correction_empty")
     if right == wrong.strip():
-        raise UserError("The right answer is the same as the model's. Change it, or leave it as it is.")
+        raise UserError("correction_same")
     messages = [{"role": m["role"], "content": m["content"]} for m in history]
     if not messages or messages[-1]["role"] != "user":
-        raise UserError("There is no question to this answer.")
+        raise UserError("correction_no_question")
     about = {"model": model, "time": int(time.time())}
     chosen, rejected = ({"role": "assistant", "content": text} for text in (right, wrong.strip()))
     _append(workspace, f"{DATASET}.jsonl", {"messages": [*messages, chosen], **about})

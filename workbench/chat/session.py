@@ -181,5 +181,5 @@ class Sampling:
     def chosen_seed(self) -> int:
         text = str(self.seed or "").strip()
         if text and not re.fullmatch(r"-?\d+", text):
-            raise UserError(f"Seed: '{text}' is not a whole number. Leave it empty for a random one.")
+            raise UserError("seed_wrong", text=text)
         return int(text) if text else random.randrange(2**31)

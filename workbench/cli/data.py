@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
+from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption, language, tell, told_here
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.workspace import Workspace, dataset_folder
 
 data_app = typer.Typer(
@@ -49,16 +50,16 @@ def check(
             if problem is None:
                 continue
             if json_:
-                problems.append(vars(problem))
+                problems.append(problem.as_json())
             else:
-                print(f"{problem.place}: {problem.kind}: {problem.reason}")
+                print(f"{problem.place}: {problem.kind}: {told_here(problem.reason)}")
     if json_:
         counts = {"rows": report.rows, "broken": report.broken, "counts": report.counts}
         print(json.dumps({**counts, "problems": problems, "unused": unused}, ensure_ascii=False))
     else:
-        print(f"{name}: {report.line()}")
+        tell(report.line(name))
         if unused:
-            print(f"Columns that are not used: {', '.join(unused)}.")
+            tell(Message("columns_unused", names=unused))
     raise typer.Exit(2 if report.broken else 0)
 
 
@@ -94,20 +95,20 @@ def preview(
             if json_:
                 shown = {
                     "place": raw.place,
-                    "problems": [vars(p) for p in problems],
+                    "problems": [p.as_json() for p in problems],
                     "rows": [vars(e) for e in encoded],
                 }
                 print(json.dumps(shown))
                 continue
             print(f"=== {raw.place}")
             for problem in problems:
-                print(f"{problem.kind}: {problem.reason}")
+                print(f"{problem.kind}: {told_here(problem.reason)}")
             for one in encoded:
                 cuts = dict(one.cuts)
-                print(f"{one.text}\n--- {len(one.input_ids)} tokens, {one.trained} trained")
+                tell(Message("tokens_trained", text=one.text, tokens=len(one.input_ids), trained=one.trained))
                 for index, (id_, label) in enumerate(zip(one.input_ids, one.labels, strict=True)):
                     if index in cuts:
-                        print(f"  … {cuts[index]} tokens are left out")
+                        tell(Message("tokens_left_out", count=cuts[index]))
                     print(f"{'*' if label != IGNORE else ' '} {id_:>7} {encoder.tokenizer.decode([id_])!r}")
 
 
@@ -138,28 +139,39 @@ def stats(
         print(json.dumps(statistics))
         return
     if not statistics["training_rows"]:
-        raise UserError(
-            f"No row of {name} has anything to train on. `python -m workbench data check {name}` tells why."
-        )
+        raise UserError("no_row_trains", name=name)
     middle = " ".join(f"p{key} {value:,}" for key, value in statistics["percentiles"].items())
-    print(
-        f"{statistics['rows']:,} rows, {statistics['broken']:,} broken; {statistics['training_rows']:,} training rows,"
-        f" {statistics['tokens']:,} tokens, {statistics['share_trained']:.1%} of them trained"
-    )
-    print(f"Lengths: mean {statistics['mean']:,.0f}, {middle}, longest {statistics['longest']:,}")
-    print(
-        f"cutoff_len {statistics['cutoff_len']:,}: {statistics['rows_cut']:,} rows are longer"
-        f" ({statistics['share_rows_cut']:.1%}), {statistics['share_tokens_lost']:.2%} of the tokens are lost"
-    )
-    time = "known after the first run of this model"
-    if statistics["seconds"] is not None:
-        time = (
-            f"{duration(statistics['seconds'])} at {statistics['throughput']:,.0f} tokens/s as in"
-            f" {statistics['throughput_of']}"
+    tell(
+        Message(
+            "stats_rows",
+            rows=statistics["rows"],
+            broken=statistics["broken"],
+            training=statistics["training_rows"],
+            tokens=statistics["tokens"],
+            share=statistics["share_trained"],
         )
-    print(f"An epoch: {statistics['sequences']:,} sequences, {statistics['steps']:,} steps, time {time}")
+    )
+    tell(Message("stats_lengths", mean=statistics["mean"], middle=middle, longest=statistics["longest"]))
+    tell(
+        Message(
+            "stats_cutoff",
+            cutoff=statistics["cutoff_len"],
+            rows=statistics["rows_cut"],
+            share=statistics["share_rows_cut"],
+            lost=statistics["share_tokens_lost"],
+        )
+    )
+    time = Message("time_unknown")
+    if statistics["seconds"] is not None:
+        time = Message(
+            "time_as_in",
+            time=duration(statistics["seconds"]),
+            rate=statistics["throughput"],
+            run=statistics["throughput_of"],
+        )
+    tell(Message("stats_epoch", sequences=statistics["sequences"], steps=statistics["steps"], time=time))
     for kind, values in statistics["suggestions"]:
-        print(suggestion(kind, values, "en"))
+        print(suggestion(kind, values, language()))
 
 
 @data_app.command("sequences")
@@ -188,16 +200,21 @@ def sequences(
     for line in sequences["log"]:
         print(line)
     for one in sequences["sequences"]:
-        print(
-            f"=== sequence {one['number']:,} of {sequences['total']:,}: {one['length']:,} tokens, {one['trained']:,}"
-            " trained"
+        tell(
+            Message(
+                "sequence_head",
+                number=one["number"],
+                total=sequences["total"],
+                tokens=one["length"],
+                trained=one["trained"],
+            )
         )
         for place, (id_, text, trained) in enumerate(one["tokens"]):
             if place == one["head"]:
-                print(f"  … {one['skipped']:,} more tokens")
+                tell(Message("more_tokens", count=one["skipped"]))
             index = place if place < one["head"] else place + one["skipped"]
             if index in one["starts"]:
-                print(f"--- conversation {one['starts'].index(index) + 1}")
+                tell(Message("conversation_head", number=one["starts"].index(index) + 1))
             print(f"{'*' if trained else ' '} {id_:>7} {text!r}")
 
 
@@ -215,19 +232,15 @@ def add(
 
     space = Workspace(workspace).create()
     if not file.is_file():
-        raise UserError(f"There is no file {file}.")
+        raise UserError("file_missing", file=file)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=space.uploads) as folder:
         dataset, layout, encoding = add_file(space, Path(shutil.copyfile(file, Path(folder) / "file")), file.name, name)
     print(dataset)
-    layout_line = (
-        f"Its layout is {layout}."
-        if layout
-        else f"Its fields do not tell its layout. Say it: python -m workbench data layout {dataset} --help"
-    )
-    print(layout_line, file=sys.stderr)
+    layout_line = Message("layout_is", layout=layout) if layout else Message("layout_untold", name=dataset)
+    tell(layout_line, file=sys.stderr)
     if encoding:
-        line = f"It is not UTF-8 text and is read as {encoding}. Another: data layout {dataset} --encoding NAME."
-        print(line, file=sys.stderr)
+        line = Message("encoding_guessed", encoding=encoding, name=dataset)
+        tell(line, file=sys.stderr)
 
 
 @data_app.command("copy")
@@ -245,7 +258,7 @@ def copy(
         dataset, lost = editing.copy(replace(info, encoding=encoding or info.encoding), space, _silent)
         print(dataset)
         if lost:
-            print(f"{lost:,} rows could not be read and are left out.", file=sys.stderr)
+            tell(Message("rows_unread", count=lost), file=sys.stderr)
 
 
 @data_app.command("split")
@@ -268,9 +281,10 @@ def split(
         if json_:
             print(json.dumps(names))
             continue
-        print(" ".join(f"{name_}: {rows:,} rows." for name_, rows in (names["train"], names["eval"])))
+        sides = [Message("rows_of", name=side, rows=rows) for side, rows in (names["train"], names["eval"])]
+        print(" ".join(map(told_here, sides)))
         if names["left_out"]:
-            print(f"{names['left_out']:,} broken rows are left out.", file=sys.stderr)
+            tell(Message("rows_left_out", count=names["left_out"]), file=sys.stderr)
 
 
 @data_app.command("edit")
@@ -291,7 +305,7 @@ def edit(
         print(before)
         return
     change_rows(space, name, {row: (before, sys.stdin.read() if to == "-" else to)})
-    print(f"Row {row:,} of {name} is changed.")
+    tell(Message("row_is_changed", row=row, name=name))
 
 
 @data_app.command("drop")
@@ -305,7 +319,7 @@ def drop(
 
     space = Workspace(workspace)
     left = change_rows(space, name, {row: (_row(name, row, space), None) for row in rows})
-    print(f"{left:,} rows of {name} are left.")
+    tell(Message("rows_are_left", rows=left, name=name))
 
 
 @data_app.command("layout")
@@ -329,7 +343,7 @@ def layout(
         except files.Unreadable:
             given[key] = None
         if not isinstance(given[key], dict):
-            raise UserError(f'--{key} should be a JSON object, such as {{"prompt": "question"}}.')
+            raise UserError("json_object_wanted", key=key)
     space = Workspace(workspace)
     print(set_layout(space, name, formatting, ranking, given["columns"], given["tags"], encoding=encoding))
 
@@ -346,9 +360,9 @@ def remove(
     space = Workspace(workspace)
     editing.home_of(name, space)
     if not yes:
-        typer.confirm(f"Delete {name} and its file?", abort=True)
+        typer.confirm(told_here(Message("delete_dataset_sure", name=name)), abort=True)
     editing.remove(space, name)
-    print(f"{name} is removed.")
+    tell(Message("dataset_removed", name=name))
 
 
 def _select(name: str, dataset_dir: str, space: Workspace):
@@ -366,7 +380,7 @@ def _row(name: str, row: int, space: Workspace) -> str:
 
     rows = Places(read_registry(editing.home_of(name, space))[name]).page(row - 1, 1)
     if not rows:
-        raise UserError(f"{name} has no row {row:,}.")
+        raise UserError("row_missing", name=name, row=row)
     return source(rows[0][1])
 
 
@@ -375,8 +389,8 @@ def _silent(words: str, share: float) -> None:
 
 
 def _tell(message: dict) -> None:
-    message_text, share = message["progress"]
-    print(f"\r{message_text} {share:.0%}" if share else f"\r{message_text}", end="", file=sys.stderr)
+    words, share = message["progress"]
+    print(f"\r{told_here(words)} {share:.0%}" if share else f"\r{told_here(words)}", end="", file=sys.stderr)
 
 
 def _without_torch(model: str, space: Workspace) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from workbench.cli.answers import LoadedModel, ask_server
-from workbench.cli.shared import WORKSPACE, JsonOption, LoadingOption, WorkspaceOption
+from workbench.cli.shared import WORKSPACE, JsonOption, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.workspace import Workspace
 
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, folder or hub id; with --base-url its name there.")]
@@ -85,9 +86,14 @@ def probe(
     for row in rows:
         print(f"{' / '.join(row['verdicts']):24} {row['change']:7} {row['prompt']}")
     for report in reports:
-        print(
-            f"{report.model}: {report.count('pass')} pass, {report.count('fail')} fail, {report.count('inconsistent')}"
-            " inconsistent"
+        tell(
+            Message(
+                "verdicts",
+                model=report.model,
+                passed=report.count("pass"),
+                failed=report.count("fail"),
+                varied=report.count("inconsistent"),
+            )
         )
 
 
@@ -124,9 +130,8 @@ def consistency(
         return
     for text, score in checked.sentences:
         print(f"{'  –' if score is None else f'{score:4.0%}'}  {text.strip()}")
-    print(
-        f"{checked.level}: {checked.total:.0%} of it is in the {samples} samples, which say {checked.meanings}"
-        " different things."
+    tell(
+        Message("samples_support", level=checked.level, share=checked.total, samples=samples, meanings=checked.meanings)
     )
 
 
@@ -154,7 +159,7 @@ def contradiction(
     try:
         text = files.read_text(wordings, files.MAX_YAML) if wordings else "\n".join(reword(question))
     except OSError as error:
-        raise UserError(f"{wordings} cannot be read: {error.strerror}. Name a text file.") from None
+        raise UserError("file_unreadable_name", file=wordings, reason=error.strerror) from None
     asked = parse(text)
     ask, name = _asking(model, adapter, set_, Workspace(workspace).create(), base_url, api_key, max_tokens)
     answers = [ask(name, [{"role": "user", "content": wording.question}], 1, 0.0, 0)[0] for wording in asked]
@@ -202,7 +207,7 @@ def difference(
     if json_:
         print(json.dumps({"answer": answer, "tokens": rows}, ensure_ascii=False))
         return
-    print("adapter   base  token")
+    tell(Message("probability_heading"))
     for row in rows:
         print(f"{row['adapter']:7.1%} {row['base']:6.1%}  {row['text']!r}")
 
@@ -233,4 +238,4 @@ def add_correction(
 
     messages = [{"role": "user", "content": question}]
     count = corrections.correct(Workspace(workspace).create(), messages, wrong, right, model)
-    print(f"{count} corrections. Train on them with dataset: {corrections.DATASET}.")
+    tell(Message("corrections_count", count=count, name=corrections.DATASET))

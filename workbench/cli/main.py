@@ -2,17 +2,27 @@
 
 import json
 import sys
-from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workbench import __version__
-from workbench.cli import examine, models
+from workbench.cli import examine, imports, models
 from workbench.cli.data import data_app
-from workbench.cli.shared import WORKSPACE, JsonOption, WorkspaceOption
+from workbench.cli.shared import (
+    WORKSPACE,
+    JsonOption,
+    WorkspaceOption,
+    from_environment,
+    language,
+    speak,
+    tell,
+    told_here,
+)
 from workbench.errors import UserError
+from workbench.messages.message import Message, stored
 from workbench.storage.workspace import Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -20,14 +30,23 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an 
 app.add_typer(data_app, name="data")
 models.add_commands(app)
 examine.add_commands(app)
+imports.add_commands(app)
+
+
+class Language(StrEnum):
+    """The languages of what is printed."""
+
+    en = "en"
+    zh = "zh"
 
 
 def main() -> None:
     """Run a command; a UserError becomes one sentence on stderr and exit code 2."""
+    speak(from_environment())
     try:
         app()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        tell(Message("error_line", error=error), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
@@ -44,8 +63,12 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    lang: Annotated[
+        Language | None, typer.Option("--lang", help="Print in English or Chinese (default: as the terminal asks).")
+    ] = None,
 ) -> None:
-    pass
+    if lang:
+        speak(lang.value)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -53,7 +76,7 @@ def page(context: typer.Context):
     """Start the page; `workbench page --help` lists its options."""
     from workbench.ui.main import main as start
 
-    sys.exit(start(context.args))
+    sys.exit(start(context.args, language()))
 
 
 @app.command()
@@ -69,7 +92,7 @@ def train(
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run
-    from workbench.runs.state import own_process
+    from workbench.runs.state import own_process, state_word
     from workbench.train import queue
     from workbench.train.devices import check_devices
     from workbench.train.supervise import supervise
@@ -77,10 +100,10 @@ def train(
     space = Workspace(workspace).create()
     if (config / "run.yaml").is_file():
         if set_:
-            raise UserError("--set does not change a run that exists. Copy its run.yaml and train that.")
+            raise UserError("set_on_run")
         run = Run(config.absolute())
         if run.state().active and run.stored_state().pid:
-            raise UserError(f"The run {run.id} is still going.")
+            raise UserError("run_going", id=run.id)
         parsed = load_run_config(config / "run.yaml")
         preflight(parsed, space)
     else:
@@ -89,12 +112,13 @@ def train(
         check_devices(parsed)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if not quiet:
-        print(f"Run directory: {run.path}")
+        tell(Message("run_directory", path=run.path))
     code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue)
     queue.start_queued(space)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
-        print(f"{state.state}: {state.reason}", file=sys.stderr if code else sys.stdout)
+        message = Message("state_and_reason", state=state_word(state.state), reason=state.reason)
+        tell(message, file=sys.stderr if code else sys.stdout)
     raise typer.Exit(code)
 
 
@@ -120,15 +144,18 @@ def presets(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
 def runs(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """List the runs, newest first."""
     from workbench.runs.run import list_runs
+    from workbench.runs.state import state_word
 
     rows = [(run, run.state()) for run in list_runs(Workspace(workspace))]
     if json_:
-        print(json.dumps([{"id": run.id, "path": str(run.path), **vars(state)} for run, state in rows]))
+        listed = [{"id": r.id, "path": str(r.path), **vars(s), "messages": s.messages()} for r, s in rows]
+        print(json.dumps(listed))
     elif not rows:
-        print(f"No runs yet in {workspace}. Start one: python -m workbench train smollm2-demo")
+        tell(Message("no_runs", folder=workspace))
     else:
         for run, state in rows:
-            print(f"{run.id:44} {state.state:9} step {state.step}/{state.total_steps}  {state.reason}")
+            values = {"step": state.step, "total": state.total_steps, "reason": state.reason}
+            tell(Message("run_line", id=run.id, state=state_word(state.state), **values))
 
 
 @app.command()
@@ -136,14 +163,17 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     """Everything about one run: state, last figures, checkpoints, options."""
     from workbench.runs.metrics import MetricsReader
     from workbench.runs.run import find_run, folder_bytes
+    from workbench.runs.state import state_word
 
     run = find_run(Workspace(workspace), run_id)
+    state = run.state()
     reader = MetricsReader(run.metrics)
     reader.update()
     details = {
         "id": run.id,
         "path": str(run.path),
-        **vars(run.state()),
+        **vars(state),
+        "messages": state.messages(),
         "notes": run.notes(),
         "last": reader.last,
         "bytes": folder_bytes(run.path),
@@ -153,9 +183,15 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     if json_:
         print(json.dumps(details, ensure_ascii=False))
         return
-    print(
-        f"{details['id']}  {details['state']}  step {details['step']}/{details['total_steps']} "
-        f" {details['reason'] or details['warning']}"
+    tell(
+        Message(
+            "run_head",
+            id=run.id,
+            state=state_word(state.state),
+            step=state.step,
+            total=state.total_steps,
+            reason=state.reason or state.warning,
+        )
     )
     last = {
         k: v
@@ -163,9 +199,8 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
         if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
     }
     print("  ".join(f"{key} {value}" for key, value in (last | details["notes"]).items()))
-    print(
-        f"{details['bytes'] / 2**20:.1f} MiB in {run.path}; checkpoints: {', '.join(details['checkpoints']) or 'none'}"
-    )
+    names = details["checkpoints"] or Message("none")
+    tell(Message("run_files", size=details["bytes"] / 2**20, path=run.path, names=names))
     for key, value in details["config"].items():
         print(f"  {key}: {value}")
 
@@ -176,7 +211,7 @@ def stop(run_id: str, workspace: WorkspaceOption = WORKSPACE):
     from workbench.runs.run import find_run
     from workbench.train import queue
 
-    print(queue.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
+    tell(queue.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
 
 
 @app.command()
@@ -197,7 +232,7 @@ def resume(
     from workbench.train import queue
 
     space = Workspace(workspace)
-    print(queue.resume(find_run(space, run_id), space, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
+    tell(queue.resume(find_run(space, run_id), space, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
 
 
 @app.command("note")
@@ -230,8 +265,8 @@ def delete(
     space = Workspace(workspace)
     run = find_run(space, run_id)
     if not yes:
-        typer.confirm(f"Delete {run.id} and all its files?", abort=True)
-    print(queue.delete(run, space))
+        typer.confirm(told_here(Message("delete_run_sure", id=run.id)), abort=True)
+    tell(queue.delete(run, space))
 
 
 queue_app = typer.Typer(no_args_is_help=True, help="Runs that wait for a free device: add, list, move.")
@@ -267,7 +302,7 @@ def queue_list(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE
     from workbench.train import queue
 
     waiting = [run.id for run in queue.queue(Workspace(workspace))]
-    print(json.dumps(waiting) if json_ else "\n".join(waiting) or "The queue is empty.")
+    print(json.dumps(waiting) if json_ else "\n".join(waiting) or told_here(Message("queue_empty")))
 
 
 @queue_app.command("move")
@@ -277,57 +312,7 @@ def queue_move(run_id: str, places: int, workspace: WorkspaceOption = WORKSPACE)
     from workbench.train import queue
 
     space = Workspace(workspace)
-    print(queue.move(find_run(space, run_id), space, places))
-
-
-def named_file(name: str, source: str) -> str | None:
-    """The text of a file that an imported command names: seen from here, or from the command's file or a folder above
-    it."""
-    given = Path(source) if source != "-" and len(source) < 1000 and "\n" not in source else None
-    folders = [Path()] + (list(given.resolve().parents)[:6] if given and given.is_file() else [])
-    for folder in folders:
-        if (folder / name).is_file():
-            try:
-                return (folder / name).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{folder / name} cannot be read as text: {error}.") from None
-    return None
-
-
-@app.command("import")
-def import_(
-    source: Annotated[
-        str,
-        typer.Argument(help="A whole llamafactory-cli command, a file with one, a YAML file, or - for stdin."),
-    ],
-    json_: JsonOption = False,
-):
-    """Turn a LLaMA-Factory command or YAML into a config: YAML on stdout, what was left out on stderr."""
-    from workbench.config.llamafactory import import_text
-    from workbench.config.run_config import to_yaml
-
-    if source == "-":
-        text = sys.stdin.read()
-    elif len(source) < 1000 and "\n" not in source and Path(source).is_file():
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{source} cannot be read as text: {error}.") from None
-    else:
-        text = source
-    result = import_text(text, lambda name: named_file(name, source))
-    if json_:
-        print(json.dumps(asdict(result), ensure_ascii=False))
-        return
-    if result.purpose != "train":
-        print(f"# this is for {'chatting' if result.purpose == 'chat' else 'exporting'}:\n{result.command()}")
-    else:
-        print(to_yaml(result.values), end="")
-    if result.defaults:
-        print("# LLaMA-Factory's defaults for what was left out")
-        print(to_yaml(result.defaults), end="")
-    for key, value, why in result.left_out:
-        print(f"Not taken over: {key or 'text'} = {value} ({why})", file=sys.stderr)
+    tell(queue.move(find_run(space, run_id), space, places))
 
 
 @app.command()
@@ -347,7 +332,12 @@ def datasets(dataset_dir: str = "data", json_: JsonOption = False, workspace: Wo
     space = Workspace(workspace)
     listed = registries(dataset_folder(dataset_dir, space), space).values()
     if json_:
-        print(json.dumps([{"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem} for d in listed]))
+        print(json.dumps([_as_json(d) for d in listed]))
     else:
         for d in listed:
-            print(f"{d.name:24} {d.problem or d.path or d.hub}")
+            print(f"{d.name:24} {told_here(d.problem) or d.path or d.hub}")
+
+
+def _as_json(d) -> dict:
+    """A dataset of the list, for JSON."""
+    return {"name": d.name, "path": str(d.path or d.hub or ""), "problem": d.problem, "message": stored(d.problem)}

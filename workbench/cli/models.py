@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from workbench.cli.answers import LoadedModel
-from workbench.cli.shared import WORKSPACE, LoadingOption, WorkspaceOption
+from workbench.cli.shared import WORKSPACE, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.workspace import Workspace
 
 
@@ -47,7 +48,7 @@ def serve(
     from workbench.runs.state import StateDirectory
 
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key and not no_auth:
-        raise UserError(f"Serving on {host} needs --api-key, or --no-auth to let everybody in.")
+        raise UserError("serve_key", host=host)
     state = StateDirectory(state_dir) if state_dir else None
     with failures_told(state):
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
@@ -92,7 +93,7 @@ def export(
             try:
                 weights[one if equals else item] = float(weight) if equals else 1.0
             except ValueError:
-                raise UserError(f"--adapter {item}: the weight should be a number, as in RUN=0.5.") from None
+                raise UserError("weight_wrong", item=item) from None
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
         from workbench.data.encode import set_template
         from workbench.models.export import export as write
@@ -100,8 +101,8 @@ def export(
         progress = progress_writer(state) if state else (lambda phase, share: None)
         log = lambda line: print(line, file=sys.stderr)  # noqa: E731
         target = write(config, weights, name, directory, progress, log, set_template)
-        result.append(f"The merged model is {target.name} in {target.parent}.")
-        print(result[0])
+        result.append(Message("model_exported", name=target.name, folder=target.parent))
+        tell(result[0])
 
 
 def chat(

@@ -1,11 +1,44 @@
-"""Options that many commands have."""
+"""Options that many commands have, and the language that they print in."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from workbench.messages.message import told
+
 WORKSPACE = Path("workspace")
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 LoadingOption = Annotated[list[str] | None, typer.Option("--set", help="A loading option: --set quantization_bit=4.")]
+
+_language = "en"
+
+
+def from_environment() -> str:
+    """The language that the terminal asks for: Chinese where it says so, else English."""
+    asked = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "")
+    return "zh" if asked.lower().startswith("zh") else "en"
+
+
+def speak(language: str) -> None:
+    """Print in this language from now on."""
+    global _language
+    _language = language
+
+
+def language() -> str:
+    """The language of what is printed: `en` or `zh`."""
+    return _language
+
+
+def told_here(text: str) -> str:
+    """A message in the language of what is printed."""
+    return told(text, _language)
+
+
+def tell(text: str, file=None) -> None:
+    """Print a message in that language."""
+    print(told_here(text), file=file or sys.stdout)

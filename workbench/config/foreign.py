@@ -1,10 +1,13 @@
 """LLaMA-Factory's keys and defaults that are not ours: what they mean for an import.
 
 Names and defaults are those of LLaMA-Factory 0.9.4 (`src/llamafactory/hparams`) and of transformers' TrainingArguments.
+Words are codes of `workbench.messages.imports`.
 """
 
 import re
 from typing import Any
+
+from workbench.messages.message import CATALOGUE, Message
 
 # its defaults for what a file or command leaves out, where a run depends on them
 DEFAULTS: dict[str, Any] = {
@@ -36,11 +39,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 STAGES = {
-    "pt": "pre-training",
-    "rm": "reward modelling",
-    "ppo": "PPO",
-    "dpo": "preference training (DPO)",
-    "kto": "preference training (KTO)",
+    "pt": "stage_pretraining",
+    "rm": "stage_reward",
+    "ppo": "stage_ppo",
+    "dpo": "stage_dpo",
+    "kto": "stage_kto",
 }
 # what a command of its is for; `train` is the rest
 COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "eval": "eval"}
@@ -50,19 +53,19 @@ MEDIA_TEMPLATES = re.compile(
     r"|kimi_vl|phi4_mm|gemma3n|voxtral"
 )
 
-# keys that change what is learned and cannot be done here: what they ask for
+# keys that change what is learned and cannot be done here: what they ask for, a code or a name
 CHANGING = {
-    "add_tokens": "new tokens",
-    "add_special_tokens": "new tokens",
-    "new_special_tokens_config": "new tokens",
-    "resize_vocab": "a larger vocabulary",
-    "split_special_tokens": "special tokens as text",
-    "train_from_scratch": "random weights to start from",
-    "shift_attn": "shifted attention (LongLoRA)",
-    "mixture_of_depths": "mixture of depths",
-    "upcast_layernorm": "layer norms in float32",
-    "upcast_lmhead_output": "logits in float32",
-    "pure_bf16": "adapters in bfloat16",
+    "add_tokens": "asks_tokens",
+    "add_special_tokens": "asks_tokens",
+    "new_special_tokens_config": "asks_tokens",
+    "resize_vocab": "asks_vocabulary",
+    "split_special_tokens": "asks_special_text",
+    "train_from_scratch": "asks_scratch",
+    "shift_attn": "asks_shifted",
+    "mixture_of_depths": "asks_depths",
+    "upcast_layernorm": "asks_norms",
+    "upcast_lmhead_output": "asks_logits",
+    "pure_bf16": "asks_bf16_adapters",
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
     "use_galore": "GaLore",
@@ -71,9 +74,9 @@ CHANGING = {
     "use_adam_mini": "Adam-mini",
     "use_muon": "Muon",
     "use_llama_pro": "LLaMA Pro",
-    "use_dft_loss": "the DFT loss",
-    "use_eaft_loss": "the EAFT loss",
-    "use_asft_loss": "the ASFT loss",
+    "use_dft_loss": "asks_dft",
+    "use_eaft_loss": "asks_eaft",
+    "use_asft_loss": "asks_asft",
     "use_mca": "Megatron",
     "use_distributed_optimizer": "Megatron",
     "tensor_model_parallel_size": "Megatron",
@@ -81,77 +84,77 @@ CHANGING = {
     "expert_model_parallel_size": "Megatron",
     "pissa_init": "PiSSA",
     "pissa_convert": "PiSSA",
-    "create_new_adapter": "a new adapter on a merged one",
+    "create_new_adapter": "asks_new_adapter",
     "module_dropout": "OFT",
-    "disable_shuffling": "rows in their order",
-    "tool_format": "another form of tool calls",
-    "default_system": "a system text for all rows",
-    "adam_epsilon": "another epsilon of Adam",
-    "lr_scheduler_kwargs": "arguments of the scheduler",
-    "optim_args": "arguments of the optimizer",
-    "optim_target_modules": "an optimizer for some modules",
-    "label_smoothing_factor": "label smoothing",
-    "group_by_length": "rows grouped by length",
-    "load_best_model_at_end": "the best checkpoint at the end",
-    "data_seed": "a seed for the order of rows",
-    "quantization_device_map": "a device map of the quantized model",
+    "disable_shuffling": "asks_order",
+    "tool_format": "asks_tool_form",
+    "default_system": "asks_system",
+    "adam_epsilon": "asks_epsilon",
+    "lr_scheduler_kwargs": "asks_scheduler",
+    "optim_args": "asks_optimizer",
+    "optim_target_modules": "asks_some_modules",
+    "label_smoothing_factor": "asks_smoothing",
+    "group_by_length": "asks_grouping",
+    "load_best_model_at_end": "asks_best",
+    "data_seed": "asks_data_seed",
+    "quantization_device_map": "asks_device_map",
 }
 # values under which such a key changes nothing
 _OFF = (None, False, 0, "", "false", "none", "null", "0", "no", "off")
 
 # keys that change nothing of what a run on text learns
-_SPEED = "how fast, not what: the fastest installed path is used"
-_MEDIA = "only for images, video and audio"
-_ANSWERS = "only for prediction; the Chat tab has its own settings"
+_SPEED = "why_speed"
+_MEDIA = "why_media"
+_ANSWERS = "why_prediction"
 HARMLESS = {
-    "cache_dir": "the hub's own cache folder is used (HF_HOME)",
-    "hf_hub_token": "log in with `hf auth login`",
-    "ms_hub_token": "log in with `modelscope login`",
-    "om_hub_token": "this hub is not supported",
-    "low_cpu_mem_usage": "always so",
-    "use_reentrant_gc": "how memory is saved, not what is learned",
-    "print_param_status": "only what is logged",
-    "offload_folder": "memory is managed by activation_memory and device_map",
+    "cache_dir": "why_hub_cache",
+    "hf_hub_token": "why_hf_login",
+    "ms_hub_token": "why_ms_login",
+    "om_hub_token": "why_no_hub",
+    "low_cpu_mem_usage": "why_always",
+    "use_reentrant_gc": "why_memory",
+    "print_param_status": "why_logged",
+    "offload_folder": "why_offload",
     "use_kv_cache": _ANSWERS,
     "infer_dtype": _ANSWERS,
-    "do_eval": "evaluation follows eval_strategy",
+    "do_eval": "why_eval_strategy",
     "predict_with_generate": _ANSWERS,
-    "compute_accuracy": "only what is logged",
-    "include_effective_tokens_per_second": "tokens are always counted",
-    "eval_on_each_dataset": "evaluation data are taken together",
+    "compute_accuracy": "why_logged",
+    "include_effective_tokens_per_second": "why_counted",
+    "eval_on_each_dataset": "why_eval_together",
     "eval_num_beams": _ANSWERS,
-    "streaming": "rows are read as a stream",
-    "buffer_size": "rows are read as a stream",
-    "data_shared_file_system": "only with several machines",
+    "streaming": "why_stream",
+    "buffer_size": "why_stream",
+    "data_shared_file_system": "why_machines",
     "media_dir": _MEDIA,
-    "deepspeed": "runs here are on one GPU",
-    "fsdp": "runs here are on one GPU",
-    "fsdp_config": "runs here are on one GPU",
+    "deepspeed": "why_one_gpu",
+    "fsdp": "why_one_gpu",
+    "fsdp_config": "why_one_gpu",
     "enable_liger_kernel": _SPEED,
     "use_unsloth": _SPEED,
     "use_liger_kernel": _SPEED,
-    "use_cpu": "the device is what the machine has",
+    "use_cpu": "why_device",
     "use_unsloth_gc": _SPEED,
     **dict.fromkeys(("use_kt", "cpu_infer", "chunk_size"), _SPEED),
     "use_v1_kernels": _SPEED,
     "torch_empty_cache_steps": _SPEED,
     "dataloader_pin_memory": _SPEED,
     "dataloader_persistent_workers": _SPEED,
-    "gradient_checkpointing": "see activation_memory",
-    "remove_unused_columns": "columns that are not used are never passed on",
-    "log_level": "only what is logged",
-    "disable_tqdm": "only what is logged",
-    "push_to_hub": "nothing is uploaded; export the model and upload it yourself",
-    "hub_model_id": "nothing is uploaded; export the model and upload it yourself",
-    "hub_strategy": "nothing is uploaded; export the model and upload it yourself",
-    "hub_private_repo": "nothing is uploaded; export the model and upload it yourself",
-    "loraplus_lr_embedding": "embeddings are not trained with LoRA+",
-    "ray_run_name": "runs here are on one machine",
-    "ray_storage_path": "runs here are on one machine",
-    "ray_num_workers": "runs here are on one machine",
-    "resources_per_worker": "runs here are on one machine",
-    "placement_strategy": "runs here are on one machine",
-    "use_swanlab": "use report_to: swanlab",
+    "gradient_checkpointing": "why_activation",
+    "remove_unused_columns": "why_columns",
+    "log_level": "why_logged",
+    "disable_tqdm": "why_logged",
+    "push_to_hub": "why_no_upload",
+    "hub_model_id": "why_no_upload",
+    "hub_strategy": "why_no_upload",
+    "hub_private_repo": "why_no_upload",
+    "loraplus_lr_embedding": "why_embeddings",
+    "ray_run_name": "why_one_machine",
+    "ray_storage_path": "why_one_machine",
+    "ray_num_workers": "why_one_machine",
+    "resources_per_worker": "why_one_machine",
+    "placement_strategy": "why_one_machine",
+    "use_swanlab": "why_swanlab",
     **dict.fromkeys(("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens"), _ANSWERS),
     **dict.fromkeys(("repetition_penalty", "length_penalty", "skip_special_tokens", "generation_max_length"), _ANSWERS),
     **dict.fromkeys(("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels"), _MEDIA),
@@ -160,24 +163,23 @@ HARMLESS = {
     **dict.fromkeys(("freeze_multi_modal_projector", "freeze_language_model"), _MEDIA),
 }
 # of files for chatting and exporting: what changes nothing there
-_GENERATION = "set it among the Chat tab's generation settings, or with a request"
+_GENERATION = "why_generation"
 FOR_ANSWERS = {
-    "infer_backend": "the workbench's own engine answers",
-    "finetuning_type": "told by the adapter",
-    "stage": "told by the adapter",
-    "use_cache": "always so",
-    "export_size": "files of the size that safetensors writes by itself",
-    "export_device": "merged where there is room",
-    "export_legacy_format": "always safetensors",
-    "export_hub_model_id": "nothing is uploaded; upload the folder yourself",
+    "infer_backend": "why_own_engine",
+    "finetuning_type": "why_adapter_tells",
+    "stage": "why_adapter_tells",
+    "use_cache": "why_always",
+    "export_size": "why_file_size",
+    "export_device": "why_merge_place",
+    "export_legacy_format": "why_safetensors",
+    "export_hub_model_id": "why_upload_folder",
 }
 GENERATION = dict.fromkeys(
     ("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "repetition_penalty"), _GENERATION
-) | {"default_system": "give it as the Chat tab's system prompt"}
+) | {"default_system": "why_system_prompt"}
 # keys that make LLaMA-Factory do less or more than a run here: taken over in part
 OTHERWISE = {
-    "tokenized_path": "LLaMA-Factory tokenizes and ends, the first time; here the run goes on to train, and the tokens"
-    " are kept in the workspace",
+    "tokenized_path": "why_tokenized",
 }
 # settings of something that is off: they say nothing alone
 _PREFIXES = (
@@ -212,5 +214,10 @@ def is_off(value) -> bool:
 def harmless(key: str) -> str | None:
     """Why a key of LLaMA-Factory changes nothing of a run here, or None."""
     if key in HARMLESS:
-        return HARMLESS[key]
-    return "a setting of something that this run does not use" if key.startswith(_PREFIXES) else None
+        return Message(HARMLESS[key])
+    return Message("why_unused") if key.startswith(_PREFIXES) else None
+
+
+def asked(key: str) -> str:
+    """What a key in `CHANGING` asks for, in words."""
+    return Message(CHANGING[key]) if CHANGING[key] in CATALOGUE else CHANGING[key]

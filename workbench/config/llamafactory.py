@@ -13,8 +13,9 @@ from typing import Any
 
 from workbench.config import foreign
 from workbench.config.options import EngineConfig, RunConfig
-from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unused_key_reason
+from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 
 MAX_IMPORT = 64 << 10  # characters
@@ -94,12 +95,9 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
             here, or asks for something that changes the result and cannot be done.
     """
     if len(text) > MAX_IMPORT:
-        raise UserError(
-            f"The text has {len(text):,} characters; at most {MAX_IMPORT:,} are imported. Paste one command or one YAML"
-            " file."
-        )
+        raise UserError("import_too_long", count=len(text), most=MAX_IMPORT)
     if not text.strip():
-        raise UserError("There is nothing to import. Paste a llamafactory-cli command or a YAML file.")
+        raise UserError("import_empty")
     cleaned = _DASHES.sub("--", text.translate(_FULL_WIDTH))
     lines = [line for line in cleaned.splitlines() if not line.lstrip().startswith("#")]
     if not any(re.match(r"\s*[\w.]+\s*:(\s|$)", line) for line in lines):
@@ -107,21 +105,19 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
         called = re.search(r"\b(?:llamafactory-cli|lmf)\s+(\w+)", command)
         purpose = foreign.COMMANDS.get(called[1], "train") if called else "train"
         if purpose == "eval":
-            raise UserError("This is an evaluation on a benchmark, which is not offered here. Nothing is imported.")
+            raise UserError("import_benchmark")
         if named := _NAMED.search(command):
             return _from_file(named[1], shlex.split(named[2]), purpose, read)
         if script := re.search(r"\bpython3?\s+(\S*\bscripts/\S+\.py)\b", command):
-            raise UserError(f"This command runs a helper script ({script[1]}), not a training. Nothing is imported.")
+            raise UserError("import_script", script=script[1])
     else:
         purpose = ""
     if any(re.search(r"(?<!\S)--[A-Za-z]", line) for line in lines):
         return _from_pairs(*_command_pairs("\n".join(lines)), purpose)
-    values = parse_yaml(cleaned, where="The pasted text")
+    values = parse_yaml(cleaned, where=Message("import_pasted"))
     _check_schema(values)
     if any(str(key).startswith(("top.", "train.")) for key in values):
-        raise UserError(
-            "These are settings that LLaMA Board saved for itself. Paste the command that its Preview button shows."
-        )
+        raise UserError("import_board")
     return _from_pairs([(str(k), v) for k, v in values.items()], {}, purpose)
 
 
@@ -129,10 +125,7 @@ def _from_file(name: str, overrides: list[str], purpose: str, read: Callable[[st
     """What `train NAME.yaml key=value …` means. Raises UserError: the file cannot be read here."""
     text = read(name)
     if text is None:
-        raise UserError(
-            f"This command only names a YAML file ({name}), which is not read from here. Paste the file's content, or"
-            " import the file by its path on the command line."
-        )
+        raise UserError("import_names_file", name=name)
     values = parse_yaml(text, where=name)
     _check_schema(values)
     return _from_pairs(list({str(k): v for k, v in (values | parse_overrides(overrides)).items()}.items()), {}, purpose)
@@ -141,19 +134,16 @@ def _from_file(name: str, overrides: list[str], purpose: str, read: Callable[[st
 def _check_schema(values: dict) -> None:
     """Raise UserError for a YAML that is no file of options, so that its keys are not told one by one."""
     if "train_dataset" in values and "model" in values:
-        raise UserError(
-            "This file is in the form of LLaMA-Factory's v1 (model, train_dataset, peft_config), which is not read yet."
-            " Import one with model_name_or_path and dataset."
-        )
+        raise UserError("import_v1")
     if "distributed_type" in values or "compute_environment" in values:
-        raise UserError("This is a config of accelerate: it says where a run computes, not what. Nothing is imported.")
+        raise UserError("import_accelerate")
     keys = {_RENAMED.get(str(key), str(key)) for key in values}
     known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING, *foreign.OTHERWISE}
     known |= {*foreign.FOR_ANSWERS, *foreign.GENERATION}
     boards = any(key.startswith(("top.", "train.")) for key in keys)
     if keys and not boards and not any(key in known or foreign.harmless(key) or unused_key_reason(key) for key in keys):
-        listed = ", ".join(sorted(files.shown(key, 30) for key in keys)[:3])
-        raise UserError(f"No key of this file is an option of a run ({listed}). Nothing is imported.")
+        listed = sorted(files.shown(key, 30) for key in keys)[:3]
+        raise UserError("import_no_key", keys=listed)
 
 
 def _purpose(values: dict[str, Any]) -> str:
@@ -174,30 +164,24 @@ def _check_kind(values: dict[str, Any]) -> None:
     """Raise UserError for what is not supervised fine-tuning as it can be done here: it must not become that."""
     stage = str(values.get("stage") or "sft").lower()
     if stage != "sft":
-        what = foreign.STAGES.get(stage, "a stage that is not known here")
-        raise UserError(f"stage: {stage} is {what}, which is not offered yet; here is sft. Nothing is imported.")
+        what = Message(foreign.STAGES.get(stage, "stage_unknown"))
+        raise UserError("import_stage", stage=stage, what=what)
     method = str(values.get("finetuning_type") or "lora").lower()
     if method not in ("lora", "full"):
-        raise UserError(f"finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.")
+        raise UserError("import_method", method=method)
     trains = "do_train" in values and not foreign.is_off(values["do_train"])
     if not trains and not foreign.is_off(values.get("do_predict")):
-        raise UserError("This file is for prediction (do_predict), not for training. Nothing is imported.")
+        raise UserError("import_prediction")
     _check_quantization(values)
-    for key, what in foreign.CHANGING.items():
+    for key in foreign.CHANGING:
         if not foreign.is_off(values.get(key)):
-            raise UserError(
-                f"{key}: {files.shown(values[key], 80)} asks for {what}, which changes the result and is not offered."
-                " Take it out of the text to import the rest."
-            )
+            raise UserError("import_changing", key=key, value=files.shown(values[key], 80), what=foreign.asked(key))
     for key, value in values.items():
         known = key in RunConfig.model_fields or foreign.harmless(key) or unused_key_reason(key)
         if key.startswith(("use_", "enable_")) and not known and key not in _ONE_BY_ONE and not foreign.is_off(value):
-            raise UserError(
-                f"{key}: {files.shown(value, 80)} switches something on that is not known here. Take it out of the text"
-                " to import the rest."
-            )
+            raise UserError("import_unknown_switch", key=key, value=files.shown(value, 80))
     if "ignore_pad_token_for_loss" in values and foreign.is_off(values["ignore_pad_token_for_loss"]):
-        raise UserError("ignore_pad_token_for_loss: false is not offered. Take it out to import the rest.")
+        raise UserError("import_pad_loss")
 
 
 def _defaults(values: dict) -> dict:
@@ -219,7 +203,7 @@ def _command_pairs(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
     try:
         words = shlex.split(text, comments=False)
     except ValueError as error:
-        raise UserError(f"The command cannot be read: {error}. Check its quotation marks.") from None
+        raise UserError("import_quotes", problem=error) from None
     environment, pairs, index = {}, [], 0
     while index < len(words) and not words[index].startswith("--"):
         word = words[index]
@@ -258,7 +242,7 @@ def _expanded(value: str, variables: dict[str, str]) -> str:
     def replace(match: re.Match) -> str:
         name = match[1] or match[2]
         if name not in variables:
-            raise UserError(f"The command uses ${name}, which the text does not set. Put its value there.")
+            raise UserError("import_variable", name=name)
         return variables[name]
 
     for _ in range(4):  # variables may be made of others
@@ -272,11 +256,11 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         if name == "CUDA_VISIBLE_DEVICES" and re.fullmatch(r"\d+(,\d+)*", value):
             result.values["devices"] = value
         else:
-            result.leave(name, value, "environment variable: set it in the shell that starts the workbench")
+            result.leave(name, value, Message("why_environment"))
     given = {_RENAMED.get(key, key): value for key, value in pairs if key}
     purpose = purpose if purpose not in ("", "train") else _purpose(given)
     if purpose == "eval":
-        raise UserError("This is an evaluation on a benchmark, which is not offered here. Nothing is imported.")
+        raise UserError("import_benchmark")
     if purpose != "train":
         return _for_answers(pairs, given, purpose, result)
     _check_kind(given)
@@ -284,17 +268,17 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
     for key, value in pairs:
         shown = files.shown(value)
         if not key:
-            result.leave("", shown, "not an option", lost=True)
+            result.leave("", shown, Message("why_no_option"), lost=True)
             continue
         if key in _RENAMED and _RENAMED[key] in both:
-            result.leave(key, shown, f"{_RENAMED[key]} is given, too, and counts")
+            result.leave(key, shown, Message("why_given_too", key=_RENAMED[key]))
             continue
         key = _RENAMED.get(key, key)
         if key in foreign.OTHERWISE:
-            result.leave(key, shown, foreign.OTHERWISE[key], lost=True)
+            result.leave(key, shown, Message(foreign.OTHERWISE[key]), lost=True)
             continue
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
-            result.leave(key, shown, "as it is here anyway")
+            result.leave(key, shown, Message("why_anyway"))
             continue
         if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):
             result.leave(key, shown, reason)
@@ -302,14 +286,14 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         if reason := unused_key_reason(key):
             result.leave(key, shown, reason)
         elif key not in RunConfig.model_fields:
-            result.leave(key, shown, f"not an option here.{nearest(key, RunConfig.model_fields)}", lost=True)
+            result.leave(key, shown, Message("why_not_here", guess=nearest(key, RunConfig.model_fields)), lost=True)
         else:
             try:
                 result.values[key] = coerced(key, _SPELLINGS.get(key, {}).get(shown.lower(), value))
             except UserError as error:
-                result.leave(key, shown, str(error).removeprefix(f"{key}: "), lost=True)
+                result.leave(key, shown, unfit_reason(error), lost=True)
     if foreign.MEDIA_TEMPLATES.search(str(given.get("template", "")).lower()):
-        why = "the model's own; rows with images, video or audio are not trained here, rows of text are"
+        why = Message("why_media_template")
         result.leave("template", files.shown(given["template"]), why, lost=True)
         result.values.pop("template", None)
     if {"stage", "do_train"} & result.values.keys():  # its own file or command, not some options
@@ -328,12 +312,12 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
         result.values.pop("devices", None)
     _check_quantization(given)
     if not given.get("model_name_or_path"):
-        raise UserError(f"This is for {'chatting' if purpose == 'chat' else 'exporting'}, but names no model.")
+        raise UserError("import_chat_no_model" if purpose == "chat" else "import_export_no_model")
     if purpose == "export":
         if not foreign.is_off(given.get("export_quantization_bit")):
-            raise UserError("Exporting in GPTQ (export_quantization_bit) is not offered. Nothing is imported.")
+            raise UserError("import_gptq")
         if not given.get("adapter_name_or_path"):
-            raise UserError("This exports a model without an adapter: there is nothing to merge. Nothing is imported.")
+            raise UserError("import_no_adapter")
         result.name = re.split(r"[/\\]", str(given.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
     for key, value in pairs:
         key, shown = _RENAMED.get(key, key) if key != "max_length" else key, files.shown(value)
@@ -344,15 +328,17 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
                 value = _SPELLINGS.get(key, {}).get(shown.lower(), value)
                 result.values[key] = coerced(key, value, EngineConfig)
             except UserError as error:
-                result.leave(key, shown, str(error).removeprefix(f"{key}: "), lost=True)
+                result.leave(key, shown, unfit_reason(error), lost=True)
         elif key in foreign.GENERATION:
-            result.leave(key, shown, foreign.GENERATION[key], lost=True)
-        elif reason := foreign.FOR_ANSWERS.get(key) or foreign.harmless(key):
+            result.leave(key, shown, Message(foreign.GENERATION[key]), lost=True)
+        elif key in foreign.FOR_ANSWERS:
+            result.leave(key, shown, Message(foreign.FOR_ANSWERS[key]))
+        elif reason := foreign.harmless(key):
             result.leave(key, shown, reason)
         else:
-            result.leave(key, shown, "not an option of a loaded model", lost=True)
+            result.leave(key, shown, Message("why_no_engine_option"), lost=True)
     if foreign.MEDIA_TEMPLATES.search(str(given.get("template", "")).lower()):
-        result.leave("template", files.shown(given["template"]), "images, video and audio cannot be sent", lost=True)
+        result.leave("template", files.shown(given["template"]), Message("why_media_sent"), lost=True)
         result.values.pop("template", None)
     return result
 
@@ -361,4 +347,4 @@ def _check_quantization(values: dict[str, Any]) -> None:
     """Raise UserError where a quantization is asked for that is not offered."""
     method = str(values.get("quantization_method") or "bnb").lower()
     if method not in ("bnb", "bitsandbytes"):
-        raise UserError(f"quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.")
+        raise UserError("import_quantization", method=method)

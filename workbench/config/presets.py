@@ -73,10 +73,10 @@ def save_preset(workspace: Workspace, name: str, values: dict) -> str:
     """
     workspace.check_writable()
     if not name.strip():
-        raise UserError("Give the preset a name.")
+        raise UserError("preset_nameless")
     kept = slug(name)
     if (PRESETS / f"{kept}.yaml").exists():
-        raise UserError(f"{kept} is a bundled preset. Choose another name.")
+        raise UserError("preset_bundled", name=kept)
     workspace.presets.mkdir(parents=True, exist_ok=True)
     files.write_atomically(workspace.presets / f"{kept}.yaml", to_yaml(values))
     return kept
@@ -87,5 +87,5 @@ def delete_preset(workspace: Workspace, name: str) -> None:
     workspace.check_writable()
     path = workspace.presets / f"{slug(name)}.yaml"
     if slug(name) != name or not path.is_file():
-        raise UserError(f"{name} is not a preset of this workspace.")
+        raise UserError("preset_unknown", name=name)
     path.unlink()

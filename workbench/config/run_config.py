@@ -14,20 +14,22 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
+from workbench.config.type_errors import type_error
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 from workbench.storage.files import shown
 
 REPORTERS = ("tensorboard", "wandb", "trackio", "swanlab")
 _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
-    "overwrite_cache": "cached tokens are used only while data, template and options are the same",
-    "ddp_timeout": "only with distributed training",
-    "include_num_input_tokens_seen": "tokens are always counted",
-    "preprocessing_batch_size": "rows are read as a stream",
-    "logging_dir": "logs lie in the run's folder",
-    "use_fast_tokenizer": "transformers 5 always uses the fast tokenizer",
-    "save_only_model": "checkpoints stay resumable",
-    "booster": "the fastest installed path is used",
+    "overwrite_cache": "why_token_cache",
+    "ddp_timeout": "why_distributed",
+    "include_num_input_tokens_seen": "why_counted",
+    "preprocessing_batch_size": "why_stream",
+    "logging_dir": "why_logs",
+    "use_fast_tokenizer": "why_fast_tokenizer",
+    "save_only_model": "why_resumable",
+    "booster": "why_fastest",
 }
 
 
@@ -36,23 +38,29 @@ _COMPARED = 2000  # known names that one is compared with: more would take secon
 
 def unused_key_reason(key: str) -> str | None:
     """Why a known LLaMA-Factory key is accepted without effect, or None if it is not such a key."""
-    return _NO_EFFECT.get(key)
+    return Message(_NO_EFFECT[key]) if key in _NO_EFFECT else None
 
 
 def nearest(name: str, known) -> str:
     """A clause such as ` Did you mean 'lora_rank'?`, or an empty text when nothing is close."""
     close = difflib.get_close_matches(name[:80], list(itertools.islice(known, _COMPARED)), 1, 0.7)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    return Message("did_you_mean", name=close[0]) if close else ""
 
 
-def _sentence(error: Mapping[str, Any], model: type[ModelOptions]) -> str:
+def _sentence(error: Mapping[str, Any], model: type[ModelOptions]) -> Message:
     key = shown(".".join(str(part) for part in error["loc"]), 80) or "config"
     if error["type"] == "extra_forbidden":
-        return f"Unknown option '{key}'.{nearest(key, model.model_fields)} All options: docs/options.md."
+        return Message("option_unknown", key=key, guess=nearest(key, model.model_fields))
     given = error.get("input")
     value = shown(given) if isinstance(given, str | dict | list) else given
-    message = error["msg"].replace("Input should", "it should").removeprefix("Value error, ")
-    return f"{key}: {value!r} does not fit: {message}."
+    problem = type_error(error)
+    return Message("option_wrong", key=key, reason=Message("value_wrong", value=repr(value), problem=problem))
+
+
+def unfit_reason(error: UserError) -> str:
+    """What an error of `coerced` says, without the option's name."""
+    message = error.message
+    return message.values["reason"] if isinstance(message, Message) and message.code == "option_wrong" else message
 
 
 # The type of config that `validated` is asked for.
@@ -65,18 +73,19 @@ def validated(values: dict, model: type[Config] = RunConfig, *, where: str = "")
     Raises:
         UserError: one line for every unknown key, wrong type, value out of range or impossible combination.
     """
-    prefix = f"{where}: " if where else ""
     kept = {k: v for k, v in values.items() if k not in _NO_EFFECT or k in model.model_fields}
     try:
         config = model(**{str(k): v for k, v in kept.items()})
     except ValidationError as error:
-        lines = list(dict.fromkeys(_sentence(e, model) for e in error.errors()))
-        raise UserError(prefix + "\n".join(lines)) from None
-    if isinstance(config, RunConfig) and (problems := conflicts(config)):
-        raise UserError(prefix + "\n".join(problems))
-    if isinstance(config, EngineConfig) and not config.model_name_or_path:
-        raise UserError(prefix + "Choose a model first (model_name_or_path is empty).")
-    return config
+        problems = list(dict.fromkeys(_sentence(e, model) for e in error.errors()))
+    else:
+        problems = conflicts(config) if isinstance(config, RunConfig) else []
+        if isinstance(config, EngineConfig) and not config.model_name_or_path:
+            problems.append(Message("engine_model_empty"))
+        if not problems:
+            return config
+    lines = Message("lines", problems=problems)
+    raise UserError(Message("at_place", place=where, problem=lines) if where else lines)
 
 
 def coerced(key: str, value, model: type[ModelOptions] = RunConfig):
@@ -87,70 +96,66 @@ def coerced(key: str, value, model: type[ModelOptions] = RunConfig):
         raise UserError(_sentence(error.errors()[0], model)) from None
 
 
-def conflicts(config: RunConfig) -> list[str]:
+def conflicts(config: RunConfig) -> list[Message]:
     """Sentences for combinations that cannot work, found without loading anything."""
     c, problems = config, []
 
-    def check(wrong: bool, sentence: str) -> None:
+    def check(wrong: bool, sentence: Message) -> None:
         if wrong:
             problems.append(sentence)
 
     if c.adapter_name_or_path and not c.model_name_or_path:
-        problems.append(
-            "adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on."
-        )
+        problems.append(Message("adapter_without_base"))
     else:
-        check(not c.model_name_or_path, "model_name_or_path is empty. Choose a model.")
-    check(not c.dataset, "dataset is empty. Choose at least one dataset.")
-    check(not c.do_train, "do_train is false: there is nothing to do. Set it to true.")
-    check(c.fp16 and c.bf16, "fp16 and bf16 are both on. Keep one, or neither to let the device decide.")
+        check(not c.model_name_or_path, Message("model_empty"))
+    check(not c.dataset, Message("dataset_empty"))
+    check(not c.do_train, Message("nothing_to_do"))
+    check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
     check(
         (c.packing or c.neat_packing) and c.cutoff_len == 0,
-        "packing needs a length to fill. Set cutoff_len, for example 2048.",
+        Message("packing_without_length"),
     )
     try:
         shares = c.shares()
         check(
             bool(shares) and c.mix_strategy == "concat",
-            "interleave_probs is set, but mix_strategy is concat. Set it to interleave_over.",
+            Message("shares_but_concat"),
         )
         check(
             bool(shares) and len(shares) != len(split_names(c.dataset)),
-            "interleave_probs should name one share for each dataset.",
+            Message("shares_count"),
         )
     except ValueError:
-        problems.append(
-            f"interleave_probs: {c.interleave_probs!r} does not fit: it should be shares above 0, such as 0.7,0.3."
-        )
+        problems.append(Message("shares_wrong", value=c.interleave_probs))
     check(
         c.finetuning_type == "full" and c.quantization_bit is not None,
-        "Quantized weights cannot be trained in full. Set finetuning_type to lora, or remove quantization_bit.",
+        Message("full_quantized"),
     )
     check(
         c.finetuning_type == "full" and bool(c.adapter_name_or_path),
-        "An adapter cannot be continued with finetuning_type full. Set it to lora.",
+        Message("full_adapter"),
     )
-    check(c.train_on_prompt and c.mask_history, "train_on_prompt and mask_history exclude each other. Keep one.")
-    check(c.val_size > 0 and bool(c.eval_dataset), "val_size and eval_dataset are both set. Keep one.")
+    check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
+    check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
     check(
         c.eval_strategy != "no" and not c.val_size and not c.eval_dataset,
-        f"eval_strategy is {c.eval_strategy}, but there is nothing to evaluate on. Set val_size or eval_dataset.",
+        Message("nothing_to_evaluate", strategy=c.eval_strategy),
     )
     check(
         c.early_stopping_steps is not None and c.eval_strategy == "no",
-        "early_stopping_steps needs evaluations. Set eval_strategy and val_size, or remove it.",
+        Message("stopping_without_evaluation"),
     )
-    check(c.warmup_steps > 0 and c.warmup_ratio > 0, "warmup_steps and warmup_ratio are both set. Keep one.")
+    check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
     check(
         c.use_dora and c.loraplus_lr_ratio is not None,
-        "use_dora and loraplus_lr_ratio do not work together. Keep one.",
+        Message("dora_and_loraplus"),
     )
     for name in split_names(c.report_to):
         if name not in (*REPORTERS, "none", "all"):
-            problems.append(f"report_to: unknown '{name}'. It can be none, {', '.join(REPORTERS)}.")
+            problems.append(Message("reporter_unknown", name=name, known=REPORTERS))
     for name in split_names(c.devices):
         if not (name.isdigit() or name in ("auto", "cpu")):
-            problems.append(f"devices: '{c.devices}' does not fit. It can be auto, cpu, or GPU ids such as 0,1.")
+            problems.append(Message("devices_wrong", value=c.devices))
             break
     return problems
 
@@ -169,9 +174,9 @@ def read_yaml(path: Path) -> dict:
     try:
         text = files.read_text(Path(path), files.MAX_YAML)
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}. Presets are listed by: python -m workbench presets") from None
+        raise UserError("config_missing", path=path) from None
     except files.Unreadable as error:
-        raise UserError(f"{path} cannot be read as text: {error.reason}") from None
+        raise UserError("not_text", what=path, reason=error.reason) from None
     return parse_yaml(text, where=str(path))
 
 
@@ -180,9 +185,9 @@ def parse_yaml(text: str, *, where: str = "YAML") -> dict:
     try:
         values = files.parse_yaml(text, where)
     except files.Unreadable as error:
-        raise UserError(f"{error} It should hold lines of the form 'key: value'.") from None
+        raise UserError("yaml_advice", problem=error) from None
     if not isinstance(values, dict):
-        raise UserError(f"{where} should hold lines of the form 'key: value', but holds {type(values).__name__}.")
+        raise UserError("yaml_not_pairs", what=where, kind=type(values).__name__)
     written = files.parse_yaml(text, where, as_written=True)
     return {key: _as_written(key, value, written.get(str(key))) for key, value in values.items()}
 
@@ -205,7 +210,7 @@ def parse_overrides(items: Sequence[str]) -> dict:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
-            raise UserError(f"--set {item!r} should have the form key=value, for example --set lora_rank=16.")
+            raise UserError("override_form", item=item)
         try:
             parsed = files.parse_yaml(value) if value else None
             written = files.parse_yaml(value, as_written=True) if value else None

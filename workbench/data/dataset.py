@@ -31,7 +31,7 @@ def raw_rows(info: DatasetInfo) -> Iterator[Raw]:
         rows_found = itertools.chain.from_iterable(file_rows(info, file) for file in data_files(info))
     first: Raw | None = next(rows_found, None)
     if first is None:
-        raise UserError(f"{info.path.name if info.path else info.name} has no rows.")
+        raise UserError("dataset_no_rows", name=info.path.name if info.path else info.name)
     return itertools.chain([first], rows_found)
 
 
@@ -41,10 +41,7 @@ def data_files(info: DatasetInfo) -> list[Path]:
     for file in files if info.within else ():
         target = file.resolve()
         if not any(target.is_relative_to(root) for root in info.within):
-            raise UserError(
-                f"Dataset {info.name}: {file.name} is a link that leads out of the workspace. Copy the file there"
-                " instead."
-            )
+            raise UserError("dataset_link", name=info.name, file=file.name)
     return files
 
 
@@ -98,4 +95,4 @@ def examples(info: DatasetInfo) -> Iterator[tuple[str, Example]]:
         try:
             yield raw.place, to_example(raw.row(), info)
         except BadRow as bad:
-            raise UserError(f"{raw.place}: {bad}") from None
+            raise UserError("at_place", place=raw.place, problem=bad.message) from None

@@ -33,6 +33,7 @@ from workbench.data.registry import (
     registries,
 )
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 from workbench.storage.files import open_regular, write_atomically
 from workbench.storage.locks import locked
@@ -126,14 +127,10 @@ def home_of(name: str, workspace: Workspace, shown: Path | None = None) -> Path:
         except UserError:
             continue
         if known is not None and shown not in (None, known.path):
-            raise UserError(
-                f"{shown} has the same name as a dataset of the workspace and hides it. Nothing is changed."
-            )
+            raise UserError("name_hidden", path=shown)
         if known is not None:
             return folder
-    raise UserError(
-        f"{name} is not a dataset of the workspace. Copy it there first (`python -m workbench data copy {name}`)."
-    )
+    raise UserError("not_of_workspace", name=name)
 
 
 def is_own(name: str, workspace: Workspace, shown: Path | None = None) -> bool:
@@ -159,7 +156,7 @@ def copy(info: DatasetInfo, workspace: Workspace, progress: Progress, *, beside:
             if line is not None:
                 out.write(line + b"\n")
             if count % 5000 == 0:
-                progress(f"Copying {info.name}: {count:,} rows", _share(raw, info))
+                progress(Message("copying_rows", name=info.name, rows=count), _share(raw, info))
         out.close()
         with locked(folder / ".lock"):
             name = new_name(workspace, _stem(info), "-copy", beside=beside)
@@ -184,34 +181,30 @@ def split_off(
     """
     workspace.check_writable()
     if not share > 0:
-        raise UserError(f"The evaluation share should be above 0, such as 0.05 or a number of rows; it is {share:g}.")
+        raise UserError("split_share", share=share)
     info = with_layout(info)
     salt, folder = random.Random(seed).getrandbits(64), workspace.uploads
     digests = []
     for raw, digest in _digested(info):
         digests.append((digest ^ salt) * 0x9E3779B97F4A7C15 % 2**64 if digest is not None else 0)
         if len(digests) % 5000 == 0:
-            progress(f"Reading {info.name}: {len(digests):,} rows", _share(raw, info) / 2)
+            progress(Message("reading_rows", name=info.name, rows=len(digests)), _share(raw, info) / 2)
     order = np.array(digests, dtype=np.uint64)
     usable = order[order > 0]
     count = int(share) if share >= 1 else max(1, round(len(usable) * share))
     if not 0 < count < len(usable):
-        raise UserError(
-            f"{share:g} leaves nothing for one side: there are {len(usable):,} usable rows. Give a smaller share."
-        )
+        raise UserError("split_leaves_nothing", share=share, rows=len(usable))
     limit = np.partition(usable, count - 1)[count - 1]
     held = int((usable <= limit).sum())
     if held == len(usable):
-        raise UserError(
-            "Nearly all rows are the same, so that they cannot be split without the same row on both sides."
-        )
+        raise UserError("split_same_rows")
     folder.mkdir(parents=True, exist_ok=True)
     with _new_file(folder) as (train, to_train), _new_file(folder) as (held_out, to_eval):
         for number, (rank, raw) in enumerate(zip(order, raw_rows(info), strict=False)):
             if rank:
                 (to_eval if rank <= limit else to_train).write((_line(raw) or b"") + b"\n")
             if number % 5000 == 4999:
-                progress(f"Writing {info.name}: {number + 1:,} rows", 0.5 + _share(raw, info) / 2)
+                progress(Message("writing_rows", name=info.name, rows=number + 1), 0.5 + _share(raw, info) / 2)
         to_train.close()
         to_eval.close()
         with locked(folder / ".lock"):
@@ -255,15 +248,13 @@ def change_rows(
         for line, size in pieces(file):
             number += line is None or bool(line.strip())
             if line is None:
-                raise UserError(
-                    f"Row {number:,} of {name} has {size >> 20:,} MiB, which is too much to be changed here."
-                )
+                raise UserError("row_too_large_to_change", row=number, name=name, size=size >> 20)
             row = line.strip()
             if not row:
                 continue
             if number in changes:
                 if row.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace") != changes[number][0]:
-                    raise UserError(f"Row {number:,} of {name} has changed since it was shown. Look at it again.")
+                    raise UserError("row_changed", row=number, name=name)
                 changed = fresh[number]
                 if changed is None:
                     continue
@@ -271,9 +262,9 @@ def change_rows(
             kept += 1
             out.write(row + b"\n")
         if missing := [row for row in changes if row > number]:
-            raise UserError(f"{name} has {number:,} rows, no row {missing[0]:,}.")
+            raise UserError("row_missing_of", name=name, rows=number, row=missing[0])
         if not kept:
-            raise UserError(f"These are all rows of {name}. Remove the dataset instead.")
+            raise UserError("all_rows", name=name)
         out.close()
         with locked(folder / ".lock"):
             _unchanged(name, info.file, version)
@@ -308,7 +299,7 @@ def set_layout(
     with locked(folder / ".lock"):
         now = _entries(folder).get(name)
         if now is None or now.get("file_name") != entry.get("file_name"):
-            raise UserError(f"{name} has changed since it was shown. Look at it again.")
+            raise UserError("dataset_changed", name=name)
         _register(folder, name, entry)
     return info.formatting
 
@@ -343,7 +334,7 @@ def _unchanged(name: str, path: Path, version: tuple) -> None:
             return
     except OSError:
         pass
-    raise UserError(f"{name} was changed by somebody else meanwhile. Look at it again.")
+    raise UserError("dataset_changed_meanwhile", name=name)
 
 
 def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
@@ -357,9 +348,10 @@ def _refuse_without_rows(info: DatasetInfo, formatting: str = "") -> None:
                 to_example(row, info)
             return
         except BadRow as bad:
-            reason = reason or f"{raw.place}: {bad}"
-    verdict = f"can be read as {formatting}" if formatting else "can be used"
-    raise UserError(f"None of the first rows {verdict}. {reason}")
+            reason = reason or Message("at_place", place=raw.place, problem=bad.message)
+    if formatting:
+        raise UserError("none_readable_as", formatting=formatting, reason=reason)
+    raise UserError("none_usable", reason=reason)
 
 
 def _entries(folder: Path) -> dict:
@@ -435,12 +427,12 @@ def _checked(text: str, info: DatasetInfo, row: int) -> bytes:
         parse_line(text.strip().encode("utf-8", "surrogatepass"))
         value = json.loads(text)  # which keeps long numbers as they are
         if not isinstance(value, dict):
-            raise BadRow("type", f"a row should be an object, not {named(value)}.")
+            raise BadRow("type", "row_not_object", kind=named(value))
         to_example(value, info)
     except BadRow as bad:
-        raise UserError(f"Row {row:,} is not saved: {bad}") from None
+        raise UserError("row_not_saved", row=row, reason=bad.message) from None
     except ValueError as error:
-        raise UserError(f"Row {row:,} is not saved: not valid JSON: {error}.") from None
+        raise UserError("row_not_saved", row=row, reason=Message("value_not_json", problem=error)) from None
     try:
         return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -456,11 +448,8 @@ def _as_lines(folder: Path, info: DatasetInfo, workspace: Workspace) -> DatasetI
         for raw in raw_rows(info):
             line = _line(raw)
             if line is None:
-                why = f" {raw.data}" if isinstance(raw.data, BadRow) else " not UTF-8 text."
-                raise UserError(
-                    f"{raw.place}:{why} Rows of a file with such places cannot be changed here: correct the file, or"
-                    " make a copy of the dataset, which leaves them out."
-                )
+                why = raw.data.message if isinstance(raw.data, BadRow) else Message("place_not_utf8")
+                raise UserError("rows_fixed", place=raw.place, reason=why)
             out.write(line + b"\n")
         out.close()
         with locked(folder / ".lock"):
@@ -493,5 +482,5 @@ def _room(folder: Path):
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"The disk is full: {folder} has no room for the data. Free some space.") from None
+            raise UserError("disk_full_data", folder=folder) from None
         raise

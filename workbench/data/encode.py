@@ -18,27 +18,10 @@ from workbench.data.formats import Example
 from workbench.data.left_out import KINDS, NEEDED, Piece, left_out, long_texts, signature
 from workbench.data.thinking import with_choice
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 IGNORE = -100
 MAX_RENDERED = 32 << 20  # characters of a conversation
-_OUT = {"text": "texts", "call": "tools", "result": "tools", "tool": "tools"}
-_THEM = {
-    "text": "them",
-    "call": "them: for models that can call tools it is auto, the model's own",
-}
-_THEM |= dict.fromkeys(("result", "tool"), _THEM["call"])
-_OPENED = (
-    "In chat the template opens a thought (<think>) before the answer. The last answer here has none, so that the model"
-    " is not trained on what it will be asked to go on from."
-)
-_CLOSED = (
-    "In chat the prompt closes the thought before the answer, but the last answer here has one: the model is not asked"
-    " like that. Set enable_thinking: on, or take the thoughts out."
-)
-_EMPTY = (
-    "The chat template writes an empty thought before the last answer, and {tokens} tokens of it are trained: the model"
-    " learns not to think. With enable_thinking: off the prompt brings it, and it is not trained."
-)
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 _STRUCTURES = 10_000  # of conversations whose dropped pieces are remembered
 _ENDS = 8  # tokens that stay at each end of a text that is shortened
@@ -50,7 +33,7 @@ class Encoded:
 
     `full_length`: tokens before anything was cut. `dropped_turns` are missing before the turn whose text begins with
     token `dropped_at`. `cuts`: (index into `input_ids`, tokens that are missing before it). `answer_cut`: the last
-    answer did not fit, so that its end token is there but not trained. `notices`: (kind of problem, sentence) about
+    answer did not fit, so that its end token is there but not trained. `notices`: (kind of problem, message) about
     what the template did to the row.
     """
 
@@ -62,7 +45,7 @@ class Encoded:
     dropped_at: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)
     answer_cut: bool = False
-    notices: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[tuple[str, Message]] = field(default_factory=list)
 
     @property
     def cut_tokens(self) -> int:
@@ -97,7 +80,7 @@ class Encoder:
 
     def __post_init__(self):
         if not getattr(self.tokenizer, "is_fast", True):
-            raise UserError("This model has only a slow tokenizer, which cannot say where tokens lie in the text.")
+            raise UserError("tokenizer_slow")
         set_template(self.tokenizer, self.template, self.enable_thinking)
         self.training_template, self._markers = training_template(self.tokenizer)
         self._habits = habits(self._rendered, self.training_template)
@@ -114,9 +97,9 @@ class Encoder:
                 messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except MemoryError:
-            raise UserError("The chat template needs more memory for this conversation than there is.") from None
+            raise UserError("template_memory") from None
         except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+            raise UserError("template_failed", problem=str(error)[:300]) from None
         return _bounded(text)
 
     def encode_example(self, example: Example) -> list[Encoded]:
@@ -138,14 +121,14 @@ class Encoder:
         encoded, layout = self._encode(messages, tools)
         notices = self._look(messages, tools, encoded.text)
         if tokens := self._empty_thought(messages, encoded, layout):
-            notices.append(("empty_thought", _EMPTY.format(tokens=tokens)))
+            notices.append(("empty_thought", Message("thought_empty", tokens=tokens)))
         limit, full = self.cutoff_len, len(encoded.input_ids)
         if limit and full > limit:
             encoded = self._shorten(messages, tools, limit)
         encoded.full_length, encoded.notices = full, notices
         return _first_untrained(encoded)
 
-    def _look(self, messages: list[dict], tools, text: str) -> list[tuple[str, str]]:
+    def _look(self, messages: list[dict], tools, text: str) -> list[tuple[str, Message]]:
         """`(kind, sentence)` about what the template leaves out.
 
         Raises:
@@ -159,22 +142,25 @@ class Encoder:
                 self._dropped.setdefault(known, dropped)
         if missing := [piece for piece in dropped if piece.kind in NEEDED]:
             first = missing[0]
-            where = f"of turn {first.turn} " if first.turn else ""
+            piece = Message(KINDS[first.kind])
+            what, them = ("out_texts", "them_texts") if first.kind == "text" else ("out_tools", "them_tools")
             raise UserError(
-                f"The chat template leaves {_OUT[first.kind]} out ({KINDS[first.kind]} {where}is not in the rendered"
-                f" text). Choose a template that shows {_THEM[first.kind]}."
+                "template_leaves_needed",
+                what=Message(what),
+                piece=Message("piece_of_turn", piece=piece, turn=first.turn) if first.turn else piece,
+                them=Message(them),
             )
         notices = []
         for kind in ("system", "thought", "beside"):
             if turns := sorted({piece.turn for piece in dropped if piece.kind == kind}):
-                numbers = ", ".join(map(str, turns[:5])) + ("" if len(turns) < 6 else " and more")
-                sentence = f"The chat template leaves out {KINDS[kind]} (turn {numbers}): it is not trained."
-                notices.append((f"left_{kind}", sentence))
+                numbers = turns if len(turns) < 6 else Message("and_more", numbers=turns[:5])
+                left = Message("template_leaves", piece=Message(KINDS[kind]), numbers=numbers)
+                notices.append((f"left_{kind}", left))
         thinks = self._habits.has_thought(messages[-1])
         if self._habits.opens_thought and not thinks:
-            notices.append(("opened_thought", _OPENED))
+            notices.append(("opened_thought", Message("thought_opened")))
         if self._habits.closes_thought and thinks:
-            notices.append(("closed_thought", _CLOSED))
+            notices.append(("closed_thought", Message("thought_closed")))
         return notices
 
     def _empty_thought(self, messages: list[dict], encoded: Encoded, layout: "_Layout") -> int:
@@ -235,10 +221,7 @@ class Encoder:
             return spans
         spans = joined(spans, text)
         if len(spans) != len(wanted):
-            raise UserError(
-                "The chat template does not mark one answer per turn, so that single turns cannot be left untrained."
-                f" Choose a template: {', '.join(templates.names())}."
-            )
+            raise UserError("template_unmarked", names=templates.names())
         return [span for span, train in zip(spans, wanted, strict=True) if train]
 
     def _marked(self, messages: list[dict], tools) -> tuple[str, list[tuple[int, int]]]:
@@ -254,9 +237,9 @@ class Encoder:
                 **self.tokenizer.special_tokens_map,
             )
         except MemoryError:
-            raise UserError("The chat template needs more memory for this conversation than there is.") from None
+            raise UserError("template_memory") from None
         except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+            raise UserError("template_failed", problem=str(error)[:300]) from None
         return _bounded(rendered[0]), [(int(span[0]), int(span[1])) for span in indices[0]]
 
     def _shorten(self, messages: list[dict], tools, limit: int) -> Encoded:
@@ -292,10 +275,7 @@ class Encoder:
             before = self.render(messages[:index], tools, add_generation_prompt=True)
             after = self.render(messages[: index + 1], tools)
             if not (text.startswith(before) and text.startswith(after.rstrip())):
-                raise UserError(
-                    "The model's own chat template renders earlier turns differently later on, so its answers cannot"
-                    f" be told from the rest. Choose a template: {', '.join(templates.names())}."
-                )
+                raise UserError("template_changes", names=templates.names())
             spans.append((len(before), len(after.rstrip())))
         return text, spans
 
@@ -398,9 +378,7 @@ def _first_untrained(encoded: Encoded) -> Encoded:
 def _bounded(text: str) -> str:
     """A rendered text. Raises UserError when a template has made far too much of it."""
     if len(text) > MAX_RENDERED:
-        raise UserError(
-            f"The chat template makes {len(text):,} characters of this conversation. Choose another template."
-        )
+        raise UserError("template_too_long", count=len(text))
     return text
 
 
@@ -415,7 +393,7 @@ def set_template(tokenizer, name: str, enable_thinking: str = "auto") -> None:
     if text is not None:
         tokenizer.chat_template = text
     elif not tokenizer.chat_template:
-        raise UserError(f"This model has no chat template of its own. Choose one: {', '.join(templates.names())}.")
+        raise UserError("template_none", names=templates.names())
     if enable_thinking == "auto":
         return
     own = tokenizer.chat_template

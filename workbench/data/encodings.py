@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 ENCODINGS = ("utf-8", "gb18030", "big5", "shift_jis", "euc_kr", "utf-16", "cp1250", "cp1251", "cp1252")
 _SAMPLE = 256 << 10
@@ -86,8 +87,7 @@ def check_utf8(path: Path, file: BinaryIO) -> None:
     sample = file.read(_SAMPLE)
     if encoding := looks_like(sample):
         raise WrongEncoding(
-            f"{path.name} is not UTF-8 text. It looks like {NAMES[encoding]}. Set encoding: {encoding} in its layout"
-            " (or in dataset_info.json), or save the file as UTF-8.",
+            Message("not_utf8_but", name=path.name, guess=NAMES[encoding], encoding=encoding),
             encoding,
         )
     file.seek(start + (3 if sample.startswith(codecs.BOM_UTF8) else 0))
@@ -102,9 +102,7 @@ def as_utf8(path: Path, file: BinaryIO, encoding: str) -> BinaryIO:
             target.write(text.encode())
     except (UnicodeError, LookupError) as error:
         target.close()
-        raise UserError(
-            f"{path.name} is not text in {encoding}: {str(error)[:100]}. Choose another encoding."
-        ) from None
+        raise UserError("wrong_encoding", name=path.name, encoding=encoding, problem=str(error)[:100]) from None
     target.seek(0)
     return target
 

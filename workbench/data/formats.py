@@ -15,6 +15,7 @@ import orjson
 from workbench.data.readers import BadRow, named
 from workbench.data.registry import COLUMNS, OPENAI_TAGS, SHAREGPT_TAGS, DatasetInfo
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.files import parse_json
 
 # the classes of problems; the first ones make a row unusable, the others should be looked at
@@ -80,16 +81,16 @@ def to_example(row: dict, info: DatasetInfo) -> Example:
         _check_text(example)
         _check_media(row, info, example)
     except RecursionError:
-        raise BadRow("type", "the row is nested too deeply.") from None
+        raise BadRow("type", "row_nested") from None
     if example.text is None:
         _check_turns(example.messages, ends_with_user=example.chosen is not None)
         for name, answer in (("chosen", example.chosen), ("rejected", example.rejected)):
             if answer is not None and (
                 not answer or answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant"
             ):
-                raise BadRow("order", f"the {name} answer should be the assistant's.")
+                raise BadRow("order", "answer_role", name=name)
         if example.chosen is not None and example.chosen == example.rejected:
-            raise BadRow("empty", "the chosen answer is the same as the rejected one.")
+            raise BadRow("empty", "answers_same")
     return example
 
 
@@ -98,17 +99,22 @@ def notices(example: Example) -> list[BadRow]:
     for where, text in _texts(example):
         if match := _CONTROL.search(text):
             code = f"U+{ord(match[0]):04X}"
-            what = "the sign of text that was decoded wrongly" if match[0] == "\ufffd" else "a control character"
-            return [BadRow("control", f"{where} contains {code}, {what}.")]
+            what = Message("wrong_decoding") if match[0] == "\ufffd" else Message("control_character")
+            return [BadRow("control", "contains_character", where=_place(where), code=code, what=what)]
     return []
 
 
 def _texts(example: Example):
     if example.text is not None:
-        yield "the text", example.text
+        yield (), example.text
     for turns in (example.messages, example.chosen or (), example.rejected or ()):
         for number, message in enumerate(turns, 1):
-            yield f"turn {number} ({message['role']})", message["content"]
+            yield (number, message["role"]), message["content"]
+
+
+def _place(where: tuple) -> Message:
+    """A text of `_texts` in words."""
+    return Message("turn_of_role", number=where[0], role=where[1]) if where else Message("the_row_text")
 
 
 def _check_media(row: dict, info: DatasetInfo, example: Example) -> None:
@@ -118,19 +124,19 @@ def _check_media(row: dict, info: DatasetInfo, example: Example) -> None:
         if value in (None, "", [], {}):
             continue
         if name.endswith("s") or any(_PLACEHOLDER.search(text) for _, text in _texts(example)):
-            raise BadRow("media", f"it has {name}, which a run on text cannot train on.")
+            raise BadRow("media", "has_media", name=name)
 
 
 def _check_text(example: Example) -> None:
     for where, text in _texts(example):
         if _SURROGATE.search(text):
-            raise BadRow("utf8", f"{where} is not UTF-8 text. Save the file as UTF-8.")
+            raise BadRow("utf8", "where_not_utf8", where=_place(where))
     if (example.tools or any("tool_calls" in m for m in example.conversation)) and _SURROGATE.search(
         json.dumps(
             [example.tools, [m.get("tool_calls") for m in example.conversation]], ensure_ascii=False, default=str
         )
     ):
-        raise BadRow("utf8", "the tools are not UTF-8 text. Save the file as UTF-8.")
+        raise BadRow("utf8", "tools_not_utf8")
 
 
 # --- single fields
@@ -163,12 +169,12 @@ def _field(row: dict, info: DatasetInfo, column: str, *, required: bool = False)
     name, value = info.columns.get(column) or column, _value(row, info, column)
     if value is None:
         if required:
-            raise BadRow("missing", f"the field '{name}' is missing.")
+            raise BadRow("missing", "row_field_missing", name=name)
         return ""
     if not isinstance(value, str):
-        raise BadRow("type", f"the field '{name}' should be text, not {named(value)}.")
+        raise BadRow("type", "row_field_text", name=name, kind=named(value))
     if required and not value.strip():
-        raise BadRow("empty", f"the field '{name}' is empty.")
+        raise BadRow("empty", "row_field_empty", name=name)
     return value
 
 
@@ -180,9 +186,9 @@ def _label(row: dict, info: DatasetInfo) -> bool | None:
     if isinstance(value, str) and value.strip().lower() in ("true", "1", "false", "0"):
         value = value.strip().lower() in ("true", "1")
     if value is None:
-        raise BadRow("missing", f"the field '{name}' (true or false) is missing.")
+        raise BadRow("missing", "row_label_missing", name=name)
     if value not in (True, False, 0, 1):
-        raise BadRow("type", f"the field '{name}' should be true or false, not {named(value)}.")
+        raise BadRow("type", "row_label_type", name=name, kind=named(value))
     return bool(value)
 
 
@@ -196,42 +202,42 @@ def _tools(row: dict, info: DatasetInfo) -> list[dict] | None:
         try:
             value = parse_json(value)
         except UserError:
-            raise BadRow("tools", "the field 'tools' is not valid JSON.") from None
+            raise BadRow("tools", "row_tools_json") from None
     tools = []
     for tool in value if isinstance(value, list) else [value]:
         inner = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
-            raise BadRow("tools", "every tool should be an object with a name, a description and parameters.")
+            raise BadRow("tools", "row_tools_object")
         tools.append({"type": "function", "function": inner})
     return tools or None
 
 
-def _calls(value, where: str) -> list[dict]:
+def _calls(value, turn: int) -> list[dict]:
     """Tool calls in OpenAI's form, arguments as an object: what chat templates expect."""
     if isinstance(value, str):
         try:
             value = parse_json(value)
         except UserError:
-            raise BadRow("tools", f"{where}: the function call is not valid JSON.") from None
+            raise BadRow("tools", "call_not_json", where=_turn(turn)) from None
     calls = []
     for number, call in enumerate(value if isinstance(value, list) else [value]):
         inner = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
-            raise BadRow("tools", f"{where}: a function call should be an object with name and arguments.")
+            raise BadRow("tools", "call_not_object", where=_turn(turn))
         arguments = inner.get("arguments", inner.get("parameters", {}))
         if isinstance(arguments, str):
             try:
                 arguments = parse_json(arguments or "{}")
             except UserError:
-                raise BadRow("tools", f"{where}: the arguments of {inner['name']} are not valid JSON.") from None
+                raise BadRow("tools", "call_arguments_json", where=_turn(turn), name=inner["name"]) from None
         if arguments is None:
             arguments = {}
         if not isinstance(arguments, dict):
-            raise BadRow("tools", f"{where}: the arguments of {inner['name']} should be an object.")
+            raise BadRow("tools", "call_arguments_object", where=_turn(turn), name=inner["name"])
         identity = call.get("id") if isinstance(call.get("id"), str) else f"call{number:05d}"
         calls.append({"type": "function", "id": identity, "function": {"name": inner["name"], "arguments": arguments}})
     if not calls:
-        raise BadRow("tools", f"{where}: there is no function call in it.")
+        raise BadRow("tools", "call_missing", where=_turn(turn))
     return calls
 
 
@@ -245,12 +251,12 @@ def _alpaca(row: dict, info: DatasetInfo) -> Example:
     history, name = parsed(_value(row, info, "history")), info.columns.get("history") or "history"
     if history not in (None, ""):
         if not isinstance(history, list):
-            raise BadRow("type", f"the field '{name}' should be a list of [question, answer] pairs.")
+            raise BadRow("type", "row_history", name=name)
         for pair in history:
             if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
-                raise BadRow("type", f"the field '{name}' should be a list of [question, answer] pairs.")
+                raise BadRow("type", "row_history", name=name)
             if not pair[0].strip() or not pair[1].strip():
-                raise BadRow("empty", f"the field '{name}' has a pair with an empty text.")
+                raise BadRow("empty", "row_history_empty", name=name)
             messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     query = _field(row, info, "query")
     prompt = _field(row, info, "prompt", required=not query.strip())
@@ -285,9 +291,7 @@ def _prompt_completion(row: dict, info: DatasetInfo) -> Example:
                 same += 1
             prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
             if not prompt:
-                raise BadRow(
-                    "missing", "there is no question: neither a prompt nor a common beginning of chosen and rejected."
-                )
+                raise BadRow("missing", "row_no_question")
         else:
             prompt = turns("prompt", "user")
         return Example(messages + prompt, _tools(row, info), chosen=chosen, rejected=rejected)
@@ -303,7 +307,7 @@ def _sharegpt(row: dict, info: DatasetInfo) -> Example:
     name = info.columns.get("messages") or "messages"
     value = parsed(row.get(name))
     if value is None:
-        raise BadRow("missing", f"the field '{name}' is missing.")
+        raise BadRow("missing", "row_field_missing", name=name)
     messages = _turns(value, info.tags, name)
     system = _value(row, info, "system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
@@ -314,7 +318,7 @@ def _sharegpt(row: dict, info: DatasetInfo) -> Example:
             column = info.columns.get(side) or side
             value = _parsed_turns(row.get(column))
             if value in (None, "", []):
-                raise BadRow("missing", f"the field '{column}' is missing or empty.")
+                raise BadRow("missing", "row_field_missing_or_empty", name=column)
             if isinstance(value, str):
                 value = {info.tags["role_tag"]: info.tags["assistant_tag"], info.tags["content_tag"]: value}
             setattr(example, side, _turns(value if isinstance(value, list) else [value], info.tags, column))
@@ -323,12 +327,16 @@ def _sharegpt(row: dict, info: DatasetInfo) -> Example:
     return example
 
 
+def _turn(number: int) -> Message:
+    return Message("turn_place", number=number)
+
+
 def _turns(turns, tags: dict, name: str) -> list[dict]:
     """A list of turns as messages in OpenAI's form."""
     if not isinstance(turns, list):
-        raise BadRow("type", f"the field '{name}' should be a list of turns, not {named(turns)}.")
+        raise BadRow("type", "row_turns_type", name=name, kind=named(turns))
     if not turns:
-        raise BadRow("empty", f"the field '{name}' has no turns.")
+        raise BadRow("empty", "row_turns_empty", name=name)
     roles = {
         tags["user_tag"]: "user",
         tags["assistant_tag"]: "assistant",
@@ -340,23 +348,27 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
         roles = {"developer": "system", "function": "tool", **roles}
     messages, called = [], []
     for number, turn in enumerate(turns, 1):
-        where = f"turn {number}"
         if not isinstance(turn, dict):
-            raise BadRow("type", f"{where} should be an object, not {named(turn)}.")
+            raise BadRow("type", "turn_not_object", where=_turn(number), kind=named(turn))
         role, content = turn.get(tags["role_tag"]), turn.get(tags["content_tag"])
         if role is None:
-            raise BadRow("missing", f"{where} has no '{tags['role_tag']}'.")
+            raise BadRow("missing", "turn_without_role", where=_turn(number), name=tags["role_tag"])
         if not isinstance(role, str) or role not in roles:
-            raise BadRow("role", f"{where} has the unknown role {str(role)[:40]!r}. It can be {', '.join(roles)}.")
-        message: dict[str, Any] = {"role": roles[role], "content": _content(content, where, tags["content_tag"])}
+            raise BadRow("role", "turn_unknown_role", where=_turn(number), role=str(role)[:40], roles=roles)
+        message: dict[str, Any] = {"role": roles[role], "content": _content(content, number, tags["content_tag"])}
         if message["role"] == "call":
             if not isinstance(content, list | dict) and not message["content"].strip():
-                raise BadRow("empty", f"{where} ({role}) has no text.")
-            message = {"role": "assistant", "content": "", "tool_calls": _calls(content, where)}
+                raise BadRow("empty", "turn_without_text", where=_turn(number), role=role)
+            message = {"role": "assistant", "content": "", "tool_calls": _calls(content, number)}
         elif turn.get("tool_calls") or turn.get("function_call"):
-            message["tool_calls"] = _calls(turn.get("tool_calls") or turn["function_call"], where)
+            message["tool_calls"] = _calls(turn.get("tool_calls") or turn["function_call"], number)
         elif not message["content"].strip() and message["role"] != "tool":  # a tool may answer nothing
-            raise BadRow("empty" if tags["content_tag"] in turn else "missing", f"{where} ({role}) has no text.")
+            raise BadRow(
+                "empty" if tags["content_tag"] in turn else "missing",
+                "turn_without_text",
+                where=_turn(number),
+                role=role,
+            )
         if calls := message.get("tool_calls"):
             called = list(calls)
         if message["role"] == "tool":
@@ -369,13 +381,13 @@ def _turns(turns, tags: dict, name: str) -> list[dict]:
         if message["role"] == "assistant":
             if thought := next((turn[key] for key in _THOUGHTS if isinstance(turn.get(key), str) and turn[key]), ""):
                 message["reasoning_content"] = thought
-            if not _is_trained(turn, where):
+            if not _is_trained(turn, number):
                 message["train"] = False
         messages.append(message)
     return messages
 
 
-def _is_trained(turn: dict, where: str) -> bool:
+def _is_trained(turn: dict, number: int) -> bool:
     """Whether a turn's own weight lets it be trained: `weight`, `train` or `loss`, 1 or 0."""
     for key in ("weight", "loss_weight", "train", "loss"):
         value = turn.get(key)
@@ -384,25 +396,25 @@ def _is_trained(turn: dict, where: str) -> bool:
         if value in (0, 1):
             return bool(value)
         if value is not None and "weight" in key:
-            raise BadRow("type", f"{where}: the weight {str(value)[:40]} should be 0 or 1; shares are not supported.")
+            raise BadRow("type", "turn_weight", where=_turn(number), value=str(value)[:40])
     return True
 
 
-def _content(content, where: str, name: str) -> str:
+def _content(content, number: int, name: str) -> str:
     """A turn's text; OpenAI's list of parts is joined."""
     if content is None:
         return ""
     if isinstance(content, list) and all(isinstance(p, dict) for p in content) and content:
         kinds = {str(part.get("type")) for part in content} - {"text"}
         if kinds and any("type" in part for part in content):
-            raise BadRow("type", f"{where} holds a part of the kind {sorted(kinds)[0]!r}; only text can be trained on.")
+            raise BadRow("type", "turn_part", where=_turn(number), kind=sorted(kinds)[0])
         texts = [part.get("text", part.get("value")) for part in content]  # `value` in LLaMA-Factory's newer files
         if all(isinstance(text, str) for text in texts):
             return "".join(texts)
     if isinstance(content, dict | list):
         return ""  # a function call as an object
     if not isinstance(content, str):
-        raise BadRow("type", f"{where}: '{name}' should be text, not {named(content)}.")
+        raise BadRow("type", "turn_field_text", where=_turn(number), name=name, kind=named(content))
     return content
 
 
@@ -410,12 +422,12 @@ def _check_turns(messages: list[dict], *, ends_with_user: bool) -> None:
     """User (or tool) and assistant take turns after an optional system text. Raises BadRow."""
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     if not turns:
-        raise BadRow("empty", "there are no turns but the system text.")
+        raise BadRow("empty", "only_system")
     if not ends_with_user and not any(m["role"] == "assistant" for m in turns):
-        raise BadRow("no_assistant", "the assistant never speaks, so there is nothing to learn.")
+        raise BadRow("no_assistant", "no_assistant")
     if (turns[-1]["role"] == "assistant") == ends_with_user:
-        should = "the question that the two answers reply to" if ends_with_user else "the assistant's answer"
-        raise BadRow("order", f"it ends with a turn of the {turns[-1]['role']}, not with {should}.")
+        should = Message("the_question") if ends_with_user else Message("the_answer")
+        raise BadRow("order", "wrong_end", role=turns[-1]["role"], should=should)
     shift = len(messages) - len(turns) + 1
     before = None
     for index, message in enumerate(turns):
@@ -427,8 +439,8 @@ def _check_turns(messages: list[dict], *, ends_with_user: bool) -> None:
             "system": False,
         }[role]
         if not fine:
-            after = f"after a turn of the {before['role']}" if before else "at the beginning"
-            raise BadRow("order", f"turn {index + shift} ({role}) is out of order: it comes {after}.")
+            after = Message("after_turn", role=before["role"]) if before else Message("at_beginning")
+            raise BadRow("order", "turn_order", number=index + shift, role=role, after=after)
         before = message
 
 
@@ -489,11 +501,7 @@ def detect(row: dict, info: DatasetInfo) -> DatasetInfo:
             return _complete(replace(info, formatting="text", columns={"text": name} | given), row)
     if "instruction" in fields or not fields:
         return _complete(replace(info, formatting="alpaca"), row)
-    raise UserError(
-        f"Dataset {info.name}: the layout of its rows is not known; they have the fields"
-        f" {', '.join(map(str, sorted(fields, key=str)))[:200]}. Give its entry in dataset_info.json a formatting"
-        " (alpaca, sharegpt, openai, prompt_completion, text) and columns."
-    )
+    raise UserError("layout_unknown", name=info.name, fields=", ".join(map(str, sorted(fields, key=str)))[:200])
 
 
 def _kto_column(row: dict, fields: set) -> str:

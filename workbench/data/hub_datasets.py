@@ -5,6 +5,7 @@ from pathlib import Path
 
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.hub import endpoint, first_line, missing, modelscope_attribute, use_modelscope, wait_for_no_hub
 
 
@@ -17,9 +18,7 @@ def dataset_rows(info: DatasetInfo):
     scope = bool(info.ms_hub and (use_modelscope() or not info.hub))
     name = (info.ms_hub if scope else info.hub) or ""
     if Path(name).exists():  # the libraries would read a folder of this name instead
-        raise UserError(
-            f"Dataset {info.name}: there is a file or folder {name} here. Name it as file_name in dataset_info.json."
-        )
+        raise UserError("hub_name_taken", name=info.name, file=name)
     try:
         if scope:
             rows = modelscope_attribute("MsDataset").load(
@@ -34,33 +33,26 @@ def dataset_rows(info: DatasetInfo):
         raise
     except Exception as error:  # the hubs' clients raise many kinds
         where = f"https://modelscope.cn/datasets/{name}" if scope else f"{endpoint()}/datasets/{name}"
-        raise UserError(f"Dataset {info.name}: {_why_not(info, error, where, name, scope)}") from None
+        raise UserError("dataset_problem", name=info.name, problem=_why_not(info, error, where, name, scope)) from None
 
 
 def _why_not(info: DatasetInfo, error: Exception, where: str, name: str, scope: bool) -> str:
     """Why a hub's dataset is not here, and what to do."""
     message = str(error)
     if missing(error):
-        return (
-            f"{where} does not exist, or is not open to everybody. Check its name, or log in with"
-            f" `{'modelscope' if scope else 'hf auth'} login`."
-        )
+        return Message("hub_dataset_missing", where=where, command="modelscope" if scope else "hf auth")
     if "config name is missing" in message.lower() or "BuilderConfig" in message:
         parts = re.findall(r"\[(.*?)\]", message)
-        return (
-            f"{where} has several parts: give one as subset in its entry of"
-            f" dataset_info.json{': ' + parts[0][:300] if parts else ''}."
-        )
+        if parts:
+            return Message("hub_dataset_subsets", where=where, parts=parts[0][:300])
+        return Message("hub_dataset_parts", where=where)
     if "split" in message.lower() and isinstance(error, ValueError):
-        return f"{where}: {first_line(error)} Set split in its entry of dataset_info.json."
-    get = (
+        return Message("hub_dataset_split", where=where, reason=first_line(error))
+    command = (
         f"modelscope download --dataset {name} --local_dir"
         if scope
         else f"hf download {name} --repo-type dataset --local-dir"
     )
-    part = f" (split {info.split}{', subset ' + info.subset if info.subset else ''})"
-    return (
-        f"{where}{part} cannot be fetched: {first_line(error)} Check the"
-        f" network{'' if scope else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get} FOLDER` where there is a"
-        " network, copy the folder here, and name it as file_name in dataset_info.json."
-    )
+    part = [f"split {info.split}", f"subset {info.subset}"] if info.subset else [f"split {info.split}"]
+    code = "hub_dataset_unfetched_modelscope" if scope else "hub_dataset_unfetched"
+    return Message(code, where=where, part=", ".join(part), reason=first_line(error), command=command)

@@ -14,15 +14,15 @@ from workbench.errors import UserError
 
 THINK = re.compile(r"\A(\s*<think>\n*)(.*?)(\n*</think>\s*)(.*)\Z", re.DOTALL)
 
-# kinds of pieces: what is said of one that is missing
+# kinds of pieces: the code of what is said of one that is missing
 KINDS = {
-    "system": "the system text",
-    "text": "the text of a turn",
-    "beside": "text beside a tool call",
-    "thought": "a thought",
-    "call": "a tool call",
-    "result": "a tool's result",
-    "tool": "a tool's definition",
+    "system": "piece_system",
+    "text": "piece_text",
+    "beside": "piece_beside",
+    "thought": "piece_thought",
+    "call": "piece_call",
+    "result": "piece_result",
+    "tool": "piece_tool",
 }
 # without these a conversation does not make sense; the others are named, and the row is used
 NEEDED = ("text", "call", "result", "tool")

@@ -40,7 +40,7 @@ def mixed(parts: list, config: RunConfig):
 
     shares = config.shares()
     if shares and len(shares) != len(parts):
-        raise UserError(f"interleave_probs names {len(shares)} shares for {len(parts)} datasets. Give one for each.")
+        raise UserError("shares_for_datasets", shares=len(shares), datasets=len(parts))
     return interleave_datasets(parts, shares, seed=config.seed, stopping_strategy=_MIXES[config.mix_strategy])
 
 
@@ -50,8 +50,11 @@ def split(rows, config: RunConfig):
     count = int(config.val_size) if config.val_size >= 1 else round(len(rows) * config.val_size)
     if not 0 < count < len(rows):
         raise UserError(
-            f"val_size {config.val_size:g} leaves {max(0, len(rows) - count):,} training and {min(count, len(rows)):,}"
-            f" evaluation rows of {len(rows):,}. Set it lower (the form's Validation share), or to 0."
+            "val_size_leaves",
+            val_size=config.val_size,
+            training=max(0, len(rows) - count),
+            evaluation=min(count, len(rows)),
+            rows=len(rows),
         )
     order = list(range(len(rows)))
     random.Random(config.seed).shuffle(order)

@@ -23,6 +23,7 @@ from workbench.data.formats import BROKEN, Example, notices, to_example
 from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
+from workbench.messages.message import Message, stored
 
 _ROWS, _BYTES = 256, 1 << 20  # of a batch
 _ALONE = 4  # batches that are done here; what has no more needs no other processes
@@ -30,8 +31,8 @@ _ALONE = 4  # batches that are done here; what has no more needs no other proces
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a sentence,
-    `row` its number from 1 on (in a batch: within it)."""
+    """Something about a row: `place` is `file:line`, `kind` one of `formats.KINDS_OF_PROBLEMS`, `reason` a
+    message, `row` its number from 1 on (in a batch: within it)."""
 
     place: str
     kind: str
@@ -42,6 +43,10 @@ class Problem:
     def broken(self) -> bool:
         """The row cannot be used."""
         return self.kind in BROKEN
+
+    def as_json(self) -> dict:
+        """For JSON: the reason in English, and in `message` its code and values."""
+        return vars(self) | {"message": stored(self.reason)}
 
 
 @dataclass
@@ -111,10 +116,7 @@ def scan(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise UserError(
-            "A process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1"
-            " and try again."
-        ) from None
+        raise UserError("reader_killed_workers") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -203,25 +205,25 @@ def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example 
     try:
         example = to_example(raw.row(), info)
     except BadRow as bad:
-        return None, [], [Problem(raw.place, bad.kind, str(bad))]
-    problems += [Problem(raw.place, bad.kind, str(bad)) for bad in notices(example)]
+        return None, [], [Problem(raw.place, bad.kind, bad.message)]
+    problems += [Problem(raw.place, bad.kind, bad.message) for bad in notices(example)]
     if encoder is None:
         return example, [], problems
     try:
         encoded = encoder.encode_example(example)
     except UserError as error:
-        return None, [], [Problem(raw.place, "template", str(error))]
+        return None, [], [Problem(raw.place, "template", error.message)]
     except RecursionError:
-        return None, [], [Problem(raw.place, "template", "the row is nested too deeply for the chat template.")]
+        return None, [], [Problem(raw.place, "template", Message("row_nested_template"))]
     cutoff, first = encoder.cutoff_len, encoded[0] if encoded else None
     problems += [Problem(raw.place, kind, reason) for kind, reason in (first.notices if first else ())]
     if first is not None and cutoff and first.full_length > cutoff:
         lost = []
         if first.dropped_turns:
-            lost.append(f"its first {first.dropped_turns} turns are left out")
+            lost.append(Message("lost_turns", count=first.dropped_turns))
         if first.cut_tokens:
-            where = "its answer loses its end" if first.answer_cut else "its longest texts lose their middle"
-            lost.append(f"{where} ({first.cut_tokens} tokens in all)")
-        reason = f"it has {first.full_length:,} tokens, cutoff_len is {cutoff:,}: {' and '.join(lost)}."
+            where = Message("lost_answer_end") if first.answer_cut else Message("lost_middle")
+            lost.append(Message("lost_tokens", where=where, count=first.cut_tokens))
+        reason = Message("row_too_long", tokens=first.full_length, cutoff=cutoff, lost=lost)
         problems.append(Problem(raw.place, "too_long", reason))
     return example, encoded, problems

@@ -43,4 +43,4 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
                 check_first_rows(info, skip_broken=config.skip_broken_rows)
     for name in split_names(config.report_to):
         if name not in ("none", "all") and importlib.util.find_spec(name) is None:
-            raise UserError(f"report_to: {name} is not installed. Run: pip install {name}, or set report_to: none.")
+            raise UserError("reporter_missing", name=name)

@@ -9,6 +9,7 @@ from workbench.data.formats import Example
 from workbench.data.pipeline import look
 from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
+from workbench.messages.message import Message
 from workbench.models.vocabulary import Vocabulary
 
 MOST_TOKENS = 4000  # of a row that are shown: the first and the last half of them
@@ -56,6 +57,8 @@ def source(raw: Raw) -> str:
 
 def readable(text: str) -> str:
     """`text` without lone surrogates, which cannot be sent or written."""
+    if isinstance(text, Message):
+        return text.mapped(readable)
     return text.encode("utf-8", "backslashreplace").decode()
 
 

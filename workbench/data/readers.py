@@ -21,7 +21,8 @@ import orjson
 
 from workbench.data.encodings import as_utf8, check_utf8
 from workbench.data.spreadsheet import sheet_rows
-from workbench.errors import UserError
+from workbench.errors import Told, UserError
+from workbench.messages.message import Message
 from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt", ".xlsx")
@@ -37,12 +38,12 @@ _BATCH = 256  # rows of a Parquet file that are made at a time
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json"}
 
 
-class BadRow(ValueError):
+class BadRow(Told, ValueError):
     """A row that cannot be used, or should be looked at. The message is the reason, `kind` its class (see
     `KINDS_OF_PROBLEMS`)."""
 
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
+    def __init__(self, kind: str, reason: str, /, **values):
+        super().__init__(reason, **values)
         self.kind = kind
 
 
@@ -63,19 +64,19 @@ class Raw:
         if isinstance(value, bytes):
             value = parse_line(value)
         if not isinstance(value, dict):
-            raise BadRow("type", f"a row should be an object, not {named(value)}.")
+            raise BadRow("type", "row_not_object", kind=named(value))
         return value
 
 
 def named(value) -> str:
     """What a JSON value is, in words."""
     names = {
-        list: "a list",
-        dict: "an object",
-        str: "text",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
+        list: Message("a_list"),
+        dict: Message("an_object"),
+        str: Message("a_text"),
+        int: Message("a_number"),
+        float: Message("a_number"),
+        bool: Message("true_or_false"),
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
@@ -90,18 +91,18 @@ def parse_line(line: bytes):
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRow("utf8", f"not UTF-8 text (byte {error.start + 1} of the line). Save the file as UTF-8.") from None
+        raise BadRow("utf8", "line_not_utf8_save", byte=error.start + 1) from None
     try:
         return _shallow(json.loads(text), text)
     except json.JSONDecodeError as error:
-        raise BadRow("json", f"not valid JSON: {error.msg} (column {error.colno}).") from None
+        raise BadRow("json", "line_not_json", problem=error.msg, column=error.colno) from None
     except RecursionError:
         raise BadRow("json", _DEEP) from None
     except ValueError as error:
-        raise BadRow("json", f"not readable JSON: {str(error)[:100]}.") from None
+        raise BadRow("json", "line_unreadable_json", problem=str(error)[:100]) from None
 
 
-_DEEP = f"nested more than {MAX_NESTING} deep."
+_DEEP = Message("row_nested_deep", most=MAX_NESTING)
 
 
 def _shallow(value, text: bytes | str | None = None):
@@ -118,10 +119,7 @@ def kind_of(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     kind = "." + name.rsplit(".", 1)[-1] if "." in name else ""
     if kind not in KINDS:
-        raise UserError(
-            f"{path.name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .xlsx,"
-            " .parquet or .arrow, the text ones also gzipped (.gz), or a folder of them."
-        )
+        raise UserError("kind_unknown", name=path.name)
     return kind
 
 
@@ -147,9 +145,7 @@ def files_of(path: Path, split: str = "train") -> list[Path]:
             except UserError:
                 continue
     if not files:
-        raise UserError(
-            f"The folder {path} has no data file (.json, .jsonl, .csv, .tsv, .txt, .xlsx, .parquet, .arrow)."
-        )
+        raise UserError("folder_without_data", folder=path)
 
     def of_split(file: Path) -> bool:
         parts = file.relative_to(path).parts
@@ -180,7 +176,7 @@ def read_file(path: Path, offset: int = 0, line: int = 1, encoding: str = "") ->
         with open_regular(path) as plain:
             zipped = path.name.lower().endswith(".gz")
             if zipped and reader in (_parquet, _sheet):
-                raise UserError(f"{path.name}: unpack it first; files of this kind are compressed within.")
+                raise UserError("gzip_of_compressed", name=path.name)
             file: Any = _Unzipped(path, plain) if zipped else plain
             if reader in (_parquet, _sheet):
                 yield from reader(path)
@@ -193,9 +189,9 @@ def read_file(path: Path, offset: int = 0, line: int = 1, encoding: str = "") ->
                 file.seek(offset)
             yield from _lines(path, file, offset, line) if reader is _lines else reader(path, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        yield Raw(path.name, BadRow("json", f"the gzip file is damaged or cut off: {error}."))
+        yield Raw(path.name, BadRow("json", "gzip_damaged", problem=error))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise UserError("file_unreadable", path=path, reason=error.strerror or error) from None
 
 
 class _Unzipped(gzip.GzipFile):
@@ -208,10 +204,7 @@ class _Unzipped(gzip.GzipFile):
     def _count(self, data: bytes) -> bytes:
         self._given += len(data)
         if self._given > self._limit:
-            raise UserError(
-                f"{self._path.name} unpacks to more than {self._limit >> 20:,} MiB, over {_RATIO} times its size. If"
-                " that is right, unpack it first."
-            )
+            raise UserError("gzip_too_large", name=self._path.name, most=self._limit >> 20, ratio=_RATIO)
         return data
 
     def read(self, size=-1):
@@ -253,7 +246,7 @@ def _lines(path: Path, file: BinaryIO, offset: int = 0, number: int = 1) -> Iter
         if line is None:
             yield Raw(
                 f"{path.name}:{number}",
-                BadRow("json", f"the line has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read."),
+                BadRow("json", "line_too_large", size=size >> 20, most=_LONGEST >> 20),
                 at,
             )
         elif stripped := line.strip():
@@ -339,7 +332,7 @@ def _json(path: Path, file: BinaryIO) -> Iterator[Raw]:
     if first in ("[", "{"):
         yield from _stream(path, text, in_list=first == "[")
     elif first:
-        reason = "the file should hold a list of rows, or one row a line."
+        reason = Message("not_list_of_rows")
         yield Raw(f"{path.name}:{text.line}", BadRow("json", reason))
     text.reader.detach()
 
@@ -354,7 +347,7 @@ def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
         passed = text.skip(_BETWEEN)
         if text.over:
             if in_list:
-                reason = "the list does not end: its closing ] is missing. Is the file cut off?"
+                reason = Message("list_without_end")
                 yield Raw(f"{path.name}:{text.line}", BadRow("json", reason))
             return
         if in_list and text.buffer[text.at] == "]":
@@ -366,13 +359,13 @@ def _stream(path: Path, text: _Text, *, in_list: bool) -> Iterator[Raw]:
         value, end = _value(text)
         if end is None:
             where = text.line + text.buffer.count("\n", text.at, value.pos)
-            reason = f"not valid JSON: {value.msg} (line {where})."
+            reason = Message("json_in_file", problem=value.msg, line=where)
             while (match := next_row.search(text.buffer, text.at + 1)) is None and not text.ended:
                 if len(text.buffer) > _LONGEST:
                     break
                 text.more()
             if match is None:
-                yield Raw(place, BadRow("json", reason + " The rest of the file cannot be read."))
+                yield Raw(place, BadRow("json", "rest_unreadable", problem=reason))
                 return
             yield Raw(place, BadRow("json", reason))
             end = match.start()
@@ -416,9 +409,9 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Raw]:
             cells = next(reader, None)
         except csv.Error as error:
             if "unexpected end of data" in str(error):
-                reason = "a quote is opened in this record and never closed. Close it, or double quotes within a cell."
+                reason = Message("quote_open")
             else:
-                reason = f"not readable as CSV: {error}."
+                reason = Message("not_csv", problem=error)
             yield Raw(f"{path.name}:{line}", BadRow("json", reason))
             line = reader.line_num + 1
             continue
@@ -438,17 +431,17 @@ def _names(place: str, cells: list[str]) -> list[str]:
     while names and not names[-1].strip():  # columns that a spreadsheet leaves behind
         names.pop()
     if len(names) > _FIELDS:
-        raise UserError(f"{place}: the first line names {len(names):,} fields; at most {_FIELDS:,} are read.")
+        raise UserError("too_many_names", place=place, count=len(names), most=_FIELDS)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UserError(f"{place}: the field {min(twice)[:100]!r} is named twice in the first line.")
+        raise UserError("name_twice", place=place, name=min(twice)[:100])
     return names
 
 
 def _record(place: str, names: list[str], cells: list[str]) -> Raw:
     """A row of a table."""
     if len(cells) < len(names) or any(cells[len(names) :]):
-        reason = f"the record has {len(cells)} cells, but the first line names {len(names)} fields."
+        reason = Message("cells_count", cells=len(cells), names=len(names))
         return Raw(place, BadRow("json", reason))
     return Raw(place, dict(zip(names, cells, strict=False)))
 
@@ -469,9 +462,7 @@ def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
     """Lines of a CSV file. Raises UserError for one that does not end."""
     while line := text.readline(_LONGEST + 1):
         if len(line) > _LONGEST:
-            raise UserError(
-                f"{path.name} has a line of more than {_LONGEST >> 20} million characters. Is it a CSV file?"
-            )
+            raise UserError("line_too_long", name=path.name, most=_LONGEST >> 20)
         yield line
 
 
@@ -482,7 +473,7 @@ def _plain(path: Path, file: BinaryIO) -> Iterator[Raw]:
             try:
                 yield Raw(raw.place, {"text": raw.data.decode("utf-8").removeprefix("\ufeff")})
             except UnicodeDecodeError as error:
-                yield Raw(raw.place, BadRow("utf8", f"not UTF-8 text (byte {error.start + 1} of the line)."))
+                yield Raw(raw.place, BadRow("utf8", "line_not_utf8", byte=error.start + 1))
         else:
             yield raw
 
@@ -518,7 +509,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
             )
             schema, batches = source.schema_arrow, source.iter_batches(batch_size=_BATCH)
         if len(schema) > _FIELDS:
-            raise UserError(f"{path.name} has {len(schema):,} columns; at most {_FIELDS:,} are read.")
+            raise UserError("too_many_columns", name=path.name, count=len(schema), most=_FIELDS)
         for batch in batches:
             for row in batch.to_pylist() if batch.nbytes <= _LONGEST else _one_by_one(batch):
                 number += 1
@@ -528,7 +519,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
             raise
         if isinstance(error, MemoryError):  # pyarrow's is both
             raise MemoryError from None
-        yield Raw(f"{path.name}:{number + 1}", BadRow("json", f"the file is damaged from here on: {str(error)[:200]}"))
+        yield Raw(f"{path.name}:{number + 1}", BadRow("json", "file_damaged", problem=str(error)[:200]))
 
 
 def _arrow(path: Path):
@@ -560,6 +551,6 @@ def _one_by_one(batch) -> Iterator[dict | BadRow]:
         row = batch.slice(at, 1)
         size = row.get_total_buffer_size() if batch.num_rows == 1 else row.nbytes
         if size > _LONGEST:
-            yield BadRow("json", f"the row has {size >> 20:,} MiB; at most {_LONGEST >> 20} are read.")
+            yield BadRow("json", "row_too_large", size=size >> 20, most=_LONGEST >> 20)
         else:
             yield row.to_pylist()[0]

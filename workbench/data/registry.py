@@ -9,6 +9,7 @@ from pathlib import Path
 from workbench.config.run_config import nearest, split_names
 from workbench.data.encodings import ENCODINGS
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, expanded
 
@@ -72,13 +73,13 @@ class DatasetInfo:
     def file(self) -> Path:
         """The file or folder of a dataset that is not a hub's."""
         if self.path is None:
-            raise UserError(f"Dataset {self.name} lies on a hub, not in a file.")
+            raise UserError("dataset_on_hub", name=self.name)
         return self.path
 
     def check(self) -> "DatasetInfo":
         """Itself. Raises UserError when it cannot be read."""
         if self.problem:
-            raise UserError(f"Dataset {self.name}: {self.problem}")
+            raise UserError("dataset_problem", name=self.name, problem=self.problem)
         return self
 
 
@@ -95,17 +96,15 @@ def read_registry(folder: Path, workspace: Workspace | None = None) -> dict[str,
     try:
         entries = files.read_object(file, MAX_REGISTRY)
     except FileNotFoundError:
-        raise UserError(
-            f"{folder} has no dataset_info.json. Write one as docs/datasets.md describes, or set dataset_dir."
-        ) from None
+        raise UserError("registry_missing", folder=folder) from None
     if len(entries) > MAX_DATASETS:
-        raise UserError(f"{file} names {len(entries):,} datasets; at most {MAX_DATASETS:,} are read.")
+        raise UserError("registry_too_large", file=file, count=len(entries), most=MAX_DATASETS)
     datasets = {}
     for name, entry in entries.items():
         try:
             datasets[name] = read_entry(name, entry, Path(folder), workspace)
         except UserError as error:
-            datasets[name] = DatasetInfo(name, None, problem=str(error))
+            datasets[name] = DatasetInfo(name, None, problem=error.message)
     return datasets
 
 
@@ -144,57 +143,43 @@ def _by_its_name(link: Path, target: Path) -> Path:
 def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> DatasetInfo:
     """One entry of dataset_info.json. Raises UserError with what is wrong with it."""
     if not isinstance(entry, dict):
-        raise UserError("its entry in dataset_info.json should be an object.")
+        raise UserError("entry_not_object")
     values = {key: value for key, value in entry.items() if value is not None}
     for key, kind in _TYPES.items():
         value = values.get(key)
         if key in values and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-            type_name = {str: "text", bool: "true or false", int: "a whole number", dict: "an object"}[kind]
-            raise UserError(f"{key} should be {type_name} in dataset_info.json.")
+            names = {str: "a_text", bool: "true_or_false", int: "a_whole_number", dict: "an_object"}
+            raise UserError("entry_type", key=key, kind=Message(names[kind]))
     for key in ("columns", "tags"):
         for inner, value in values.get(key, {}).items():
             if value is not None and not isinstance(value, str):
-                raise UserError(f"{key}: {inner} should be text in dataset_info.json.")
+                raise UserError("entry_inner_text", key=key, inner=inner)
     formatting = values.get("formatting", "")
     if formatting and formatting not in FORMATTINGS:
-        raise UserError(f"formatting '{formatting}' is unknown. It can be {', '.join(FORMATTINGS)}.")
+        raise UserError("entry_formatting", value=formatting, known=FORMATTINGS)
     if (encoding := values.get("encoding", "").lower()) and encoding not in ENCODINGS:
-        raise UserError(f"encoding '{encoding[:40]}' is unknown. It can be {', '.join(ENCODINGS)}.")
+        raise UserError("entry_encoding", value=encoding[:40], known=ENCODINGS)
     if values.get("num_samples", 1) < 1:
-        raise UserError("num_samples should be at least 1.")
+        raise UserError("entry_samples")
     path, problem, within = None, "", _within(folder, workspace)
     for key in ("hf_hub_url", "ms_hub_url"):
         if key in values and not (_HUB_ANY.fullmatch(values[key]) and ".." not in values[key]):
-            raise UserError(
-                f"{key} should be a dataset's name on the hub, such as org/name, not {values[key][:100]!r}."
-            )
+            raise UserError("entry_hub_name", key=key, value=values[key][:100])
     if (given := values.get("folder")) and (Path(given).is_absolute() or ".." in Path(given).parts):
-        raise UserError(f"folder should be one within the hub's dataset, not {given[:100]!r}.")
+        raise UserError("entry_folder", value=given[:100])
     if file_name := values.get("file_name"):
         try:
             path = (folder / file_name).resolve()
             if within and not any(path.is_relative_to(root) for root in within):
-                raise UserError(
-                    f"file_name {file_name[:200]} leads out of the folder of its dataset_info.json. Move the file"
-                    f" there, or start the page with --allow {path.parent}."
-                )
+                raise UserError("entry_outside", file=file_name[:200], parent=path.parent)
             path = _by_its_name(folder / file_name, path)
             if not path.exists():
-                problem = f"the file {path} does not exist. Put it there, or correct file_name in dataset_info.json."
+                problem = Message("entry_file_missing", path=path)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"file_name cannot be a file's name: {error}.") from None
+            raise UserError("entry_file_name", problem=error) from None
     elif not values.get("hf_hub_url") and not values.get("ms_hub_url"):
         other = next((key for key in ("script_url", "cloud_file_name", "om_hub_url") if key in values), "")
-        problem = (
-            f"{other} is not supported; download it and give its file_name."
-            if other
-            else (
-                "its entry names no file_name, hf_hub_url or ms_hub_url."
-                + "".join(
-                    f" Is '{key}' a typing error?" for key in values if key not in _TYPES and nearest(key, list(_TYPES))
-                )
-            )
-        )
+        problem = Message("entry_not_supported", key=other) if other else _names_nothing(values)
     return DatasetInfo(
         name=name,
         path=path,
@@ -214,6 +199,12 @@ def read_entry(name: str, entry, folder: Path, workspace: Workspace | None) -> D
     )
 
 
+def _names_nothing(values: dict) -> Message:
+    """That an entry says nowhere where its rows are, and which of its keys nearly do."""
+    guesses = [Message("typing_error", key=key) for key in values if key not in _TYPES and nearest(key, list(_TYPES))]
+    return Message("entry_names_guesses", guesses=guesses) if guesses else Message("entry_names_nothing")
+
+
 def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetInfo]:
     """The datasets of a folder, and behind them those of the workspace (corrections, uploads) whose names are not
     taken.
@@ -228,7 +219,7 @@ def registries(folder: Path, workspace: Workspace | None) -> dict[str, DatasetIn
             try:
                 datasets = read_registry(other, workspace) | datasets
             except UserError as error:
-                datasets.setdefault(other.name, DatasetInfo(other.name, None, problem=str(error)))
+                datasets.setdefault(other.name, DatasetInfo(other.name, None, problem=error.message))
     return datasets
 
 
@@ -259,6 +250,9 @@ def unlisted(name: str, folder: Path, known=(), workspace: Workspace | None = No
     if _HUB_NAME.fullmatch(name) and not path.suffix:
         return DatasetInfo(name, None, hub=name, ms_hub=name)
     raise UserError(
-        f"There is no dataset '{name[:200]}' in {folder / 'dataset_info.json'}.{nearest(name, list(known))} It has:"
-        f" {', '.join(itertools.islice(known, 50)) or 'none'}. Or give a data file, or a hub's dataset as org/name."
+        "dataset_missing",
+        name=name[:200],
+        file=folder / "dataset_info.json",
+        guess=nearest(name, list(known)),
+        known=list(itertools.islice(known, 50)) or Message("none"),
     )

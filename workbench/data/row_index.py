@@ -70,7 +70,7 @@ class _File:
                     offset += size
                     line += 1
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror or error}.") from None
+            raise UserError("file_unreadable", path=self.path, reason=error.strerror or error) from None
         self.total = row
 
 
@@ -78,7 +78,7 @@ def _version(path: Path) -> tuple:
     try:
         stat = path.stat()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise UserError("file_unreadable", path=path, reason=error.strerror or error) from None
     return stat.st_mtime_ns, stat.st_size
 
 

@@ -26,12 +26,12 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
         try:
             if not book.worksheets:
-                raise UserError(f"{path.name} has no sheet with cells.")
+                raise UserError("sheet_empty", name=path.name)
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # what the file says of its size may be wrong, and rows would be filled up to it
             for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
                 if number > _ROWS:
-                    raise UserError(f"{path.name} has more than {_ROWS:,} rows. Save it as CSV.")
+                    raise UserError("sheet_too_long", name=path.name, most=_ROWS)
                 if any(cell is not None for cell in cells):
                     yield number, [_text(cell) for cell in cells]
         finally:
@@ -39,10 +39,10 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except (UserError, MemoryError):
         raise
     except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+        raise UserError("file_unreadable", path=path.name, reason=error.strerror or error) from None
     except Exception as error:  # a workbook can be broken in many ways
         reason = " ".join(str(error).replace(str(path), path.name).split())[:200].rstrip(". ")
-        raise UserError(f"{path.name} cannot be read as an Excel workbook: {reason or type(error).__name__}.") from None
+        raise UserError("sheet_broken", name=path.name, reason=reason or type(error).__name__) from None
 
 
 def _check_size(path: Path) -> None:
@@ -51,15 +51,10 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError(
-            f"{path.name} is no Excel workbook of the kind .xlsx ({str(error)[:100]}). Save it as .xlsx or CSV."
-        ) from None
+        raise UserError("sheet_not_xlsx", name=path.name, problem=str(error)[:100]) from None
     unpacked = sum(part.file_size for part in parts)
     if unpacked > _UNPACKED or len(parts) > _PARTS:
-        raise UserError(
-            f"{path.name} unpacks to {unpacked >> 20:,} MiB in {len(parts):,} parts; at most {_UNPACKED >> 20} MiB are"
-            " read. Save it as CSV."
-        )
+        raise UserError("sheet_too_large", name=path.name, size=unpacked >> 20, parts=len(parts), most=_UNPACKED >> 20)
 
 
 def _text(cell: object) -> str:

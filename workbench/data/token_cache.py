@@ -6,6 +6,7 @@ this code.
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from workbench.data.hub_datasets import dataset_rows
 from workbench.data.pipeline import Batch, Problem, scan
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
+from workbench.messages.message import Message, restored, stored
 from workbench.models.demo import Progress
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
@@ -34,7 +36,8 @@ _LIMIT_GIB = float(os.environ.get("WORKBENCH_CACHE_GIB", 50))
 
 @dataclass
 class Summary:
-    """What a dataset came to. `rows`: of the data; `kept`: training rows made of them; `problems`: counts by kind."""
+    """What a dataset came to. `rows`: of the data; `kept`: training rows made of them; `problems`: counts by kind.
+    `messages`: the reasons of `first` once more, as `stored`."""
 
     rows: int = 0
     kept: int = 0
@@ -48,6 +51,7 @@ class Summary:
     untrained: int = 0
     problems: dict[str, int] = field(default_factory=dict)
     first: list[tuple[str, str, str]] = field(default_factory=list)
+    messages: list = field(default_factory=list)
 
     def add(self, batch: Batch) -> None:
         self.rows += batch.rows
@@ -58,12 +62,14 @@ class Summary:
             self.problems[problem.kind] = self.problems.get(problem.kind, 0) + 1
             self.broken += problem.broken
             if problem.broken and len(self.first) < _LISTED:
-                self.first.append((problem.place, problem.kind, problem.reason))
+                self.first.append((problem.place, problem.kind, str(problem.reason)))
+                self.messages.append(stored(problem.reason))
 
     @property
     def broken_rows(self) -> list[Problem]:
         """The first broken rows."""
-        return [Problem(*item) for item in self.first]
+        kept = itertools.zip_longest(self.first, self.messages)
+        return [Problem(place, kind, restored(message, reason)) for (place, kind, reason), message in kept]
 
 
 @dataclass
@@ -114,9 +120,7 @@ def prepare(
                 raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"The disk is full: the tokens of {info.name} cannot be kept in {folder.parent}. Free some space."
-            ) from None
+            raise UserError("disk_full_tokens", name=info.name, folder=folder.parent) from None
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -146,7 +150,7 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
             if time.monotonic() - told > 0.5:
                 told = time.monotonic()
                 progress(
-                    f"Tokenizing {info.name}: {summary.rows:,} rows",
+                    Message("tokenizing_rows", name=info.name, rows=summary.rows),
                     min(1.0, batch.offset / size) if size and batch.offset > 0 else 0.0,
                 )
     (partial / "summary.json").write_text(json.dumps(asdict(summary)), encoding="utf-8")

@@ -12,6 +12,7 @@ from workbench.data.registry import DatasetInfo, select
 from workbench.data.thinking import choice_in
 from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage.files import Unreadable, read_object, write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder
 
@@ -59,7 +60,7 @@ def load_data(
     if config.enable_thinking != "auto" and not choice_in(str(encoder.training_template)):
         log(f"enable_thinking {config.enable_thinking}: this chat template has no such switch, so it changes nothing.")
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
-    progress("Tokenizing", 0.0)
+    progress(Message("tokenizing"), 0.0)
     summaries: dict[str, Summary] = {}
     contents: dict[str, str] = {}
     before = _known_contents(folder)
@@ -87,7 +88,7 @@ def load_data(
 
     rows = mixed(read(config.dataset), config)
     if rows is None:
-        raise UserError("No row of the dataset has anything to train on. `python -m workbench data check` tells why.")
+        raise UserError("nothing_to_train")
     held_out = None
     if config.eval_dataset:
         held_out = joined(read(config.eval_dataset))
@@ -139,15 +140,12 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
     """Say what a dataset came to. Raises UserError where it has broken rows that are not to be skipped."""
     s = prepared.summary
     if s.broken:
-        listed = " ".join(f"{p.place}: {p.reason}" for p in s.broken_rows[:3])
-        rest = f" And {s.broken - 3:,} more." if s.broken > 3 else ""
+        first = [Message("at_place", place=p.place, problem=p.reason) for p in s.broken_rows[:3]]
+        first += [Message("and_more_problems", count=s.broken - 3)] if s.broken > 3 else []
         if not config.skip_broken_rows:
-            raise UserError(
-                f"Dataset {info.name} has {s.broken:,} broken {'row' if s.broken == 1 else 'rows'} of {s.rows:,}."
-                f" {listed}{rest} Correct them (`python -m workbench data check {info.name}` lists all), or set"
-                " skip_broken_rows: true."
-            )
-        log(f"{info.name}: {s.broken:,} broken rows of {s.rows:,} are skipped. {listed}{rest}")
+            word = Message("word_row" if s.broken == 1 else "word_rows")
+            raise UserError("dataset_broken", name=info.name, broken=s.broken, word=word, rows=s.rows, first=first)
+        log(f"{info.name}: {s.broken:,} broken rows of {s.rows:,} are skipped. {' '.join(first)}")
     log(f"{info.name}: {s.kept:,} rows, {s.tokens:,} tokens, {s.trained:,} of them trained.")
     if s.shortened:
         lost = s.full_tokens - s.tokens

@@ -11,6 +11,7 @@ from workbench.data.formats import KINDS_OF_PROBLEMS, ONCE
 from workbench.data.pipeline import Batch, Problem, look, scan
 from workbench.data.registry import DatasetInfo
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 _FIRST = 1000  # rows that are looked at before a run starts
 
@@ -25,15 +26,14 @@ class Report:
     offset: int = -1
     counts: dict[str, int] = field(default_factory=dict)
 
-    def line(self) -> str:
+    def line(self, name: str) -> Message:
         """One line for the terminal."""
         noticed = sum(self.counts.values()) - self.broken
-        listed = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in KINDS_OF_PROBLEMS if kind in self.counts)
-        return (
-            f"{self.rows:,} rows, {self.broken:,} broken, {noticed:,} to look at"
-            + (f" ({listed})" if listed else "")
-            + "."
-        )
+        counts = Message("check_counts", rows=self.rows, broken=self.broken, noticed=noticed)
+        kinds = [f"{kind} {self.counts[kind]:,}" for kind in KINDS_OF_PROBLEMS if kind in self.counts]
+        if not kinds:
+            return Message("check_line", name=name, counts=counts)
+        return Message("check_line_kinds", name=name, counts=counts, kinds=kinds)
 
 
 def problems_of(
@@ -66,9 +66,9 @@ def problems_of(
         firsts, others = seen.add(places, digests), kept_out.get(digests)
         for number, place, first, held in zip(numbers, places, firsts, others, strict=True):
             if first is not None:
-                problems.append(Problem(place, "duplicate", f"the same as {first}.", number))
+                problems.append(Problem(place, "duplicate", Message("same_as", place=first), number))
             if held is not None:
-                problems.append(Problem(place, "in_eval", f"it is in the evaluation data, too ({held}).", number))
+                problems.append(Problem(place, "in_eval", Message("in_evaluation", place=held), number))
         for problem in sorted(batch.problems + problems, key=lambda p: p.row):
             problem = replace(problem, row=before + problem.row)
             report.counts[problem.kind] = report.counts.get(problem.kind, 0) + 1
@@ -95,12 +95,6 @@ def check_first_rows(info: DatasetInfo, *, skip_broken: bool) -> None:
         example, _, problems = look(raw, info, None)
         usable = usable or example is not None
         if example is None and not skip_broken:
-            raise UserError(
-                f"{problems[0].place}: {problems[0].reason} Correct it (`python -m workbench data check {info.name}`"
-                " lists every such row), or set skip_broken_rows: true."
-            )
+            raise UserError("first_row_broken", place=problems[0].place, reason=problems[0].reason, name=info.name)
     if not usable:
-        raise UserError(
-            f"None of the first {_FIRST:,} rows of {info.name} can be used. `python -m workbench data check"
-            f" {info.name}` tells why."
-        )
+        raise UserError("no_first_row_usable", count=_FIRST, name=info.name)

@@ -2,9 +2,9 @@
 FOLDER --read-only --torch …]`.
 
 One request per line on stdin, `{"op": …, "args": {…}}`; answers are lines on stdout: any number of `{"progress":
-[words, share]}`, then `{"result": …}` or `{"error": sentence}`. It ends with its stdin, and within limits on memory and
-time whatever it looks at. It does without torch, unless a tokenizer with code of its own or a look at the trainer's own
-batches needs it.
+[words, share]}`, then `{"result": …}` or `{"error": sentence}`, each with the codes of its messages. It ends with its
+stdin, and within limits on memory and time whatever it looks at. It does without torch, unless a tokenizer with code of
+its own or a look at the trainer's own batches needs it.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import validated
 from workbench.data import editing
 from workbench.errors import UserError
+from workbench.messages.answers import messages_in
+from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.storage.workspace import Workspace, dataset_folder
 
@@ -58,7 +60,7 @@ class Worker:
                 encoder = self._encoder(config)
                 vocabulary = Vocabulary(encoder.tokenizer)
             except UserError as error:
-                encoder, problem = None, str(error)
+                encoder, problem = None, error.message
         rows = [row_view(number, raw, info, encoder, vocabulary) for number, raw in places.page(start, count)]
         return {"rows": rows, "layout": info.formatting, "quick": places.quick, "problem": problem}
 
@@ -72,13 +74,10 @@ class Worker:
 
         rows = self._rows_of(dataset, config).page(number - 1, 1) if number > 0 else []
         if not rows:
-            raise UserError(f"{dataset} has no row {number:,}.")
+            raise UserError("row_missing", name=dataset, row=number)
         text = source(rows[0][1])
         if len(text) > LARGE:
-            raise UserError(
-                f"Row {number:,} has {len(text) / 2**20:.0f} MiB, which is too much to be edited here. Download the"
-                " dataset."
-            )
+            raise UserError("row_too_large_to_edit", row=number, size=len(text) / 2**20)
         return text
 
     def check(self, dataset: str, config: dict, report: str = "") -> dict:
@@ -94,7 +93,7 @@ class Worker:
         try:
             encoder, why = self._encoder(config), ""
         except UserError as error:
-            encoder, why = None, str(error)
+            encoder, why = None, error.message
         held_out = select(
             options.eval_dataset or "", dataset_folder(options.dataset_dir, self.workspace), self.workspace
         )
@@ -108,12 +107,12 @@ class Worker:
             ):
                 if problem is None:
                     share = min(1.0, counts.offset / size) if size and counts.offset > 0 else 0.0
-                    self.progress(f"Checking {info.name}: {counts.rows:,} rows", share)
+                    self.progress(Message("checking_rows", name=info.name, rows=counts.rows), share)
                     continue
                 problem = replace(problem, place=readable(problem.place), reason=readable(problem.reason))
                 if len(listed) < LISTED:
                     listed.append([problem.row, problem.place, problem.kind, problem.reason])
-                file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
+                file.write(json.dumps(problem.as_json(), ensure_ascii=False) + "\n")
         unused = [readable(name)[:100] for name in unused_columns(info)]
         return {**vars(counts), "problems": listed, "untokenized": why, "unused": unused}
 
@@ -149,7 +148,7 @@ class Worker:
                 )
             )
         first = next((p for _, part in parts for p in part.summary.broken_rows), None)
-        why = readable(f"{first.place}: {first.reason}") if first else ""
+        why = readable(Message("at_place", place=first.place, problem=first.reason)) if first else ""
         return asdict(statistics(parts, options, self.workspace)) | {"dataset": options.dataset, "first_broken": why}
 
     def batches(self, config: dict, start: int = 0, count: int = 3) -> dict:
@@ -169,7 +168,7 @@ class Worker:
         if self.confined and not (
             sent.resolve().is_relative_to(self.workspace.incoming) and sent.is_file() and not sent.is_symlink()
         ):
-            raise UserError(f"{sent.name} is not an upload. Send the file again.")
+            raise UserError("not_an_upload", name=sent.name)
         return list(editing.add_file(self.workspace, sent, file_name, beside=self._folder(config)))
 
     def copy(self, dataset: str, config: dict, encoding: str = "") -> list:
@@ -229,7 +228,7 @@ class Worker:
     def _one(self, dataset: str, config: dict):
         datasets = self._select(dataset, config)
         if len(datasets) != 1:
-            raise UserError(f"'{dataset}' names {len(datasets)} datasets. Choose one.")
+            raise UserError("one_dataset", names=dataset, count=len(datasets))
         return datasets[0]
 
     def _rows_of(self, dataset: str, config: dict):
@@ -240,7 +239,7 @@ class Worker:
         if known is None or known.info != info or not known.fresh():
             if len(self._places) >= 8:
                 self._places.pop(next(iter(self._places)))
-            with contextlib.nullcontext() if info.path else self._patient(f"Downloading {info.name}"):
+            with contextlib.nullcontext() if info.path else self._patient(Message("downloading", name=info.name)):
                 known = self._places[info.name] = Places(info)
         return known
 
@@ -270,15 +269,13 @@ class Worker:
             and not Path(locate_model(options.model_name_or_path or "", self.workspace)).is_dir()
         ):
             command = job.command("workbench.models.demo", self.workspace.root)
-            with self._patient("Converting the demo model"):
+            with self._patient(Message("converting_demo")):
                 done = subprocess.run(command, capture_output=True, text=True, env=job.environment())
             if done.returncode:
-                raise UserError(
-                    f"The demo model could not be converted: {(done.stderr.strip().splitlines() or ['–'])[-1][:300]}"
-                )
+                raise UserError("demo_failed", problem=(done.stderr.strip().splitlines() or ["–"])[-1][:300])
         if Path(locate_model(options.model_name_or_path or "", self.workspace)).is_dir():
             return load_tokenizer(options, self.workspace, self.progress)
-        with self._patient("Downloading the tokenizer"):
+        with self._patient(Message("downloading_tokenizer")):
             return load_tokenizer(options, self.workspace, self.progress)
 
     @contextlib.contextmanager
@@ -365,8 +362,8 @@ def main() -> None:
 
     one_at_a_time = threading.Lock()
 
-    def say(message: dict) -> None:
-        line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n"
+    def say(answer: dict) -> None:
+        line = json.dumps(answer | messages_in(answer), ensure_ascii=False).encode("utf-8", "replace").decode() + "\n"
         with one_at_a_time:
             signal.alarm(given.seconds)  # it goes on: the time begins anew
             answers.write(line)
@@ -390,25 +387,18 @@ def main() -> None:
         try:
             say({"result": getattr(worker, request["op"])(**request["args"])})
         except UserError as error:
-            say({"error": str(error), "encoding": getattr(error, "encoding", "")})
+            say({"error": error.message, "encoding": getattr(error, "encoding", "")})
         except OSError as error:
-            say({"error": f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}."})
+            say({"error": Message("file_io", file=error.filename or Message("a_file"), reason=error.strerror or error)})
         except MemoryError:
-            limit = f" More than {given.memory / 2**30:g} GiB would be needed." if given.memory else ""
-            say(
-                {
-                    "error": (
-                        f"There was not enough memory for this.{limit} Take a smaller part of the data, or another chat"
-                        " template."
-                    )
-                }
-            )
+            most = given.memory / 2**30
+            say({"error": Message("memory_short_limit", most=most) if most else Message("memory_short")})
         except Exception as error:  # the page must be told; the whole is on stderr
             import traceback
 
             traceback.print_exc()
             first = (str(error).splitlines() or [""])[0][:300]
-            say({"error": f"{type(error).__name__}: {first}. The traceback is on the page's console."})
+            say({"error": Message("unexpected", kind=type(error).__name__, problem=first)})
 
 
 if __name__ == "__main__":

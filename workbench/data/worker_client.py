@@ -20,6 +20,8 @@ from weakref import WeakValueDictionary
 
 from workbench.data.encodings import WrongEncoding
 from workbench.errors import UserError
+from workbench.messages.answers import with_messages
+from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.storage.files import parse_json
 from workbench.storage.workspace import Workspace
@@ -35,18 +37,7 @@ KEPT = 2  # processes that are kept for the next question
 _MODULE = "workbench.data.worker"
 _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
 
-_KILLED = (
-    "The process that reads the data was killed, probably for want of memory. Try again with fewer rows at a time."
-)
-_JOB_KILLED = (
-    "The process that reads the data was killed, probably for want of memory. Set preprocessing_num_workers: 1 and try"
-    " again."
-)
-_TOO_LONG = (
-    "This took more than {seconds:.0f} s and was ended: the data, the tokenizer or its chat template may be the reason."
-    " Try fewer rows, or another template."
-)
-_TOO_MUCH = f"The answer has more than {MAX_ANSWER >> 20} MiB. Look at fewer rows at a time."
+_TOO_MUCH = Message("answer_too_large", most=MAX_ANSWER >> 20)
 
 
 class _Lock:
@@ -75,7 +66,7 @@ class _Process:
                 self.requests.write(request)
                 self.requests.flush()
             while (line := self.answers.readline(MAX_ANSWER + 1)).endswith(b"\n"):  # else it was killed while it wrote
-                answer = parse_json(line, "The worker's answer")
+                answer = with_messages(parse_json(line, Message("worker_answer")))
                 if "error" in answer or "result" in answer:
                     return answer, None
                 timer.cancel()  # it tells that it goes on
@@ -133,7 +124,7 @@ class DataWorker:
         with self._free:
             lock = self._asking.setdefault(user, _Lock())
         if not lock.held.acquire(timeout=_PATIENCE):
-            raise UserError("The data is still being read for another question. Try again in a moment.")
+            raise UserError("reader_asked")
         try:
             for _ in range(2):
                 process = self._take(_needs_torch(args), _address(user))
@@ -144,19 +135,19 @@ class DataWorker:
                 if answer is not None:
                     return _result(answer)
                 if process.timed_out or code == -signal.SIGALRM:
-                    raise UserError(_TOO_LONG.format(seconds=LOOK_SECONDS))
+                    raise UserError("reader_too_long", seconds=LOOK_SECONDS)
                 if code != 0:  # killed; one that only had nothing to do for long ends with 0, and another is started
                     break
         finally:
             lock.held.release()
-        raise UserError(_KILLED)
+        raise UserError("reader_killed")
 
     def _take(self, torch: bool, address: str) -> _Process:
         """A process for one question. Raises UserError: all are busy for long."""
         with self._free:
             room = lambda: len(self._busy) < PROCESSES and self._questions[address] < ADDRESS_EACH  # noqa: E731
             if not self._free.wait_for(room, _PATIENCE):
-                raise UserError("Many people look at data at the moment. Try again in a minute.")
+                raise UserError("reader_busy")
             while self._idle:
                 fitting = next((one for one in reversed(self._idle) if one.torch == torch), self._idle[0])
                 self._idle.remove(fitting)
@@ -200,8 +191,7 @@ class DataWorker:
         """
         running = sum(count for other, count in self._jobs.items() if _address(other) == _address(user))
         if self._jobs[user] >= JOBS_EACH or running >= ADDRESS_EACH or self._jobs.total() >= PROCESSES:
-            whose = "You have" if self._jobs[user] >= JOBS_EACH else "Other users have"
-            raise UserError(f"{whose} jobs going that read data. Wait for one to end, or stop it.")
+            raise UserError("own_jobs" if self._jobs[user] >= JOBS_EACH else "other_jobs")
         self._jobs[user] += 1
         torch, process = torch or _needs_torch(args), None
         try:
@@ -216,7 +206,7 @@ class DataWorker:
             assert process.stdin  # it is a pipe
             process.stdin.write((json.dumps({"op": op, "args": args}) + "\n").encode())
             while line := await _line(process):
-                answer = parse_json(line, "The worker's answer")
+                answer = with_messages(parse_json(line, Message("worker_answer")))
                 if "progress" in answer:
                     yield answer
                     continue
@@ -224,7 +214,9 @@ class DataWorker:
                 yield answer
                 return
             code = await process.wait()
-            raise UserError(_TOO_LONG.format(seconds=SILENT_SECONDS) if code == -signal.SIGALRM else _JOB_KILLED)
+            if code == -signal.SIGALRM:
+                raise UserError("reader_too_long", seconds=SILENT_SECONDS)
+            raise UserError("reader_job_killed")
         finally:
             _less(self._jobs, user)
             if process is not None:
@@ -253,7 +245,7 @@ async def _line(process) -> bytes:
     try:
         return await asyncio.wait_for(process.stdout.readline(), SILENT_SECONDS)
     except TimeoutError:
-        raise UserError(_TOO_LONG.format(seconds=SILENT_SECONDS)) from None
+        raise UserError("reader_too_long", seconds=SILENT_SECONDS) from None
     except ValueError:  # longer than the limit
         raise UserError(_TOO_MUCH) from None
 

@@ -63,10 +63,7 @@ def lora_targets(model, wanted: str) -> tuple[list[str], list[str]]:
         parameters |= of_experts
     if unknown:
         names = sorted({*modules, *(name.rpartition(".")[2] for name in experts)})
-        raise UserError(
-            f"lora_target: {', '.join(unknown)} matches no module of this model ({model.config.model_type}). "
-            f"It has: {', '.join(names)}. Or set lora_target: all."
-        )
+        raise UserError("lora_target_unknown", targets=unknown, model=model.config.model_type, names=names)
     return sorted(chosen), sorted(parameters)
 
 
@@ -82,15 +79,9 @@ def check_embeddings(config: RunConfig, tied: bool) -> None:
         for name in split_names(names or ""):
             leaf = name.rpartition(".")[2]
             if option == "lora_target" and leaf in ("lm_head", "embed_out"):
-                raise UserError(
-                    f"lora_target: {name} is not offered: the loss reads the output head's weights directly. Take it"
-                    " out, or train the whole head with additional_target."
-                )
+                raise UserError("lora_target_head", name=name)
             if tied and leaf in EMBEDDINGS:
-                raise UserError(
-                    f"{option}: {name} is one matrix with the other embeddings in this model (tie_word_embeddings), so"
-                    " that what is trained on it alone could not be exported. Take it out."
-                )
+                raise UserError("lora_target_tied", option=option, name=name)
 
 
 def add_lora(model, config: RunConfig, log, adapter_folder=None):
@@ -108,7 +99,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
             return PeftModel.from_pretrained(model, adapter_folder, is_trainable=True)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise UserError(
-                f"The adapter {adapter_folder} does not fit this model: {' '.join(str(error).split())[:300]}"
+                "adapter_unfit", folder=adapter_folder, problem=" ".join(str(error).split())[:300]
             ) from None
     targets, experts = lora_targets(model, config.lora_target)
     taken = _names_peft_takes_for_experts(model)
@@ -118,7 +109,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
         what, off = ("lora_dropout", "0") if config.lora_dropout else ("use_dora", "false")
         found = ", ".join(sorted({".".join(name.removesuffix(".weight").split(".")[-2:]) for name in parameters}))
         if config.lora_target.strip().lower() != "all":
-            raise UserError(f"LoRA on {found} works without {what} only. Set {what}: {off}.")
+            raise UserError("lora_without", found=found, option=what, value=off)
         log(f"LoRA on {found} works without {what} only: these get no adapters, all other linear layers do.")
         parameters = []
     names = sorted({name.rpartition(".")[2] for name in targets})
@@ -139,7 +130,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
         )
         return get_peft_model(model, lora)
     except ValueError as error:
-        raise UserError(f"LoRA cannot be added: {' '.join(str(error).split())[:300]}") from None
+        raise UserError("lora_impossible", problem=" ".join(str(error).split())[:300]) from None
 
 
 def _names_peft_takes_for_experts(model) -> set[str]:

@@ -20,6 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
+from workbench.messages.message import Message
+
 NAME = "workbench_bounds"
 _FLASH = ("flash_attention_2", "flash_attention_3")  # these take bounds by themselves
 
@@ -224,18 +226,18 @@ def use_bounds(model: PreTrainedModel) -> str:
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
-        return f"it has layers of kind {', '.join(sorted(others))}"
+        return Message("attention_layers", kinds=sorted(others))
     if not (isinstance(model, PreTrainedModel) and model._supports_attention_backend):
-        return "its code does not use transformers' attention"
+        return Message("attention_own_code")
     before = config._attn_implementation
     if before in _FLASH:
         return ""
     if before != "sdpa":
-        return f"its attention is {before}"
+        return Message("attention_kind", kind=before)
     if getattr(config, "attention_dropout", 0.0):
-        return "its attention has dropout"
+        return Message("attention_dropout")
     if getattr(config, "attention_chunk_size", None):
-        return "its attention is chunked"
+        return Message("attention_chunked")
     ALL_ATTENTION_FUNCTIONS.register(NAME, bounded_attention_forward)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
     owners = [module.config for module in model.modules() if getattr(module, "config", None) is not None]
@@ -278,9 +280,9 @@ def _tried(model, config) -> str:
         model.train(training)
     layers = config.num_hidden_layers
     if _State.calls != 2 * layers:
-        return f"only {_State.calls // 2} of its {layers} layers ask transformers for attention"
+        return Message("attention_calls", count=_State.calls // 2, layers=layers)
     if (hidden - changed).abs().max() > _ROUNDING * hidden.abs().max():
-        return "its layers hand something on from one conversation to the next"
+        return Message("attention_carries")
     return ""
 
 

@@ -149,9 +149,7 @@ def balance_routers(model, coef: float) -> Balance:
         if hasattr(module, "experts") and hasattr(getattr(module, "gate", None), "top_k")
     ]
     if not routers or not model.config.model_type.startswith("deepseek"):
-        raise UserError(
-            f"moe_aux_loss_coef: this model ({model.config.model_type}) has no routers to balance. Remove the setting."
-        )
+        raise UserError("no_routers", model=model.config.model_type)
     for router in routers:
         register(router)
         router.balance = state

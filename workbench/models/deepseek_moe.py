@@ -65,9 +65,7 @@ class DeepseekMoeModel(_FusedExperts, LlamaModel):
 
     def __init__(self, config: DeepseekMoeConfig):
         if config.norm_topk_prob or config.scoring_func != "softmax":
-            raise UserError(
-                "This DeepSeek-MoE checkpoint renormalizes its gate or does not use softmax, which is not supported."
-            )
+            raise UserError("deepseek_gate")
         super().__init__(config)
         for index, layer in enumerate(self.layers):
             if index >= config.first_k_dense_replace and index % config.moe_layer_freq == 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from workbench.messages.message import Message
 from workbench.models.locate import demo_package
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
@@ -33,7 +34,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    phase = "Converting the demo model"
+    phase = Message("converting_demo")
     progress(phase, 0.0)
     with watch_tqdm(lambda _, share: progress(phase, 0.3 + 0.5 * share)):
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)

@@ -44,12 +44,12 @@ def export(
     workspace.check_writable()
     target = workspace.models / slug(name)
     if target.exists():
-        raise UserError(f"There is a model named {target.name} already. Choose another name.")
+        raise UserError("model_name_taken", name=target.name)
     folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
     for folder in folders.values():
         check_folder(folder)
     if not folders:
-        raise UserError("Name at least one adapter to merge.")
+        raise UserError("no_adapter_to_merge")
     config = config.model_copy(update={"quantization_bit": None})
     tokenizer = _tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
     dtype = _own_dtype(config, workspace) if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
@@ -65,9 +65,7 @@ def export(
     except UserError:
         raise
     except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
-        raise UserError(
-            f"These adapters cannot be merged into this model: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise UserError("adapters_unfit", problem=" ".join(str(error).split())[:300]) from None
     merged.generation_config.eos_token_id = end_tokens(merged, tokenizer)  # so that it stops as in chat, everywhere
     merged.config.eos_token_id = merged.generation_config.eos_token_id
     partial = target.with_name(f".{target.name}.partial")
@@ -77,9 +75,7 @@ def export(
         tokenizer.save_pretrained(partial)
         partial.rename(target)
     except OSError as error:
-        raise UserError(
-            f"The model could not be written: {error.strerror or error}. Make room and export again."
-        ) from None
+        raise UserError("model_not_written", reason=error.strerror or error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -96,7 +92,7 @@ def _tokenizer(config: EngineConfig, adapter: Path, workspace: Workspace, progre
         try:
             tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.trust_remote_code)
         except Exception as error:  # of a file that says what the libraries do not expect
-            raise UserError(f"The tokenizer in {adapter} cannot be read: {first_line(error)}") from None
+            raise UserError("tokenizer_unreadable", folder=adapter, problem=first_line(error)) from None
         if tokenizer.chat_template:
             set_template(tokenizer, "auto", config.enable_thinking)
             return tokenizer

@@ -9,10 +9,11 @@ import bitsandbytes as bnb
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.quantized.weights import is_packed
 from workbench.storage import files
 
-_AGAIN = "Download it again, or copy the file from its source."
+_AGAIN = Message("weights_again")
 
 
 def check_shards(folder: Path) -> None:
@@ -22,21 +23,23 @@ def check_shards(folder: Path) -> None:
         try:
             names = sorted(set(files.read_object(index)["weight_map"].values()))
             if not all(isinstance(name, str) and Path(name).name == name for name in names):
-                raise ValueError("a weight file is named that cannot be one")
+                raise UserError("weight_file_name")
         except (UserError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is broken ({error}). {_AGAIN}") from None
+            raise UserError("index_broken", file=index, problem=error, advice=_AGAIN) from None
     else:
         names = [name for name in ("model.safetensors",) if (folder / name).is_file()]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {_few(missing)}. {_AGAIN}")
+        raise UserError(
+            "shards_missing", folder=folder, count=len(missing), total=len(names), names=_few(missing), advice=_AGAIN
+        )
     for name in names:
         try:
             with safe_open(folder / name, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
             size = (folder / name).stat().st_size
-            raise UserError(f"{folder / name} is not whole ({size:,} bytes; {error}). {_AGAIN}") from None
+            raise UserError("shard_cut", file=folder / name, size=size, problem=error, advice=_AGAIN) from None
 
 
 def check_loaded(source: str, model, info: dict) -> None:
@@ -47,9 +50,7 @@ def check_loaded(source: str, model, info: dict) -> None:
     """
     missing = sorted(info.get("missing_keys") or ())
     if missing:
-        raise UserError(
-            f"The checkpoint {source} lacks {len(missing)} weights of this model: {_few(missing)}. {_AGAIN}"
-        )
+        raise UserError("weights_missing", source=source, count=len(missing), names=_few(missing), advice=_AGAIN)
     wrong = []
     for name, module in model.named_modules():
         expected = dict(getattr(module, "packed_shapes", {}))
@@ -58,14 +59,11 @@ def check_loaded(source: str, model, info: dict) -> None:
         for key, shape in expected.items():
             state = module._parameters[key].quant_state if is_packed(module._parameters[key]) else None
             if state is None or tuple(state.shape) != tuple(shape):
-                stored_shape = "nothing" if state is None else list(state.shape)
-                wrong.append(f"{name}.{key} is {stored_shape}, should be {list(shape)}")
+                found = Message("no_shape") if state is None else str(list(state.shape))
+                wrong.append(Message("weight_shape", name=f"{name}.{key}", shape=found, wanted=str(list(shape))))
     if wrong:
-        raise UserError(
-            f"{len(wrong)} weights of the checkpoint {source} have other shapes than its config.json says:"
-            f" {_few(wrong, 2)}. The files do not belong together."
-        )
+        raise UserError("weights_other_shapes", count=len(wrong), source=source, names=_few(wrong, 2))
 
 
-def _few(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+def _few(names: list, count: int = 3) -> list:
+    return names[:count] + (["…"] if len(names) > count else [])

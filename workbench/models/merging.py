@@ -13,10 +13,7 @@ def check_weights(configs: Sequence, weights: Sequence[float]) -> None:
     """Raise UserError if adapters of these PEFT configs cannot be added up with these weights."""
     alone = len(weights) == 1 and weights[0] == 1
     if not alone and any(getattr(config, "use_dora", False) for config in configs):
-        raise UserError(
-            "An adapter with DoRA can be merged alone and with weight 1 only: its change is not linear, so that a part"
-            " of it, or a sum with others, would be another model."
-        )
+        raise UserError("dora_alone")
 
 
 def merge_into_base(tuned, names: list[str], weights: list[float]):
@@ -72,10 +69,7 @@ def add_up(model, names: list[str], weights: list[float], new: str) -> None:
     configs = [model.peft_config[name] for name in names]
     check_weights(configs, [*weights, 0.0])  # even alone it becomes another adapter
     if any(config.modules_to_save for config in configs):
-        raise UserError(
-            "An adapter with whole modules (additional_target) cannot be added up while it is served. Export the merged"
-            " model instead."
-        )
+        raise UserError("whole_modules_served")
     model.add_weighted_adapter(names, weights, new, combination_type="cat")
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and new in (getattr(module, "scaling", None) or ()):

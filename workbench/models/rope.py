@@ -5,6 +5,7 @@ length (NTK-aware, as in transformers). yarn: arXiv 2309.00071. llama3: as in Ll
 """
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 
 def set_rope_scaling(config, kind: str, factor: float) -> str:
@@ -17,14 +18,9 @@ def set_rope_scaling(config, kind: str, factor: float) -> str:
         return ""
     own = getattr(config, "rope_parameters", None)
     if not own:
-        raise UserError(
-            f"rope_scaling: {config.model_type} has no rotary position embedding. Set rope_scaling to none."
-        )
+        raise UserError("rope_none", model=config.model_type)
     if "rope_theta" not in own:
-        raise UserError(
-            f"rope_scaling: {config.model_type} has one rotary embedding per layer type, which cannot be scaled"
-            " together."
-        )
+        raise UserError("rope_several", model=config.model_type)
     replaced = own.get("rope_type", "default")
     positions = config.max_position_embeddings
     original = own.get("original_max_position_embeddings") or positions
@@ -37,7 +33,7 @@ def set_rope_scaling(config, kind: str, factor: float) -> str:
         scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     config.rope_parameters = scaled
     context = int(original * factor)
-    line = f"RoPE scaling {kind} × {factor:g}: the context becomes {context:,} tokens."
+    line = Message("rope_scaled", kind=kind, factor=factor, context=context)
     if replaced != "default":
-        line += f" This replaces the model's own {replaced} scaling ({positions:,} tokens)."
+        return Message("rope_replaced", line=line, kind=replaced, positions=positions)
     return line

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.locks import locked
 from workbench.storage.workspace import CODE, Workspace, slug
@@ -30,7 +31,8 @@ _KEPT = 20  # folders of jobs that have ended
 
 def command(module: str, *arguments) -> list[str]:
     """The command line of a child that runs `module`, such as `workbench` or `workbench.train.main`."""
-    return [sys.executable, "-m", module, *map(str, arguments)]
+    english = ("--lang", "en") if module == "workbench" else ()  # what children print goes into logs
+    return [sys.executable, "-m", module, *english, *map(str, arguments)]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -106,7 +108,7 @@ def start_job(workspace: Workspace, kind: str, name: str, module: str, *argument
         earlier = jobs(workspace, kind)
         for other in earlier:
             if other.state().active:
-                raise UserError(f"{other.id} is still going. Wait until it ends, or stop it.")
+                raise UserError("job_going", id=other.id)
         for old in earlier[_KEPT:]:
             shutil.rmtree(old.path, ignore_errors=True)
         directory = new_directory(workspace.jobs, f"{kind}-{name}")
@@ -128,7 +130,7 @@ def stop_job(directory: StateDirectory) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(state.pid, signal.SIGKILL)
         if directory.stored_state().active:
-            directory.update(state="stopped", reason="Stopped.", ended=time.time())
+            directory.update(state="stopped", reason=Message("stopped"), ended=time.time())
 
 
 @contextlib.contextmanager
@@ -138,12 +140,12 @@ def failures_told(directory: StateDirectory | None):
         yield
     except UserError as error:
         if directory:
-            directory.update(state="failed", reason=str(error), ended=time.time())
+            directory.update(state="failed", reason=error.message, ended=time.time())
         raise
     except Exception as error:
         if directory:
             first = (str(error).splitlines() or [""])[0][:300]
-            reason = f"{type(error).__name__}: {first}. The traceback is in {directory.log}."
+            reason = Message("unexpected_in_log", kind=type(error).__name__, problem=first, log=directory.log)
             directory.update(state="failed", reason=reason, ended=time.time())
         raise
 
@@ -164,6 +166,6 @@ def told(directory: StateDirectory | None, result: Callable[[], str] = lambda: "
         with failures_told(directory):
             yield
     except SystemExit:
-        directory.update(state="stopped", reason="Stopped.", ended=time.time())
+        directory.update(state="stopped", reason=Message("stopped"), ended=time.time())
         raise
     directory.update(state="finished", reason=result(), progress=1.0, phase="", ended=time.time())

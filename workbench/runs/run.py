@@ -15,6 +15,7 @@ from typing import ClassVar
 from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.files import remove_run_files
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage import files
@@ -68,8 +69,8 @@ class Run(StateDirectory):
         except (OSError, UserError):
             return {}
 
-    def problems(self) -> list[str]:
-        """Why `run.yaml` or `meta.json` cannot be read, a sentence each; nothing for files that are not there."""
+    def problems(self) -> list[Message]:
+        """Why `run.yaml` or `meta.json` cannot be read, a message each; nothing for files that are not there."""
         problems = []
         for name, read in (
             ("run.yaml", lambda path: files.parse_yaml(files.read_text(path, files.MAX_YAML))),
@@ -80,7 +81,7 @@ class Run(StateDirectory):
             except OSError:
                 continue
             except files.Unreadable as error:
-                problems.append(f"{name} cannot be read: {error.reason}")
+                problems.append(Message("file_of_run", name=name, reason=error.reason))
         return problems
 
     def set_notes(self, **changes: str) -> None:
@@ -158,12 +159,12 @@ def delete_run(run: Run) -> None:
         UserError: it has not ended, or is no run.
     """
     if not ((run.path / "run.yaml").exists() or (run.path / "state.json").exists()):
-        raise UserError(f"{run.path} holds no run.")
+        raise UserError("no_run_in", path=run.path)
     lock = run.lock()
     if lock is not None:
         os.close(lock)
     if lock is None or run.state().active:
-        raise UserError(f"The run {run.id} has not ended. Stop it first.")
+        raise UserError("run_not_ended", id=run.id)
     target = run.path.resolve()
     if run.path.is_symlink():
         run.path.unlink()
@@ -204,9 +205,7 @@ def create_run(workspace: Workspace, config: RunConfig, *, confined: bool = Fals
         run.begin()
         run.update(**{"position": time.time()} | state)
     except OSError as error:
-        raise UserError(
-            f"The run directory cannot be written: {error.strerror}. Check the disk, or choose another --workspace."
-        ) from None
+        raise UserError("run_not_written", reason=error.strerror) from None
     return run
 
 
@@ -222,7 +221,7 @@ def _claim(folder: Path, name: str, link_to: Path | None = None) -> Path:
             return path
         except FileExistsError:
             continue
-    raise UserError(f"There are too many runs named {name}. Choose another run_name.")
+    raise UserError("run_names", name=name)
 
 
 def _check_neighbors(workspace: Workspace, target: Path) -> None:
@@ -231,25 +230,19 @@ def _check_neighbors(workspace: Workspace, target: Path) -> None:
     for item in list_states(workspace):
         other_path = item.run.path.resolve()
         if other_path != target and (other_path.is_relative_to(target) or target.is_relative_to(other_path)):
-            raise UserError(
-                f"output_dir {target} and the run {item.run.id} in {other_path} would share files. Choose another."
-            )
+            raise UserError("output_shared", path=target, id=item.run.id, other=other_path)
 
 
 def _prepare_output(target: Path, overwrite: bool) -> None:
     existing = Run(target)
     if (target / "state.json").exists():
         if existing.state().active:
-            raise UserError(f"The run in {target} is still going. Stop it first, or choose another output_dir.")
+            raise UserError("output_going", path=target)
         if not overwrite:
-            raise UserError(
-                f"output_dir {target} already holds a run. Choose another, or set overwrite_output_dir: true."
-            )
+            raise UserError("output_has_run", path=target)
         remove_run_files(target)
     elif target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UserError(
-            f"output_dir {target} exists and is not empty. Choose another, or set overwrite_output_dir: true."
-        )
+        raise UserError("output_not_empty", path=target)
     target.mkdir(parents=True, exist_ok=True)
 
 
@@ -310,9 +303,8 @@ def find_run(workspace: Workspace, run_id: str) -> Run:
     matches = [r for r in runs if r.id == run_id] or [r for r in runs if run_id and r.id.startswith(run_id)]
     if len(matches) == 1:
         return matches[0]
-    names = ", ".join(r.id for r in (matches or runs)[:5]) or "none yet"
-    problem = "Several runs match" if matches else "There is no run"
-    raise UserError(f"{problem} '{run_id}'. Runs in {workspace.runs}: {names}.")
+    names = [r.id for r in (matches or runs)[:5]] or Message("none_yet")
+    raise UserError("run_several" if matches else "run_missing", id=run_id, folder=workspace.runs, names=names)
 
 
 def active_runs(workspace: Workspace) -> list[Run]:

@@ -16,11 +16,24 @@ from pathlib import Path
 
 import psutil
 
+from workbench.messages.message import Message, restored, stored
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 FINAL = ("stopped", "finished", "failed", "lost")
+_WORDS = {
+    "queued": "state_queued",
+    "starting": "state_starting",
+    "running": "state_running",
+    "stopping": "state_stopping",
+    "stopped": "state_stopped",
+    "finished": "state_finished",
+    "failed": "state_failed",
+    "lost": "state_lost",
+}
+# fields that hold messages: the file has their English text, and beside it the codes
+_TOLD = ("reason", "phase", "warning")
 _RESERVE = 64 << 10  # bytes
 _MAX_STATE = 1 << 20  # bytes of state.json
 _LARGEST = 2**53
@@ -66,6 +79,15 @@ class ProcessState:
     def active(self) -> bool:
         return self.state in ACTIVE
 
+    def messages(self) -> dict:
+        """What is told here, by field, as `stored`: its codes and values."""
+        return {name: stored(text) for name in _TOLD if isinstance(text := getattr(self, name), Message)}
+
+
+def state_word(state: str) -> Message:
+    """A state in words."""
+    return Message(_WORDS[state])
+
 
 _TYPES = {
     f.name: {
@@ -108,15 +130,18 @@ class StateDirectory:
             values = {k: v for k, v in stored.items() if k in _TYPES}
             if values.get("state", "queued") not in (*ACTIVE, *FINAL) or not _fits(values):
                 raise ValueError
+            kept = stored.get("messages")
+            if isinstance(kept, dict):
+                values |= {name: restored(kept.get(name), values.get(name, "")) for name in _TOLD}
             return ProcessState(**values)
         except FileNotFoundError:
-            return ProcessState(state="lost", reason="state.json is missing.", created=0.0)
+            return ProcessState(state="lost", reason=Message("state_missing"), created=0.0)
         except files.Unreadable as error:
-            return ProcessState(state="lost", reason=f"state.json cannot be read: {error.reason}", created=0.0)
-        except (OSError, ValueError, TypeError):
             return ProcessState(
-                state="lost", reason="state.json cannot be read: its values are not those of a state.", created=0.0
+                state="lost", reason=Message("file_of_run", name="state.json", reason=error.reason), created=0.0
             )
+        except (OSError, ValueError, TypeError):
+            return ProcessState(state="lost", reason=Message("state_values"), created=0.0)
 
     def state(self) -> ProcessState:
         """The run's true state: an active one whose process is gone reads as `lost`."""
@@ -125,7 +150,7 @@ class StateDirectory:
             state = self.stored_state()  # it may have ended between the two looks
             if state.active:
                 state.state = "lost"
-                state.reason = "The process ended without saying why (machine restart, or killed)."
+                state.reason = Message("process_gone")
         return state
 
     def begin(self) -> None:
@@ -141,7 +166,7 @@ class StateDirectory:
             (self.path / ".reserve").unlink(missing_ok=True)
 
     def _write(self, state: ProcessState) -> None:
-        text = json.dumps(asdict(state), indent=1)
+        text = json.dumps(asdict(state) | {"messages": state.messages()}, indent=1)
         try:
             write_atomically(self.path / "state.json", text)
         except OSError as error:

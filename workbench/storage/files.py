@@ -16,11 +16,13 @@ import orjson
 import yaml
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 MAX_FILE = 64 << 20  # bytes of a file that is read whole
 MAX_YAML = 1 << 20  # bytes of a config
 MAX_NESTING = 100  # lists and objects within each other
 
+_THE_TEXT = Message("the_text")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe as the other, and fast enough for thousands of runs
 _AS_WRITTEN = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -29,7 +31,7 @@ class Unreadable(UserError):
     """A file or text that cannot be used; the message says why. `reason` is the same without the file's name."""
 
     def __init__(self, what: str, reason: str):
-        super().__init__(f"{what} cannot be read: {reason}")
+        super().__init__("cannot_be_read", what=what, reason=reason)
         self.reason = reason
 
 
@@ -45,7 +47,7 @@ def open_regular(path: Path):
     )  # a pipe would wait for its writer
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Unreadable(str(path), "it is not a regular file.")
+        raise Unreadable(str(path), Message("not_regular_file"))
     return os.fdopen(descriptor, "rb")
 
 
@@ -62,9 +64,9 @@ def read_bytes(path: Path, limit: int = MAX_FILE) -> bytes:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise Unreadable(str(path), f"{getattr(error, 'strerror', None) or error}.") from None
+        raise Unreadable(str(path), Message("reason_given", reason=getattr(error, "strerror", None) or error)) from None
     if len(data) > limit:
-        raise Unreadable(str(path), f"it has more than {limit >> 20} MiB.")
+        raise Unreadable(str(path), Message("has_more_mib", most=limit >> 20))
     return data
 
 
@@ -73,7 +75,7 @@ def read_text(path: Path, limit: int = MAX_FILE) -> str:
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(str(path), f"it is not UTF-8 text (byte {error.start + 1}).") from None
+        raise Unreadable(str(path), Message("not_utf8", byte=error.start + 1)) from None
 
 
 def read_json(path: Path, limit: int = MAX_FILE):
@@ -85,11 +87,11 @@ def read_object(path: Path, limit: int = MAX_FILE) -> dict:
     """The JSON object in a file. Raises as `read_bytes`, also for other values than objects."""
     value = read_json(path, limit)
     if not isinstance(value, dict):
-        raise Unreadable(str(path), "it should hold a JSON object.")
+        raise Unreadable(str(path), Message("not_json_object"))
     return value
 
 
-def parse_json(text: bytes | str, what: str = "The text"):
+def parse_json(text: bytes | str, what: str = _THE_TEXT):
     """The value in a JSON text. Raises Unreadable: not JSON, not UTF-8, or nested more than `MAX_NESTING` deep."""
     try:
         value = orjson.loads(text)
@@ -105,16 +107,16 @@ def _by_python(text: bytes | str, what: str):
             text = text.decode("utf-8-sig")
         return json.loads(text)
     except UnicodeDecodeError as error:
-        raise Unreadable(what, f"it is not UTF-8 text (byte {error.start + 1}).") from None
+        raise Unreadable(what, Message("not_utf8", byte=error.start + 1)) from None
     except json.JSONDecodeError as error:
-        raise Unreadable(what, f"it is not valid JSON (line {error.lineno}): {error.msg}.") from None
+        raise Unreadable(what, Message("not_json", line=error.lineno, problem=error.msg)) from None
     except RecursionError:
-        raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.") from None
+        raise Unreadable(what, Message("nested_deep", most=MAX_NESTING)) from None
     except ValueError as error:  # a number with thousands of digits
-        raise Unreadable(what, f"{str(error)[:100]}.") from None
+        raise Unreadable(what, Message("reason_given", reason=str(error)[:100])) from None
 
 
-def check_nesting(value, text: bytes | str | None = None, what: str = "The text") -> None:
+def check_nesting(value, text: bytes | str | None = None, what: str = _THE_TEXT) -> None:
     """Raise Unreadable if lists and objects lie more than `MAX_NESTING` deep in each other; `text` is what `value` was
     parsed from."""
     if text is not None:
@@ -132,10 +134,10 @@ def check_nesting(value, text: bytes | str | None = None, what: str = "The text"
         level = [inner for inner in level if isinstance(inner, dict | list)]
         if not level:
             return
-    raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
+    raise Unreadable(what, Message("nested_deep", most=MAX_NESTING))
 
 
-def parse_yaml(text: str, what: str = "The text", *, as_written: bool = False):
+def parse_yaml(text: str, what: str = _THE_TEXT, *, as_written: bool = False):
     """The value in a YAML text. `as_written`: scalars stay the text that they are written as (`007`, `1.10`, dates).
 
     Raises:
@@ -143,29 +145,30 @@ def parse_yaml(text: str, what: str = "The text", *, as_written: bool = False):
             can multiply into gigabytes.
     """
     if len(text) > MAX_YAML:
-        raise Unreadable(what, f"it has more than {MAX_YAML >> 20} MiB.")
+        raise Unreadable(what, Message("has_more_mib", most=MAX_YAML >> 20))
     try:
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):  # events need no recursion
             if isinstance(event, yaml.events.AliasEvent):
-                raise Unreadable(what, f"it has a reference (*{event.anchor}); write the value out.")
+                raise Unreadable(what, Message("yaml_reference", name=event.anchor))
             depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(
                 event, yaml.events.CollectionEndEvent
             )
             if depth > MAX_NESTING:
-                raise Unreadable(what, f"it is nested more than {MAX_NESTING} deep.")
+                raise Unreadable(what, Message("nested_deep", most=MAX_NESTING))
         return yaml.load(text, Loader=_AS_WRITTEN if as_written else _LOADER)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise Unreadable(what, f"it is not valid YAML{line}: {problem}.") from None
+        problem = getattr(error, "problem", None) or Message("not_parsed")
+        if mark:
+            raise Unreadable(what, Message("not_yaml_line", line=mark.line + 1, problem=problem)) from None
+        raise Unreadable(what, Message("not_yaml", problem=problem)) from None
 
 
 def shown(value, limit: int = 200) -> str:
     """A value from outside as text for a sentence: short, and made in bounded time."""
     if isinstance(value, dict | list | tuple):
-        return f"{type(value).__name__} of {len(value)}"
+        return Message("size_of_list", kind=type(value).__name__, count=len(value))
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else text[:limit] + "…"
 

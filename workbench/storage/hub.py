@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 
 def use_modelscope() -> bool:
@@ -72,29 +73,23 @@ def fetch_model(name: str, revision: str, cache: Path) -> str:
     except UserError:
         raise
     except Exception as error:  # the hub's client raises many kinds
-        raise UserError(f"{name} cannot be fetched from ModelScope: {first_line(error)} {by_hand(name)}") from None
+        raise UserError("modelscope_failed", name=name, reason=first_line(error), advice=by_hand(name)) from None
 
 
-def by_hand(name: str) -> str:
+def by_hand(name: str) -> Message:
     """How to get a model here without a network."""
+    folder = name.split("/")[-1]
     if use_modelscope():
-        get = f"modelscope download --model {name} --local_dir {name.split('/')[-1]}"
-    else:
-        get = f"hf download {name} --local-dir {name.split('/')[-1]}"
-    return (
-        f"Check the network{'' if use_modelscope() else ', or set HF_ENDPOINT to a mirror'}. By hand: run `{get}` where"
-        f" there is a network and put the folder into the workspace as models/{name.split('/')[-1]}."
-    )
+        command = f"modelscope download --model {name} --local_dir {folder}"
+        return Message("by_hand_modelscope", command=command, folder=folder)
+    return Message("by_hand", command=f"hf download {name} --local-dir {folder}", folder=folder)
 
 
 def modelscope_attribute(name: str):
     try:
         import modelscope
     except ImportError:
-        raise UserError(
-            "USE_MODELSCOPE_HUB or ms_hub_url asks for ModelScope, whose package is not installed. Run: pip install"
-            " modelscope"
-        ) from None
+        raise UserError("modelscope_missing") from None
     return getattr(modelscope, name)
 
 

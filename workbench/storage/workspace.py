@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 CODE = Path(__file__).resolve().parents[2]  # holds the package: in a checkout the project, else site-packages
 PROJECT = (
@@ -73,9 +74,7 @@ class Workspace:
             for folder in self.own_folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"The workspace {self.root} cannot be created: {error.strerror}. Choose another with --workspace."
-            ) from None
+            raise UserError("workspace_not_created", folder=self.root, reason=error.strerror) from None
         return self
 
     @property
@@ -104,7 +103,7 @@ class Workspace:
     def check_writable(self) -> None:
         """Raise UserError where runs may only be looked at."""
         if self.read_only:
-            raise UserError("This page is read-only: another one works on this workspace. Use that one.")
+            raise UserError("page_read_only")
 
     def may_read(self, path: Path) -> bool:
         """Whether a path lies in an allowed folder, whatever links say."""
@@ -118,19 +117,16 @@ class Workspace:
         """
         resolved = resolve(self.root / expanded(path, what), what)
         if resolved.is_relative_to(self.incoming):
-            raise UserError(f"The {what} {path} is an upload that is not a dataset yet. Add it on the Data tab.")
+            raise UserError("path_incoming", what=what, path=path)
         if any(resolved.is_relative_to(folder) for folder in self.allowed):
             try:
                 mode = resolved.stat().st_mode
             except OSError:  # not there (yet): who reads it says so
                 return resolved
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UserError(f"The {what} {path} is a device or a pipe. Name a file or a folder.")
+                raise UserError("path_device", what=what, path=path)
             return resolved
-        raise UserError(
-            f"The {what} {path} is outside the workspace {self.root}. Move it there, or start the page with "
-            f"--allow {Path(path).parent}."
-        )
+        raise UserError("path_outside", what=what, path=path, root=self.root, parent=Path(path).parent)
 
     def output(self, path: str) -> Path:
         """Where a run from the page may write: inside the workspace, beside its own folders.
@@ -140,23 +136,15 @@ class Workspace:
         """
         resolved = resolve(self.root / expanded(path, "output_dir"), "output_dir")
         if not resolved.is_relative_to(self.root):
-            raise UserError(
-                f"The output_dir {path} is outside the workspace {self.root}. Give a path inside it, such as"
-                f" saves/{resolved.name}."
-            )
+            raise UserError("output_outside", path=path, root=self.root, name=resolved.name)
         if resolved == self.root or any(resolved.is_relative_to(folder) for folder in self.own_folders):
-            raise UserError(
-                f"The output_dir {path} belongs to the workspace itself. Give another, such as saves/{resolved.name}."
-            )
+            raise UserError("output_reserved", path=path, name=resolved.name)
         return resolved
 
     def check_code(self, trusted) -> None:
         """Raise UserError where code that comes with a model is trusted by a user, but not by the server."""
         if trusted and not self.remote_code:
-            raise UserError(
-                "This server does not run code that comes with models. Untick trust_remote_code, or start the page with"
-                " --allow-remote-code."
-            )
+            raise UserError("remote_code_off")
 
     def confine(self, config) -> None:
         """Check every path in a config that comes from the page.
@@ -195,11 +183,11 @@ def expanded(path: Path | str, what: str = "path") -> Path:
         path_expanded = Path(path).expanduser()
         path_expanded.exists()
         if "\0" in str(path):
-            raise ValueError("it holds a NUL")
+            raise UserError("path_impossible", what=what, path=str(path)[:100], reason=Message("holds_nul"))
         return path_expanded
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"The {what} {str(path)[:100]!r} cannot be a path: {reason}.") from None
+        raise UserError("path_impossible", what=what, path=str(path)[:100], reason=reason) from None
 
 
 def resolve(path: Path, what: str = "path") -> Path:
@@ -207,7 +195,7 @@ def resolve(path: Path, what: str = "path") -> Path:
     try:
         return path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The {what} cannot be a path: {error}.") from None
+        raise UserError("path_unresolved", what=what, reason=error) from None
 
 
 def slug(text: str) -> str:
@@ -227,6 +215,4 @@ def dataset_folder(dataset_dir: str, workspace: Workspace | None = None) -> Path
     for folder in candidates:
         if folder.is_dir():
             return guard.inside(folder, what="dataset_dir") if guard else folder.resolve()
-    raise NotFound(
-        f"There is no dataset folder {dataset_dir}. Set dataset_dir to the folder that holds dataset_info.json."
-    )
+    raise NotFound("dataset_folder_missing", folder=dataset_dir)

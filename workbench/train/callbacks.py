@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workbench.config.options import RunConfig
 from workbench.errors import NothingLeft, UserError
+from workbench.messages.message import Message
 from workbench.models.ends import end_tokens
 from workbench.runs.run import Run
 from workbench.train.metrics_log import MetricsLog, log
@@ -84,13 +85,10 @@ class LossWatch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
-        advice = (
-            f"Lower learning_rate (now {self._rate:g}), add warmup_steps, or look at the data; then resume from a"
-            " checkpoint or start again."
-        )
+        advice = Message("loss_advice", rate=self._rate)
         self._bad = 0 if math.isfinite(loss) else self._bad + 1
         if self._bad >= 2:
-            raise UserError(f"The loss is not a number since step {state.global_step - args.logging_steps}. {advice}")
+            raise UserError("loss_nan", step=state.global_step - args.logging_steps, advice=advice)
         if self._bad:
             control.should_save = False  # no checkpoint of weights that may be broken
             return
@@ -101,15 +99,11 @@ class LossWatch(TrainerCallback):
         lowest = min(means)
         self._losses = self._losses[-200:]
         if means[-1] > _DIVERGED * lowest + 1:
-            raise UserError(
-                f"The loss diverges: {means[-1]:.2f} at step {state.global_step}, after {lowest:.2f}. {advice}"
-            )
+            raise UserError("loss_diverges", loss=means[-1], step=state.global_step, lowest=lowest, advice=advice)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self._bad:
-            raise UserError(
-                "The loss is not a number at the end of training. Lower learning_rate, or look at the data."
-            )
+            raise UserError("loss_nan_end")
 
 
 class Samples(TrainerCallback):
@@ -183,16 +177,10 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
         count = math.ceil(config.num_train_epochs)
     count = min(count, (config.save_total_limit or count) + 1)
     free = shutil.disk_usage(Path(run.path)).free
-    need = f"{count} checkpoints of {one / _GIB:.2f} GiB each"
+    need = Message("checkpoints_need", count=count, size=one / _GIB)
     if free < 2 * one:
-        raise UserError(
-            f"The disk has {free / _GIB:.2f} GiB free, too little for this run ({need}). Free some space, or use"
-            " another --workspace."
-        )
+        raise UserError("disk_too_small", free=free / _GIB, need=need)
     if free < count * one + weights:
-        warning = (
-            f"The disk has {free / _GIB:.2f} GiB free, but this run will save {need}. Set save_total_limit, or free"
-            " some space."
-        )
+        warning = Message("disk_may_fill", free=free / _GIB, need=need)
         log(f"Warning: {warning}")
         run.update(warning=warning)

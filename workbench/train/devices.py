@@ -38,7 +38,7 @@ def check_devices(config: RunConfig) -> None:
     available = slots()
     unknown = [slot for slot in wanted_slots(config.model_dump(), available)[0] if slot not in (*available, "cpu")]
     if unknown:
-        raise UserError(f"devices: {', '.join(unknown)} is not there. This machine has: {', '.join(available)}.")
+        raise UserError("devices_missing", names=unknown, known=available)
 
 
 def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str]]:

@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 from workbench.errors import NothingLeft, UserError
+from workbench.messages.message import Message
 from workbench.runs.run import FollowedRun, Run, is_whole, step_of
 from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
@@ -65,18 +66,18 @@ def main(arguments: list[str]) -> int:
     try:
         train(run, workspace, stop)
     except Stopped:
-        run.update(state="stopped", reason="Stopped before training began.")
+        run.update(state="stopped", reason=Message("stopped_before"))
     except NothingLeft:
-        message = "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps."
+        message = Message("nothing_left")
         print(message, flush=True)
         run.update(state="finished", reason=message)
     except UserError as error:
         print(f"Error: {error}", flush=True)
-        run.update(state="failed", reason=str(error))
+        run.update(state="failed", reason=error.message)
         return 2
     except Exception as error:
         if stop.requested and not stop.training:  # what stopping broke off, as a library sees it
-            run.update(state="stopped", reason="Stopped before training began.")
+            run.update(state="stopped", reason=Message("stopped_before"))
             return 0
         traceback.print_exc()
         run.update(state="failed", reason=diagnosis(error, run.path))
@@ -84,30 +85,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def diagnosis(error: Exception, folder: Path) -> str:
+def diagnosis(error: Exception, folder: Path) -> Message:
     """One sentence for the user: what went wrong and what to change. `folder` is where the run writes."""
     import torch
 
     text = " ".join(str(error).split())
     full = any(sign in text for sign in ("No space left", "Disk quota exceeded", "os error 28"))
     if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(folder, text):
-        return (
-            "The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, "
-            "then resume from the last checkpoint."
-        )
+        return Message("disk_full_checkpoint")
     if isinstance(error, torch.OutOfMemoryError):
         wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
-        more = f": {wanted[1]} more were needed at once" if wanted else ""
-        return (
-            f"Out of GPU memory{more}. Lower cutoff_len or per_device_train_batch_size (raise"
-            " gradient_accumulation_steps instead), keep gradient checkpointing on, or set quantization_bit: 4."
-        )
+        return Message("gpu_memory_at_once", wanted=wanted[1]) if wanted else Message("gpu_memory")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in text:
-        return "Out of memory. Lower cutoff_len or per_device_train_batch_size."
+        return Message("out_of_memory")
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"The file {error.filename} is missing. Was it moved or deleted while the run was going?"
+        return Message("file_gone", file=error.filename)
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:300]}. The traceback is in the log."
+    return Message("unexpected_in_run_log", kind=type(error).__name__, problem=first[:300])
 
 
 def _is_full(folder: Path, text: str) -> bool:
@@ -133,7 +127,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
     config = load_run_config(run.path / "run.yaml")
     progress = progress_writer(run)
-    progress("Starting", 0.0)
+    progress(Message("starting"), 0.0)
     # what the compiler made is found again by later runs; torch reads this when it is imported
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.cache / "compiled"))
 
@@ -189,7 +183,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     run.update(state="running")
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
-    progress("Saving", 0.0)
+    progress(Message("saving"), 0.0)
     trainer.save_model(str(run.path))  # every process takes part; the first writes
     if not run.writes:
         return
@@ -209,7 +203,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     last = trainer.state.global_step
     if stop.requested and last < trainer.state.max_steps:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
-        run.update(state="stopped", step=last, reason=f"Stopped at step {last}.", heartbeat=time.time())
+        run.update(state="stopped", step=last, reason=Message("stopped_at", step=last), heartbeat=time.time())
     else:
         log(f"Finished after {last} steps. The adapter is in {run.path}.")
         run.update(state="finished", step=last, reason="", heartbeat=time.time())
@@ -226,10 +220,10 @@ def _checkpoint(run: Run, config) -> str | None:
         return str(own[-1]) if own else None
     if wanted.lower() == "true":
         if not own:
-            raise UserError("resume_from_checkpoint is true, but this run has no whole checkpoint yet.")
+            raise UserError("no_checkpoint_to_resume")
         return str(own[-1])
     if not is_whole(Path(wanted)):
-        raise UserError(f"resume_from_checkpoint: {wanted} is no whole checkpoint (a file is missing or cut off).")
+        raise UserError("checkpoint_broken", path=wanted)
     return wanted
 
 

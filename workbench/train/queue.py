@@ -17,9 +17,10 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml, validated
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
-from workbench.runs.state import process_alive
+from workbench.runs.state import process_alive, state_word
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import Workspace
@@ -98,7 +99,7 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
         if run.stored_state().pid:
             return
         if process.poll() is not None and run.stored_state().state == "queued" and not is_held(run.path / ".lock"):
-            run.update(state="failed", reason="The trainer could not be started; the log says more.", ended=time.time())
+            run.update(state="failed", reason=Message("trainer_not_started"), ended=time.time())
             return
         time.sleep(0.02)
 
@@ -114,7 +115,7 @@ def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
     return waiting.index(run) + 1, holders[::-1]
 
 
-def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> str:
+def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message:
     """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
     Only a process that is certainly the run's own is signaled (same pid and start).
@@ -125,34 +126,34 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> str:
     workspace.check_writable()
     state = run.state()
     if not state.active:
-        return f"{run.id} has ended already ({state.state})."
+        return Message("run_ended_already", id=run.id, state=state_word(state.state))
     if not state.pid:
         with queue_lock(workspace):
             state = run.state()
             if not state.pid:
                 if state.active:
-                    run.update(state="stopped", reason="Taken out of the queue.", ended=time.time())
-                return f"{run.id} had not started; it is taken out of the queue."
+                    run.update(state="stopped", reason=Message("taken_out"), ended=time.time())
+                return Message("run_taken_out", id=run.id)
     again = (run.path / ".stopping").exists()
     if again and kill is False:
-        return f"{run.id} saves a checkpoint and stops."
+        return Message("run_is_stopping", id=run.id)
     trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
     if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone
         (run.path / ".stopping").touch()
         os.kill(state.trainer_pid, signal.SIGKILL if again else signal.SIGTERM)
         if again:
             _wait_until(lambda: not _alive(state.trainer_pid, state.trainer_started, state.boot))
-            run.update(state="stopped", reason="The trainer was killed: Stop was pressed twice.", ended=time.time())
-            return f"{run.id} is killed; what it learned since its last checkpoint is lost."
-        return f"{run.id} saves a checkpoint and stops. Stop it again to kill it."
+            run.update(state="stopped", reason=Message("killed_by_stop"), ended=time.time())
+            return Message("run_killed", id=run.id)
+        return Message("run_stopping", id=run.id)
     if _alive(state.pid, state.pid_started, state.boot):
         (run.path / ".stopping").touch()
         os.kill(state.pid, signal.SIGTERM)
         if again:
-            return f"{run.id} is killed; what it learned since its last checkpoint is lost."
+            return Message("run_killed", id=run.id)
         if state.state == "running":
-            return f"{run.id} saves a checkpoint and stops. Stop it again to kill it."
-    return f"{run.id} stops."
+            return Message("run_stopping", id=run.id)
+    return Message("run_stops", id=run.id)
 
 
 def _alive(pid: int | None, started: float | None, boot: str) -> bool:
@@ -165,7 +166,7 @@ def _wait_until(condition, seconds: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> str:
+def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> Message:
     """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a
     sentence.
 
@@ -185,12 +186,12 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         if lock is not None:
             os.close(lock)
         if lock is None or run.state().active:
-            raise UserError(f"The run {run.id} is still going. Stop it first.")
+            raise UserError("run_going_stop", id=run.id)
         checkpoints = run.checkpoints()
         name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
         if name and name not in [p.name for p in checkpoints]:
-            names = ", ".join(p.name for p in checkpoints) or "none"
-            raise UserError(f"{run.id} has no whole checkpoint '{checkpoint}'. It has: {names}.")
+            names = [p.name for p in checkpoints] or Message("none")
+            raise UserError("checkpoint_missing", id=run.id, name=checkpoint, names=names)
         if overrides:
             text = to_yaml(validated(run.config_values() | overrides).model_dump(exclude_unset=True))
             shutil.copyfile(
@@ -216,28 +217,28 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         )
     start_queued(workspace)
     state = run.state()
-    verb = "waits in the queue to go on" if state.state == "queued" and not state.pid else "goes on"
-    return f"{run.id} {verb} from {name or 'the beginning (it has no whole checkpoint)'}."
+    waits = state.state == "queued" and not state.pid
+    return Message("run_waits" if waits else "run_goes_on", id=run.id, start=name or Message("the_beginning"))
 
 
-def delete(run: Run, workspace: Workspace) -> str:
+def delete(run: Run, workspace: Workspace) -> Message:
     """Delete a run with all its files. Raises UserError while it has not ended."""
     workspace.check_writable()
     delete_run(run)
-    return f"{run.id} is deleted."
+    return Message("run_deleted", id=run.id)
 
 
-def move(run: Run, workspace: Workspace, places: int) -> str:
+def move(run: Run, workspace: Workspace, places: int) -> Message:
     """Move a queued run toward the front (negative) or the end of the queue."""
     workspace.check_writable()
     with queue_lock(workspace):
         order = queue(workspace)
         if run not in order:
-            raise UserError(f"{run.id} is not in the queue ({run.state().state}).")
+            raise UserError("not_in_queue", id=run.id, state=state_word(run.state().state))
         old = order.index(run)
         new = min(max(0, old + places), len(order) - 1)
         order.insert(new, order.pop(old))
         positions = sorted(other.stored_state().position for other in order)
         for number, other in enumerate(order):
             other.update(position=positions[number] + number * 1e-6)
-    return f"{run.id} is number {new + 1} of {len(order)} in the queue."
+    return Message("place_in_queue", id=run.id, place=new + 1, total=len(order))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.runs.run import Run
 from workbench.runs.state import FINAL, own_process, process_of
@@ -53,7 +54,7 @@ class _Trainer:
         if self.process is None or self.process.poll() is not None:
             return
         if self.asked > 1:
-            self._kill("Stop was pressed twice")
+            self._kill(Message("stop_twice"))
             return
         self.process.terminate()
         timer = threading.Timer(STOP_GRACE, self._unless_answered)
@@ -62,9 +63,9 @@ class _Trainer:
 
     def _unless_answered(self):
         if not (self._run.path / ".answered").exists():
-            self._kill(f"it did not answer to Stop within {STOP_GRACE:g} s")
+            self._kill(Message("stop_unanswered", seconds=STOP_GRACE))
 
-    def _kill(self, because: str):
+    def _kill(self, because: Message):
         if self.process.poll() is None:
             self.killed_because = because
             self.end()
@@ -84,7 +85,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     """
     lock = run.lock()
     if lock is None:
-        raise UserError(f"The run {run.id} is still going.")
+        raise UserError("run_going", id=run.id)
     if from_queue and run.stored_state().state != "queued":
         os.close(lock)
         return 0
@@ -181,11 +182,12 @@ def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool) -> int:
     changes = {"ended": time.time(), "exit_code": code, "phase": ""}
     if trainer.killed_because and code == -signal.SIGKILL:
         last = run.checkpoints()
-        rest = f"its last checkpoint is {last[-1].name}" if last else "it has no checkpoint"
-        changes |= {"state": "stopped", "reason": f"The trainer was killed: {trainer.killed_because}; {rest}."}
+        rest = Message("last_checkpoint", name=last[-1].name) if last else Message("no_checkpoint")
+        reason = Message("trainer_killed_because", because=trainer.killed_because, rest=rest)
+        changes |= {"state": "stopped", "reason": reason}
         exit_code = 0
     elif trainer.asked and code == -signal.SIGTERM:  # it was still starting and had not learned to answer
-        changes |= {"state": "stopped", "reason": "Stopped before training began."}
+        changes |= {"state": "stopped", "reason": Message("stopped_before")}
         exit_code = 0
     elif state.state not in FINAL:
         changes["state"] = "failed"
@@ -194,19 +196,13 @@ def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool) -> int:
     return exit_code
 
 
-def _why(code: int, out_of_memory: bool) -> str:
+def _why(code: int, out_of_memory: bool) -> Message:
     """What an exit code says, in a sentence with what to do."""
     if code >= 0:
-        return f"The trainer ended early (exit code {code}); the log says more."
+        return Message("trainer_ended_early", code=code)
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     if code != -signal.SIGKILL:
-        return f"The trainer was killed ({name}); the log says more. Resume goes on from the last checkpoint."
+        return Message("trainer_killed_signal", signal=name)
     if out_of_memory:
-        return (
-            "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch"
-            " size."
-        )
-    return (
-        "The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: "
-        "lower cutoff_len or the batch size."
-    )
+        return Message("trainer_killed_memory")
+    return Message("trainer_killed")

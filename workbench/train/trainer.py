@@ -6,6 +6,7 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 
 from workbench.config.options import RunConfig
+from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run
 from workbench.train.arguments import common_arguments, total_steps
@@ -40,13 +41,13 @@ def build_trainer(
         log(text)
         run.update(warning=text)
 
-    padded = why_padded(config, causal) if alone and config.device_map == "none" else "it is not one process alone"
+    padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
     if one_gpu:
         strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and alone:
-        report(f"Rows are padded and not laid end to end, which is slower: {padded}.")
+        report(Message("rows_padded", why=padded))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

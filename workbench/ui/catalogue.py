@@ -1,4 +1,9 @@
-"""All texts of the page, English and Chinese. Nothing here needs gradio: the command line uses some of them, too."""
+"""All texts of the page, English and Chinese. Nothing here needs gradio: the command line uses some of them, too.
+
+What errors, reasons and reports say is in `workbench.messages`.
+"""
+
+from workbench.messages.message import told
 
 # The browser translates every text that equals a key, values of choices too: those must not be keys.
 TEXT = {
@@ -651,5 +656,6 @@ TEXT = {
 
 
 def say(key: str, lang: str, **values) -> str:
-    """A text in `lang` (`en` or `zh`)."""
-    return TEXT[key][1 if lang == "zh" else 0].format(**values)
+    """A text in `lang` (`en` or `zh`); messages among its values are told in it, too."""
+    shown = {name: told(value, lang) for name, value in values.items()}
+    return TEXT[key][1 if lang == "zh" else 0].format(**shown)

@@ -7,6 +7,7 @@ from workbench.config.options import GROUPS, RunConfig
 from workbench.config.run_config import split_names, validated
 from workbench.data.registry import registries
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.locate import CATALOGUE, adapter_choices
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace, dataset_folder
@@ -21,13 +22,13 @@ def model_choices(workspace: Workspace) -> list[str]:
 
 
 def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:
-    """`(readable names, 'name: why not' of the others)` in a dataset folder and in the workspace."""
+    """`(readable names, 'name: why not' of the others as messages)` in a dataset folder and in the workspace."""
     try:
         datasets = registries(dataset_folder(folder, workspace), workspace).values()
     except UserError as error:
-        return [], [str(error)]
+        return [], [error.message]
     names = [d.name for d in sorted(datasets, key=by_length) if not d.problem]
-    return names, [f"{d.name}: {d.problem}" for d in datasets if d.problem]
+    return names, [Message("at_place", place=d.name, problem=d.problem) for d in datasets if d.problem]
 
 
 def by_length(info) -> tuple[int, str]:

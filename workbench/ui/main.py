@@ -71,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Port {port} on {host} cannot be used: {reason}. Choose another with --port.") from None
+        raise UserError("port_taken", port=port, host=host, reason=reason) from None
     listener.listen(128)
     return listener
 
@@ -83,13 +83,14 @@ def claim(folder: Path, url: str) -> None:
         UserError: another page has it.
     """
     from workbench.errors import UserError
+    from workbench.messages.message import Message
     from workbench.storage.files import write_atomically
     from workbench.storage.locks import try_lock
 
     holder = folder / ".page"
     if try_lock(folder / ".page.lock") is None:
-        other = holder.read_text() if holder.is_file() else "elsewhere"
-        raise UserError(f"Another page works on this workspace: {other}. Use that one, or look on with --read-only.")
+        other = holder.read_text() if holder.is_file() else Message("elsewhere")
+        raise UserError("workspace_taken", other=other)
     write_atomically(holder, f"{url} (pid {os.getpid()})")
 
 
@@ -117,13 +118,11 @@ def _door(options: argparse.Namespace):
 
     bound = [] if options.host in ("0.0.0.0", "::", "") else [options.host]
     if options.root_path and not options.root_path.startswith("/"):
-        raise UserError(f"--root-path {options.root_path} should begin with a slash, such as /workbench.")
+        raise UserError("root_path_wrong", path=options.root_path)
     try:
         return Door((*bound, *options.allowed_host), tuple(options.trusted_proxy), options.root_path)
     except ValueError as error:
-        raise UserError(
-            f"--trusted-proxy should be an address such as 127.0.0.1, or a network such as 10.0.0.0/8: {error}."
-        ) from None
+        raise UserError("trusted_proxy_wrong", problem=error) from None
 
 
 def _few_arenas() -> None:
@@ -133,9 +132,11 @@ def _few_arenas() -> None:
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, lang: str = "en") -> int:
+    """Serve the page until it is stopped. `lang`: of an error, where `--lang` says nothing."""
     from workbench.engine.door import LOOPBACK
     from workbench.errors import UserError
+    from workbench.messages.message import Message
 
     options = parse(arguments)
     _few_arenas()
@@ -143,12 +144,11 @@ def main(arguments: list[str] | None = None) -> int:
         # behind a proxy, or under another name, others can reach it, too
         local = options.host in LOOPBACK and not options.allowed_host and not options.trusted_proxy
         if not local and not options.auth and not options.no_auth:
-            where = f"On {options.host}" if options.host not in LOOPBACK else "By another name or a proxy"
-            raise UserError(
-                f"{where} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in."
-            )
+            if options.host in LOOPBACK:
+                raise UserError("open_by_proxy")
+            raise UserError("open_on_host", host=options.host)
         if options.auth and ":" not in options.auth:
-            raise UserError("--auth should have the form USER:PASSWORD.")
+            raise UserError("auth_form")
         listener = listen(options.host, options.port)
         from workbench.storage.workspace import Workspace
 
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
             claim(workspace.root, url)
         incoming(workspace)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(Message("error_line", error=error).text(options.lang or lang), file=sys.stderr)
         return 2
 
     import uvicorn

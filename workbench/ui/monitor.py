@@ -6,6 +6,7 @@ One reader per run serves every tab and every user; a look that finds nothing ne
 import threading
 from html import escape
 
+from workbench.messages.message import told
 from workbench.runs.metrics import MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
@@ -64,11 +65,11 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(text)}</div>")
     if state.reason:
         kind = "bad" if state.state in ("failed", "lost") else "warn"
-        parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(state.reason)}</div>")
+        parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(told(state.reason, lang))}</div>")
     if state.warning and state.active:
-        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(state.warning)}</div>")
+        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(told(state.warning, lang))}</div>")
     for problem in run.problems():
-        parts.append(f"<div class='wb-note bad' style='margin-top:8px'>{escape(problem)}</div>")
+        parts.append(f"<div class='wb-note bad' style='margin-top:8px'>{escape(told(problem, lang))}</div>")
     if state.skipped_rows:
         lines_text = say("rows_skipped", lang, count=f"{state.skipped_rows:,}")
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(lines_text)}</div>")
@@ -92,10 +93,8 @@ def _number(value, form: str) -> str:
 
 def _progress(state: ProcessState, last: dict, lang: str) -> tuple[float, str]:
     if state.phase:
-        return (
-            state.progress,
-            f"{state.phase} … {state.progress:.0%}" if state.progress else f"{state.phase} …",
-        )
+        phase = told(state.phase, lang)
+        return state.progress, f"{phase} … {state.progress:.0%}" if state.progress else f"{phase} …"
     total = state.total_steps or last.get("total_steps") or 0
     step = max(state.step, last.get("current_steps", 0)) if state.active else state.step or last.get("current_steps", 0)
     if not total:

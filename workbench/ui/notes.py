@@ -2,7 +2,17 @@
 
 from html import escape
 
+from workbench.errors import Told
+from workbench.messages import message
+
 QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+
+
+def told(what: Exception | str, lang: str) -> str:
+    """What an error, a message or a plain text says in `lang`, the language of a request."""
+    if isinstance(what, Told):
+        return what.text(lang)
+    return message.told(what, lang) if isinstance(what, str) else str(what)
 
 
 def note(text: str, kind: str = "ok") -> str:

@@ -201,9 +201,9 @@ def consistency_html(check: Check, lang: str) -> str:
     )
 
 
-def contradiction_html(readings: list[Reading], lang: str, asked: int | None = None) -> str:
-    """Wordings and answers side by side; those that contradict the rest are marked. `asked`: how many wordings there
-    are, while not all are answered."""
+def contradiction_html(readings: list[Reading], lang: str, wordings: int | None = None) -> str:
+    """Wordings and answers side by side; those that contradict the rest are marked. `wordings`: how
+    many there are, while not all are answered."""
     rows = []
     for reading in readings:
         stance = say(f"stance_{reading.stance or 'unclear'}", lang)
@@ -218,8 +218,8 @@ def contradiction_html(readings: list[Reading], lang: str, asked: int | None = N
         )
     bad = sum(reading.contradicts for reading in readings)
     verdict = say("contradictions" if bad else "no_contradictions", lang, count=bad, total=len(readings))
-    if asked and asked > len(readings):
-        verdict = say("asked_so_far", lang, done=len(readings), total=asked) + " " + verdict
+    if wordings and wordings > len(readings):
+        verdict = say("asked_so_far", lang, done=len(readings), total=wordings) + " " + verdict
     titles = "".join(f"<th>{escape(say(key, lang))}</th>" for key in ("wording", "reply", "stance", "mark"))
     return (
         f"<div class='wb-note {'warn' if bad else 'ok'}' id='contradiction-summary'>{escape(verdict)}</div>"

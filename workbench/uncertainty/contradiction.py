@@ -68,7 +68,7 @@ def wordings(text: str) -> list[Wording]:
     """
     lines = [line.strip() for line in text.splitlines() if line.strip("! \t")]
     if not 2 <= len(lines) <= MAX_WORDINGS:
-        raise UserError(f"Give between 2 and {MAX_WORDINGS} wordings of the question, one a line.")
+        raise UserError("wordings_count", most=MAX_WORDINGS)
     return [Wording(line.lstrip("! "), line.startswith("!")) for line in lines]
 
 

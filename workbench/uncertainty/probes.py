@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from workbench.config.run_config import nearest
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.run import run_named
 from workbench.storage import files
 from workbench.storage.files import write_atomically
@@ -69,25 +70,26 @@ def read_set(name: str, workspace: Workspace) -> list[dict]:
         file = workspace.inside(name, what="probe set")
     file = file or Path(name)
     if not file.is_file() or (workspace.confined and not workspace.may_read(file)):
-        raise UserError(
-            f"There is no probe set '{name}'.{nearest(name, sets)} There are: {', '.join(sets)}. Or give a JSONL file."
-        )
+        raise UserError("probe_set_missing", name=name, guess=nearest(name, sets), known=sets)
     probes = []
     try:
         lines = files.read_text(file, MAX_SET).splitlines()
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
+        raise UserError("file_unreadable", path=file, reason=error.strerror or error) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             probe = files.parse_json(line)
         except files.Unreadable as error:
-            raise UserError(f"{file.name}:{number}: {error.reason.replace('it is not', 'not', 1)}") from None
+            reason, place = error.reason, f"{file.name}:{number}"
+            if isinstance(reason, Message) and reason.code == "not_json":
+                raise UserError("probe_not_json", place=place, **reason.values) from None
+            raise UserError("at_place", place=place, problem=reason) from None
         check_probe(probe, f"{file.name}:{number}")
         probes.append(probe)
     if not probes:
-        raise UserError(f"{file.name} has no probes.")
+        raise UserError("probe_set_empty", name=file.name)
     return probes
 
 

@@ -77,30 +77,28 @@ def _matches(pattern: str, answer: str, ignore_case: bool) -> bool:
     try:
         return bool(regex.search(pattern, answer, regex.IGNORECASE if ignore_case else 0, timeout=PATTERN_SECONDS))
     except TimeoutError:
-        raise UserError(
-            f"The pattern {pattern[:100]!r} took more than {PATTERN_SECONDS:g} s on an answer. Write a simpler one."
-        ) from None
+        raise UserError("pattern_slow", pattern=pattern[:100], seconds=PATTERN_SECONDS) from None
     except regex.error as error:
-        raise UserError(f"The pattern {pattern[:100]!r} is no regular expression: {error}.") from None
+        raise UserError("pattern_wrong", pattern=pattern[:100], problem=error) from None
 
 
 def check_probe(probe: dict, place: str) -> None:
     """Raise UserError, naming the place, when a probe cannot be asked or judged."""
     if not isinstance(probe, dict):
-        raise UserError(f"{place}: a probe should be an object, not {type(probe).__name__}.")
+        raise UserError("probe_not_object", place=place, kind=type(probe).__name__)
     if not isinstance(probe.get("prompt"), str) or not probe["prompt"].strip():
-        raise UserError(f"{place}: the field 'prompt' is missing or empty.")
+        raise UserError("probe_prompt", place=place)
     expect = probe.get("expect")
     if expect is not None and not (
         isinstance(expect, str) or (isinstance(expect, list) and expect and all(isinstance(e, str) for e in expect))
     ):
-        raise UserError(f"{place}: 'expect' should be a text or a list of texts.")
+        raise UserError("probe_expect", place=place)
     if probe.get("judge") is not None and (not isinstance(probe["judge"], str) or probe["judge"] not in RULES):
-        raise UserError(f"{place}: there is no rule '{probe['judge']}'. It can be {', '.join(RULES)}.")
+        raise UserError("probe_judge", place=place, name=probe["judge"], rules=RULES)
     if (pattern := probe.get("pattern")) is not None:
         try:
             regex.compile(pattern)
         except (regex.error, TypeError) as error:
-            raise UserError(f"{place}: 'pattern' is no regular expression: {error}.") from None
+            raise UserError("probe_pattern", place=place, problem=error) from None
     if not any(probe.get(key) for key in ("expect", "pattern", "judge")):
-        raise UserError(f"{place}: it needs one of 'expect', 'pattern' and 'judge'.")
+        raise UserError("probe_empty", place=place)

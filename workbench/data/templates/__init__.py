@@ -73,5 +73,5 @@ def read(name: str) -> str | None:
         return None
     name = _SAME.get(name, name)
     if name not in names():  # never a path
-        raise UserError(f"There is no template '{name[:100]}'. It can be auto (the model's own), {', '.join(names())}.")
+        raise UserError("template_unknown", name=name[:100], names=names())
     return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")

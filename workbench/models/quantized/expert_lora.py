@@ -82,9 +82,7 @@ class ParamWrapper(peft_lora.ParamWrapper):  # PEFT looks for this name
 
     def merge(self, *args, **kwargs):
         if self.packed:
-            raise UserError(
-                "An adapter cannot be merged into 4-bit experts. Load the model without quantization to merge it."
-            )
+            raise UserError("experts_merge_4_bit")
         super().merge(*args, **kwargs)
 
     def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names):

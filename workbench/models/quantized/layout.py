@@ -4,6 +4,7 @@ structure, not by name."""
 import torch
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.quantized.weights import is_packed
 
 EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
@@ -25,18 +26,15 @@ def check_layout(name: str, module: torch.nn.Module) -> None:
     """Raise UserError for fused experts that `experts.py` does not compute."""
     problems = []
     if not getattr(module, "has_gate", True):
-        problems.append("no gate")
+        problems.append(Message("no_gate"))
     if getattr(module, "has_bias", False):
-        problems.append("biases")
+        problems.append(Message("biases"))
     if getattr(module, "is_transposed", False):
-        problems.append("transposed weights")
+        problems.append(Message("transposed"))
     if getattr(module, "has_post_expert_norm", False):
-        problems.append("a norm after each expert")
+        problems.append(Message("norm_after_expert"))
     for parameter in expert_parameters(module):
         if module._parameters[parameter][0].numel() % BLOCK:
-            problems.append(f"{parameter} of a size that is no multiple of {BLOCK}")
+            problems.append(Message("odd_size", name=parameter, most=BLOCK))
     if problems:
-        raise UserError(
-            f"The experts of this model ({name}: {', '.join(problems)}) have a layout that cannot be loaded in 4 bits"
-            " yet. Set quantization_bit to 8 or remove it."
-        )
+        raise UserError("experts_layout", name=name, problems=problems)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths, longest_row
+from workbench.messages.message import Message
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
@@ -191,16 +192,13 @@ class FastStep:
             reason = " ".join(str(error).split())[:200]
         try:
             self.shapes = self._shapes(self._lengths, self._most_tokens, count=2)
-            self._report(
-                "Layers are compiled for each size of micro-batches, since for any number of tokens at once it fails:"
-                f" {reason}"
-            )
+            self._report(Message("compiled_by_size", reason=reason))
             inputs = self._made_up(trainer, self.shapes.sizes[-1])
             compile_again(self._causal, dynamic=False)
             self._graphs.run(inputs)
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200]
-            self._report(f"Layers cannot be compiled and run from Python instead, which is slower: {reason}")
+            self._report(Message("layers_not_compiled", reason=reason))
             torch.compiler.set_stance("force_eager")
             self._graphs.run(inputs)
         return inputs
@@ -218,9 +216,7 @@ class FastStep:
 
     def _report_problem(self) -> None:
         if self._graphs.problem:
-            self._report(
-                f"Steps cannot be recorded and run from Python instead, which is slower: {self._graphs.problem}"
-            )
+            self._report(Message("steps_not_recorded", reason=self._graphs.problem))
             self._graphs.problem = ""
 
     def _padded(self, trainer, inputs: dict, num_items_in_batch) -> dict:

@@ -7,6 +7,7 @@ import torch
 
 from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths
+from workbench.messages.message import Message
 from workbench.models.attention import use_bounds
 from workbench.models.aux_loss import has_own_balance_loss
 from workbench.train.fast.rows import RowBatch, Shapes, conversations, exact_shapes
@@ -97,7 +98,7 @@ def why_padded(config: RunConfig, causal) -> str:
     """Why the rows of this run must be padded, one by one in their batches, instead of laid end to end; or nothing.
     From then on, `causal` attends between bounds."""
     if config.neftune_noise_alpha:
-        return "the noise of neftune_noise_alpha depends on how rows are padded"
+        return Message("padded_neftune")
     if config.moe_aux_loss_coef and has_own_balance_loss(causal.config):
-        return "moe_aux_loss_coef is computed by transformers for this model, over batches of padded rows"
+        return Message("padded_aux_loss")
     return use_bounds(causal)

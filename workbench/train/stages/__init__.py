@@ -10,5 +10,5 @@ MODULES = {"sft": "workbench.train.stages.sft"}
 def stage(name: str):
     """The `Stage` of a name; its module, and with it TRL, is imported then. Raises UserError: there is none."""
     if name not in MODULES:
-        raise UserError(f"stage: {name} is not supported. It can be {', '.join(MODULES)}.")
+        raise UserError("stage_unsupported", name=name, known=MODULES)
     return import_module(MODULES[name]).STAGE

@@ -8,7 +8,7 @@ import gradio as gr
 from workbench.engine.client import complete
 from workbench.errors import UserError
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.record import Event, Tab
@@ -128,7 +128,7 @@ class ProbesTab:
                     probes.keep(report, self.workspace)
             yield note(say("probe_done", lang)), table_html(reports, lang)
         except UserError as error:
-            yield note(str(error), "bad"), gr.skip()
+            yield note(told(error, lang), "bad"), gr.skip()
 
     def show_last(self, name, names, external, remote, request: gr.Request):
         """What was kept of the last time, for the same models."""

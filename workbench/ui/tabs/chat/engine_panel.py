@@ -20,7 +20,7 @@ from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL
 from workbench.ui.catalogue import say
 from workbench.ui.form import model_choices
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
 
 _MORE = sorted(
@@ -183,7 +183,7 @@ class EnginePanel:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
             self.engine.load(config, chosen or "")
         except UserError as error:
-            return note(str(error), "bad"), ("failed", None)
+            return note(told(error, lang), "bad"), ("failed", None)
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
 
     def _differs(self, asked: tuple) -> list[str]:
@@ -234,7 +234,7 @@ class EnginePanel:
                 + "\n"
                 + say("api_hint", lang, url="/v1", names=names)
             )
-            return note(status) + (note(state.warning, "warn") if state.warning else "")
+            return note(status) + (note(told(state.warning, lang), "warn") if state.warning else "")
         if state.state == "failed" and (state.port is not None or state.reason):
             return note(say("engine_failed", lang, model=model, reason=state.reason), "bad")
         if not state.active:
@@ -297,7 +297,7 @@ class EnginePanel:
                 raise UserError(say("server_url_wrong", language(request)))
             names = await models(Endpoint(url.strip().rstrip("/"), key or "", own=False))
         except UserError as error:
-            return note(str(error), "bad"), gr.skip()
+            return note(told(error, language(request)), "bad"), gr.skip()
         return note(", ".join(names) or "–"), gr.Dropdown(choices=names, value=names[0] if names else None)
 
     @staticmethod
@@ -328,7 +328,7 @@ class EnginePanel:
                 await self.adapter_name(adapter)
             await self._add({"name": name.strip(), "merge": weights})
         except UserError as error:
-            return note(str(error), "bad"), gr.skip()
+            return note(told(error, lang), "bad"), gr.skip()
         return note(say("merged", lang, name=name.strip())), gr.Dropdown(
             choices=[(say("adapter_none", lang), ""), *[(n, n) for n in self.adapters()]], value=name.strip()
         )
@@ -347,7 +347,7 @@ class EnginePanel:
             for adapter in weights:
                 self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
         except UserError as error:
-            return note(str(error), "bad")
+            return note(told(error, lang), "bad")
         arguments = [model, "--name", name.strip(), "--workspace", self.workspace.root]
         for adapter, weight in weights.items():
             arguments += ["--adapter", f"{adapter}={weight}"]
@@ -356,7 +356,7 @@ class EnginePanel:
                 self.workspace, "export", name.strip(), "workbench", "export", *arguments
             )
         except UserError as error:
-            return note(str(error), "bad")
+            return note(told(error, lang), "bad")
         return ""
 
     def _exported(self, lang: str) -> str:
@@ -366,10 +366,10 @@ class EnginePanel:
         if state is None or (state.ended or time.time()) < time.time() - _SHOWN_SECONDS:
             return ""
         if not state.active:
-            return note(state.reason or state.state, "ok" if state.state == "finished" else "bad")
+            return note(told(state.reason, lang) or state.state, "ok" if state.state == "finished" else "bad")
         name = newest.id.partition("-export-")[2]
         bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
-        status = f"{say('exporting', lang, name=name)} {state.phase}".strip()
+        status = f"{say('exporting', lang, name=name)} {told(state.phase, lang)}".strip()
         return f"<div class='wb-note warn'>{escape(status)}{bar}</div>"
 
     def _stop_export(self, request: gr.Request):

@@ -10,7 +10,7 @@ from workbench.chat.session import Sampling, Session, asked_to_think, sent
 from workbench.engine.client import complete, score
 from workbench.errors import UserError
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.token_view import TOKENS_JS, confidence_html, consistency_html, contradiction_html, difference_html
@@ -132,7 +132,7 @@ class Examine:
             )
             self.keep(talk)
         except UserError as error:
-            return (gr.skip(), gr.skip(), note(str(error), "bad"), *[gr.skip()] * 3)
+            return (gr.skip(), gr.skip(), note(told(error, lang), "bad"), *[gr.skip()] * 3)
         return self.look(talk, request)
 
     async def run_every(self, every, talk, *rest):
@@ -167,7 +167,7 @@ class Examine:
             ]
             self.keep(talk)
         except UserError as error:
-            return note(str(error), "bad")
+            return note(told(error, lang), "bad")
         return difference_html(*answer["difference"], lang)
 
     async def run_contradiction(self, text, chosen, external, url, key, remote, request: gr.Request, *settings):
@@ -191,7 +191,7 @@ class Examine:
                 )
                 yield contradiction_html(compare(asked[:number], answers), lang, len(asked))
         except UserError as error:
-            yield note(str(error), "bad")
+            yield note(told(error, lang), "bad")
 
     def suggest(self, talk: Session):
         """Wordings of the last question, by rule."""
@@ -215,7 +215,7 @@ class Examine:
             model = answer.get("model", "")
             count = corrections.correct(self.panel.workspace, sent(history), answer["content"], right or "", model)
         except UserError as error:
-            return note(str(error), "bad"), gr.skip()
+            return note(told(error, lang), "bad"), gr.skip()
         return note(say("corrected", lang, count=count, dataset=corrections.DATASET)), ""
 
     def wire(self, talk, settings: list, adapter) -> None:

@@ -9,7 +9,7 @@ from workbench.chat.session import Session
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing_folder
 
@@ -53,7 +53,7 @@ class History:
             kept = talk.saved()
             conversations.save(self.workspace, kept)
         except UserError as error:
-            return str(error)
+            return error.message
         talk.saved_at = kept.changed
         return ""
 
@@ -70,14 +70,14 @@ class History:
             try:
                 session = Session.opened(conversations.load(self.workspace, id_))
             except UserError as error:
-                return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
+                return [note(told(error, language(request)), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
             return ["", session.title, session, *opened(session, language(request))]
 
         def rename(id_, title, query, current, request: gr.Request):
             try:
                 renamed = conversations.rename(self.workspace, id_, title or "")
             except UserError as error:
-                return note(str(error), "bad"), gr.skip()
+                return note(told(error, language(request)), "bad"), gr.skip()
             if current.id == id_:
                 current.title, current.saved_at = renamed.title, renamed.changed
             return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(query), value=id_)
@@ -87,7 +87,7 @@ class History:
             try:
                 conversations.delete(self.workspace, id_)
             except UserError as error:
-                return [note(str(error), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
+                return [note(told(error, lang), "bad"), gr.skip(), gr.skip(), *[gr.skip()] * len(shown_in)]
             listed = gr.Dropdown(choices=self.choices(query), value=None)
             if current.id != id_:
                 return [note(say("deleted", lang)), listed, gr.skip(), *[gr.skip()] * len(shown_in)]
@@ -95,11 +95,11 @@ class History:
             session = Session()
             return [note(say("deleted", lang)), listed, session, *opened(session, lang)]
 
-        def export(id_, kind, current):
+        def export(id_, kind, current, request: gr.Request):
             try:
                 conversation = conversations.load(self.workspace, id_) if id_ else current.saved()
             except UserError as error:
-                return note(str(error), "bad"), gr.skip()
+                return note(told(error, language(request)), "bad"), gr.skip()
             write = conversations.as_jsonl if kind == "jsonl" else conversations.as_markdown
             file = outgoing_folder() / f"{slug(conversation.shown_title)}.{kind}"
             file.write_text(write(conversation), encoding="utf-8")

@@ -17,7 +17,7 @@ from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.chat.examine import Examine
@@ -242,9 +242,8 @@ class ChatTab:
             if talk.turn != turn:
                 return
             talk.columns = [settled(column) for column in talk.columns]
-            message_text = (
-                str(error) if isinstance(error, UserError) else say("unexpected", lang, kind=type(error).__name__)
-            )
+            ours = isinstance(error, UserError)
+            message_text = told(error, lang) if ours else say("unexpected", lang, kind=type(error).__name__)
             yield talk.shown(note(message_text, "bad"))
         finally:
             for task in running:
@@ -273,7 +272,7 @@ class ChatTab:
         several = list(self.answers_of(talk))
         voting = len(several) > 1 and talk.width > 1
         return (
-            note(wrong, "bad") or line,
+            note(told(wrong, lang), "bad") or line,
             talk.id if any(talk.columns) else "",
             gr.Radio(choices=several, value=None, visible=voting),
             gr.Button(visible=voting),
@@ -419,7 +418,7 @@ class ChatTab:
                 raise UserError(say("vote_which", lang))
             count = corrections.vote(self.workspace, sent(talk.left[:-1]), answers, best)
         except UserError as error:
-            return note(str(error), "bad")
+            return note(told(error, lang), "bad")
         return note(say("voted", lang, count=count, dataset=corrections.PAIRS))
 
     def rename(self, comparing, chosen, more, talk, request: gr.Request):

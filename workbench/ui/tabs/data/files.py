@@ -14,7 +14,7 @@ from workbench.errors import UserError
 from workbench.storage import files
 from workbench.storage.workspace import slug
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET
+from workbench.ui.notes import QUIET, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
@@ -58,7 +58,7 @@ class Upload:
                 gr.update(visible=False),
             )
         except UserError as error:
-            return note_safe(str(error), "bad"), gr.skip(), gr.skip(), None, gr.update(visible=False)
+            return note_safe(told(error, lang), "bad"), gr.skip(), gr.skip(), None, gr.update(visible=False)
         finally:
             clear_temporary()
 
@@ -139,7 +139,7 @@ class Files:
         try:
             data.workspace.check_writable()
         except UserError as error:
-            yield note_safe(str(error), "bad"), gr.skip(), gr.skip()
+            yield note_safe(told(error, language(request)), "bad"), gr.skip(), gr.skip()
             return
 
         def outputs(result, lang):
@@ -206,7 +206,7 @@ class Files:
                 raise UserError(say("data_no_file", language(request)))
             return outgoing(self.data.workspace.inside(info.path, what="dataset")), gr.skip()
         except UserError as error:
-            return gr.skip(), note_safe(str(error), "bad")
+            return gr.skip(), note_safe(told(error, language(request)), "bad")
 
     def train_on(self, name, rows, request: gr.Request, *contents):
         """The dataset in the Train form, with rows held out and a name for the run; of a split, both sides. Outputs:
@@ -226,7 +226,7 @@ class Files:
             message = note_safe(say("data_used", lang, name=name, held=held), "ok")
             return message, [name], "", held, evaluating if held != "0" else "no", run_name
         except UserError as error:
-            return note_safe(str(error), "bad"), *unchanged
+            return note_safe(told(error, lang), "bad"), *unchanged
 
     def _wire(self) -> None:
         data = self.data

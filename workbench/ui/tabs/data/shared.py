@@ -19,7 +19,7 @@ from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form, by_length
 from workbench.ui.gate import COOKIE
-from workbench.ui.notes import note
+from workbench.ui.notes import note, told
 from workbench.ui.strings import language
 from workbench.ui.tabs.data.view import bar_html, note_safe
 
@@ -90,7 +90,7 @@ class Data:
                 else:
                     yield finish(answer["result"], language(request))
         except UserError as error:
-            yield [note_safe(str(error), "bad"), *[gr.skip()] * others]
+            yield [note_safe(told(error, language(request)), "bad"), *[gr.skip()] * others]
 
     def changing(self, action: Callable, others: int = 0):
         """A handler that changes data: `await action(request, name, …)` has the words and `others` more outputs.
@@ -104,7 +104,7 @@ class Data:
                 message, *more = await action(request, name, *given)
                 return note_safe(message, "ok"), (looks or 0) + 1, *more
             except UserError as error:
-                return note_safe(str(error), "bad"), gr.skip(), *[gr.skip()] * others
+                return note_safe(told(error, language(request)), "bad"), gr.skip(), *[gr.skip()] * others
 
         return handler
 

@@ -15,7 +15,7 @@ from workbench.storage.files import parse_json
 from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
@@ -181,9 +181,9 @@ class DataTab:
             return message, about_, view.rows_html(found["rows"], shown or [], lang), *_NOT_OFFERED
         except WrongEncoding as error:
             label = say("data_read_as", lang, encoding=NAMES[error.encoding])
-            return note_safe(str(error), "bad"), "", "", gr.update(value=label, visible=True), error.encoding
+            return note_safe(told(error, lang), "bad"), "", "", gr.update(value=label, visible=True), error.encoding
         except UserError as error:
-            return note_safe(str(error), "bad"), "", "", *_NOT_OFFERED
+            return note_safe(told(error, lang), "bad"), "", "", *_NOT_OFFERED
 
     async def read_so(self, request, name, encoding, *contents):
         """Read a dataset of the workspace in another encoding; of another one, make a copy in the workspace."""
@@ -228,7 +228,7 @@ class DataTab:
                 "row", user_of(request), dataset=name, config=self.data.options(contents), number=int(number or 1)
             )
         except UserError as error:
-            return note_safe(str(error), "bad"), gr.skip(), None
+            return note_safe(told(error, language(request)), "bad"), gr.skip(), None
         return "", _pretty(text), (name, int(number or 1), text)
 
     def fetched(self, name, number, exists, lang: str) -> str:
@@ -259,12 +259,12 @@ class DataTab:
             return gr.skip(), gr.skip(), int(number), gr.update(open=True)
         return gr.update(selected="preview"), int(event._data["look"]), gr.skip(), gr.skip()
 
-    def arrive(self, name, *contents):
+    def arrive(self, name, request: gr.Request, *contents):
         """What can be chosen now; another dataset where the chosen one is gone."""
         try:
             listed, message = self.data.choices(contents), ""
         except UserError as error:
-            listed, message = [], note_safe(str(error), "bad")
+            listed, message = [], note_safe(told(error, language(request)), "bad")
         names, wanted = [value for _, value in listed], (self.data.options(contents).get("dataset") or "").split(",")[0]
         if not name or (name not in names and "/" not in name and "." not in name):
             name = wanted if wanted in names else next((value for label, value in listed if label == value), None)

@@ -5,7 +5,7 @@ from html import escape
 
 from workbench.data.formats import BROKEN, KINDS_OF_PROBLEMS
 from workbench.ui.catalogue import say
-from workbench.ui.notes import note
+from workbench.ui.notes import note, told
 from workbench.ui.phrases import duration, suggestion
 from workbench.ui.token_view import safe, visible
 
@@ -47,7 +47,7 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
         f" data-edit='{row['row']}'>{escape(say('data_edit', lang))}</button></div>"
     )
     notes = "".join(
-        note_safe(f"{say('kind_' + kind, lang)}: {reason}", "bad" if kind in BROKEN else "warn")
+        note_safe(f"{say('kind_' + kind, lang)}: {told(reason, lang)}", "bad" if kind in BROKEN else "warn")
         for kind, reason in row["problems"]
     )
     if row.get("broken"):
@@ -199,7 +199,7 @@ def check_html(result: dict, lang: str) -> str:
     lines = "".join(
         f"<tr><td><button type='button' class='wb-link' data-look='{row}'>{row:,}</button></td><td>{safe(place)}</td>"
         f"<td class='wb-verdict {'bad' if kind in BROKEN else 'warn'}'><b>{escape(say('kind_' + kind, lang))}</b></td>"
-        f"<td>{safe(reason)}</td></tr>"
+        f"<td>{safe(told(reason, lang))}</td></tr>"
         for row, place, kind, reason in result["problems"]
     )
     more = ""

@@ -14,7 +14,7 @@ from workbench.train import queue
 from workbench.ui import monitor
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking, asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
@@ -286,9 +286,9 @@ class RunsTab:
 
         def handler(run_id, *rest, request: gr.Request):
             try:
-                return note(action(self.the_run(run_id, language(request)), *rest))
+                return note(told(action(self.the_run(run_id, language(request)), *rest), language(request)))
             except UserError as error:
-                return note(str(error), "bad")
+                return note(told(error, language(request)), "bad")
 
         return handler
 

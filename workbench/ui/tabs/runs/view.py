@@ -17,6 +17,7 @@ from workbench.storage import files
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
+from workbench.ui.notes import told
 
 COLUMNS = (
     "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory",
@@ -201,7 +202,7 @@ def samples_html(run: Run, lang: str, last: int = 8) -> str:
     except FileNotFoundError:
         lines = []
     except UserError as error:
-        return f"<div class='wb-note bad'>{escape(str(error))}</div>"
+        return f"<div class='wb-note bad'>{escape(told(error, lang))}</div>"
     for line in lines:
         try:
             row = files.parse_json(line)

@@ -8,7 +8,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import monitor
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.theme import CHART_JS
@@ -72,8 +72,9 @@ class RunPanel:
             run = find_run(self.workspace, run_id)
             message = queue.stop(run, self.workspace, kill=kill == "kill")
         except UserError as error:
-            return note(str(error), "bad"), gr.skip()
-        return note(message, "warn"), stop_button(run.state().state, language(request))
+            return note(told(error, language(request)), "bad"), gr.skip()
+        lang = language(request)
+        return note(told(message, lang), "warn"), stop_button(run.state().state, lang)
 
     def look(self, run_id, log_axis, token, request: gr.Request):
         """One tick: nothing is sent unless a file of the run has changed."""

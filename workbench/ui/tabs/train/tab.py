@@ -14,7 +14,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form, dataset_choices
-from workbench.ui.notes import QUIET, note
+from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import user_of
@@ -29,7 +29,7 @@ LISTED = 100  # keys that an import could not take over
 
 def _left_out(imported: Imported, lang: str) -> str:
     """Lines about what an import did not take over."""
-    lines = [f"\n• {key or '…'} = {value}: {why}" for key, value, why in imported.left_out[:LISTED]]
+    lines = [f"\n• {key or '…'} = {value}: {told(why, lang)}" for key, value, why in imported.left_out[:LISTED]]
     return "\n" + say("left_out", lang) + "".join(lines) if lines else ""
 
 
@@ -127,7 +127,7 @@ class TrainTab:
             if config.trust_remote_code:
                 message = note(say("trust_warning", lang), "warn")
         except UserError as error:
-            text, message = to_yaml(values), note(str(error), "bad")
+            text, message = to_yaml(values), note(told(error, lang), "bad")
         changed = bases.changes_html(base, values, lang)
         return text, bases.command_line(base, values, self.workspace.runs), message, changed, bases.draft(base, values)
 
@@ -168,7 +168,7 @@ class TrainTab:
             values = self.form.config(list(contents)).model_dump(exclude_unset=True)
             kept = save_preset(self.workspace, name or "", values)
         except UserError as error:
-            return note(str(error), "bad"), *self.unfilled()
+            return note(told(error, lang), "bad"), *self.unfilled()
         return note(say("preset_saved", lang, name=kept)), *self.based_on(Base("preset", kept, values), values, lang)
 
     def delete_preset(self, name, request: gr.Request):
@@ -178,7 +178,7 @@ class TrainTab:
         try:
             delete_preset(self.workspace, name)
         except UserError as error:
-            return note(str(error), "bad"), *self.unfilled()
+            return note(told(error, language(request)), "bad"), *self.unfilled()
         message = note(say("preset_deleted", language(request), name=name))
         return message, *self.based_on(self.first, self.first.values, language(request))
 
@@ -188,7 +188,7 @@ class TrainTab:
         try:
             imported = import_text(text)
         except UserError as error:
-            return note(str(error), "bad"), *self.unfilled()
+            return note(told(error, lang), "bad"), *self.unfilled()
         if imported.purpose != "train":
             message = say(f"imported_{imported.purpose}", lang, command=imported.command()) + _left_out(imported, lang)
             return note(message, "warn" if imported.lost else "ok"), *self.unfilled()
@@ -229,7 +229,7 @@ class TrainTab:
                 check=lambda *_: self.worker.ask("preflight", user_of(request), config=values),
             )
         except UserError as error:
-            return note(str(error), "bad"), gr.skip(), gr.skip()
+            return note(told(error, lang), "bad"), gr.skip(), gr.skip()
         message, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
         if run in waiting:
             message = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)

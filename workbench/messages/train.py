@@ -1,0 +1,127 @@
+"""Training: its phases, its ends, what it stops at."""
+
+SENTENCES = {
+    "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
+    "trainer_killed_because": (
+        "The trainer was killed: {because}; {rest}.",
+        "训练进程已被强制结束：{because}；{rest}。",
+    ),
+    "stopped_before": ("Stopped before training began.", "在训练开始前停止。"),
+    "trainer_ended_early": (
+        "The trainer ended early (exit code {code}); the log says more.",
+        "训练进程提前结束（退出码 {code}）；详见日志。",
+    ),
+    "trainer_killed_signal": (
+        "The trainer was killed ({signal}); the log says more. Resume goes on from the last checkpoint.",
+        "训练进程已被强制结束（{signal}）；详见日志。“继续”会从最后一个检查点开始。",
+    ),
+    "trainer_killed_memory": (
+        "The kernel killed the trainer (SIGKILL): the machine's memory was used up. Lower cutoff_len or the batch size.",
+        "内核终止了训练进程（SIGKILL）：机器内存耗尽。请调小 cutoff_len 或批大小。",
+    ),
+    "trainer_killed": (
+        "The trainer was killed (SIGKILL). If nobody did that, the machine ran out of memory: lower cutoff_len or the batch size.",
+        "训练进程已被强制结束（SIGKILL）。若非人为，则是机器内存不足：请调小 cutoff_len 或批大小。",
+    ),
+    "loss_advice": (
+        "Lower learning_rate (now {rate:g}), add warmup_steps, or look at the data; then resume from a checkpoint or start again.",
+        "请调低 learning_rate（现为 {rate:g}）、增加 warmup_steps，或检查数据；然后从检查点继续，或重新开始。",
+    ),
+    "loss_nan": (
+        "The loss is not a number since step {step}. {advice}",
+        "自第 {step} 步起损失为 NaN 或无穷大。{advice}",
+    ),
+    "loss_diverges": (
+        "The loss diverges: {loss:.2f} at step {step}, after {lowest:.2f}. {advice}",
+        "损失发散：第 {step} 步为 {loss:.2f}，此前为 {lowest:.2f}。{advice}",
+    ),
+    "loss_nan_end": (
+        "The loss is not a number at the end of training. Lower learning_rate, or look at the data.",
+        "训练结束时损失为 NaN 或无穷大。请调低 learning_rate，或检查数据。",
+    ),
+    "disk_too_small": (
+        "The disk has {free:.2f} GiB free, too little for this run ({need}). Free some space, or use another --workspace.",
+        "磁盘剩余 {free:.2f} GiB，不够本次运行使用（{need}）。请释放一些空间，或换用其他 --workspace。",
+    ),
+    "disk_may_fill": (
+        "The disk has {free:.2f} GiB free, but this run will save {need}. Set save_total_limit, or free some space.",
+        "磁盘剩余 {free:.2f} GiB，而本次运行将保存 {need}。请设置 save_total_limit，或释放一些空间。",
+    ),
+    "nothing_left": (
+        "Nothing is left to train. For more, resume with a larger num_train_epochs or max_steps.",
+        "训练已全部完成。如需继续，请增大 num_train_epochs 或 max_steps 后恢复运行。",
+    ),
+    "disk_full_checkpoint": (
+        "The disk is full: a checkpoint could not be saved. Free some space or set save_total_limit, then resume from the last checkpoint.",
+        "磁盘已满：无法保存检查点。请释放一些空间或设置 save_total_limit，然后从最后一个检查点继续。",
+    ),
+    "gpu_memory": (
+        "Out of GPU memory. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), keep gradient checkpointing on, or set quantization_bit: 4.",
+        "GPU 显存不足。请调小 cutoff_len 或 per_device_train_batch_size（改为增大 gradient_accumulation_steps），保持开启梯度检查点，或设置 quantization_bit: 4。",
+    ),
+    "gpu_memory_at_once": (
+        "Out of GPU memory: {wanted} more were needed at once. Lower cutoff_len or per_device_train_batch_size (raise gradient_accumulation_steps instead), keep gradient checkpointing on, or set quantization_bit: 4.",
+        "GPU 显存不足：一次还需 {wanted}。请调小 cutoff_len 或 per_device_train_batch_size（改为增大 gradient_accumulation_steps），保持开启梯度检查点，或设置 quantization_bit: 4。",
+    ),
+    "out_of_memory": (
+        "Out of memory. Lower cutoff_len or per_device_train_batch_size.",
+        "内存不足。请调小 cutoff_len 或 per_device_train_batch_size。",
+    ),
+    "file_gone": (
+        "The file {file} is missing. Was it moved or deleted while the run was going?",
+        "文件 {file} 不见了。是否在运行期间被移动或删除？",
+    ),
+    "unexpected_in_run_log": (
+        "{kind}: {problem}. The traceback is in the log.",
+        "{kind}：{problem}。错误堆栈见日志。",
+    ),
+    "stopped_at": ("Stopped at step {step}.", "已在第 {step} 步停止。"),
+    "no_checkpoint_to_resume": (
+        "resume_from_checkpoint is true, but this run has no whole checkpoint yet.",
+        "resume_from_checkpoint 为 true，但该运行还没有完整的检查点。",
+    ),
+    "checkpoint_broken": (
+        "resume_from_checkpoint: {path} is no whole checkpoint (a file is missing or cut off).",
+        "resume_from_checkpoint：{path} 不是完整的检查点（缺少文件或被截断）。",
+    ),
+    "devices_missing": (
+        "devices: {names} is not there. This machine has: {known}.",
+        "devices：没有 {names}。本机有：{known}。",
+    ),
+    "stage_unsupported": ("stage: {name} is not supported. It can be {known}.", "不支持 stage: {name}。可为 {known}。"),
+    "compiled_by_size": (
+        "Layers are compiled for each size of micro-batches, since for any number of tokens at once it fails: {reason}",
+        "编译后的层不能接受任意 token 数，因此按每种微批大小分别编译：{reason}",
+    ),
+    "layers_not_compiled": (
+        "Layers cannot be compiled and run from Python instead, which is slower: {reason}",
+        "无法编译各层，改由 Python 运行，速度较慢：{reason}",
+    ),
+    "steps_not_recorded": (
+        "Steps cannot be recorded and run from Python instead, which is slower: {reason}",
+        "无法录制训练步，改由 Python 运行，速度较慢：{reason}",
+    ),
+    "rows_padded": (
+        "Rows are padded and not laid end to end, which is slower: {why}.",
+        "数据行采用填充而非首尾拼接，速度较慢：{why}。",
+    ),
+}
+# words and clauses that become part of a sentence
+PARTS = {
+    "stop_twice": ("Stop was pressed twice", "“停止”被按了两次"),
+    "stop_unanswered": ("it did not answer to Stop within {seconds:g} s", "{seconds:g} 秒内没有响应“停止”"),
+    "no_checkpoint": ("it has no checkpoint", "没有检查点"),
+    "last_checkpoint": ("its last checkpoint is {name}", "最后的检查点是 {name}"),
+    "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),
+    "starting": ("Starting", "正在启动"),
+    "saving": ("Saving", "正在保存"),
+    "padded_neftune": (
+        "the noise of neftune_noise_alpha depends on how rows are padded",
+        "neftune_noise_alpha 的噪声取决于行的填充方式",
+    ),
+    "padded_aux_loss": (
+        "moe_aux_loss_coef is computed by transformers for this model, over batches of padded rows",
+        "对该模型，moe_aux_loss_coef 由 transformers 在填充后的批上计算",
+    ),
+    "not_alone": ("it is not one process alone", "不是单进程"),
+}

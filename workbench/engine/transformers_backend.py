@@ -21,6 +21,7 @@ from workbench.models.ends import end_tokens
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
+from workbench.models.rope_lengths import RopeLengths
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
 
@@ -54,8 +55,8 @@ class TransformersDecoder:
             self.context = max(self.context, int(original * rope.get("factor", 1.0)))
         self._ends = self._end_tokens()
         self._device = self.base.get_input_embeddings().weight.device
-        # with dynamic scaling the keys depend on the length that is read at once
-        self._chunk = self.context if rope.get("rope_type") == "dynamic" else _PREFILL.get(self._device.type, 512)
+        self.rope = RopeLengths(self.base)
+        self._chunk = _PREFILL.get(self._device.type, 512)
         self.vocabulary = Vocabulary(self.tokenizer)
 
     def add_adapter(self, name: str, path: str) -> None:
@@ -107,14 +108,18 @@ class TransformersDecoder:
         self._selected = ""
 
     def select(self, adapter: str | None) -> None:
-        if adapter == self._selected or not self.adapters:
+        self.select_inner(None if adapter is None else self._inner[adapter])
+
+    def select_inner(self, inner: str | None) -> None:
+        """As `select`, by the adapter's name inside PEFT."""
+        if inner == self._selected or not self.adapters:
             return
-        if adapter is None:
+        if inner is None:
             self.model.base_model.disable_adapter_layers()
         else:
             self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(self._inner[adapter])
-        self._selected = adapter
+            self.model.set_adapter(inner)
+        self._selected = inner
 
     def open(self, job: Job) -> Iterator[Token]:
         sampling = job.sampling

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
+from workbench.errors import UserError
 
+IN_USE = "A request is using the adapter {} at the moment. Remove it when the answer is done."
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
 
@@ -96,7 +98,12 @@ class Scheduler:
         self.call(lambda: self.decoder.merge_adapters(name, weights))
 
     def remove_adapter(self, name: str) -> None:
-        self.call(lambda: self.decoder.remove_adapter(name))
+        def remove() -> None:
+            if any(job.adapter == name for job, _ in self.active):
+                raise UserError(IN_USE.format(name))
+            self.decoder.remove_adapter(name)
+
+        self.call(remove)
 
     def metrics(self) -> dict[str, float]:
         waiting = self._incoming.qsize()

@@ -8,6 +8,7 @@ What has more than factors (DoRA, whole modules, new tokens, LoRA on experts or 
 adapter is *apart*, and its rows get a pass of their own, with PEFT's own forward.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,7 +25,7 @@ class MixedAdapters:
     def __init__(self):
         self.spans: list[tuple[int, int, str]] = []
         self._apart: dict[str, str] = {}  # inner name -> why it cannot be mixed, or nothing
-        self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
+        self._hooked: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._seen: list[Tensor] | None = None  # inputs of LoRA layers, while a new adapter is tried
 
     def apart(self, inner: str) -> str:
@@ -73,8 +74,9 @@ class MixedAdapters:
 
     def _hook(self, model) -> None:
         for module in model.modules():
-            if isinstance(module, LoraLayer) and id(module) not in self._hooks:
-                self._hooks[id(module)] = module.register_forward_hook(self._add_low_rank)
+            if isinstance(module, LoraLayer) and isinstance(module, torch.nn.Module) and module not in self._hooked:
+                module.register_forward_hook(self._add_low_rank)
+                self._hooked.add(module)
 
     def _add_low_rank(self, module, args, output):
         for start, end, name in self.spans:

@@ -227,6 +227,13 @@ class Batch:
 
     # ends
 
+    def fail_all(self, error: Exception) -> None:
+        """End every request that runs with this error."""
+        for request in list(self.running):
+            request.job.events.put(error)
+            self.metrics.count("requests_failed_total")
+            self._end(request)
+
     def _fail(self, row: Row, error: Exception) -> None:
         request = row.request
         if request not in self.running:

@@ -16,8 +16,9 @@ from workbench.engine.batching.pages import Pages
 from workbench.engine.batching.passes import Passes, spans
 from workbench.engine.batching.plan import Costs
 from workbench.engine.batching.runner import Piece, Runner
-from workbench.engine.scheduler import Call, Scheduler
+from workbench.engine.scheduler import IN_USE, Call, Scheduler
 from workbench.engine.transformers_backend import TransformersDecoder
+from workbench.errors import UserError
 
 PAGE = 16  # tokens
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
@@ -69,6 +70,15 @@ class BatchingScheduler(Scheduler):
     def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
         self.call(lambda: (self.decoder.merge_adapters(name, weights), self._try_adapter(self.decoder, name)))
 
+    def remove_adapter(self, name: str) -> None:
+        def remove() -> None:
+            if any(request.job.adapter == name for request in [*self.batch.running, *self.batch.waiting]):
+                raise UserError(IN_USE.format(name))
+            if gone := self.decoder.remove_adapter(name):
+                self.mixed.forget(gone)
+
+        self.call(remove)
+
     def metrics(self) -> dict[str, float]:
         pages, batch = self.batch.pages, self.batch
         return batch.metrics.read() | {
@@ -110,7 +120,11 @@ class BatchingScheduler(Scheduler):
         while True:
             while not self.batch.busy or not self._incoming.empty():
                 self._take(self._incoming.get())
-            self.batch.step()
+            try:
+                with torch.inference_mode():
+                    self.batch.step()
+            except Exception as error:  # a fault of ours: those it meets hear of it, later ones are served
+                self.batch.fail_all(error)
 
     def _take(self, item: Job | Call) -> None:
         if isinstance(item, Call):

@@ -64,7 +64,7 @@ class MixedAdapters:
             return " ".join(str(error).split())[:200] or type(error).__name__
         finally:
             seen, self._seen = self._seen, None
-        if any(x.dim() != 3 or x.shape[0] != 2 for x in seen or ()):
+        if any(x.dim() < 3 or x.shape[0] != 2 for x in seen or ()):
             return "LoRA is on layers that do not see whole rows"
         allowed = _ROUNDING if exact else _ROUNDING_16_BIT
         spread = (want - want.mean(dim=-1, keepdim=True)).norm(dim=-1)

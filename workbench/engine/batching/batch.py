@@ -137,7 +137,7 @@ class Batch:
         for row in rows:
             if row.left == 1 and not row.fresh:
                 continue
-            if len(candidates) == _LOOKED_AT or row.fresh and not self._may_begin(row, rows):
+            if len(candidates) == _LOOKED_AT or (row.fresh and not self._may_begin(row, rows)):
                 break
             if row.fresh:
                 self.metrics.count("prompt_tokens_reused_total", row.begin(self.pages, self.passes.runner.rope))

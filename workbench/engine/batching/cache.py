@@ -42,7 +42,9 @@ class PagedCache(Cache):
         """Of all layers that were used so far."""
         return sum(pool.nbytes for pair in self._pools.values() for pool in pair) // (self.pages * self.size)
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
         """Write keys and values [rows, heads, length, d] of the new tokens; returns those of the rows' pages, [rows,
         heads, pages · size, d]."""
         if layer_idx not in self._pools:

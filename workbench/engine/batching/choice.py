@@ -10,7 +10,17 @@ from workbench.engine.backend import Sampling
 from workbench.engine.batching.rows import Row
 from workbench.engine.sampling import measure
 
-_NO_MATTER = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "n", "logprobs"}  # to a greedy choice
+_NO_MATTER = {
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "stop",
+    "seed",
+    "n",
+    "logprobs",
+}  # to a greedy choice
 
 
 def plain(sampling: Sampling) -> bool:

@@ -66,7 +66,8 @@ def find_fit(model, rope: RopeLengths) -> Fit:
 
 
 def _tried(model, rope: RopeLengths, form: MaskForm) -> tuple[int, int, float]:
-    """Bytes a token, the logits' width, and the largest difference of a row's logits, as a share of how much they vary."""
+    """Bytes a token, the logits' width, and the largest difference of a row's logits as a share of how much they
+    vary."""
     cache = PagedCache(9, 4)
     runner = Runner(model, cache, rope, form)
     size = model.config.get_text_config().vocab_size
@@ -76,10 +77,7 @@ def _tried(model, rope: RopeLengths, form: MaskForm) -> tuple[int, int, float]:
 
     def read(*parts: tuple[int, int, int]) -> None:
         out = runner.run(
-            [
-                Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None)
-                for i, a, b in parts
-            ]
+            [Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts]
         )
         for (i, _, _), logits in zip(parts, out, strict=True):
             found[i].append(logits)

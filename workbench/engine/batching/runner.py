@@ -1,5 +1,6 @@
 """One forward pass of a model over rows of different lengths, through the paged cache."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -88,7 +89,7 @@ class Runner:
             return None
         (piece,) = pieces
         pages = piece.pages[: -(-(piece.start + len(piece.tokens)) // self.cache.size)]
-        return pages[0] if all(b == a + 1 for a, b in zip(pages, pages[1:], strict=False)) else None
+        return pages[0] if all(b == a + 1 for a, b in itertools.pairwise(pages)) else None
 
     def _masks(self, positions: Tensor, length: int):
         """What each new token sees of its row: what is not after it, and within a sliding window not too long before.

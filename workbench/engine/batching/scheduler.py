@@ -28,17 +28,17 @@ _MOVES = 3.0  # a token's keys and values are read, put in order, and read again
 
 
 def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Scheduler:
-    """The backend for a decoder: batching where the model allows it, turns where it does not, which is said in `log`."""
+    """The backend for a decoder: batching where the model allows it, else turns, which is said in `log`."""
     decoder.select(None)
     fit = find_fit(decoder.base, decoder.rope)
     if fit.reason:
         log(f"Requests take turns instead of sharing forward passes: {fit.reason}.")
         return Scheduler(decoder, not_batched=fit.reason)
     scheduler = BatchingScheduler(decoder, fit)
-    pages = scheduler.batch.pages
+    held, rows = scheduler.batch.capacity, scheduler.batch.limits.rows
     log(
-        f"Up to {scheduler.batch.limits.rows} answers share forward passes; their cache holds"
-        f" {scheduler.batch.capacity:,} tokens ({fit.bytes_per_token * pages.count * pages.size / 2**30:.1f} GiB at most)."
+        f"Up to {rows} answers share forward passes; their cache holds {held:,} tokens"
+        f" ({fit.bytes_per_token * held / 2**30:.1f} GiB at most)."
     )
     return scheduler
 

@@ -101,7 +101,7 @@ def test_in_pieces_at_once_and_side_by_side_as_transformers(kind, tiny_model, wo
         backend.batch.limits = Limits(rows=16, piece_alone=piece, piece_beside=piece)
         for _ in range(2):  # the second time with known beginnings
             jobs = [job(prompt, n=1 + (place == 1)) for place, prompt in enumerate(prompts)]
-            backend.call(lambda jobs=jobs: [backend.submit(one) for one in jobs])
+            backend.call(lambda jobs=jobs, to=backend: [to.submit(one) for one in jobs])
             for one, right in zip(jobs, want, strict=True):
                 tokens = list(one)
                 for index in range(one.sampling.n):

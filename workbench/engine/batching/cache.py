@@ -19,12 +19,13 @@ class View:
 
     `write` [rows · length]: the place (page · size + offset) of every new token. `table` [rows, pages]: the pages of
     each row, filled up with the blank one. `run`: the first page where a single row's pages follow one another, so
-    that nothing has to be gathered; else None.
+    that nothing has to be gathered; else None. `tokens`: of such a row, how many to read (0: all of its pages).
     """
 
     write: Tensor
     table: Tensor
     run: int | None = None
+    tokens: int = 0
 
 
 class PagedCache(Cache):
@@ -57,7 +58,8 @@ class PagedCache(Cache):
             flat.index_copy_(1, write, new.transpose(0, 1).reshape(heads, -1, width))
             rows, pages = table.shape
             if view.run is not None:
-                read = flat[None, :, view.run * self.size : (view.run + pages) * self.size]
+                first = view.run * self.size
+                read = flat[None, :, first : first + (view.tokens or pages * self.size)]
             else:
                 read = pool.index_select(1, table.flatten()).view(heads, rows, pages * self.size, width).transpose(0, 1)
             found.append(read)

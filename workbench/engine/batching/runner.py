@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.engine.batching.cache import PagedCache, View
 from workbench.engine.batching.pages import BLANK, TRASH
+from workbench.engine.batching.quick import QuickForward
 from workbench.models.rope_lengths import RopeLengths
 
 MaskForm = Literal["plain", "by_layer_type"]
@@ -29,8 +30,9 @@ class Piece:
 class Runner:
     """Runs pieces through `model`. `form`: how the model wants masks that are given to it."""
 
-    def __init__(self, model, cache: PagedCache, rope: RopeLengths, form: MaskForm):
-        self.model, self.cache, self.rope, self.form = model, cache, rope, form
+    def __init__(self, model, cache: PagedCache, rope: RopeLengths, form: MaskForm, quick: QuickForward | None = None):
+        """`quick`: in the place of the model's own forward pass."""
+        self.model, self.cache, self.rope, self.form, self.quick = model, cache, rope, form, quick
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self._places = torch.arange(0, device=self.device)
@@ -38,12 +40,8 @@ class Runner:
         window = getattr(self.config, "sliding_window", None)
         self.windowed = bool(window) and (not kinds or "sliding_attention" in kinds)
 
-    def run(self, pieces: Sequence[Piece], model=None) -> Tensor:
-        """Logits [rows, vocabulary] in float32 after the last token of each piece.
-
-        Args:
-            model: the model with adapters switched as these rows want it; by default the one of this runner.
-        """
+    def run(self, pieces: Sequence[Piece]) -> Tensor:
+        """Logits [rows, vocabulary] in float32 after the last token of each piece."""
         ids, positions, write, table = self._layout(pieces)
         length = table.shape[1] * self.cache.size
         lengths = None
@@ -53,18 +51,22 @@ class Runner:
             lengths = torch.tensor(filled)
         self.cache.view = View(write, table, self._run_of(pieces))
         with torch.inference_mode(), self.rope.given(lengths):
-            return (
-                (model or self.model)(
-                    input_ids=ids,
-                    position_ids=positions,
-                    attention_mask=self._masks(positions, length),
-                    past_key_values=self.cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
+            if self.quick and len(pieces) == 1 and positions.shape[1] == 1 and self.cache.view.run is not None:
+                if not self.windowed:  # one token of one row sees all that is there
+                    self.cache.view.tokens = pieces[0].start + 1
+                    return self.quick(ids, positions, None, self.cache)
+            masks = self._masks(positions, length)
+            if self.quick:
+                return self.quick(ids, positions, masks, self.cache)
+            out = self.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=masks,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
+            return out.logits[:, -1].float()
 
     def _layout(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Ids and positions [rows, length], the places to write to, and the table of pages. Short pieces are filled up
@@ -107,7 +109,7 @@ class Runner:
         return {"full_attention": whole, "sliding_attention": whole if part is None else part}
 
     def _as_model_wants(self, seen: Tensor) -> Tensor:
-        if self.config._attn_implementation != "eager":
+        if self.config._attn_implementation != "eager" and not self.quick:
             return seen
         dtype = self.model.get_input_embeddings().weight.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)

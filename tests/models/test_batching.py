@@ -176,6 +176,7 @@ def test_what_a_row_is_asked_for_stays_its_own(decoder, more):
 
 
 def test_a_client_that_goes_away_frees_its_place_within_a_step(decoder):
+    decoder._ends = set()  # nothing ends by itself
     backend = batching(decoder)
     endless = backend.submit(job("a", 400, logprobs=None, temperature=2.0, seed=1, stop=()))
     other = backend.submit(job("b", 300, temperature=2.0, seed=2))
@@ -204,7 +205,7 @@ def test_memory_that_runs_out_ends_one_request_only(decoder):
     backend = batching(decoder)
     run, failed = backend.batch.passes.runner.run, []
 
-    def out_of_memory(pieces, model=None):
+    def out_of_memory(pieces, own=False):
         if any(piece.start + len(piece.tokens) > 55 for piece in pieces):
             failed.append(len(pieces))
             raise RuntimeError(

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from workbench.engine.batching.cache import PagedCache
+from workbench.engine.batching.quick import QuickForward, quick_forward
 from workbench.engine.batching.runner import MaskForm, Piece, Runner
 from workbench.models.rope_lengths import RopeLengths
 
@@ -19,11 +20,13 @@ _ROUNDING_16_BIT = 0.15  # near ties, an expert may be another one
 @dataclass(frozen=True)
 class Fit:
     """What was found: how the model wants its masks, the bytes that its cache takes for a token, and the width of its
-    logits; or `reason`, why its requests must take turns."""
+    logits; `quick`: the lean forward pass, where it computes the same; or `reason`, why its requests must take
+    turns."""
 
     form: MaskForm = "plain"
     bytes_per_token: int = 0
     width: int = 0
+    quick: QuickForward | None = None
     reason: str = ""
 
 
@@ -52,12 +55,12 @@ def find_fit(model, rope: RopeLengths) -> Fit:
     try:
         for form in forms:
             try:
-                cost, width, difference = _tried(model, rope, form)
+                cost, width, difference = _tried(model, rope, form, None)
             except Exception as error:  # of whatever a model's code does not expect
                 reason = reason or (" ".join(str(error).split())[:200] or type(error).__name__)
                 continue
             if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
-                return Fit(form, cost, width)
+                return Fit(form, cost, width, _quick(model, rope, form))
             reason = "two texts side by side do not come out as each alone" if cost else "it does not use its cache"
     finally:
         if window:
@@ -65,11 +68,20 @@ def find_fit(model, rope: RopeLengths) -> Fit:
     return Fit(reason=reason)
 
 
-def _tried(model, rope: RopeLengths, form: MaskForm) -> tuple[int, int, float]:
+def _quick(model, rope: RopeLengths, form: MaskForm) -> QuickForward | None:
+    quick = quick_forward(model)
+    try:
+        right = quick is not None and _tried(model, rope, form, quick)[2] <= _ROUNDING[torch.float32]
+    except Exception:
+        return None
+    return quick if right else None
+
+
+def _tried(model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None) -> tuple[int, int, float]:
     """Bytes a token, the logits' width, and the largest difference of a row's logits as a share of how much they
     vary."""
     cache = PagedCache(9, 4)
-    runner = Runner(model, cache, rope, form)
+    runner = Runner(model, cache, rope, form, quick)
     size = model.config.get_text_config().vocab_size
     texts = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(7)]]
     pages = [[3, 5, 7], [6, 2]]

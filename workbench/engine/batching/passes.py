@@ -63,7 +63,8 @@ class Passes:
         if key is None:
             self.mixed.spans = spans([row.request.inner for row, _ in parts])
         try:
-            return self.runner.run([self._piece(row, count) for row, count in parts])
+            # the lean pass knows no modules but the base's
+            return self.runner.run([self._piece(row, count) for row, count in parts], own=key is not None)
         finally:
             self.mixed.spans = []
 

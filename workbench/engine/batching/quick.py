@@ -48,7 +48,9 @@ class QuickForward:
         self.kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(self.layers)
         self.norms = [(_Norm.of(one.input_layernorm), _Norm.of(one.post_attention_layernorm)) for one in self.layers]
         heads = [one.self_attn for one in self.layers]
-        self.head_norms = [(_Norm.of(one.q_norm), _Norm.of(one.k_norm)) if hasattr(one, "q_norm") else None for one in heads]
+        self.head_norms = [
+            (_Norm.of(one.q_norm), _Norm.of(one.k_norm)) if hasattr(one, "q_norm") else None for one in heads
+        ]
         self.last = _Norm.of(self.body.norm)
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.width = heads[0].head_dim

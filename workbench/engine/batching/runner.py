@@ -40,8 +40,10 @@ class Runner:
         window = getattr(self.config, "sliding_window", None)
         self.windowed = bool(window) and (not kinds or "sliding_attention" in kinds)
 
-    def run(self, pieces: Sequence[Piece]) -> Tensor:
-        """Logits [rows, vocabulary] in float32 after the last token of each piece."""
+    def run(self, pieces: Sequence[Piece], own: bool = False) -> Tensor:
+        """Logits [rows, vocabulary] in float32 after the last token of each piece. `own`: by the model's own forward
+        pass in any case."""
+        quick = None if own else self.quick
         ids, positions, write, table = self._layout(pieces)
         length = table.shape[1] * self.cache.size
         lengths = None
@@ -51,13 +53,13 @@ class Runner:
             lengths = torch.tensor(filled)
         self.cache.view = View(write, table, self._run_of(pieces))
         with torch.inference_mode(), self.rope.given(lengths):
-            if self.quick and len(pieces) == 1 and positions.shape[1] == 1 and self.cache.view.run is not None:
-                if not self.windowed:  # one token of one row sees all that is there
-                    self.cache.view.tokens = pieces[0].start + 1
-                    return self.quick(ids, positions, None, self.cache)
-            masks = self._masks(positions, length)
-            if self.quick:
-                return self.quick(ids, positions, masks, self.cache)
+            one = ids.numel() == 1 and self.cache.view.run is not None and not self.windowed
+            if quick and one:  # it sees all that is there
+                self.cache.view.tokens = pieces[0].start + 1
+                return quick(ids, positions, None, self.cache)
+            masks = self._masks(positions, length, additive=quick is not None)
+            if quick:
+                return quick(ids, positions, masks, self.cache)
             out = self.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -93,23 +95,25 @@ class Runner:
         pages = piece.pages[: -(-(piece.start + len(piece.tokens)) // self.cache.size)]
         return pages[0] if all(b == a + 1 for a, b in itertools.pairwise(pages)) else None
 
-    def _masks(self, positions: Tensor, length: int):
+    def _masks(self, positions: Tensor, length: int, additive: bool = False):
         """What each new token sees of its row: what is not after it, and within a sliding window not too long before.
 
-        Given as four dimensions, so that transformers takes it as it is.
+        Given as four dimensions, so that transformers takes it as it is. `additive`: as numbers to add to the scores,
+        which saves turning it into them at each layer.
         """
         if length > len(self._places):
             self._places = torch.arange(length, device=self.device)
         places, here = self._places[:length], positions[:, None, :, None]
         seen = places <= here
         near = seen & (places > here - self.config.sliding_window) if self.windowed else seen
-        whole, part = self._as_model_wants(seen), self._as_model_wants(near) if self.windowed else None
+        additive |= self.config._attn_implementation == "eager"
+        whole, part = self._as_wanted(seen, additive), self._as_wanted(near, additive) if self.windowed else None
         if self.form == "plain":
             return whole if part is None else part
         return {"full_attention": whole, "sliding_attention": whole if part is None else part}
 
-    def _as_model_wants(self, seen: Tensor) -> Tensor:
-        if self.config._attn_implementation != "eager" and not self.quick:
+    def _as_wanted(self, seen: Tensor, additive: bool) -> Tensor:
+        if not additive:
             return seen
         dtype = self.model.get_input_embeddings().weight.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)

@@ -19,6 +19,7 @@ from workbench.engine.batching.runner import Piece, Runner
 from workbench.engine.scheduler import IN_USE, Call, Scheduler
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
+from workbench.models.half_linear import HalfLinear
 
 PAGE = 16  # tokens
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
@@ -51,8 +52,9 @@ class BatchingScheduler(Scheduler):
         limits = _LIMITS.get(device, _LIMITS["cpu"])
         held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
         pages = Pages(held // PAGE + 2, PAGE)
-        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form)
-        weights = sum(parameter.nbytes for parameter in decoder.base.parameters())
+        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick)
+        packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, HalfLinear))
+        weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
         self.mixed = MixedAdapters()
         passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)
         self.batch = Batch(decoder, passes, pages, limits, fit.width)
@@ -98,14 +100,14 @@ class BatchingScheduler(Scheduler):
         tokens = [(3 * i + 5) % decoder.base.config.get_text_config().vocab_size for i in range(6)]
 
         def run(names: Sequence[str | None], apart: bool) -> Tensor:
-            trial = Runner(decoder.base, cache, decoder.rope, runner.form)
+            trial = Runner(decoder.base, cache, decoder.rope, runner.form, runner.quick)
             lengths = [len(tokens)] * len(tokens) if decoder.rope.kind else None
             pieces = [Piece(tokens, 0, [2 + i], lengths) for i in range(len(names))]
             if apart:
                 rows = []
                 for one, piece in zip(names, pieces, strict=True):
                     decoder.select_inner(one)
-                    rows.append(trial.run([piece]))
+                    rows.append(trial.run([piece], own=True))
                 return torch.cat(rows)
             decoder.select_inner(None)
             self.mixed.spans = spans(list(names))

@@ -2,15 +2,15 @@
 
 A decoding step is bound by reading weights; float32 reads twice of what a bf16 checkpoint holds. FBGEMM (in PyTorch for
 x86) multiplies float32 inputs with weights packed as float16, converting them in registers. The weights of a bf16
-checkpoint fit float16 without a change (they have fewer digits, and values below 2⁻²⁴ are nothing), so results differ
-from float32's by rounding only. A row's result does not depend on other rows.
+checkpoint fit float16 without a change that matters (they have fewer digits), so results differ from float32's by
+rounding only. A row's result does not depend on other rows.
 """
 
 import torch
 from torch import Tensor, nn
 
 _LARGEST = 65504.0  # of float16
-_NOTHING = 2.0**-24  # its smallest; as an absolute error far below what rounding in sums does
+_FURTHER_DIGITS = 0x1FFF  # of float32's 23, those that float16 (and bf16) do not have
 
 
 def available() -> bool:
@@ -19,8 +19,12 @@ def available() -> bool:
 
 
 def exact(weight: Tensor) -> bool:
-    """Whether float16 holds these weights without a change that matters."""
-    return bool(weight.abs().max() <= _LARGEST) and bool((weight - weight.half().float()).abs().max() <= _NOTHING)
+    """Whether float16 holds these float32 weights without a change that matters: no further digits, nothing too large.
+    Below 2⁻¹⁴ its steps are 2⁻²⁴, far less than what rounding does in a sum."""
+    least, most = (float(value) for value in weight.aminmax())
+    if max(-least, most) > _LARGEST:
+        return False
+    return not bool((weight.detach().contiguous().view(torch.int32) & _FURTHER_DIGITS).any())
 
 
 class HalfLinear(nn.Linear):

@@ -55,12 +55,14 @@ def find_fit(model, rope: RopeLengths) -> Fit:
     try:
         for form in forms:
             try:
-                cost, width, difference = _tried(model, rope, form, None)
+                want = _alone(model)
+                cost, found = _side_by_side(model, rope, form, None)
+                difference = _difference(found, want)
             except Exception as error:  # of whatever a model's code does not expect
                 reason = reason or (" ".join(str(error).split())[:200] or type(error).__name__)
                 continue
             if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
-                return Fit(form, cost, width, _quick(model, rope, form))
+                return Fit(form, cost, want[0].shape[-1], _quick(model, rope, form, want))
             reason = "two texts side by side do not come out as each alone" if cost else "it does not use its cache"
     finally:
         if window:
@@ -68,43 +70,52 @@ def find_fit(model, rope: RopeLengths) -> Fit:
     return Fit(reason=reason)
 
 
-def _quick(model, rope: RopeLengths, form: MaskForm) -> QuickForward | None:
+def _quick(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> QuickForward | None:
     quick = quick_forward(model)
     try:
-        right = quick is not None and _tried(model, rope, form, quick)[2] <= _ROUNDING[torch.float32]
+        right = (
+            quick is not None
+            and _difference(_side_by_side(model, rope, form, quick)[1], want) <= _ROUNDING[torch.float32]
+        )
     except Exception:
         return None
     return quick if right else None
 
 
-def _tried(model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None) -> tuple[int, int, float]:
-    """Bytes a token, the logits' width, and the largest difference of a row's logits as a share of how much they
-    vary."""
-    cache = PagedCache(9, 4)
-    runner = Runner(model, cache, rope, form, quick)
+def _texts(model) -> list[list[int]]:
     size = model.config.get_text_config().vocab_size
-    texts = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(7)]]
+    return [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(7)]]
+
+
+def _alone(model) -> list[Tensor]:
+    """Logits after the tokens of both texts at which `_side_by_side` has some, with transformers' own cache."""
+    found = []
+    with torch.inference_mode():
+        for text, ends in zip(_texts(model), ((5, 9, 10, 11), (6, 7)), strict=True):
+            cache, start = DynamicCache(config=model.config.get_text_config()), 0
+            for end in ends:
+                ids = torch.tensor([text[start:end]], device=model.get_input_embeddings().weight.device)
+                out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                found.append(out.logits[0, -1].float())
+                start = end
+    return found
+
+
+def _side_by_side(model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None) -> tuple[int, list[Tensor]]:
+    """Bytes a token, and the logits of both texts in pieces and together, the first text's before the second's."""
+    cache, texts = PagedCache(9, 4), _texts(model)
+    runner = Runner(model, cache, rope, form, quick)
     pages = [[3, 5, 7], [6, 2]]
     found: list[list[Tensor]] = [[], []]
-
-    def read(*parts: tuple[int, int, int]) -> None:
-        out = runner.run(
-            [Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts]
-        )
-        for (i, _, _), logits in zip(parts, out, strict=True):
+    for parts in (((0, 0, 5),), ((0, 5, 9), (1, 0, 6)), ((0, 9, 10), (1, 6, 7)), ((0, 10, 11),)):
+        pieces = [
+            Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts
+        ]
+        for (i, _, _), logits in zip(parts, runner.run(pieces), strict=True):
             found[i].append(logits)
+    return cache.bytes_per_token, found[0] + found[1]
 
-    read((0, 0, 5))
-    read((0, 5, 9), (1, 0, 6))
-    read((0, 9, 10), (1, 6, 7))
-    read((0, 10, 11))
-    worst = 0.0
-    with torch.inference_mode():
-        for text, rows, ends in zip(texts, found, ((5, 9, 10, 11), (6, 7)), strict=True):
-            alone, start = DynamicCache(config=model.config.get_text_config()), 0
-            for end, logits in zip(ends, rows, strict=True):
-                ids = torch.tensor([text[start:end]], device=runner.device)
-                want = model(input_ids=ids, past_key_values=alone, use_cache=True, logits_to_keep=1).logits[0, -1]
-                worst = max(worst, float((logits - want.float()).norm() / (want.float() - want.float().mean()).norm()))
-                start = end
-    return cache.bytes_per_token, found[0][0].shape[-1], worst
+
+def _difference(found: list[Tensor], want: list[Tensor]) -> float:
+    """The largest of all logits' vectors, as a share of how much they vary."""
+    return max(float((a - b).norm() / (b - b.mean()).norm()) for a, b in zip(found, want, strict=True))

@@ -62,6 +62,8 @@ class QuickForward:
         cos, sin = self.body.rotary_emb(x, position_ids=positions)
         half = self.width // 2
         cos, sin = cos[:, :, None], torch.cat((-sin[..., :half], sin[..., half:]), -1)[:, :, None]
+        kinds = masks if isinstance(masks, dict) else dict.fromkeys(set(self.kinds), masks)
+        kinds = {kind: self._for_groups(kinds[kind]) for kind in set(self.kinds)}
         for number, layer in enumerate(self.layers):
             before, after = self.norms[number]
             attention = layer.self_attn
@@ -75,7 +77,7 @@ class QuickForward:
             both = torch.cat((q, k), 2)
             both = torch.addcmul(both * cos, both.roll(half, -1), sin).transpose(1, 2)
             keys, values = cache.update(both[:, self.heads :], v.transpose(1, 2), number)
-            mask = masks[self.kinds[number]] if isinstance(masks, dict) else masks
+            mask = kinds[self.kinds[number]]
             x = x + attention.o_proj(self._attend(both[:, : self.heads], keys, values, mask, attention.scaling))
             h = after(x)
             mlp = layer.mlp
@@ -83,16 +85,17 @@ class QuickForward:
         return self.model.lm_head(self.last(x[:, -1]))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """`mask` [rows, 1, heads per group · length, tokens]: the heads of a group are laid one behind the other, as if
+        they were tokens, so that keys and values need no copies."""
         rows, _, length, _ = q.shape
-        times = self.heads // self.groups
-        if length == 1:  # the heads of a group side by side, as if they were tokens
-            q = q.reshape(rows, self.groups, times, self.width)
-            out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-            return out.reshape(rows, 1, -1)
-        if times > 1:
-            k, v = (x[:, :, None].expand(-1, -1, times, -1, -1).flatten(1, 2) for x in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+        q = q.reshape(rows, self.groups, -1, self.width)
+        out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale).view(rows, self.heads, length, self.width)
         return out.transpose(1, 2).reshape(rows, length, -1)
+
+    def _for_groups(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None or mask.shape[2] == 1:  # the same for all
+            return mask
+        return mask.repeat(1, 1, self.heads // self.groups, 1)
 
 
 def quick_forward(model: nn.Module) -> QuickForward | None:

@@ -21,7 +21,7 @@ def available() -> bool:
 def exact(weight: Tensor) -> bool:
     """Whether float16 holds these float32 weights without a change that matters: no further digits, nothing too large.
     Below 2⁻¹⁴ its steps are 2⁻²⁴, far less than what rounding does in a sum."""
-    least, most = (float(value) for value in weight.aminmax())
+    least, most = (float(value) for value in weight.detach().aminmax())
     if max(-least, most) > _LARGEST:
         return False
     return not bool((weight.detach().contiguous().view(torch.int32) & _FURTHER_DIGITS).any())

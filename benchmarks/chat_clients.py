@@ -25,21 +25,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-WORDS = [
-    "river",
-    "city",
-    "first",
-    "settlers",
-    "market",
-    "bridge",
-    "council",
-    "harbor",
-    "stone",
-    "winter",
-    "road",
-    "garden",
-    "school",
-]
+WORDS = "river city first settlers market bridge council harbor stone winter road garden school".split()  # noqa: SIM905
 
 
 def start(workspace: Path, adapter: Path | None) -> tuple[subprocess.Popen, str, float]:
@@ -157,15 +143,16 @@ def main() -> None:
         late, took = meter.memory_info().rss, time.monotonic() - began
         mean, worst = statistics.mean(clients.waits), max(clients.waits)
         print(
-            f"{options.clients} clients, {took:.0f} s: {len(clients.waits)} answers, {clients.tokens / took:.0f} tokens/s"
-            f" received, {clients.gone} went away, {len(clients.failures)} failed."
+            f"{options.clients} clients, {took:.0f} s: {len(clients.waits)} answers, {clients.tokens / took:.0f}"
+            f" tokens/s received, {clients.gone} went away, {len(clients.failures)} failed."
         )
         print(
             f"An answer of 24 tokens takes {mean:.2f} s in the mean, {worst:.2f} s at most ({worst / mean:.2f} ×); first"
-            f" tokens {statistics.mean(clients.firsts):.2f} s, {max(clients.firsts):.2f} s at most."
+            f" tokens {statistics.mean(clients.firsts):.2f} s, {max(clients.firsts):.2f} at most."
         )
         print(
-            f"Memory: {idle / 2**20:.0f} MiB at first (the cache may take {cache:g} GiB more), {early / 2**20:.0f} MiB after a quarter of the time, {late / 2**20:.0f} MiB at the end."
+            f"Memory: {idle / 2**20:.0f} MiB at first (the cache may take {cache:g} GiB more), {early / 2**20:.0f} MiB"
+            f" after a quarter of the time, {late / 2**20:.0f} MiB at the end."
         )
         sizes = []
         for number in range(options.adapters):
@@ -175,9 +162,8 @@ def main() -> None:
             httpx.post(f"{url}/chat/completions", json=asked, timeout=120).raise_for_status()
             sizes.append(meter.memory_info().rss)
         if sizes:
-            print(
-                f"{len(sizes)} adapter loads: {sizes[0] / 2**20:.0f} MiB after the first, {sizes[-1] / 2**20:.0f} at the end."
-            )
+            after, end = sizes[0] / 2**20, sizes[-1] / 2**20
+            print(f"{len(sizes)} adapter loads: {after:.0f} MiB after the first, {end:.0f} at the end.")
         grown = late > idle + (cache + 0.4) * 2**30 or (sizes and sizes[-1] > sizes[0] * 1.02 + 2**24)
         for failure in sorted(set(clients.failures)):
             print(failure)

@@ -147,7 +147,7 @@ def main() -> None:
             f" tokens/s received, {clients.gone} went away, {len(clients.failures)} failed."
         )
         print(
-            f"An answer of 24 tokens takes {mean:.2f} s in the mean, {worst:.2f} s at most ({worst / mean:.2f} ×); first"
+            f"24 tokens take {mean:.2f} s in the mean, {worst:.2f} s at most ({worst / mean:.2f} ×); first"
             f" tokens {statistics.mean(clients.firsts):.2f} s, {max(clients.firsts):.2f} at most."
         )
         print(

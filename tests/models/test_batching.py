@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workbench.config.options import EngineConfig
+from workbench.config.run_config import validated
 from workbench.engine.backend import Job, Sampling
 from workbench.engine.batching.batch import Limits
 from workbench.engine.batching.fit import find_fit
@@ -349,3 +350,17 @@ def test_thirty_two_clients_none_waits_long(decoder):
     figures = backend.metrics()
     assert figures["requests_finished_total"] == 96 and figures["requests_failed_total"] == 0
     assert figures["rows_decoded_total"] / figures["steps_total"] > 4 and figures["kv_tokens_used"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"quantization_bit": 4}, {"quantization_bit": 8}, {"flash_attn": "eager"}], ids=str
+)
+def test_quantized_models_and_eager_attention(tiny_model, workspace, settings):
+    config = validated({"model_name_or_path": str(tiny_model)} | settings, EngineConfig)
+    decoder = TransformersDecoder(config, workspace, lambda *_: None, lambda *_: None)
+    want = [alone(decoder, job(prompt, 6)) for prompt in PROMPTS]
+    backend = batching(decoder)
+    found = together(backend, [job(prompt, 6) for prompt in PROMPTS])
+    for one, other in zip(found, want, strict=True):
+        near = 0.05 if settings.get("quantization_bit") == 8 else 1e-4  # inputs in 8 bits: rounding is coarser
+        assert one[0][1][0] == pytest.approx(other[0][1][0], abs=near)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
+from workbench.engine.backend import Capabilities, Job, Load, Score, Token, TokenInfo
 
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
@@ -52,6 +52,15 @@ class Decoder(Protocol):
     def score(self, request: Score) -> list[TokenInfo]:
         """Measure the tokens of a given answer. Raises UserError."""
 
+    def tokenize(self, job: Job) -> list[int]:
+        """The tokens of a request's prompt; called from any thread. Raises UserError."""
+
+    def detokenize(self, tokens: list[int]) -> str:
+        """The text of tokens; called from any thread. Raises UserError."""
+
+    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
+        """The mean of the last hidden states over a text. Raises UserError."""
+
     def add_adapter(self, name: str, path: str) -> None:
         """Load an adapter. Raises UserError."""
 
@@ -80,6 +89,24 @@ class Scheduler:
     @property
     def context(self) -> int:
         return self.decoder.context
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        return getattr(self.decoder, "defaults", {})
+
+    def load(self) -> Load:
+        active = [job for job, _ in list(self.active)]
+        held = sum(job.prompt_tokens + job.completion_tokens for job in active)
+        return Load(len(active), self._incoming.qsize(), held)
+
+    def tokenize(self, job: Job) -> list[int]:
+        return self.decoder.tokenize(job)
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return self.decoder.detokenize(tokens)
+
+    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
+        return self.call(lambda: self.decoder.embed(adapter, tokens)) or []
 
     def score(self, request: Score) -> list[TokenInfo]:
         return self.call(Call(lambda: self.decoder.score(request), cancelled=request.cancelled)) or []

@@ -7,7 +7,6 @@ out; what their models write is listed here.
 """
 
 import json
-import os.path
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,13 +55,13 @@ class CallForm:
     bare: str = ""
 
 
-# of templates that show tools and render no calls: (what their text holds, form)
+# of templates that show tools and render no calls, Phi-4-mini's and Granite 3's: (what their text holds, form)
 _UNRENDERED = (
     (
         "<|tool|>",
         CallForm("<|tool_call|>[", f'{{"name": "{NAME}", "arguments": ', "}", "]<|/tool_call|>", ", "),
-    ),  # Phi-4
-    ("<|tool_call|>", CallForm("<|tool_call|>[", f'{{"name": "{NAME}", "arguments": ', "}", "]", ", ")),  # Granite 3
+    ),
+    ("<|tool_call|>", CallForm("<|tool_call|>[", f'{{"name": "{NAME}", "arguments": ', "}", "]", ", ")),
 )
 
 
@@ -97,7 +96,7 @@ def _rendered_form(render: Callable[..., str], ends: tuple[str, ...]) -> CallFor
                     text = render([_QUESTION, {"role": "assistant", "content": content, "tool_calls": listed}])
                 except UserError:
                     continue
-                same = min(len(os.path.commonprefix([text, prompt])), _before_thought(prompt))
+                same = min(len(_common(text, prompt)), _before_thought(prompt))
                 if len(prompt) - same <= 40 and all(name in text[same:] for name, _ in calls):
                     return _answer(text[same:], ends)
         return ""
@@ -122,6 +121,12 @@ def _before_thought(prompt: str) -> int:
     """Where a prompt opens a thought at its end, which answers with calls do not have; else its length."""
     end = prompt.rstrip()
     return min((len(end) - len(o) for layout in KNOWN if end.endswith(o := layout.open.strip())), default=len(prompt))
+
+
+def _common(one: str, other: str) -> str:
+    """What both begin with."""
+    same = next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+    return one[: min(len(one), len(other)) if same is None else same]
 
 
 def _marked(text: str) -> str:
@@ -161,8 +166,8 @@ def _split(before: str, after: str, between: str) -> CallForm:
     """Tell what belongs to each call from what stands once around all."""
     if not between:
         return CallForm("", before, after, "")
-    opener = os.path.commonprefix([before[::-1], between[::-1]])[::-1]
-    closer = os.path.commonprefix([after, between[: len(between) - len(opener)]])
+    opener = _common(before[::-1], between[::-1])[::-1]
+    closer = _common(after, between[: len(between) - len(opener)])
     if NAME not in opener:
         return CallForm("", before, after, "")
     separator = between[len(closer) : len(between) - len(opener)]

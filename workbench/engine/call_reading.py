@@ -78,11 +78,8 @@ def _inner_json(form: CallForm, names: list[str]) -> dict:
     opener, closer = form.opener.strip(), form.closer.strip()
     marked = form.begin.strip() or opener.replace(NAME, "").strip()
     known = "|".join(map(regex.escape, sorted(names, key=len, reverse=True))) or r"[\w.-]+"
-    if marked:
-        pattern = begin + _flexible(opener)
-    else:
-        pattern = _BEGINNING + _flexible(opener, known) + r"\s*(?=\{)"
-    field = {"open_pattern": pattern, "repeats": True, "content": "json"}
+    unmarked = _BEGINNING + _flexible(opener, known) + r"\s*(?=\{)"
+    field = {"open_pattern": begin + _flexible(opener) if marked else unmarked, "repeats": True, "content": "json"}
     field["transform"] = {"type": "function", "function": _FUNCTION}
     if closer:
         field["close_pattern"] = _flexible(closer) + end

@@ -32,12 +32,13 @@ class Tool:
 
 @dataclass
 class Plan:
-    """What an answer has to be: `schema`, or calls of `tools` in `form` (`several` of them, at least one).
+    """What an answer has to be: JSON of `schema`, or calls of `tools` in `form` (`several` of them, at least one); any
+    of both where both are given.
 
     `thoughts` with `opened`: the prompt has opened a thought, which ends first; without, there may be one.
     """
 
-    schema: dict | None = None
+    schema: dict | None = None  # None: no JSON
     form: CallForm | None = None
     tools: list[Tool] = field(default_factory=list)
     several: bool = False
@@ -58,7 +59,8 @@ def check_schema(schema: object, what: str) -> None:
         seen += 1
         if depth > MAX_SCHEMA_DEPTH or seen > MAX_SCHEMA_VALUES:
             raise UserError(
-                f"{what}: the JSON schema is too large. At most {MAX_SCHEMA_DEPTH} levels and {MAX_SCHEMA_VALUES:,} values."
+                f"{what}: the JSON schema is too large. At most {MAX_SCHEMA_DEPTH} levels and"
+                f" {MAX_SCHEMA_VALUES:,} values."
             )
         if isinstance(value, dict):
             waiting += [(one, depth + 1) for one in value.values()]
@@ -71,19 +73,17 @@ class _Writer:
         self._token, self._rules = token, []
 
     def write(self, plan: Plan) -> str:
-        body = (
-            self._calls(plan) if plan.form else self._rule("json", f"%json {_json(plan.schema or {'type': 'object'})}")
-        )
-        if plan.thoughts:
-            layout = plan.thoughts
-            answer = " ".join(filter(None, [self._literal(layout.answer) if not plan.form else "", body]))
-            thought = self._until(layout.close)
+        layout, ways = plan.thoughts, []
+        if plan.form:
+            ways.append(self._calls(plan))
+        if plan.schema is not None:
+            lead = self._literal(layout.answer) if layout else ""
+            ways.append(f"{lead} {self._rule('json', f'%json {_json(plan.schema)}')}")
+        start = self._rule("answer", " | ".join(ways))
+        if layout:
             self._rules.append(r"space: /\s{0,4}/")
-            start = f"{thought} space {answer}"
-            if not plan.opened:
-                start = f"{self._literal(layout.open)} {start} | space {answer}"
-        else:
-            start = body
+            thought = f"{self._until(layout.close)} space {start}"
+            start = thought if plan.opened else f"{self._literal(layout.open)} {thought} | space {start}"
         return "\n".join([f"start: {start}", *self._rules])
 
     def _rule(self, name: str, body: str, options: str = "") -> str:
@@ -225,8 +225,8 @@ def matcher(tokenizer, plan: Plan, vocabulary: int):
     """
     from llguidance import LLMatcher
 
-    what = "tools" if plan.form else "response_format"
-    for schema in [tool.schema for tool in plan.tools] if plan.form else [plan.schema]:
+    what = "tools" if plan.schema is None else "response_format"
+    for schema in [tool.schema for tool in plan.tools] + [plan.schema]:
         check_schema(schema, what)
     guide = guided(tokenizer, vocabulary, plan.ends)
     added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}

@@ -4,8 +4,8 @@ from workbench.engine.backend import TokenInfo
 
 
 def token_text(raw: bytes) -> str:
-    """A token as text. One that is no whole letter is written `bytes:\\xe4\\xbd`, as OpenAI does, so that such tokens can
-    be told apart."""
+    """A token as text. One that is no whole letter is written `bytes:\\xe4\\xbd`, as OpenAI does, which tells such
+    tokens apart."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -71,7 +71,7 @@ class EmbeddingRequest(Request):
 
 
 class TokenizeRequest(Request):
-    """`POST /v1/tokenize` (vLLM's fields): the tokens of `prompt`, or of `messages` as the chat template writes them."""
+    """`POST /v1/tokenize` (vLLM's fields): the tokens of `prompt`, or of `messages` in the chat template."""
 
     model: str
     prompt: str | None = None

@@ -58,7 +58,8 @@ class Prompts:
     def _check(self, ids: list[int]) -> None:
         if any(not 0 <= token < len(self.tokenizer) for token in ids):
             raise UserError(
-                f"The prompt holds token ids that this model does not have. They go from 0 to {len(self.tokenizer) - 1}."
+                "The prompt holds token ids that this model does not have. They go from 0 to"
+                f" {len(self.tokenizer) - 1}."
             )
 
     def _plain(self, job: Job) -> list[int]:
@@ -77,15 +78,15 @@ class Prompts:
         plan = Plan(ends=self.ends)
         if layout and (job.thinking or may_think(layout, job.prompt_text, given)):
             plan.thoughts, plan.opened = layout, job.thinking
-        if job.forced:
-            if form is None:
-                raise UserError(
-                    "tool_choice: it is not known how this model writes calls, so that one cannot be forced. Use auto."
-                )
+        if job.forced and form is None:
+            raise UserError(
+                "tool_choice: it is not known how this model writes calls, so that one cannot be forced. Use auto."
+            )
+        if form and job.tools:
             plan.form, plan.several = form, job.several_calls
-            known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in job.tools or ()}
-            plan.tools = [Tool(name, {"type": "object"} | (known.get(name) or {})) for name in job.forced]
-        else:
+            known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in job.tools}
+            plan.tools = [Tool(name, {"type": "object"} | (known[name] or {})) for name in job.forced or known]
+        if not job.forced:
             plan.schema = wanted if isinstance(wanted, dict) else {"type": "object"}
         job.sampling.grammar = plan
 

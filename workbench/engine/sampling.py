@@ -162,5 +162,7 @@ def _grammar(tokenizer, wanted: str | dict | Plan | None, vocabulary: int):
     """Raises UserError when the schema is none, or uses what llguidance does not know."""
     if wanted is None:
         return _Free()
-    plan = wanted if isinstance(wanted, Plan) else Plan(schema=None if isinstance(wanted, str) else wanted)
+    plan = (
+        wanted if isinstance(wanted, Plan) else Plan(schema={"type": "object"} if isinstance(wanted, str) else wanted)
+    )
     return _Masked(matcher(tokenizer, plan, vocabulary), vocabulary)

@@ -1,7 +1,5 @@
 """Thoughts and tool calls in an answer's text; a token's bytes."""
 
-from types import SimpleNamespace
-
 import pytest
 from transformers import AutoTokenizer
 
@@ -17,11 +15,11 @@ TOOLS = [
 
 
 def template(text, tools=True):
-    return response_template(SimpleNamespace(chat_template=text, response_template=None), tools)
+    return response_template(text, None, None, ["weather"] if tools else [])
 
 
-def parts(pieces, prompt="", chat="<think> <tool_call>"):
-    reply = Reply(template(chat), prompt, TOOLS)
+def parts(pieces, thinking=False, chat="<think> <tool_call>"):
+    reply = Reply(template(chat), "", TOOLS, thinking)
     found = [part for piece in pieces for part in reply.add(piece)] + reply.rest()
     out = {}
     for part in found:
@@ -48,7 +46,7 @@ def test_thoughts_and_calls_whatever_the_pieces(size):
 
 
 def test_a_prompt_that_opens_the_thoughts():
-    found, _ = parts(["I think", "</think>Yes"], prompt="<|assistant|><think>\n")
+    found, _ = parts(["I think", "</think>Yes"], thinking=True)
     assert found == {"reasoning": "I think", "content": "Yes"}
 
 

@@ -134,8 +134,8 @@ class ContextOverflow(UserError):
 
     def __init__(self, context: int, tokens: int, what: str = "messages"):
         super().__init__(
-            f"This model's maximum context length is {context:,} tokens. However, your {what} resulted in"
-            f" {tokens:,} tokens. Please reduce the length of the {what}."
+            f"This model's maximum context length is {context} tokens. However, your {what} resulted in"
+            f" {tokens} tokens. Please reduce the length of the {what}."
         )
         self.what = what
 

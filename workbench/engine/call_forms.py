@@ -18,6 +18,7 @@ _NAMES = ("Zname1kW", "Zname2kW")
 _KEYS = ("Zkey1kW", "Zkey2kW", "Zkey3kW")
 _ARGUMENTS = {_KEYS[0]: "Zval1kW", _KEYS[1]: 7351, _KEYS[2]: "Zval2kW"}
 _IDS = ("Zid1kWabc", "Zid2kWabc")  # nine letters and digits, which Mistral's templates insist on
+_HANDS_OVER = ("<|call|>", "<|tool_response>")  # ends of turns with calls, which need not be the model's end tokens
 _QUESTION = {"role": "user", "content": "Zq1kW"}
 PROBE_TOOLS = [
     {
@@ -82,7 +83,7 @@ def _rendered_form(render: Callable[..., str], ends: tuple[str, ...]) -> CallFor
         plain = render([_QUESTION, {"role": "assistant", "content": "Zq2kW"}])
     except UserError:
         return None
-    ends = (*ends, plain[plain.rfind("Zq2kW") + 5 :].strip())
+    ends = (*ends, *_HANDS_OVER, plain[plain.rfind("Zq2kW") + 5 :].strip())
 
     def written(calls: list[tuple[str, dict]]) -> str:
         """What an answer with these calls adds to the prompt; empty where the template does not do it."""
@@ -162,12 +163,21 @@ def _json_form(one: str, two: str) -> CallForm | None:
     return _split(before, after, between) if NAME in before else CallForm("", before, after, "")
 
 
+def _in_tag(text: str) -> bool:
+    """Whether a text ends within a tag: marks are not cut in two."""
+    return text.rfind("<") > text.rfind(">")
+
+
 def _split(before: str, after: str, between: str) -> CallForm:
     """Tell what belongs to each call from what stands once around all."""
     if not between:
         return CallForm("", before, after, "")
     opener = _common(before[::-1], between[::-1])[::-1]
+    if opener.find(">") >= 0 and _in_tag(before[: len(before) - len(opener)]):
+        opener = opener[opener.find(">") + 1 :]
     closer = _common(after, between[: len(between) - len(opener)])
+    if _in_tag(closer):
+        closer = closer[: closer.rfind("<")]
     if NAME not in opener:
         return CallForm("", before, after, "")
     separator = between[len(closer) : len(between) - len(opener)]

@@ -1,6 +1,7 @@
 """How an answer's calls are read: a field `tool_calls` of a transformers `response_template`, made from the form in
 which the model writes them."""
 
+import ast
 import json
 
 import regex
@@ -12,11 +13,61 @@ _SPACE = regex.compile(r"(\s+)")
 _BEGINNING = r"(?:\A|(?<=</think>))\s*(?:<\|python_tag\|>)?\s*"  # of an answer whose calls have no mark of their own
 
 
-def calls_field(form: CallForm, names: list[str]) -> dict:
-    """The field for calls of the functions `names`."""
-    if form.pairs:
-        return _pairs(form)
-    return _outer_json(form) or _inner_json(form, names)
+_SINK = {"close_pattern": r"(?=[\s\S])|\Z", "repeats": True}  # a field for marks that are nobody's text
+
+
+def calls_fields(form: CallForm, names: list[str]) -> dict[str, dict]:
+    """The fields for calls of the functions `names`: the calls, and the marks around all of them."""
+    if form.pairs and form.quotes[0] and not _is_json_dialect(form):
+        return {"tool_calls": {"open": form.begin.strip("[ "), "close": form.end.strip("] "), "repeats": True}}
+    if not form.pairs and (whole := _outer_json(form)):
+        return {"tool_calls": whole}
+    fields = {"tool_calls": _pairs(form) if form.pairs else _inner_json(form, names)}
+    marks = [mark for text in (form.begin, form.end, form.separator or "") if (mark := text.strip(" \n,;"))]
+    if marks:
+        fields["marks"] = {"open": sorted(set(marks))} | _SINK
+    return fields
+
+
+def python_calls(text: str, names: list[str]) -> list[dict]:
+    """Calls that are written as in Python, `[f(a='x', b=2)]` (LFM2). Raises ValueError for what is none."""
+    for number, name in enumerate(names):
+        if not name.isidentifier():
+            text = text.replace(f"{name}(", f"Zfunction{number}(")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        found = tree.elts if isinstance(tree, ast.List) else [tree]
+        calls = []
+        for one in found:
+            if not isinstance(one, ast.Call) or not isinstance(one.func, ast.Name) or one.args:
+                raise ValueError("no call by name")
+            name = one.func.id
+            if name.startswith("Zfunction"):
+                name = names[int(name.removeprefix("Zfunction"))]
+            given = {str(keyword.arg): _literal(keyword.value) for keyword in one.keywords}
+            calls.append({"type": "function", "function": {"name": name, "arguments": given}})
+        return calls
+    except (SyntaxError, RecursionError, MemoryError, IndexError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _literal(node: ast.expr):
+    """A value of a call: Python's literals, and JSON's three words."""
+    words = {"true": True, "false": False, "null": None}
+    if isinstance(node, ast.Name) and node.id in words:
+        return words[node.id]
+    if isinstance(node, ast.List):
+        return [_literal(one) for one in node.elts]
+    if isinstance(node, ast.Dict):
+        return {
+            ast.literal_eval(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key
+        }
+    return ast.literal_eval(node)
+
+
+def _is_json_dialect(form: CallForm) -> bool:
+    """Whether arguments that stand by themselves are JSON but for its quotes, as Gemma 4's."""
+    return form.opener.rpartition(NAME)[2].endswith("{") and form.closer.startswith("}")
 
 
 def _flexible(text: str, name: str = r"[\w.-]+") -> str:
@@ -65,51 +116,36 @@ def _json_field(before: str, after: str, listed: bool, within: str, keys: dict) 
     return field | ({"transform_each": True} if listed else {})
 
 
-def _around(form: CallForm) -> tuple[str, str]:
-    """Patterns for what may stand before and behind a call's own texts."""
-    begin = rf"(?:{_flexible(form.begin.strip())}\s*)?" if form.begin.strip() else ""
-    end = rf"(?:\s*{_flexible(form.end.strip())})?" if form.end.strip() else ""
-    return r"\s*" + begin, end
-
-
 def _inner_json(form: CallForm, names: list[str]) -> dict:
     """For calls whose name stands outside of the arguments' JSON."""
-    begin, end = _around(form)
     opener, closer = form.opener.strip(), form.closer.strip()
     marked = form.begin.strip() or opener.replace(NAME, "").strip()
     known = "|".join(map(regex.escape, sorted(names, key=len, reverse=True))) or r"[\w.-]+"
     unmarked = _BEGINNING + _flexible(opener, known) + r"\s*(?=\{)"
-    field = {"open_pattern": begin + _flexible(opener) if marked else unmarked, "repeats": True, "content": "json"}
+    field = {"open_pattern": r"\s*" + _flexible(opener) if marked else unmarked, "repeats": True, "content": "json"}
     field["transform"] = {"type": "function", "function": _FUNCTION}
     if closer:
-        field["close_pattern"] = _flexible(closer) + end
+        field["close_pattern"] = _flexible(closer)
     elif form.separator is not None and marked:  # up to the next call
-        field["close_pattern"] = rf"(?={_flexible(opener.partition(NAME)[0] or marked)})|\Z"
+        field["close_pattern"] = rf"(?={_flexible(opener.partition(NAME)[0] or marked)})"
     return field
 
 
 def _pairs(form: CallForm) -> dict:
     """For calls whose arguments stand by themselves."""
-    begin, end = _around(form)
-    head, _, tail = form.opener.rpartition(NAME)
+    head = form.opener.rpartition(NAME)[0]
     field: dict = {"repeats": True, "transform": {"type": "function", "function": _FUNCTION}}
-    if tail.endswith("{") and form.closer.startswith("}"):  # Gemma 4: JSON, but for its quotes
-        field |= {
-            "open_pattern": begin + _flexible(head.lstrip() + NAME),
-            "close_pattern": _flexible(form.closer[1:]) + end,
-        }
+    if _is_json_dialect(form):
+        opening, closing = _flexible(head.lstrip() + NAME), _flexible(form.closer[1:])
+        field |= {"open_pattern": r"\s*" + opening, "close_pattern": closing}
         dialect = {"string_delims": [list(form.quotes)], "unquoted_keys": True}
         return field | {"content": "json", "content_args": dialect}
-    if form.quotes[0]:  # LFM2: calls as in Python, which TRL reads
-        from trl.chat_template_utils import lfm2_2_5_template
-
-        return lfm2_2_5_template["fields"]["tool_calls"]
     stop = value_end(form)
     key = form.joint[len(stop) :].strip()
     last = form.closer[len(stop) :].strip()
     value = rf"{_edge(form.middle)}(?P<value>.*?){_edge(stop, before=True)}"
-    field["open_pattern"] = begin + _flexible(head.lstrip() + NAME)
-    field["close_pattern"] = _flexible(last) + end
+    field["open_pattern"] = r"\s*" + _flexible(head.lstrip() + NAME)
+    field["close_pattern"] = _flexible(last)
     pattern = _flexible(key) + r"(?P<key>[^<>\"]+?)" + value
     return field | {
         "content": "xml-inline",

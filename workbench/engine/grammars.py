@@ -81,9 +81,9 @@ class _Writer:
             ways.append(f"{lead} {self._rule('json', f'%json {_json(plan.schema)}')}")
         start = self._rule("answer", " | ".join(ways))
         if layout:
-            self._rules.append(r"space: /\s{0,4}/")
-            thought = f"{self._until(layout.close)} space {start}"
-            start = thought if plan.opened else f"{self._literal(layout.open)} {thought} | space {start}"
+            space = "" if layout.answer else self._rule("space", r"/\s{0,4}/")
+            thought = f"{self._until(layout.close)} {space} {start}"
+            start = thought if plan.opened else f"{self._literal(layout.open)} {thought} | {start}"
         return "\n".join([f"start: {start}", *self._rules])
 
     def _rule(self, name: str, body: str, options: str = "") -> str:
@@ -94,14 +94,16 @@ class _Writer:
 
     def _literal(self, text: str) -> str:
         """A text, with special tokens where the vocabulary has them."""
-        out = []
+        out: list[str] = []
+        plain = ""
         for piece in re.split(r"(<[^<>\s]+>|\[/?[A-Z_]+\]|<\|\"\|>)", text):
             id_ = self._token(piece) if piece else None
-            if id_ is not None:
-                out.append(f"<[{id_}]>")
-            elif piece:
-                out.append(json.dumps(piece, ensure_ascii=False))
-        return " ".join(out)
+            if id_ is None:
+                plain += piece
+                continue
+            out += [json.dumps(plain, ensure_ascii=False), f"<[{id_}]>"] if plain else [f"<[{id_}]>"]
+            plain = ""
+        return " ".join([*out, json.dumps(plain, ensure_ascii=False)] if plain else out)
 
     def _until(self, mark: str) -> str:
         """Any text, and then `mark`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from workbench.engine.call_forms import CallForm
-from workbench.engine.call_reading import calls_field
+from workbench.engine.call_reading import calls_fields, python_calls
 from workbench.engine.thoughts import thoughts_of
 
 _NO_ANCHOR = "\x00"
@@ -48,7 +48,7 @@ def response_template(template: str, own: dict | None, form: CallForm | None, na
     if names and form is None and "<tool_call>" in template:
         form = _HERMES
     if names and form:
-        fields["tool_calls"] = calls_field(form, names)
+        fields |= calls_fields(form, names)
     if len(fields) == 1:
         return None
     # no anchor: the parser sees only what the model writes, never the prompt
@@ -72,9 +72,12 @@ def _parser_class():
             start, body = self._region
             closing, events_before = self._spec.fields["tool_calls"].close_re, len(events)
             try:
-                if closing is not None and not closing.search(self._buffer, body):
+                open_ended = closing is None or closing.pattern.startswith("(?=")
+                if not open_ended and not closing.search(self._buffer, body):
                     raise ValueError("cut off")
                 super()._close_current(events)
+                if isinstance(events[-1].get("value"), str):
+                    events[-1]["value"] = python_calls(events[-1]["value"], list(self._tool_params))
                 if not all(_is_call(call) for call in _listed(events[-1].get("value"))):
                     raise ValueError("no call")
             except (ValueError, KeyError, TypeError, RecursionError):

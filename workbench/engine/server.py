@@ -42,9 +42,9 @@ def build_app(
     answer_errors(app)
     service = Service(backend, base_name)
     routes = Routes(service)
-    app.api_route("/health", methods=_READ)(routes.health)
     guarded = APIRouter(dependencies=[Depends(_guard(api_key))])
     for method in _READ:  # each by itself, so that the description of the API names them apart
+        app.api_route("/health", methods=[method], name=f"health_{method}")(routes.health)
         guarded.api_route("/v1/models", methods=[method], name=f"models_{method}")(routes.models)
         guarded.api_route("/v1/models/{name:path}", methods=[method], name=f"model_{method}")(routes.model)
         guarded.api_route("/metrics", methods=[method], name=f"metrics_{method}")(routes.read_metrics)
@@ -61,7 +61,7 @@ def build_app(
     guarded.get("/v1/responses/{name}")(turns.read)
     guarded.delete("/v1/responses/{name}")(turns.delete)
     app.include_router(guarded)
-    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+    paths = frozenset(getattr(route, "path", "") for route in guarded.routes)
     app.add_middleware(CountRequests, metrics=service.metrics, paths=paths)
     return app
 

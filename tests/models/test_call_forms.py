@@ -19,6 +19,7 @@ from workbench.engine.backend import Job, Sampling
 from workbench.engine.grammars import matcher
 from workbench.engine.prompts import Prompts
 from workbench.engine.reply_parser import Reply
+from workbench.engine.sampling import _Masked
 from workbench.errors import UserError
 
 _TURNS = (
@@ -252,15 +253,10 @@ def test_whatever_the_grammar_lets_a_model_write_is_a_call(name, seed, tiny_mode
     tokenizer = tokenizer_for(ALL[name], tiny_model, marks_in(ALL[name]))
     job = planned(tokenizer, ["f-1"], several=name == "mistral", tools=tools)
     found = matcher(tokenizer, job.sampling.grammar, len(tokenizer))
-    import llguidance.torch as masks
-
-    mask, rng, ids = masks.allocate_token_bitmask(1, len(tokenizer)), random.Random(seed), []
+    mask, rng, ids = _Masked(found, len(tokenizer)), random.Random(seed), []
     think = tokenizer.convert_tokens_to_ids("</think>") if job.thinking else None
     while not found.is_stopped() and len(ids) < 2000:
-        masks.fill_next_token_bitmask(found, mask, 0)
-        logits = torch.zeros(1, len(tokenizer))
-        masks.apply_token_bitmask_inplace(logits, mask)
-        allowed = [i for i in range(len(tokenizer)) if logits[0, i] == 0]
+        allowed = (mask(torch.zeros(len(tokenizer))) == 0).nonzero()[:, 0].tolist()
         if think in allowed:
             allowed, think = [think], None
         if not job.thinking and (opened := tokenizer.convert_tokens_to_ids("<think>")) in allowed:

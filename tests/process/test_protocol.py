@@ -363,7 +363,9 @@ def test_metrics_count_what_was_done(live, client):
     for name, count in (("generation", 5), ("prompt", answer.usage.prompt_tokens)):
         assert after[f"workbench_{name}_tokens_total"] == before[f"workbench_{name}_tokens_total"] + count
     assert after["workbench_tokens_per_second"] > 0 and after["workbench_requests_running"] == 0
-    stream = client.chat.completions.create(model=MODEL, messages=HI, max_tokens=2000, temperature=2, stream=True)
+    stream = client.chat.completions.create(
+        model=MODEL, messages=HI, max_tokens=2000, temperature=2, stream=True, logit_bias={"2": -100}
+    )
     next(iter(stream))
     busy = read()
     assert busy["workbench_requests_running"] == 1 and busy["workbench_kv_cache_tokens"] > 0

@@ -1,5 +1,6 @@
 """From logits to tokens: temperature, nucleus, penalties, grammar, seed; and what the model thought of each choice."""
 
+import numpy as np
 import torch
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -115,10 +116,8 @@ class _Masked:
     """Masks what the grammar does not allow (llguidance)."""
 
     def __init__(self, matcher, vocabulary: int):
-        import llguidance.torch as masks
-
-        self._masks, self._matcher = masks, matcher
-        self._mask = masks.allocate_token_bitmask(1, vocabulary)
+        self._matcher, self._vocabulary = matcher, vocabulary
+        self._bits = np.zeros((vocabulary + 31) // 32, dtype=np.int32)  # one for each token, the low bit first
 
     @property
     def stopped(self) -> bool:
@@ -128,10 +127,9 @@ class _Masked:
     def __call__(self, row: torch.Tensor) -> torch.Tensor:
         if self.stopped:
             return row
-        self._masks.fill_next_token_bitmask(self._matcher, self._mask, 0)
-        allowed = row[None].clone()
-        self._masks.apply_token_bitmask_inplace(allowed, self._mask.to(row.device))
-        return allowed[0]
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocabulary]
+        return row.masked_fill(torch.from_numpy(allowed).to(row.device) == 0, float("-inf"))
 
     def take(self, token: int) -> None:
         if not self.stopped:

@@ -74,6 +74,7 @@ class Scheduler:
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
         self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
+        self._turning: Job | None = None  # whose turn it is
         self._incoming: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
         self._thread.start()
@@ -95,7 +96,9 @@ class Scheduler:
         return getattr(self.decoder, "defaults", {})
 
     def load(self) -> Load:
-        active = [job for job, _ in list(self.active)]
+        turning, active = self._turning, [job for job, _ in list(self.active)]
+        if turning is not None and all(job is not turning for job in active):
+            active.append(turning)
         held = sum(job.prompt_tokens + job.completion_tokens for job in active)
         return Load(len(active), self._incoming.qsize(), held)
 
@@ -148,8 +151,10 @@ class Scheduler:
             if not active:
                 continue
             job, tokens = active.popleft()
+            self._turning = job
             if self._turn(job, tokens):
                 active.append((job, tokens))
+            self._turning = None
 
     def _turn(self, job: Job, tokens: Iterator[Token]) -> bool:
         """A few tokens of one job; whether it goes on."""

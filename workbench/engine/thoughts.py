@@ -46,4 +46,6 @@ def left_open(layout: Thoughts, prompt: str, given: str | None) -> bool:
 
 def may_think(layout: Thoughts, prompt: str, given: str | None) -> bool:
     """Whether a thought may still be begun: the prompt neither closes one nor goes on with an answer."""
-    return given is None and not prompt.rstrip().endswith(layout.close.strip())
+    # gpt-oss closes a thought with what begins every message
+    closed = not layout.answer and prompt.rstrip().endswith(layout.close.strip())
+    return given is None and not closed

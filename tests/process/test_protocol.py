@@ -229,6 +229,11 @@ def test_an_echoed_prompt_has_the_models_own_logprobs(live, client):
     more = client.completions.create(**asked, prompt=ids, max_tokens=3).choices[0]
     assert more.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
     assert len(more.logprobs.tokens) == len(ids) + 3 == len(more.logprobs.text_offset)
+    # a token that ends the answer has no text, but its entry: clients take the last one away
+    ended = client.completions.create(**asked, prompt=ids, max_tokens=1, logit_bias={"2": 100}).choices[0]
+    assert ended.finish_reason == "stop" and ended.text == "Once upon a time"
+    assert ended.logprobs.tokens[len(ids) :] == ["<|im_end|>"]
+    assert ended.logprobs.token_logprobs[1:-1] == pytest.approx(expected, abs=1e-4)
     streamed = list(client.completions.create(**asked, prompt=ids, max_tokens=3, stream=True))
     assert "".join(c.choices[0].text for c in streamed) == more.text
     assert [p for c in streamed for p in c.choices[0].logprobs.token_logprobs][1:] == pytest.approx(

@@ -66,6 +66,7 @@ class Token:
     infos: list[TokenInfo] = field(default_factory=list)
     pause: bool = False  # nothing yet: a long prompt is still being read, others may take their turn
     end: str = ""  # the token that ended the answer, which is not part of its text
+    end_info: TokenInfo | None = None  # what was measured of it
 
 
 @dataclass

@@ -47,7 +47,10 @@ class AnswerRow:
             text += self._text.rest()
         self._sent += len(text)
         infos = self._measured(all_=bool(finish) and not stopped)
-        return Token(text, finish, self.index, infos, end=(self._tokenizer.id_to_token(token) or "") if end else "")
+        sent = Token(text, finish, self.index, infos)
+        if end:
+            sent.end, sent.end_info = self._tokenizer.id_to_token(token) or "", info
+        return sent
 
     def _measured(self, all_: bool) -> list[TokenInfo]:
         """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody. A token

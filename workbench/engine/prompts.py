@@ -85,7 +85,7 @@ class Prompts:
         if form and job.tools:
             plan.form, plan.several = form, job.several_calls
             known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in job.tools}
-            plan.tools = [Tool(name, {"type": "object"} | (known[name] or {})) for name in job.forced or known]
+            plan.tools = [Tool(name, _arguments(known[name] or {})) for name in job.forced or known]
         if not job.forced:
             plan.schema = wanted if isinstance(wanted, dict) else {"type": "object"}
         job.sampling.grammar = plan
@@ -145,6 +145,12 @@ class Prompts:
             ) from None
         except Exception as error:  # Jinja raises many kinds
             raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+
+
+def _arguments(schema: dict) -> dict:
+    """The schema of a function's arguments: an object, with the parameters that it declares and no others."""
+    declared = {"additionalProperties": False} if "properties" in schema and "patternProperties" not in schema else {}
+    return {"type": "object"} | declared | schema
 
 
 def _in_system(messages: list[dict], tools: list[dict]) -> list[dict]:

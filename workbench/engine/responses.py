@@ -194,6 +194,8 @@ class Plain(_Streamed):
     def take(self, token: Token) -> list[dict]:
         index, first = token.index, token.index not in self._texts
         text, infos, texts = token.text, list(token.infos), [info.text for info in token.infos]
+        if token.end_info:  # counted, as OpenAI does: lm-evaluation-harness takes the last entry away, whatever it is
+            infos, texts = [*infos, token.end_info], [*texts, ""]
         if first:
             self._texts[index], self._logprobs[index], self._listed[index] = [], [], Listed()
             if self._echoes is not None:

@@ -1,5 +1,7 @@
 """Thoughts and tool calls in an answer's text; a token's bytes."""
 
+import time
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -79,3 +81,22 @@ def test_bytes_of_tokens(tiny_model):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert b"".join(vocabulary.bytes(i) for i in ids) == text.encode()
     assert vocabulary.bytes(2) == b"<|im_end|>" and vocabulary.bytes(10**6) == b""
+
+
+def test_an_answer_without_the_marks_of_its_template_is_not_lost():
+    harmony = response_template("<|channel|>analysis<|message|>", None, None, [])
+    reply = Reply(harmony, "", None)
+    assert [part for letter in "Just text" for part in reply.add(letter)] == []
+    assert [(part.kind, part.text) for part in reply.rest()] == [("content", "Just text")]
+
+
+def test_endless_space_costs_little():
+    began = time.monotonic()
+    reply = Reply(template("<think> <tool_call>"), "", TOOLS)
+    text = "".join(part.text for _ in range(20_000) for part in reply.add("\n")) + "".join(p.text for p in reply.rest())
+    assert text == "\n" * 20_000
+    reply = Reply(template("<think> <tool_call>"), "", TOOLS)
+    for piece in ["<tool_call>", *["\n"] * 20_000]:
+        reply.add(piece)
+    reply.rest()
+    assert time.monotonic() - began < 5

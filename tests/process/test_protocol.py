@@ -375,3 +375,22 @@ def test_metrics_count_what_was_done(live, client):
     busy = read()
     assert busy["workbench_requests_running"] == 1 and busy["workbench_kv_cache_tokens"] > 0
     stream.close()
+
+
+def test_broken_letters_and_names_anywhere_are_refused(live):
+    lone = "\ud800"
+    function = {"name": "f", "description": lone, "parameters": {"type": "object"}}
+    for path, body in (
+        ("chat/completions", {"messages": HI, "tools": [{"type": "function", "function": function}]}),
+        ("chat/completions", {"messages": HI, "stop": [lone]}),
+        ("chat/completions", {"messages": [HI[0] | {"reasoning_content": lone}]}),
+        ("completions", {"prompt": ["a", lone]}),
+        ("responses", {"input": "x", "instructions": lone}),
+        ("embeddings", {"input": [lone]}),
+        ("tokenize", {"prompt": lone}),
+    ):
+        sent = json.dumps({"model": MODEL, **body}).encode()
+        answer = httpx.post(f"{live[0]}/{path}", content=sent, headers={"content-type": "application/json"})
+        assert answer.status_code == 400 and "Unicode" in answer.json()["error"]["message"], path
+    for path, body in (("tokenize", {"prompt": "x" * 500_000}), ("embeddings", {"input": "x" * 500_000})):
+        assert "at most 400,000 characters" in post(live, path, body).json()["error"]["message"]

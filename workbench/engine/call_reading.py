@@ -9,8 +9,11 @@ import regex
 from workbench.engine.call_forms import ID, NAME, CallForm
 
 _FUNCTION = {"name": "{name}", "arguments": "{content}"}
+_SPACES = r"\s{0,8}"  # before a mark; bounded, for a model may write nothing but line breaks for long
 _SPACE = regex.compile(r"(\s+)")
-_BEGINNING = r"(?:\A|(?<=</think>))\s*(?:<\|python_tag\|>)?\s*"  # of an answer whose calls have no mark of their own
+_BEGINNING = (
+    r"(?:\A|(?<=</think>))\s{0,16}(?:<\|python_tag\|>)?\s{0,16}"  # of an answer whose calls have no mark of their own
+)
 
 
 _SINK = {"close_pattern": r"(?=[\s\S])|\Z", "repeats": True}  # a field for marks that are nobody's text
@@ -78,7 +81,7 @@ def _flexible(text: str, name: str = r"[\w.-]+") -> str:
             if number:
                 pattern += r"(?P=name)" if named else f"(?P<name>{name})"
                 named = True
-            pattern += r"\s*" if part.isspace() else regex.escape(part).replace(regex.escape(ID), r"\w+")
+            pattern += r"\s{0,16}" if part.isspace() else regex.escape(part).replace(regex.escape(ID), r"\w+")
     return pattern
 
 
@@ -110,7 +113,9 @@ def _json_field(before: str, after: str, listed: bool, within: str, keys: dict) 
         "arguments": f"{{{place}{within}{keys[str({'Zkey': 1})]}}}",
     }
     field = {"repeats": True, "content": "json", "transform": {"type": "function", "function": function}}
-    field |= {"open_pattern": r"\s*" + _flexible(before)} if before else {"open_pattern": _BEGINNING + r'(?=\{\s*")'}
+    field |= (
+        {"open_pattern": _SPACES + _flexible(before)} if before else {"open_pattern": _BEGINNING + r'(?=\{\s{0,16}")'}
+    )
     if after:
         field["close_pattern"] = _flexible(after)
     return field | ({"transform_each": True} if listed else {})
@@ -121,8 +126,8 @@ def _inner_json(form: CallForm, names: list[str]) -> dict:
     opener, closer = form.opener.strip(), form.closer.strip()
     marked = form.begin.strip() or opener.replace(NAME, "").strip()
     known = "|".join(map(regex.escape, sorted(names, key=len, reverse=True))) or r"[\w.-]+"
-    unmarked = _BEGINNING + _flexible(opener, known) + r"\s*(?=\{)"
-    field = {"open_pattern": r"\s*" + _flexible(opener) if marked else unmarked, "repeats": True, "content": "json"}
+    unmarked = _BEGINNING + _flexible(opener, known) + r"\s{0,16}(?=\{)"
+    field = {"open_pattern": _SPACES + _flexible(opener) if marked else unmarked, "repeats": True, "content": "json"}
     field["transform"] = {"type": "function", "function": _FUNCTION}
     if closer:
         field["close_pattern"] = _flexible(closer)
@@ -137,14 +142,14 @@ def _pairs(form: CallForm) -> dict:
     field: dict = {"repeats": True, "transform": {"type": "function", "function": _FUNCTION}}
     if _is_json_dialect(form):
         opening, closing = _flexible(head.lstrip() + NAME), _flexible(form.closer[1:])
-        field |= {"open_pattern": r"\s*" + opening, "close_pattern": closing}
+        field |= {"open_pattern": _SPACES + opening, "close_pattern": closing}
         dialect = {"string_delims": [list(form.quotes)], "unquoted_keys": True}
         return field | {"content": "json", "content_args": dialect}
     stop = value_end(form)
     key = form.joint[len(stop) :].strip()
     last = form.closer[len(stop) :].strip()
     value = rf"{_edge(form.middle)}(?P<value>.*?){_edge(stop, before=True)}"
-    field["open_pattern"] = r"\s*" + _flexible(head.lstrip() + NAME)
+    field["open_pattern"] = _SPACES + _flexible(head.lstrip() + NAME)
     field["close_pattern"] = _flexible(last)
     pattern = _flexible(key) + r"(?P<key>[^<>\"]+?)" + value
     return field | {

@@ -2,18 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from workbench.engine.protocol import (
-    MAX_MESSAGES,
-    MAX_PROMPTS,
-    MAX_TOP_LOGPROBS,
-    Message,
-    Request,
-    TemplateValues,
-    Tool,
-    valid_text,
-)
+from workbench.engine.messages import Message, Request
+from workbench.engine.protocol import MAX_MESSAGES, MAX_PROMPTS, MAX_TOP_LOGPROBS, TemplateValues, Tool
 
 MAX_SCORED_CHARACTERS = 40_000
 MAX_SCORED_TOKENS = 8192
@@ -29,11 +21,6 @@ class ScoreRequest(Request):
     token_ids: list[int] | None = Field(None, max_length=MAX_SCORED_TOKENS)
     top_logprobs: int = Field(5, ge=0, le=MAX_TOP_LOGPROBS)
     chat_template_kwargs: TemplateValues = Field(default_factory=dict)
-
-    @field_validator("answer")
-    @classmethod
-    def _unicode(cls, answer):
-        return valid_text(answer)
 
 
 class AdapterRequest(Request):
@@ -59,8 +46,6 @@ class EmbeddingRequest(Request):
         for one in self.inputs:
             if not one:
                 raise ValueError("input: a text is empty")
-            if isinstance(one, str):
-                valid_text(one)
         return self
 
     @property
@@ -84,7 +69,6 @@ class TokenizeRequest(Request):
     def _one_of_both(self):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
-        valid_text(self.prompt or "")
         return self
 
 

@@ -106,6 +106,7 @@ class Reply:
 
     def __init__(self, template: dict | None, prompt: str, tools: list[dict] | None, thinking: bool = False):
         self._parser, self.calls = None, 0
+        self._said, self._unsaid = False, ""  # of an answer of which nothing has come out yet
         if template is not None:
             self._own = template.get("start_anchor") != _NO_ANCHOR
             self._parser = _parser_class()(template, prefix=prompt if self._own else "", tools=tools)
@@ -116,7 +117,12 @@ class Reply:
     def add(self, text: str) -> list[Part]:
         if self._parser is None:
             return [Part("content", text)] if text else []
-        return self._parts(self._parser.feed(text))
+        self._unsaid += text
+        try:
+            return self._parts(self._parser.feed(text))
+        except (ValueError, KeyError):  # a field of the model's own template that is not as it should be
+            self._parser = None
+            return [Part("content", self._unsaid or text)]
 
     def rest(self, end: str = "") -> list[Part]:
         """What was held back, at the end of the answer. `end`: the token that ended it."""
@@ -127,9 +133,11 @@ class Reply:
             events = self._parser.feed(end)
         try:
             events += self._parser.finalize()[1]
-        except ValueError:  # a field that the model's own template insists on is missing
+        except (ValueError, KeyError):  # a field that the model's own template insists on is missing
             pass
-        return self._parts(events)
+        parts = self._parts(events)
+        # an answer without any of the marks of its template (gpt-oss' channels)
+        return [Part("content", self._unsaid)] if self._unsaid.strip() and self._own and not parts else parts
 
     def _parts(self, events: list[dict]) -> list[Part]:
         parts = []
@@ -145,4 +153,8 @@ class Reply:
                     text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
                     parts.append(Part("tool_call", text, call["function"]["name"]))
                     self.calls += 1
+        if parts:
+            self._said, self._unsaid = True, ""
+        elif self._said:
+            self._unsaid = ""
         return parts

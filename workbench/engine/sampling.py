@@ -47,7 +47,8 @@ class Sampler:
         penalized = sampling.presence_penalty or sampling.frequency_penalty
         self.counts = torch.zeros(sampling.n, vocabulary, device=device) if penalized else None
         self.bias = _bias(sampling.logit_bias, vocabulary, device)
-        self.grammars = [_grammar(tokenizer, sampling.grammar, vocabulary) for _ in range(sampling.n)]
+        first = _grammar(tokenizer, sampling.grammar, vocabulary)
+        self.grammars = [first, *(first.copy() for _ in range(sampling.n - 1))]
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Tokens [rows, 1] from logits [rows, vocabulary]; remembers them."""
@@ -108,6 +109,9 @@ class _Free:
 
     stopped = False
 
+    def copy(self) -> "_Free":
+        return self
+
     def take(self, token: int) -> None:
         pass
 
@@ -118,6 +122,10 @@ class _Masked:
     def __init__(self, matcher, vocabulary: int):
         self._matcher, self._vocabulary = matcher, vocabulary
         self._bits = np.zeros((vocabulary + 31) // 32, dtype=np.int32)  # one for each token, the low bit first
+
+    def copy(self) -> "_Masked":
+        """The same grammar at the same place, for another row."""
+        return _Masked(self._matcher.deep_copy(), self._vocabulary)
 
     @property
     def stopped(self) -> bool:

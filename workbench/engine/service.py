@@ -7,8 +7,9 @@ from fastapi import Request
 from workbench.engine.answering import answered, cancel_when_gone, in_thread, said
 from workbench.engine.backend import Backend, Job, Sampling, Score, TokenInfo
 from workbench.engine.errors import ApiError
+from workbench.engine.messages import Message
 from workbench.engine.metrics import Metrics
-from workbench.engine.protocol import DEFAULT_NEW_TOKENS, MAX_MESSAGE_CHARACTERS, ChatRequest, Generation, Message
+from workbench.engine.protocol import DEFAULT_NEW_TOKENS, MAX_MESSAGE_CHARACTERS, ChatRequest, Generation
 from workbench.errors import UserError
 
 

@@ -7,7 +7,8 @@ from workbench.engine.answering import in_thread, said
 from workbench.engine.backend import Job, Sampling
 from workbench.engine.errors import ApiError
 from workbench.engine.own_protocol import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
-from workbench.engine.service import Service
+from workbench.engine.protocol import MAX_MESSAGE_CHARACTERS
+from workbench.engine.service import Service, plain_messages
 from workbench.errors import UserError
 
 
@@ -24,6 +25,7 @@ class TextRoutes:
             raise ApiError(404, "This engine gives no embeddings. Ask a server with an embedding model.")
         data, read = [], 0
         try:
+            _bounded(sum(map(len, body.inputs)), "input")
             for number, text in enumerate(body.inputs):
                 ids = await in_thread(backend.tokenize, Job(adapter, [], Sampling(), prompt=text))
                 vector = await in_thread(backend.embed, adapter, ids)
@@ -39,9 +41,10 @@ class TextRoutes:
         backend = self._service.backend
         job = Job(self._service.adapter(body.model), [], Sampling(), template_values=body.chat_template_kwargs)
         if body.messages is not None:
-            job.messages = [message.plain() for message in body.messages]
+            job.messages = plain_messages(body.messages)
             job.tools = [tool.model_dump() for tool in body.tools] if body.tools else None
         else:
+            _bounded(len(body.prompt or ""), "prompt")
             job.prompt, job.special_tokens = body.prompt, body.add_special_tokens
         self._can_tell()
         try:
@@ -61,6 +64,11 @@ class TextRoutes:
     def _can_tell(self) -> None:
         if not self._service.backend.capabilities.tokens:
             raise ApiError(404, "This engine does not tell tokens. Load the model with another engine.")
+
+
+def _bounded(characters: int, what: str) -> None:
+    if characters > MAX_MESSAGE_CHARACTERS:
+        raise ApiError(400, f"{what}: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param=what)
 
 
 def _packed(vector: list[float]) -> str:

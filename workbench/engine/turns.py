@@ -17,6 +17,7 @@ class Turn:
         self._chat, self._job, self._shown = Chat([job], {}), job, shown
         self._with_logprobs = job.sampling.logprobs is not None
         self._number, self._begun = 0, False
+        self._thought = 0  # tokens of thoughts
         self.output: list[dict] = []
         self._open = ""  # the kind of part that is being written
         self._finish: str | None = None
@@ -39,7 +40,9 @@ class Turn:
                 self._event(f"response.{name}", response=self._response()) for name in ("created", "in_progress")
             ]
         entries = [logprob_entry(info) for info in token.infos]
-        for part in self._chat.parts(token):
+        parts = self._chat.parts(token)
+        self._thought += any(part.kind == "reasoning" for part in parts)
+        for part in parts:
             if part.kind != self._open or part.kind == "tool_call":
                 events += self._close()
                 events += self._begin(part.kind)
@@ -147,7 +150,7 @@ class Turn:
                 "input_tokens": used["prompt_tokens"],
                 "input_tokens_details": {"cached_tokens": 0},
                 "output_tokens": used["completion_tokens"],
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": self._thought},
                 "total_tokens": used["total_tokens"],
             }
             if self._finish

@@ -5,16 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from workbench.engine.protocol import (
-    MAX_MESSAGES,
-    MAX_NEW_TOKENS,
-    MAX_TOOLS,
-    MAX_TOP_LOGPROBS,
-    ChatRequest,
-    Lenient,
-    Request,
-    TemplateValues,
-)
+from workbench.engine.messages import MAX_TOOLS, Lenient, Request
+from workbench.engine.protocol import MAX_MESSAGES, MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, ChatRequest, TemplateValues
 
 _LOGPROBS = "message.output_text.logprobs"
 

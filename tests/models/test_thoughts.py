@@ -91,6 +91,22 @@ def test_gpt_oss_answers_json_in_its_final_channel(tiny_model):
     assert "".join(p.text for p in parts if p.kind == "reasoning") == "so"
 
 
+def test_integers_end(tiny_model):
+    """Small models write digits for ever where they may. Bounds that a schema names stay."""
+    for schema, good, bad in (
+        ({"type": "integer"}, ("-5", "9007199254740991"), ("9007199254740992", "1" * 40)),
+        ({"type": ["integer", "null"]}, ("null", "7"), ("1" * 40, "1.5")),
+        ({"type": "integer", "minimum": 3}, ("3", "12"), ("2", "-4", "1" * 40)),
+        ({"type": "number"}, ("1e30", "2.5"), ("x",)),
+        ({"const": {"type": "integer"}}, ('{"type":"integer"}',), ("{}",)),
+    ):
+        tokenizer = tokenizer_for(OPENS.replace("<think>\n", ""), tiny_model)
+        job = Job(None, [{"role": "user", "content": "Zq"}], Sampling(grammar=schema))
+        Prompts(tokenizer, {2}).ids(job)
+        assert all(accepts(tokenizer, job, text) for text in good), schema
+        assert not any(accepts(tokenizer, job, text) for text in bad), schema
+
+
 def test_with_tools_and_a_format_an_answer_is_either(tiny_model):
     from workbench.data import templates
 

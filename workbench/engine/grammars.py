@@ -19,6 +19,8 @@ from workbench.errors import UserError
 MAX_SCHEMA_DEPTH = 48  # of lists and objects inside each other
 MAX_SCHEMA_VALUES = 20_000
 MAX_CALLS = 16  # that a grammar lets a model make in one turn
+MAX_INTEGER = 2**53 - 1  # what every JSON reader keeps exact: https://www.rfc-editor.org/rfc/rfc7493#section-2.2
+_VALUES = ("enum", "const", "default", "examples")  # parts of a schema that are no schemas
 _SPACES = {"whitespace_pattern": r"[ \n]{0,16}"}  # in JSON: endless white space is valid, but no answer
 
 
@@ -185,7 +187,23 @@ class _Writer:
 
 
 def _json(schema: dict) -> str:
-    return json.dumps({**schema, "x-guidance": _SPACES})
+    return json.dumps({**_bounded(schema), "x-guidance": _SPACES})
+
+
+def _bounded(schema):
+    """A schema with bounds for integers that it leaves unbounded: small models write digits without end."""
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value if key in _VALUES else _bounded(value) for key, value in schema.items()}
+    types = schema.get("type")
+    types = types if isinstance(types, list) else [types]
+    if "integer" in types and "number" not in types:
+        for bound, strict, sign in (("minimum", "exclusiveMinimum", -1), ("maximum", "exclusiveMaximum", 1)):
+            if not {bound, strict, "multipleOf", *_VALUES} & set(schema):
+                found[bound] = sign * MAX_INTEGER
+    return found
 
 
 def _resolved(schema: object, root: dict) -> dict:

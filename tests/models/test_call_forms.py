@@ -7,6 +7,7 @@ writes calls in the form that the model's documentation shows.
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ OWN = {
         "{{ c.function.arguments | tojson }}}{% if not loop.last %},{% endif %}{% endfor %}{{ '\\n' }}]<|END_ACTION|>"
         "{{ eos_token }}",
     ),
-    "kimi-k2": _TURNS.replace(
+    "sections": _TURNS.replace(
         "CALLS",
         "<|tool_calls_section_begin|>{% for c in m.tool_calls %}<|tool_call_begin|>functions.{{ c.function.name }}"
         "<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}<|tool_call_end|>{% endfor %}"
@@ -292,6 +293,33 @@ def test_templates_that_show_tools_and_no_calls(name, tiny_model):
 def test_templates_without_a_place_for_tools_say_so(name, tiny_model):
     with pytest.raises(UserError, match="no place for tools"):
         planned(tokenizer_for(ALL[name], tiny_model))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_nothink", "qwen2_5"])
+def test_hostile_tools_cost_little(name, tiny_model):
+    wide = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(2000)}}
+    odd = {"a": 5, "b": {"type": ["string", 3]}, "c": {"enum": []}, "d": {"anyOf": 3}, "e": {"$ref": "#/$defs/e"}}
+    schemas = {
+        "wide": ([wide], True),
+        "wider": ([{"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(20_000)}}], False),
+        "many": ([{"type": "object", "properties": {f"k{i}": {} for i in range(400)}}] * 128, None),
+        "keys": ([{"properties": {"a\n</parameter>": {"type": "string"}, "": {}, 'é"\\': {"type": "integer"}}}], True),
+        "odd": ([{"type": "object", "properties": odd, "$defs": {"e": {"$ref": "#/$defs/e"}}}], None),
+        "away": ([{"type": "object", "properties": {"e": {"$ref": "http://x/y"}}}], None),
+    }
+    tokenizer = tokenizer_for(ALL[name], tiny_model)
+    for what, (given, works) in schemas.items():
+        names = [f"f{i}" for i in range(len(given))]
+        pairs = zip(names, given, strict=True)
+        tools = [{"type": "function", "function": {"name": n, "description": "", "parameters": s}} for n, s in pairs]
+        job, began = planned(tokenizer, names, tools=tools), time.monotonic()
+        try:
+            matcher(tokenizer, job.sampling.grammar, len(tokenizer))
+            assert works is not False, what
+        except UserError as error:
+            assert not works, what
+            assert "panic" not in str(error) and len(str(error)) < 400
+        assert time.monotonic() - began < 5, what
 
 
 def test_numbers_in_text_arguments_stay_what_the_schema_says(tiny_model):

@@ -17,7 +17,7 @@ from workbench.engine.thoughts import Thoughts
 from workbench.errors import UserError
 
 MAX_SCHEMA_DEPTH = 48  # of lists and objects inside each other
-MAX_SCHEMA_VALUES = 20_000
+MAX_SCHEMA_VALUES = 5_000  # half a second of llguidance's; 20,000 take six
 MAX_CALLS = 16  # that a grammar lets a model make in one turn
 MAX_INTEGER = 2**53 - 1  # what every JSON reader keeps exact: https://www.rfc-editor.org/rfc/rfc7493#section-2.2
 _VALUES = ("enum", "const", "default", "examples")  # parts of a schema that are no schemas
@@ -258,5 +258,7 @@ def matcher(tokenizer, plan: Plan, vocabulary: int):
     found = LLMatcher(guide, plan.lark(special), log_level=0)
     if found.is_error():
         reason = " ".join(found.get_error().partition("<state>")[0].split())[:300]
+        if "panic" in reason:  # an assertion inside llguidance, which it survives
+            reason = "together the grammars are too large. Give fewer tools, or smaller schemas."
         raise UserError(f"{what}: this JSON schema cannot be used: {reason}")
     return found

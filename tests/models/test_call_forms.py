@@ -302,7 +302,7 @@ def test_hostile_tools_cost_little(name, tiny_model):
     schemas = {
         "wide": ([wide], True),
         "wider": ([{"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(20_000)}}], False),
-        "many": ([{"type": "object", "properties": {f"k{i}": {} for i in range(400)}}] * 128, None),
+        "many": ([{"type": "object", "properties": {f"k{i}": {} for i in range(100)}}] * 128, None),
         "keys": ([{"properties": {"a\n</parameter>": {"type": "string"}, "": {}, 'é"\\': {"type": "integer"}}}], True),
         "odd": ([{"type": "object", "properties": odd, "$defs": {"e": {"$ref": "#/$defs/e"}}}], None),
         "away": ([{"type": "object", "properties": {"e": {"$ref": "http://x/y"}}}], None),

@@ -322,6 +322,15 @@ def test_hostile_tools_cost_little(name, tiny_model):
         assert time.monotonic() - began < 5, what
 
 
+def test_a_conversation_with_calls_is_rendered_where_arguments_have_to_be_text(tiny_model):
+    tokenizer = tokenizer_for(OWN["deepseek-v3"], tiny_model)
+    call = {"id": "x", "type": "function", "function": {"name": "book", "arguments": {"city": "Malmö"}}}
+    talk = [{"role": "user", "content": "A room"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    job = Job(None, talk, Sampling(), tools=TOOLS)
+    Prompts(tokenizer, {2}).ids(job)
+    assert 'book\n```json\n{"city": "Malmö"}\n```' in job.prompt_text
+
+
 def test_numbers_in_text_arguments_stay_what_the_schema_says(tiny_model):
     tokenizer = tokenizer_for(ALL["qwen3_5_nothink"], tiny_model)
     text = (

@@ -38,18 +38,50 @@ def test_pydantic_ai_gets_its_output(live):
     from pydantic_ai import Agent
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
+    from pydantic_ai.usage import UsageLimits
 
     provider = OpenAIProvider(base_url=live[0], api_key="none")
+    settings = {"max_tokens": 400, "temperature": 1.0, "parallel_tool_calls": False}
+    looked = []
+
+    def look(quiet: bool) -> str:
+        """Look for a room."""
+        looked.append(quiet)
+        return "found"
+
     for kind in (OpenAIChatModel, OpenAIResponsesModel):
         agent = Agent(kind(MODEL, provider=provider), output_type=Room, retries=0)
-        result = agent.run_sync("A room", model_settings={"max_tokens": 400, "temperature": 1.0})
+        result = agent.run_sync("A room", model_settings=settings)
         assert isinstance(result.output, Room) and result.usage.output_tokens > 0
+        # a tool beside it: some turns call that first, and go on from its result
+        agent = Agent(kind(MODEL, provider=provider), output_type=Room, retries=0, tools=[look])
+        for _ in range(4):
+            result = agent.run_sync("A room", model_settings=settings, usage_limits=UsageLimits(request_limit=30))
+            assert isinstance(result.output, Room)
+    assert all(isinstance(quiet, bool) for quiet in looked)
 
     async def streamed():
-        async with agent.run_stream("A room", model_settings={"max_tokens": 400}) as stream:
+        agent = Agent(OpenAIChatModel(MODEL, provider=provider), output_type=Room, retries=0)
+        async with agent.run_stream("A room", model_settings=settings) as stream:
             return await stream.get_output()
 
     assert isinstance(asyncio.run(streamed()), Room)
+
+
+def test_openai_parses_what_it_asked_for(live):
+    import openai
+
+    client = openai.OpenAI(base_url=live[0], api_key="none", max_retries=0)
+    hi = [{"role": "user", "content": "A room"}]
+    parsed = client.chat.completions.parse(model=MODEL, messages=hi, response_format=Room, max_tokens=400)
+    assert isinstance(parsed.choices[0].message.parsed, Room)
+    turn = client.responses.parse(model=MODEL, input="A room", text_format=Room, max_output_tokens=400)
+    assert isinstance(turn.output_parsed, Room)
+    tool = openai.pydantic_function_tool(Room)
+    asked = {"model": MODEL, "messages": hi, "tools": [tool], "tool_choice": "required", "max_tokens": 400}
+    with client.chat.completions.stream(**asked, parallel_tool_calls=False) as stream:
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Room)
 
 
 def test_langchain_forces_calls_and_batches(live):
@@ -71,6 +103,10 @@ def test_langchain_forces_calls_and_batches(live):
     plain = langchain_openai.OpenAI(model=MODEL, base_url=live[0], api_key="none", max_tokens=6, temperature=0)
     together = plain.generate(texts)  # one request with four prompts
     assert [g[0].text for g in together.generations] == [plain.invoke(text) for text in texts]
+    turns = langchain_openai.ChatOpenAI(
+        model=MODEL, base_url=live[0], api_key="none", max_retries=0, max_tokens=400, use_responses_api=True
+    )
+    assert Room(**turns.bind_tools([Room], tool_choice="Room").invoke("A room").tool_calls[0]["args"])
     vectors = langchain_openai.OpenAIEmbeddings(
         model=MODEL, base_url=live[0], api_key="none", check_embedding_ctx_length=False
     )
@@ -97,7 +133,8 @@ def test_smolagents_calls_a_tool_and_ends(live):
                else json.loads(message.tool_calls[0].function.arguments)) == {"size"}  # fmt: skip
 
 
-def test_litellm_passes_everything_on(live):
+def test_litellm_passes_everything_on(live, monkeypatch):
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would ask GitHub when it is imported
     litellm = pytest.importorskip("litellm")
     tools = [{"type": "function", "function": {"name": "Room", "parameters": Room.model_json_schema()}}]
     common = {"model": f"openai/{MODEL}", "api_base": live[0], "api_key": "none", "max_tokens": 400}
@@ -133,21 +170,17 @@ def task(tmp_path):
     }
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_lm_evaluation_harness_scores_as_transformers_does(live, tiny_model, task, batch, tmp_path, monkeypatch):
-    """Its log-likelihoods through `local-completions` against log-softmax of transformers' own logits."""
-    pytest.importorskip("lm_eval")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def evaluated(url: str, folder, task: dict, batch: int) -> list[dict]:
+    """lm-evaluation-harness's samples of a task, through `local-completions`."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    url, decoder = live
     found = lm_eval.simple_evaluate(
         model="local-completions",
         model_args={
             "model": MODEL,
             "base_url": f"{url}/completions",
-            "tokenizer": str(tiny_model),
+            "tokenizer": str(folder),
             "tokenizer_backend": "huggingface",
             "num_concurrent": 1,
             "max_length": 512,
@@ -158,14 +191,39 @@ def test_lm_evaluation_harness_scores_as_transformers_does(live, tiny_model, tas
         bootstrap_iters=0,
         log_samples=True,
     )
-    samples = sorted(found["samples"]["tiny_choice"], key=lambda sample: sample["doc_id"])
+    return sorted(found["samples"][task["task"]], key=lambda sample: sample["doc_id"])
+
+
+def log_chances(decoder, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return decoder.base(input_ids=torch.tensor([ids])).logits.float().log_softmax(-1)[0]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_lm_evaluation_harness_scores_as_transformers_does(live, tiny_model, task, batch, tmp_path, monkeypatch):
+    """Its log-likelihoods against log-softmax of transformers' own logits."""
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    url, decoder = live
+    samples = evaluated(url, tiny_model, task, batch)
     assert len(samples) == len(QUESTIONS)
     for sample, (question, *choices) in zip(samples, QUESTIONS, strict=True):
         for (logprob, greedy), choice in zip(sample["filtered_resps"], choices, strict=True):
             before = decoder.tokenizer(question)["input_ids"]
             ids = decoder.tokenizer(question + choice)["input_ids"]
-            with torch.no_grad():
-                logits = decoder.base(input_ids=torch.tensor([ids])).logits.float().log_softmax(-1)[0]
-            places = range(len(before) - 1, len(ids) - 1)
+            logits, places = log_chances(decoder, ids), range(len(before) - 1, len(ids) - 1)
             assert float(logprob) == pytest.approx(sum(logits[i, ids[i + 1]].item() for i in places), abs=1e-3)
             assert bool(greedy) == all(logits[i].argmax().item() == ids[i + 1] for i in places)
+    rolling = {key: task[key] for key in ("dataset_path", "dataset_kwargs", "test_split")} | {
+        "task": "tiny_rolling",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{q}}",
+        "metric_list": [{"metric": "word_perplexity"}],
+    }
+    for sample, (question, *_) in zip(evaluated(url, tiny_model, rolling, batch), QUESTIONS, strict=True):
+        ids = [decoder.tokenizer.bos_token_id, *decoder.tokenizer(question)["input_ids"]]
+        logits = log_chances(decoder, ids)
+        expected = sum(logits[i, token].item() for i, token in enumerate(ids[1:]))
+        found = sample["filtered_resps"][0]
+        assert float(found[0] if isinstance(found, list | tuple) else found) == pytest.approx(expected, abs=1e-3)

@@ -160,13 +160,17 @@ def _in_system(messages: list[dict], tools: list[dict]) -> list[dict]:
     return [{**first, "tools": json.dumps([tool["function"] for tool in tools], ensure_ascii=False)}, *rest]
 
 
+def _json_text(arguments: object) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
 def _as_text(messages: list[dict]) -> list[dict]:
     """Messages with the arguments of calls as JSON text."""
     return [
         {
             **message,
             "tool_calls": [
-                {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+                {**call, "function": {**call["function"], "arguments": _json_text(call["function"]["arguments"])}}
                 for call in message["tool_calls"]
             ],
         }

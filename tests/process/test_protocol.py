@@ -363,9 +363,9 @@ def test_metrics_count_what_was_done(live, client):
     before = read()
     answer = client.chat.completions.create(model=MODEL, messages=HI, max_tokens=5)
     after = read()
-    path = 'workbench_requests_total{path="/v1/chat/completions",status="200"}'
+    path = 'workbench_http_requests_total{path="/v1/chat/completions",status="200"}'
     assert after[path] == before.get(path, 0) + 1
-    for name, count in (("generation", 5), ("prompt", answer.usage.prompt_tokens)):
+    for name, count in (("generated", 5), ("prompt", answer.usage.prompt_tokens)):
         assert after[f"workbench_{name}_tokens_total"] == before[f"workbench_{name}_tokens_total"] + count
     assert after["workbench_tokens_per_second"] > 0 and after["workbench_requests_running"] == 0
     stream = client.chat.completions.create(
@@ -373,7 +373,7 @@ def test_metrics_count_what_was_done(live, client):
     )
     next(iter(stream))
     busy = read()
-    assert busy["workbench_requests_running"] == 1 and busy["workbench_kv_cache_tokens"] > 0
+    assert busy["workbench_requests_running"] == 1 and busy["workbench_kv_tokens_used"] > 0
     stream.close()
 
 

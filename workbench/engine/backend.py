@@ -141,15 +141,6 @@ class ContextOverflow(UserError):
         self.what = what
 
 
-@dataclass
-class Load:
-    """What a backend is busy with: requests that are decoded and that wait, tokens in the KV cache."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_tokens: int = 0
-
-
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend can do beside decoding; a request for anything else is refused in one sentence."""
@@ -181,8 +172,9 @@ class Backend(Protocol):
     def defaults(self) -> dict[str, float]:
         """Sampling values that the model's `generation_config` names, as fields of `Sampling`."""
 
-    def load(self) -> Load:
-        """What it is busy with."""
+    def metrics(self) -> dict[str, float]:
+        """Counters (names end in `_total`) and levels: requests running and waiting, tokens, tokens per second, use of
+        the cache. Which there are differs; a name always means the same."""
 
     def tokenize(self, job: Job) -> list[int]:
         """The tokens of a request's prompt. Raises UserError."""

@@ -12,7 +12,7 @@ WINDOW = 10.0  # seconds over which tokens/s are counted
 class Metrics:
     """Counters of one engine; used on the server's event loop only."""
 
-    def __init__(self, context: int = 0):
+    def __init__(self):
         self._requests: Counter[tuple[str, int]] = Counter()
         self._tokens: Counter[str] = Counter()
         self._recent: deque[float] = deque()
@@ -41,39 +41,47 @@ class Metrics:
         """A job is done or given up; called any number of times."""
         if self._counted.pop(id(job), None):
             self._tokens["prompt"] += job.prompt_tokens
-            self._tokens["generation"] += job.completion_tokens
+            self._tokens["generated"] += job.completion_tokens
 
     def text(self, backend: Backend) -> str:
-        """All of it, as `GET /metrics` answers."""
-        load, now = backend.load(), time.monotonic()
+        """All of it, as `GET /metrics` answers: what the backend counts, and what it does not count itself."""
+        now = time.monotonic()
         under_way = [job for job, _, _ in self._counted.values()]
+        own = {
+            "prompt_tokens_total": self._tokens["prompt"] + sum(job.prompt_tokens for job in under_way),
+            "generated_tokens_total": self._tokens["generated"] + sum(job.completion_tokens for job in under_way),
+            "tokens_per_second": sum(moment >= now - WINDOW for moment in self._recent) / WINDOW,
+            "first_token_seconds_total": self._first_seconds,
+            "first_tokens_total": self._firsts,
+            "adapters_loaded": len(backend.adapters),
+        }
         lines = []
-
-        def add(name: str, kind: str, about: str, values: list[tuple[str, float]]) -> None:
-            lines.append(f"# HELP workbench_{name} {about}")
-            lines.append(f"# TYPE workbench_{name} {kind}")
-            lines.extend(f"workbench_{name}{labels} {value:g}" for labels, value in values)
-
+        for name, value in (own | backend.metrics()).items():
+            lines += _lines(name, [("", value)])
         answered = [(f'{{path="{path}",status="{status}"}}', n) for (path, status), n in sorted(self._requests.items())]
-        add("requests_total", "counter", "Requests answered, by path and HTTP status.", answered)
-        read = self._tokens["prompt"] + sum(job.prompt_tokens for job in under_way)
-        add("prompt_tokens_total", "counter", "Tokens of prompts.", [("", read)])
-        written = self._tokens["generation"] + sum(job.completion_tokens for job in under_way)
-        add("generation_tokens_total", "counter", "Tokens generated.", [("", written)])
-        rate = sum(moment >= now - WINDOW for moment in self._recent) / WINDOW
-        add("tokens_per_second", "gauge", f"Tokens generated a second, over the last {WINDOW:g} s.", [("", rate)])
-        add(
-            "first_token_seconds_sum",
-            "counter",
-            "Seconds until the first token, added up.",
-            [("", self._first_seconds)],
-        )
-        add("first_token_seconds_count", "counter", "Requests that got a first token.", [("", self._firsts)])
-        add("requests_running", "gauge", "Requests that are decoded.", [("", load.running)])
-        add("requests_waiting", "gauge", "Requests that wait to be begun.", [("", load.waiting)])
-        add("kv_cache_tokens", "gauge", "Tokens held in the KV cache.", [("", load.kv_tokens)])
-        add("adapters", "gauge", "Adapters that are loaded.", [("", len(backend.adapters))])
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *_lines("http_requests_total", answered)]) + "\n"
+
+
+_ABOUT = {
+    "http_requests_total": "Requests answered, by path and HTTP status.",
+    "prompt_tokens_total": "Tokens of prompts.",
+    "generated_tokens_total": "Tokens generated.",
+    "tokens_per_second": f"Tokens generated a second, over the last {WINDOW:g} s.",
+    "first_token_seconds_total": "Seconds to the first token, summed.",
+    "first_tokens_total": "Requests that got a first token.",
+    "adapters_loaded": "Adapters that are loaded.",
+    "requests_running": "Requests that are decoded.",
+    "requests_waiting": "Requests that wait to be begun.",
+    "kv_tokens_used": "Tokens held in the KV cache.",
+}
+
+
+def _lines(name: str, values: list[tuple[str, float]]) -> list[str]:
+    """A metric with its labels and values."""
+    kind = "counter" if name.endswith("_total") else "gauge"
+    about = [f"# HELP workbench_{name} {_ABOUT[name]}"] if name in _ABOUT else []
+    shown = [f"workbench_{name}{labels} {float(value)!r}" for labels, value in values]
+    return [*about, f"# TYPE workbench_{name} {kind}", *shown]
 
 
 class CountRequests:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from workbench.engine.backend import Capabilities, Job, Load, Score, Token, TokenInfo
+from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
 
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
@@ -95,12 +95,13 @@ class Scheduler:
     def defaults(self) -> dict[str, float]:
         return getattr(self.decoder, "defaults", {})
 
-    def load(self) -> Load:
+    def metrics(self) -> dict[str, float]:
         turning, active = self._turning, [job for job, _ in list(self.active)]
         if turning is not None and all(job is not turning for job in active):
             active.append(turning)
         held = sum(job.prompt_tokens + job.completion_tokens for job in active)
-        return Load(len(active), self._incoming.qsize(), held)
+        waiting = self._incoming.qsize()
+        return {"requests_running": len(active), "requests_waiting": waiting, "kv_tokens_used": held}
 
     def tokenize(self, job: Job) -> list[int]:
         return self.decoder.tokenize(job)

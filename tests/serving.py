@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from workbench.engine.batching.scheduler import backend_of
 from workbench.engine.scheduler import Scheduler
 from workbench.engine.server import build_app
 
@@ -13,7 +14,7 @@ from workbench.engine.server import build_app
 @contextlib.contextmanager
 def served(decoder, name: str = "base", key: str = "") -> Iterator[tuple[str, Scheduler]]:
     """Base URL with `/v1`, and the scheduler, of the API over a decoder."""
-    scheduler = Scheduler(decoder)
+    scheduler = backend_of(decoder, print)
     server = uvicorn.Server(uvicorn.Config(build_app(scheduler, name, key), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

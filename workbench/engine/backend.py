@@ -153,6 +153,7 @@ class Capabilities:
     embeddings: bool = False
     continue_final: bool = False  # go on writing the last message
     batching: bool = False  # requests share forward passes
+    not_batched: str = ""  # why this model's requests take turns, where they might share
 
 
 class Backend(Protocol):
@@ -171,10 +172,6 @@ class Backend(Protocol):
     @property
     def defaults(self) -> dict[str, float]:
         """Sampling values that the model's `generation_config` names, as fields of `Sampling`."""
-
-    def metrics(self) -> dict[str, float]:
-        """Counters (names end in `_total`) and levels: requests running and waiting, tokens, tokens per second, use of
-        the cache. Which there are differs; a name always means the same."""
 
     def tokenize(self, job: Job) -> list[int]:
         """The tokens of a request's prompt. Raises UserError."""
@@ -196,6 +193,14 @@ class Backend(Protocol):
 
     def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
         """Waits until adapters are added up, each with its weight, under a new name. Raises UserError."""
+
+    def remove_adapter(self, name: str) -> None:
+        """Waits until an adapter is forgotten and its memory free. Raises UserError for an unknown name, and while a
+        request uses it."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counters (names end in `_total`) and levels: requests running and waiting, tokens, tokens per second, use of
+        the cache. Which there are differs; a name always means the same."""
 
 
 def missing_capability(job: Job, capabilities: Capabilities) -> str:

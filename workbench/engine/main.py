@@ -56,7 +56,7 @@ def serve(
     import transformers
     import uvicorn
 
-    from workbench.engine.scheduler import Scheduler
+    from workbench.engine.batching.scheduler import backend_of
     from workbench.engine.server import build_app
     from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.train.metrics_log import log, progress_writer
@@ -75,7 +75,7 @@ def serve(
     for name, path in adapters.items():
         progress(f"Loading adapter {name}", 0.0)
         decoder.add_adapter(name, path)
-    scheduler = Scheduler(decoder)
+    scheduler = backend_of(decoder, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     name = base_name(config)
     if state:

@@ -8,11 +8,11 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from workbench.engine.backend import Sampling
 from workbench.engine.grammars import Plan, matcher
+from workbench.engine.nucleus import TopP, draw
 from workbench.errors import UserError
 
 _GREEDY_BELOW = 0.01  # a lower temperature picks the best token anyway, and would overflow
@@ -40,7 +40,7 @@ class Sampler:
             if sampling.top_k:
                 self.warpers.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1.0:
-                self.warpers.append(TopPLogitsWarper(sampling.top_p))
+                self.warpers.append(TopP(sampling.top_p))
             if sampling.min_p:
                 self.warpers.append(MinPLogitsWarper(sampling.min_p))
         self.ids = prompt.expand(sampling.n, -1)  # all tokens of each row; only kept up to date where needed
@@ -65,7 +65,7 @@ class Sampler:
             chosen = logits.argmax(dim=-1, keepdim=True)
         else:
             chances = torch.softmax(self.warpers(self.ids, logits), dim=-1)
-            chosen = torch.multinomial(chances, 1, generator=self.generator)
+            chosen = draw(chances, self.generator)
         if self.repetition:
             self.ids = torch.cat([self.ids, chosen], dim=-1)
         if self.counts is not None:

@@ -9,11 +9,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
+from workbench.errors import UserError
 
+IN_USE = "A request is using the adapter {} at the moment. Remove it when the answer is done."
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
 
@@ -67,12 +69,17 @@ class Decoder(Protocol):
     def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
         """Add adapters up under a new name. Raises UserError."""
 
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. Raises UserError."""
+
 
 class Scheduler:
     """A `Backend` that runs jobs on a decoder in fair turns. One daemon thread."""
 
-    def __init__(self, decoder: Decoder):
-        self.decoder = decoder
+    def __init__(self, decoder: Decoder, not_batched: str = ""):
+        """`not_batched`: why requests take turns here instead of sharing forward passes."""
+        self.decoder, self._not_batched = decoder, not_batched
+        self._counts = dict.fromkeys(("requests_total", "places_freed_total", "generated_tokens_total"), 0.0)
         self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
         self._turning: Job | None = None  # whose turn it is
         self._incoming: queue.SimpleQueue = queue.SimpleQueue()
@@ -81,7 +88,55 @@ class Scheduler:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self.decoder.capabilities
+        return replace(self.decoder.capabilities, not_batched=self._not_batched)
+
+    @property
+    def adapters(self) -> list[str]:
+        return self.decoder.adapters
+
+    @property
+    def context(self) -> int:
+        return self.decoder.context
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        return getattr(self.decoder, "defaults", {})
+
+    def tokenize(self, job: Job) -> list[int]:
+        """The tokens of a request's prompt; called from any thread. Raises UserError."""
+
+    def detokenize(self, tokens: list[int]) -> str:
+        """The text of tokens; called from any thread. Raises UserError."""
+
+    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
+        """The mean of the last hidden states over a text. Raises UserError."""
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Load an adapter. Raises UserError."""
+
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        """Add adapters up under a new name. Raises UserError."""
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. Raises UserError."""
+
+
+class Scheduler:
+    """A `Backend` that runs jobs on a decoder in fair turns. One daemon thread."""
+
+    def __init__(self, decoder: Decoder, not_batched: str = ""):
+        """`not_batched`: why requests take turns here instead of sharing forward passes."""
+        self.decoder, self._not_batched = decoder, not_batched
+        self._counts = dict.fromkeys(("requests_total", "places_freed_total", "generated_tokens_total"), 0.0)
+        self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
+        self._turning: Job | None = None  # whose turn it is
+        self._incoming: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
+        self._thread.start()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self.decoder.capabilities, not_batched=self._not_batched)
 
     @property
     def adapters(self) -> list[str]:
@@ -121,6 +176,22 @@ class Scheduler:
     def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
         self.call(lambda: self.decoder.merge_adapters(name, weights))
 
+    def remove_adapter(self, name: str) -> None:
+        def remove() -> None:
+            if any(job.adapter == name for job, _ in self.active):
+                raise UserError(IN_USE.format(name))
+            self.decoder.remove_adapter(name)
+
+        self.call(remove)
+
+    def metrics(self) -> dict[str, float]:
+        turning, active = self._turning, [job for job, _ in list(self.active)]
+        if turning is not None and all(job is not turning for job in active):
+            active.append(turning)
+        held = sum(job.prompt_tokens + job.completion_tokens for job in active)
+        levels = {"requests_running": len(active), "requests_waiting": self._incoming.qsize(), "kv_tokens_used": held}
+        return self._counts | levels
+
     def submit(self, job: Job) -> Job:
         self._incoming.put(job)
         return job
@@ -145,6 +216,7 @@ class Scheduler:
                 elif item.cancelled.is_set():  # given up while it waited: its prompt is not read
                     item.events.put(None)
                 else:
+                    self._counts["requests_total"] += 1
                     active.append((item, self.decoder.open(item)))
             for given_up in [one for one in active if one[0].cancelled.is_set()]:
                 active.remove(given_up)
@@ -170,11 +242,13 @@ class Scheduler:
                     break
                 if token.pause:
                     return True
+                self._counts["generated_tokens_total"] += 1
                 job.events.put(token)
             else:
                 return True
         except Exception as error:
             job.events.put(error)
         tokens.close()
+        self._counts["places_freed_total"] += 1
         job.events.put(None)
         return False

@@ -15,12 +15,15 @@ from workbench.engine.embeddings import mean_pooled
 from workbench.engine.prompts import Prompts
 from workbench.engine.sampling import Sampler, measure, sampling_defaults
 from workbench.errors import UserError
+from workbench.models import half_linear
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
+from workbench.models.rope_lengths import RopeLengths
 from workbench.models.vocabulary import Vocabulary
+from workbench.storage import files
 from workbench.storage.workspace import Workspace
 
 _SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
@@ -41,10 +44,12 @@ class TransformersDecoder:
         set_template(self.tokenizer, config.template, config.enable_thinking)
         split = "," in config.devices
         self.base = load_model(config, workspace, dtype=dtype, split=split, progress=progress, log=log)
+        self._pack(config.cpu_weights, log)
         self.model = self.base
         self.adapters: list[str] = []
         # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do
         self._inner: dict[str, str] = {}
+        self._stamps: dict[str, tuple[str, int]] = {}  # inner name -> folder and when it was written
         self._numbers = itertools.count()
         self._selected: str | None = None
         self.context = getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 2**20
@@ -56,9 +61,17 @@ class TransformersDecoder:
         self.prompts = Prompts(self.tokenizer, self._ends)
         self.defaults = sampling_defaults(self.base.generation_config)
         self._device = self.base.get_input_embeddings().weight.device
-        # with dynamic scaling the keys depend on the length that is read at once
-        self._chunk = self.context if rope.get("rope_type") == "dynamic" else _PREFILL.get(self._device.type, 512)
+        self.rope = RopeLengths(self.base)
+        self._chunk = _PREFILL.get(self._device.type, 512)
         self.vocabulary = Vocabulary(self.tokenizer)
+
+    def _pack(self, wanted: str, log: Callable[[str], None]) -> None:
+        """On the CPU: linear layers with weights in 16 bits, which are read twice as fast."""
+        on_cpu = self.base.get_input_embeddings().weight.device.type == "cpu"
+        if wanted == "float32" or not on_cpu or not half_linear.available():
+            return
+        if count := half_linear.pack(self.base, only_exact=wanted == "auto"):
+            log(f"{count} linear layers keep their weights in 16 bits; the arithmetic is float32.")
 
     def add_adapter(self, name: str, path: str) -> None:
         """Load an adapter under `name`; known names stay as they are.
@@ -72,7 +85,14 @@ class TransformersDecoder:
             return
         folder: Path = locate_adapter(path, self.workspace)
         check_folder(folder)
+        stamp = str(folder.resolve()), max(file.stat().st_mtime_ns for file in folder.glob("adapter_*"))
+        if same := next((inner for inner, known in self._stamps.items() if known == stamp), None):
+            self._inner[name] = same  # under another name: the weights are there already
+            self.adapters.append(name)
+            return
         inner = f"adapter_{next(self._numbers)}"
+        if whole := _whole_modules(folder):
+            half_linear.restore(self.base, whole)
         try:
             if self.adapters:
                 self.model.load_adapter(str(folder), adapter_name=inner)
@@ -83,9 +103,30 @@ class TransformersDecoder:
                 f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}"
             ) from None
         self.model.eval()
-        self._inner[name] = inner
+        self._inner[name], self._stamps[inner] = inner, stamp
         self.adapters.append(name)
         self._selected = ""  # neither an adapter nor the base: forces the next select
+
+    def remove_adapter(self, name: str) -> str | None:
+        """Forget an adapter; returns its name inside PEFT if nothing else has its weights, which are then freed.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name not in self.adapters:
+            raise UserError(f"There is no adapter named {name}. Loaded: {', '.join(self.adapters) or 'none'}.")
+        self.adapters.remove(name)
+        inner = self._inner.pop(name)
+        if inner in self._inner.values():
+            return None
+        self._stamps.pop(inner, None)
+        if self.adapters:
+            self.model.delete_adapter(inner)
+        else:
+            self.model.unload()
+            self.model = self.base
+        self._selected = ""
+        return inner
 
     def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
         """A new adapter that adds up others that are loaded, each with its weight. Exact: the factors are put side by
@@ -109,14 +150,18 @@ class TransformersDecoder:
         self._selected = ""
 
     def select(self, adapter: str | None) -> None:
-        if adapter == self._selected or not self.adapters:
+        self.select_inner(None if adapter is None else self._inner[adapter])
+
+    def select_inner(self, inner: str | None) -> None:
+        """As `select`, by the adapter's name inside PEFT."""
+        if inner == self._selected or not self.adapters:
             return
-        if adapter is None:
+        if inner is None:
             self.model.base_model.disable_adapter_layers()
         else:
             self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(self._inner[adapter])
-        self._selected = adapter
+            self.model.set_adapter(inner)
+        self._selected = inner
 
     def open(self, job: Job) -> Iterator[Token]:
         sampling = job.sampling
@@ -132,17 +177,17 @@ class TransformersDecoder:
         cache = DynamicCache(config=self.base.config.get_text_config())
         read = 0
         while len(prompt) - read > 2 * self._chunk:
-            self._forward(ids[:, read : read + self._chunk], cache, keep=1)
+            self._forward(ids[:, read : read + self._chunk], cache, keep=1, lengths=(len(prompt), len(prompt)))
             read += self._chunk
             yield Token("", pause=True)
-        logits = self._forward(ids[:, read:], cache, keep=1)[:, -1]
+        logits = self._forward(ids[:, read:], cache, keep=1, lengths=(len(prompt), len(prompt)))[:, -1]
         sampler = Sampler(sampling, ids, self.tokenizer, logits.shape[-1])
         plain = job.response_template is None
         rows = [AnswerRow(index, self.tokenizer, sampling.stop, plain, prompt) for index in range(sampling.n)]
         if sampling.n > 1:
             cache.batch_repeat_interleave(sampling.n)
             logits = logits.expand(sampling.n, -1)
-        length = 0
+        length, written = 0, ids.expand(sampling.n, -1)
         while True:
             figures = alternatives = None
             # entered anew at each token: other requests run between two of them
@@ -166,10 +211,15 @@ class TransformersDecoder:
                 rows = [rows[place] for place in going]
                 sampler.keep(going)
                 kept = torch.tensor(going, device=self._device)
-                step = step[kept]
+                step, written = step[kept], written[kept]
                 with torch.inference_mode():
                     cache.batch_select_indices(kept)
-            logits = self._forward(step, cache, keep=1)[:, -1]
+            total = len(prompt) + length
+            if self.rope.kind == "longrope":
+                written = torch.cat([written, step], dim=1)
+                if self.rope.reread(total - 1, total):
+                    step, cache = written, DynamicCache(config=self.base.config.get_text_config())
+            logits = self._forward(step, cache, keep=1, lengths=(len(prompt), total))[:, -1]
 
     def score(self, request: Score) -> list[TokenInfo]:
         """What the model thinks of each token of an answer that is given; one forward pass. Call it on the scheduler's
@@ -192,10 +242,11 @@ class TransformersDecoder:
         self.select(request.adapter)
         cache = DynamicCache(config=self.base.config.get_text_config())
         ids = torch.tensor([prompt + given], device=self._device)
-        logits = self._forward(ids[:, : len(prompt)], cache, keep=1)[0]
+        lengths = len(prompt), ids.shape[1]
+        logits = self._forward(ids[:, : len(prompt)], cache, keep=1, lengths=lengths)[0]
         stream, infos = after_prompt(self.tokenizer, prompt, skip_special=False), []
         for piece in ids[0, len(prompt) :].split(_SCORED_AT_ONCE):
-            after = self._forward(piece[None], cache, keep=len(piece))[0]
+            after = self._forward(piece[None], cache, keep=len(piece), lengths=lengths)[0]
             with torch.inference_mode():
                 rows = torch.cat([logits[-1:], after[:-1]])
                 figures, alternatives = measure(rows, piece[:, None], request.top)
@@ -206,9 +257,14 @@ class TransformersDecoder:
                 infos.append(info)
         return infos
 
-    def _forward(self, ids: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
-        """Logits [rows, keep, vocabulary] in float32 of the last tokens; the cache grows."""
-        with torch.inference_mode():
+    def _forward(self, ids: torch.Tensor, cache: DynamicCache, keep: int, lengths: tuple[int, int]) -> torch.Tensor:
+        """Logits [rows, keep, vocabulary] in float32 of the last tokens; the cache grows. `lengths`: of the prompt, and
+        of the whole text as far as it is known."""
+        given = None
+        if self.rope.kind:
+            start = cache.get_seq_length()
+            given = torch.tensor(self.rope.lengths(start, start + ids.shape[1], *lengths)).expand(ids.shape)
+        with torch.inference_mode(), self.rope.given(given):
             return self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits.float()
 
     def _info(self, token: int, figures: list[float], others: list[int], top: int) -> TokenInfo:
@@ -236,3 +292,10 @@ class TransformersDecoder:
 
     def _end_tokens(self) -> set[int]:
         return set(end_tokens(self.base, self.tokenizer))
+
+
+def _whole_modules(folder: Path) -> list[str]:
+    """Names of the layers that an adapter replaces, or whose weight itself it changes."""
+    config = files.read_object(folder / "adapter_config.json")
+    saved, parameters = config.get("modules_to_save") or [], config.get("target_parameters") or []
+    return [*saved, *(name.removesuffix(".weight") for name in parameters if name.endswith(".weight"))]

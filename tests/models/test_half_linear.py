@@ -1,0 +1,112 @@
+"""16-bit weights and the lean forward pass on the CPU: the same answers as float32 and transformers' own code."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.models.test_batching import (
+    KINDS,
+    PROMPTS,
+    SHAPE,
+    alone,
+    answers,
+    batching,
+    job,
+    lora,
+    same,
+    save_model,
+    together,
+)
+from workbench.config.options import EngineConfig
+from workbench.engine.batching.fit import find_fit
+from workbench.engine.transformers_backend import TransformersDecoder
+from workbench.models import half_linear
+from workbench.models.half_linear import HalfLinear, exact
+from workbench.models.rope_lengths import RopeLengths
+
+pytestmark = pytest.mark.skipif(not half_linear.available(), reason="PyTorch has no FBGEMM here")
+FAMILIES = {"llama": ("Llama", {}), "qwen2": ("Qwen2", {}), "qwen3": ("Qwen3", {"head_dim": 16}),
+            "mistral": ("Mistral", {"sliding_window": 24}), "moe": KINDS["qwen3_moe"]}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, tiny_model, tmp_path, monkeypatch):
+    """A model with the digits of bf16."""
+    monkeypatch.setitem(KINDS, request.param, FAMILIES[request.param])
+    path = save_model(request.param, tmp_path / request.param, tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    model.save_pretrained(path)
+    return path
+
+
+def decoder_of(folder, workspace, weights: str) -> TransformersDecoder:
+    config = EngineConfig(model_name_or_path=str(folder), cpu_weights=weights)
+    return TransformersDecoder(config, workspace, lambda *_: None, lambda *_: None)
+
+
+def packed(decoder) -> int:
+    return sum(isinstance(module, HalfLinear) for module in decoder.base.modules())
+
+
+def test_answers_of_packed_models_are_those_of_float32(folder, workspace):
+    plain, half = (decoder_of(folder, workspace, weights) for weights in ("float32", "auto"))
+    assert packed(plain) == 0 and packed(half) >= SHAPE["num_hidden_layers"] * 4
+    want = [alone(plain, job(prompt)) for prompt in PROMPTS]
+    backend = batching(half)
+    assert (backend.batch.passes.runner.quick is not None) == (folder.name != "moe")
+    for _ in range(2):
+        same(together(backend, [job(prompt) for prompt in PROMPTS]), want)
+    same([answers(backend.submit(job(PROMPTS[1], n=2)))], [alone(plain, job(PROMPTS[1], n=2))])
+
+
+def test_adapters_on_packed_layers(tiny_model, workspace, tmp_path):
+    """Also those that replace a whole layer, which is a plain one again."""
+    kinds = {
+        "one": {}, "two": {"r": 8}, "dora": {"use_dora": True}, "whole": {"modules_to_save": ["lm_head", "norm"]},
+        "weight": {"target_modules": ["q_proj"], "target_parameters": ["mlp.up_proj.weight"]},
+    }  # fmt: skip
+    wanted = [None, *kinds]
+    results = []
+    for weights in ("float32", "float16"):
+        decoder = decoder_of(tiny_model, workspace, weights)
+        assert bool(packed(decoder)) == (weights == "float16")
+        for name, more in kinds.items():
+            if weights == "float32":
+                lora(tmp_path, tiny_model, name, **more)
+            decoder.add_adapter(name, str(tmp_path / name))
+        results.append([alone(decoder, job("Who are you?", 6, adapter=name)) for name in wanted])
+        backend = batching(decoder)
+        assert backend.batch.passes.runner.quick is not None
+        assert [bool(backend.mixed.apart(decoder._inner[name])) for name in kinds] == [False, False, True, True, True]
+        same(together(backend, [job("Who are you?", 6, adapter=name) for name in wanted]), results[-1])
+        for name in kinds:
+            backend.remove_adapter(name)
+        same(together(backend, [job("Who are you?", 6)]), results[-1][:1])
+    for plain, half in zip(*results, strict=True):  # float16 rounds these weights: near, not equal
+        assert half[0][1][0] == pytest.approx(plain[0][1][0], abs=0.05)
+
+
+def test_only_what_float16_holds_is_packed_by_itself(tiny_model, workspace):
+    assert packed(decoder_of(tiny_model, workspace, "auto")) == 0  # float32 digits
+    assert packed(decoder_of(tiny_model, workspace, "float16")) > 0
+    bf16 = torch.tensor([[1e-9, 3.0, -65504.0, 2.0**-20]]).bfloat16().float()
+    assert exact(bf16[:, :2]) and exact(bf16[:, 3:]) and not exact(torch.tensor([70000.0]).bfloat16().float())
+    assert not exact(torch.tensor([1.0001]))
+    linear = torch.nn.Linear(48, 32)
+    half = HalfLinear(linear)
+    x = torch.randn(2, 3, 48)
+    rounded = torch.nn.functional.linear(x, linear.weight.half().float(), linear.bias)
+    assert torch.allclose(half(x), rounded, atol=1e-5) and torch.equal(half.weight, linear.weight.half().float())
+    assert torch.allclose(half.restored()(x), rounded, atol=1e-5)
+
+
+def test_a_lean_pass_that_computes_something_else_is_not_used(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    assert find_fit(model, RopeLengths(model)).quick is not None
+    for layer in model.model.layers:
+        mlp = layer.mlp
+        mlp.forward = lambda x, mlp=mlp: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)) * 1.2
+    fit = find_fit(model, RopeLengths(model))
+    assert fit.quick is None and not fit.reason

@@ -1,0 +1,1 @@
+"""Continuous batching: requests share forward passes, and join and leave between steps."""

@@ -1,0 +1,121 @@
+"""Whether a model can share forward passes among requests: found out by doing it, before anything is served."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from workbench.engine.batching.cache import PagedCache
+from workbench.engine.batching.quick import QuickForward, quick_forward
+from workbench.engine.batching.runner import MaskForm, Piece, Runner
+from workbench.models.rope_lengths import RopeLengths
+
+_KINDS = {"full_attention", "sliding_attention"}
+_WINDOW = 3  # of sliding layers during the trial, so that it matters
+_ROUNDING = {torch.float32: 1e-3}  # what may differ, as a share of how much logits vary
+_ROUNDING_16_BIT = 0.15  # near ties, an expert may be another one
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was found: how the model wants its masks, the bytes that its cache takes for a token, and the width of its
+    logits; `quick`: the lean forward pass, where it computes the same; or `reason`, why its requests must take
+    turns."""
+
+    form: MaskForm = "plain"
+    bytes_per_token: int = 0
+    width: int = 0
+    quick: QuickForward | None = None
+    reason: str = ""
+
+
+def find_fit(model, rope: RopeLengths) -> Fit:
+    """Whether and how requests to `model` can share forward passes.
+
+    Two texts are read in pieces and side by side, and must come out as each does alone with transformers' own cache.
+    """
+    config = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - _KINDS
+    if others:
+        return Fit(reason=f"it has layers of kind {', '.join(sorted(others))}")
+    if rope.per_layer:
+        return Fit(reason="its rotary embeddings depend on the length, each layer's in its own way")
+    if getattr(config, "attention_chunk_size", None):
+        return Fit(reason="its attention is chunked")
+    if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
+        return Fit(reason=f"its attention is {config._attn_implementation} (flash_attn: auto or sdpa would do)")
+    forms: tuple[MaskForm, ...] = (
+        ("by_layer_type", "plain") if getattr(config, "layer_types", None) else ("plain", "by_layer_type")
+    )
+    window = getattr(config, "sliding_window", None)
+    reason = ""
+    if window:
+        config.sliding_window = _WINDOW
+    try:
+        for form in forms:
+            try:
+                want = _alone(model)
+                cost, found = _side_by_side(model, rope, form, None)
+                difference = _difference(found, want)
+            except Exception as error:  # of whatever a model's code does not expect
+                reason = reason or (" ".join(str(error).split())[:200] or type(error).__name__)
+                continue
+            if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
+                return Fit(form, cost, want[0].shape[-1], _quick(model, rope, form, want))
+            reason = "two texts side by side do not come out as each alone" if cost else "it does not use its cache"
+    finally:
+        if window:
+            config.sliding_window = window
+    return Fit(reason=reason)
+
+
+def _quick(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> QuickForward | None:
+    quick = quick_forward(model)
+    try:
+        right = (
+            quick is not None
+            and _difference(_side_by_side(model, rope, form, quick)[1], want) <= _ROUNDING[torch.float32]
+        )
+    except Exception:
+        return None
+    return quick if right else None
+
+
+def _texts(model) -> list[list[int]]:
+    size = model.config.get_text_config().vocab_size
+    return [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(7)]]
+
+
+def _alone(model) -> list[Tensor]:
+    """Logits after the tokens of both texts at which `_side_by_side` has some, with transformers' own cache."""
+    found = []
+    with torch.inference_mode():
+        for text, ends in zip(_texts(model), ((5, 9, 10, 11), (6, 7)), strict=True):
+            cache, start = DynamicCache(config=model.config.get_text_config()), 0
+            for end in ends:
+                ids = torch.tensor([text[start:end]], device=model.get_input_embeddings().weight.device)
+                out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                found.append(out.logits[0, -1].float())
+                start = end
+    return found
+
+
+def _side_by_side(model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None) -> tuple[int, list[Tensor]]:
+    """Bytes a token, and the logits of both texts in pieces and together, the first text's before the second's."""
+    cache, texts = PagedCache(9, 4), _texts(model)
+    runner = Runner(model, cache, rope, form, quick)
+    pages = [[3, 5, 7], [6, 2]]
+    found: list[list[Tensor]] = [[], []]
+    for parts in (((0, 0, 5),), ((0, 5, 9), (1, 0, 6)), ((0, 9, 10), (1, 6, 7)), ((0, 10, 11),)):
+        pieces = [
+            Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts
+        ]
+        for (i, _, _), logits in zip(parts, runner.run(pieces), strict=True):
+            found[i].append(logits)
+    return cache.bytes_per_token, found[0] + found[1]
+
+
+def _difference(found: list[Tensor], want: list[Tensor]) -> float:
+    """The largest of all logits' vectors, as a share of how much they vary."""
+    return max(float((a - b).norm() / (b - b.mean()).norm()) for a, b in zip(found, want, strict=True))

@@ -1,0 +1,146 @@
+"""A backend whose requests share forward passes; the thread is the scheduler's."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import psutil
+import torch
+from torch import Tensor
+
+from workbench.engine.backend import Capabilities, Job
+from workbench.engine.batching.adapters import MixedAdapters
+from workbench.engine.batching.batch import Batch, Limits
+from workbench.engine.batching.cache import PagedCache
+from workbench.engine.batching.fit import Fit, find_fit
+from workbench.engine.batching.pages import Pages
+from workbench.engine.batching.passes import Passes, spans
+from workbench.engine.batching.plan import Costs
+from workbench.engine.batching.runner import Piece, Runner
+from workbench.engine.scheduler import IN_USE, Call, Scheduler
+from workbench.engine.transformers_backend import TransformersDecoder
+from workbench.errors import UserError
+from workbench.models.half_linear import HalfLinear
+
+PAGE = 16  # tokens
+_LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
+_SHARE = {"cuda": 0.8, "cpu": 0.125}  # of the free memory, for keys and values
+_AT_LEAST = 0.5  # of the free memory may be taken to have one whole context
+_MOVES = 3.0  # a token's keys and values are read, put in order, and read again
+
+
+def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Scheduler:
+    """The backend for a decoder: batching where the model allows it, else turns, which is said in `log`."""
+    decoder.select(None)
+    fit = find_fit(decoder.base, decoder.rope)
+    if fit.reason:
+        log(f"Requests take turns instead of sharing forward passes: {fit.reason}.")
+        return Scheduler(decoder, not_batched=fit.reason)
+    scheduler = BatchingScheduler(decoder, fit)
+    held, rows = scheduler.batch.capacity, scheduler.batch.limits.rows
+    log(
+        f"Up to {rows} answers share forward passes; their cache holds {held:,} tokens"
+        f" ({fit.bytes_per_token * held / 2**30:.1f} GiB at most)."
+    )
+    return scheduler
+
+
+class BatchingScheduler(Scheduler):
+    """A `Backend` on a decoder whose model fits; `tokens` limits what the cache holds (tests)."""
+
+    def __init__(self, decoder: TransformersDecoder, fit: Fit, tokens: int | None = None):
+        device = decoder._device.type
+        limits = _LIMITS.get(device, _LIMITS["cpu"])
+        held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
+        pages = Pages(held // PAGE + 2, PAGE)
+        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick)
+        packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, HalfLinear))
+        weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
+        self.mixed = MixedAdapters()
+        passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)
+        self.batch = Batch(decoder, passes, pages, limits, fit.width)
+        for name in decoder.adapters:
+            self._try_adapter(decoder, name)
+        super().__init__(decoder)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self.decoder.capabilities, batching=True)
+
+    def add_adapter(self, name: str, path: str) -> None:
+        self.call(lambda: (self.decoder.add_adapter(name, path), self._try_adapter(self.decoder, name)))
+
+    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
+        self.call(lambda: (self.decoder.merge_adapters(name, weights), self._try_adapter(self.decoder, name)))
+
+    def remove_adapter(self, name: str) -> None:
+        def remove() -> None:
+            if any(request.job.adapter == name for request in [*self.batch.running, *self.batch.waiting]):
+                raise UserError(IN_USE.format(name))
+            if gone := self.decoder.remove_adapter(name):
+                self.mixed.forget(gone)
+
+        self.call(remove)
+
+    def metrics(self) -> dict[str, float]:
+        pages, batch = self.batch.pages, self.batch
+        return batch.metrics.read() | {
+            "requests_running": len(batch.running),
+            "requests_waiting": len(batch.waiting) + self._incoming.qsize(),
+            "kv_tokens": batch.capacity,
+            "kv_tokens_used": pages.owned * pages.size,
+            "kv_use": pages.owned / max(1, pages.count - 2),
+        }
+
+    def _try_adapter(self, decoder: TransformersDecoder, name: str) -> None:
+        """Find out whether an adapter's rows can be mixed with others."""
+        inner = decoder._inner[name]
+        if self.mixed.known(inner):
+            return
+        cache, runner = PagedCache(4, 8), self.batch.passes.runner
+        tokens = [(3 * i + 5) % decoder.base.config.get_text_config().vocab_size for i in range(6)]
+
+        def run(names: Sequence[str | None], apart: bool) -> Tensor:
+            trial = Runner(decoder.base, cache, decoder.rope, runner.form, runner.quick)
+            lengths = [len(tokens)] * len(tokens) if decoder.rope.kind else None
+            pieces = [Piece(tokens, 0, [2 + i], lengths) for i in range(len(names))]
+            if apart:
+                rows = []
+                for one, piece in zip(names, pieces, strict=True):
+                    decoder.select_inner(one)
+                    rows.append(trial.run([piece], own=True))
+                return torch.cat(rows)
+            decoder.select_inner(None)
+            self.mixed.spans = spans(list(names))
+            try:
+                return trial.run(pieces)
+            finally:
+                self.mixed.spans = []
+
+        self.mixed.add(inner, decoder.model, run)
+
+    def _run(self) -> None:
+        while True:
+            while not self.batch.busy or not self._incoming.empty():
+                self._take(self._incoming.get())
+            try:
+                with torch.inference_mode():
+                    self.batch.step()
+            except Exception as error:  # a fault of ours: those it meets hear of it, later ones are served
+                self.batch.fail_all(error)
+
+    def _take(self, item: Job | Call) -> None:
+        if isinstance(item, Call):
+            item.run()
+        elif item.cancelled.is_set():  # given up while it waited: its prompt is not read
+            item.events.put(None)
+        else:
+            self.batch.add(item)
+
+
+def planned_tokens(bytes_per_token: int, context: int, rows: int, device: str) -> int:
+    """Tokens that the cache may hold: a share of the free memory, at least one context if half of the memory has room
+    for it, and no more than all rows could use."""
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    share = free * _SHARE.get(device, _SHARE["cpu"])
+    whole = min(context * bytes_per_token, free * _AT_LEAST)
+    return max(PAGE, int(min(max(share, whole) // bytes_per_token, context * rows)))

@@ -34,6 +34,8 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@# pinned to an older jiter and rich than openai and gradio want; it works with theirs
+	$(BIN)/python -m pip install -q --no-deps instructor==1.17.0 docstring_parser==0.18.0
 	@# for the tests of the Triton kernels; a torch for CUDA brings its own
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install -q triton==3.6.0
 	@touch $@

@@ -1,6 +1,6 @@
 """Thoughts and tool calls in an answer's text; a token's bytes."""
 
-from types import SimpleNamespace
+import time
 
 import pytest
 from transformers import AutoTokenizer
@@ -17,11 +17,11 @@ TOOLS = [
 
 
 def template(text, tools=True):
-    return response_template(SimpleNamespace(chat_template=text, response_template=None), tools)
+    return response_template(text, None, None, ["weather"] if tools else [])
 
 
-def parts(pieces, prompt="", chat="<think> <tool_call>"):
-    reply = Reply(template(chat), prompt, TOOLS)
+def parts(pieces, thinking=False, chat="<think> <tool_call>"):
+    reply = Reply(template(chat), "", TOOLS, thinking)
     found = [part for piece in pieces for part in reply.add(piece)] + reply.rest()
     out = {}
     for part in found:
@@ -48,7 +48,7 @@ def test_thoughts_and_calls_whatever_the_pieces(size):
 
 
 def test_a_prompt_that_opens_the_thoughts():
-    found, _ = parts(["I think", "</think>Yes"], prompt="<|assistant|><think>\n")
+    found, _ = parts(["I think", "</think>Yes"], thinking=True)
     assert found == {"reasoning": "I think", "content": "Yes"}
 
 
@@ -81,3 +81,22 @@ def test_bytes_of_tokens(tiny_model):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert b"".join(vocabulary.bytes(i) for i in ids) == text.encode()
     assert vocabulary.bytes(2) == b"<|im_end|>" and vocabulary.bytes(10**6) == b""
+
+
+def test_an_answer_without_the_marks_of_its_template_is_not_lost():
+    harmony = response_template("<|channel|>analysis<|message|>", None, None, [])
+    reply = Reply(harmony, "", None)
+    assert [part for letter in "Just text" for part in reply.add(letter)] == []
+    assert [(part.kind, part.text) for part in reply.rest()] == [("content", "Just text")]
+
+
+def test_endless_space_costs_little():
+    began = time.monotonic()
+    reply = Reply(template("<think> <tool_call>"), "", TOOLS)
+    text = "".join(part.text for _ in range(20_000) for part in reply.add("\n")) + "".join(p.text for p in reply.rest())
+    assert text == "\n" * 20_000
+    reply = Reply(template("<think> <tool_call>"), "", TOOLS)
+    for piece in ["<tool_call>", *["\n"] * 20_000]:
+        reply.add(piece)
+    reply.rest()
+    assert time.monotonic() - began < 5

@@ -59,3 +59,14 @@ def engine(tiny_model, adapter, tmp_path_factory):
 @pytest.fixture
 def client(engine):
     return openai.OpenAI(base_url=engine, api_key="secret", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def live(tiny_model, tmp_path_factory):
+    """The API over the tiny model in this process, with room for tools: base URL and decoder."""
+    from tests.serving import served, tiny_decoder
+    from workbench.storage.workspace import Workspace
+
+    decoder = tiny_decoder(tiny_model, Workspace(tmp_path_factory.mktemp("live")).create())
+    with served(decoder, "tiny-llama") as (url, _):
+        yield url, decoder

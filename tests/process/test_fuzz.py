@@ -19,7 +19,10 @@ class Instant:
     """Answers every request with two tokens."""
 
     adapters = ["tuned"]
-    capabilities = Capabilities(adapters=True, score=True, logprobs=True, grammars=True, continue_final=True)
+    capabilities = Capabilities(
+        adapters=True, score=True, logprobs=True, grammars=True, tokens=True, embeddings=True, continue_final=True
+    )
+    context = 512
 
     def select(self, adapter):
         pass
@@ -33,6 +36,15 @@ class Instant:
 
     def score(self, request):
         return []
+
+    def tokenize(self, job):
+        return [1, 2, 3]
+
+    def detokenize(self, tokens):
+        return "Hello"
+
+    def embed(self, adapter, tokens):
+        return [0.6, 0.8]
 
     def add_adapter(self, name, path):
         raise UserError("There is no adapter.")
@@ -51,11 +63,14 @@ def test_any_request_gets_an_answer_or_an_error_in_openais_shape(case):
     response = case.call()
     text = response.text
     assert response.status_code < 500, text
-    if response.status_code >= 400:
+    if case.method == "HEAD":
+        assert not text
+    elif response.status_code >= 400:
         error = json.loads(text)["error"]
         assert error["message"] and set(error) == {"message", "type", "param", "code"}
     elif "text/event-stream" in str(response.headers.get("content-type")):
-        assert text.endswith("data: [DONE]\n\n")
+        ended = "event: response.completed" if case.path == "/v1/responses" else "data: [DONE]"
+        assert ended in text and text.endswith("\n\n")
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])

@@ -6,16 +6,20 @@ from dataclasses import dataclass, field
 from html import escape, unescape
 
 from workbench.chat.conversations import Conversation, new_id
+from workbench.chat.math import with_formulas
 from workbench.errors import UserError
 
 MAX_COLUMNS = 4  # the base model and three adapters
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 
 
-def shown(text: str) -> str:
-    """A model's answer for the Chatbot: Markdown stays, HTML becomes text (code spans are left to Markdown)."""
+def shown(text: str, formulas: bool = False) -> str:
+    """A text for the Chatbot: Markdown stays, HTML becomes text (code spans are left to Markdown). `formulas`: between
+    single dollars, too; not for what the user edits there."""
     parts = _CODE.split(text)
-    return "".join(part if index % 2 else escape(part, quote=False) for index, part in enumerate(parts))
+    for index in range(0, len(parts), 2):
+        parts[index] = escape(with_formulas(parts[index]) if formulas else parts[index], quote=False)
+    return "".join(parts)
 
 
 def go_on(session: "Session") -> bool:
@@ -49,14 +53,15 @@ def bubbles(conversation: list[dict], thoughts: str = "Thoughts", calls: str = "
     for message in conversation:
         if message.get("reasoning"):
             about = {"title": thoughts, "status": "done" if message["content"] else "pending"}
-            bubbles.append({"role": "assistant", "content": shown(message["reasoning"]), "metadata": about})
+            bubbles.append({"role": "assistant", "content": shown(message["reasoning"], True), "metadata": about})
         for call in message.get("calls") or []:
             code = f"```json\n{call.get('name', '')}({call.get('arguments', '')})\n```"
             bubbles.append(
                 {"role": "assistant", "content": code, "metadata": {"title": f"{calls}: {call.get('name', '')}"}}
             )
         if message["content"] or not (message.get("reasoning") or message.get("calls")):
-            bubbles.append({"role": message["role"], "content": shown(message["content"]) or "…"})
+            text = shown(message["content"], formulas=message["role"] == "assistant")
+            bubbles.append({"role": message["role"], "content": text or "…"})
     return bubbles
 
 

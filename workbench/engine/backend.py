@@ -8,12 +8,18 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from workbench.engine.grammars import Plan
 
 
 @dataclass
 class Sampling:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off; `top_p` 0 leaves
+    the likeliest token."""
 
     max_tokens: int = 1024
     temperature: float = 0.7
@@ -26,7 +32,10 @@ class Sampling:
     frequency_penalty: float = 0.0  # the same, times how often it was
     n: int = 1  # answers, decoded as one batch
     logprobs: int | None = None  # measure each token, with this many alternatives
-    grammar: str | dict | None = None  # `json` for any JSON object, or a JSON schema
+    # `json` for any JSON object, or a JSON schema; the decoder makes a `grammars.Plan` of it with the prompt
+    grammar: "str | dict | Plan | None" = None
+    min_p: float = 0.0  # of the likeliest token's chance: what a token needs to be drawn
+    logit_bias: dict[int, float] = field(default_factory=dict)  # added to the logits of these tokens
 
 
 @dataclass
@@ -56,6 +65,8 @@ class Token:
     index: int = 0
     infos: list[TokenInfo] = field(default_factory=list)
     pause: bool = False  # nothing yet: a long prompt is still being read, others may take their turn
+    end: str = ""  # the token that ended the answer, which is not part of its text
+    end_info: TokenInfo | None = None  # what was measured of it
 
 
 @dataclass
@@ -63,19 +74,24 @@ class Job:
     """One request on its way: `adapter` None means the base model. Results come through `events`.
 
     What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
-    plain text or token ids that the chat template does not touch. The decoder leaves the rendered text in
-    `prompt_text`.
+    plain text or token ids that the chat template does not touch. `forced`: names of tools of which the answer calls
+    one, or with `several_calls` some. The decoder leaves the rendered text in `prompt_text`, how the model writes
+    thoughts and calls in `response_template`, and whether the prompt has opened a thought in `thinking`.
     """
 
     adapter: str | None
     messages: list[dict]
     sampling: Sampling
     prompt: str | list[int] | None = None
+    special_tokens: bool = True  # around a prompt of plain text, as the tokenizer puts them
     tools: list[dict] | None = None
+    forced: list[str] = field(default_factory=list)
+    several_calls: bool = True
     continue_final: bool = False
     template_values: dict = field(default_factory=dict)  # for the chat template, such as `enable_thinking`
     prompt_text: str = ""
     response_template: dict | None = None
+    thinking: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
@@ -98,18 +114,31 @@ class Job:
 
 @dataclass
 class Score:
-    """A request to measure the tokens of a given answer: text, or the ids of its tokens as they were generated."""
+    """A request to measure the tokens of a given answer: text, or the ids of its tokens as they were generated. It
+    follows `messages`, or `prompt`: token ids that the chat template does not touch."""
 
     adapter: str | None
     messages: list[dict]
     answer: str | list[int]
     top: int
     template_values: dict = field(default_factory=dict)
+    prompt: list[int] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
         """Nobody waits for it any more: it is not begun."""
         self.cancelled.set()
+
+
+class ContextOverflow(UserError):
+    """A request of more tokens than the context holds, in OpenAI's words."""
+
+    def __init__(self, context: int, tokens: int, what: str = "messages"):
+        super().__init__(
+            f"This model's maximum context length is {context} tokens. However, your {what} resulted in"
+            f" {tokens} tokens. Please reduce the length of the {what}."
+        )
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,8 @@ class Capabilities:
     score: bool = False  # measure the tokens of a given answer
     logprobs: bool = False
     grammars: bool = False
+    tokens: bool = False  # tell the tokens of a text, and the text of tokens
+    embeddings: bool = False
     continue_final: bool = False  # go on writing the last message
     batching: bool = False  # requests share forward passes
     not_batched: str = ""  # why this model's requests take turns, where they might share
@@ -137,6 +168,19 @@ class Backend(Protocol):
     @property
     def context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Sampling values that the model's `generation_config` names, as fields of `Sampling`."""
+
+    def tokenize(self, job: Job) -> list[int]:
+        """The tokens of a request's prompt. Raises UserError."""
+
+    def detokenize(self, tokens: list[int]) -> str:
+        """Raises UserError for ids that the model does not have."""
+
+    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
+        """Waits for the mean of the last hidden states over the tokens of a text. Raises UserError."""
 
     def submit(self, job: Job) -> Job:
         """Queue a request; its tokens come through the job, which can be cancelled at any time."""
@@ -164,7 +208,7 @@ def missing_capability(job: Job, capabilities: Capabilities) -> str:
     asked = {
         "adapters": job.adapter is not None,
         "logprobs": job.sampling.logprobs is not None,
-        "grammars": job.sampling.grammar is not None,
+        "grammars": job.sampling.grammar is not None or bool(job.forced),
         "continue_final": job.continue_final,
     }
     lacking = [name for name, wanted in asked.items() if wanted and not getattr(capabilities, name)]

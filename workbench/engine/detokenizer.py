@@ -1,17 +1,34 @@
 """From tokens to the text that a client gets: letters of several tokens, stop texts, and what was measured of each
 piece."""
 
+from collections.abc import Sequence
+
 from tokenizers.decoders import DecodeStream
 
 from workbench.engine.backend import Token, TokenInfo
 
+_CONTEXT = 8  # tokens of a prompt that tell how the first one after it is written
+
+
+def after_prompt(tokenizer, prompt: Sequence[int], skip_special: bool) -> DecodeStream:
+    """A stream that writes what follows a prompt. SentencePiece's decoders drop a space at the beginning of a text,
+    which the first token of an answer is not."""
+    shown = [token for token in prompt[-_CONTEXT:] if not skip_special or token not in tokenizer.all_special_ids]
+    text = tokenizer._tokenizer.decode(shown, skip_special_tokens=skip_special)
+    if not text or text.endswith("\ufffd"):  # nothing to go on from, or half a letter
+        shown = []
+    return DecodeStream(ids=shown, skip_special_tokens=skip_special)
+
 
 class AnswerRow:
-    """One answer on its way: its text, and what was measured of the tokens whose text is not out yet."""
+    """One answer on its way: its text, and what was measured of the tokens whose text is not out yet.
 
-    def __init__(self, index: int, tokenizer, stops: tuple[str, ...], plain: bool):
+    `plain`: special tokens are no part of the text. `prompt`: the tokens before the answer.
+    """
+
+    def __init__(self, index: int, tokenizer, stops: tuple[str, ...], plain: bool, prompt: Sequence[int] = ()):
         self.index, self._tokenizer = index, tokenizer._tokenizer
-        self._detokenizer = DecodeStream(skip_special_tokens=plain)
+        self._detokenizer = after_prompt(tokenizer, prompt, plain)
         self._text, self._sent = StopText(stops), 0
         self._length = 0  # characters so far, held back or not
         self._held: list[tuple[int, TokenInfo]] = []  # with the place where the token's text begins
@@ -29,11 +46,16 @@ class AnswerRow:
         if finish and not stopped:
             text += self._text.rest()
         self._sent += len(text)
-        return Token(text, finish, self.index, self._measured(all_=bool(finish) and not stopped))
+        infos = self._measured(all_=bool(finish) and not stopped)
+        sent = Token(text, finish, self.index, infos)
+        if end:
+            sent.end, sent.end_info = self._tokenizer.id_to_token(token) or "", info
+        return sent
 
     def _measured(self, all_: bool) -> list[TokenInfo]:
-        """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody."""
-        out = [info for start, info in self._held if all_ or start + len(info.text) <= self._sent or start < self._sent]
+        """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody. A token
+        that is a part of a letter waits for the letter."""
+        out = [info for start, info in self._held if all_ or start < self._sent]
         self._held = self._held[len(out) :]
         return out
 

@@ -1,5 +1,8 @@
 """Errors of the API in OpenAI's shape."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -30,6 +33,16 @@ def unexpected(error: Exception) -> ApiError:
     return ApiError(500, f"{type(error).__name__}: {error}", kind="server_error")
 
 
+def validation_error(errors: Sequence[Any]) -> ApiError:
+    """What a client is told of pydantic's errors: the first of them."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body" and not isinstance(part, int)) or "body"
+    if first["type"] == "unknown_parameter":
+        where = first["ctx"]["name"]
+    message = first["msg"].removeprefix("Value error, ").encode(errors="replace").decode()
+    return ApiError(400, f"{where}: {message}.", param=where)
+
+
 def answer_errors(app: FastAPI) -> None:
     """Let `app` answer every error in OpenAI's shape."""
 
@@ -42,11 +55,8 @@ def answer_errors(app: FastAPI) -> None:
         return unexpected(error).response()
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(request, error: RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body" and not isinstance(part, int)) or "body"
-        message = first["msg"].removeprefix("Value error, ").encode(errors="replace").decode()
-        return ApiError(400, f"{where}: {message}.", param=where).response()
+    async def invalid(request, error: RequestValidationError):
+        return validation_error(error.errors()).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error: HTTPException):

@@ -1,22 +1,20 @@
 """An answer's text split into what is said, what is thought, and the tools that are called.
 
 The work is done by transformers' ResponseParser, on the model's own `response_template` where its tokenizer brings one,
-else on the two layouts that most open models write: `<think>…</think>`, and `<tool_call>{"name": …}</tool_call>`
-(Hermes, Qwen).
+on TRL's for gpt-oss' channels, else on one made from what the chat template shows of thoughts and calls.
 """
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
+
+from workbench.engine.call_forms import CallForm
+from workbench.engine.call_reading import calls_fields, python_calls
+from workbench.engine.thoughts import thoughts_of
 
 _NO_ANCHOR = "\x00"
-_THINKING = {"open": "<think>", "close": "</think>", "content": "text"}
-_TOOL_CALLS = {
-    "open_pattern": r"\s*<tool_call>",
-    "close": "</tool_call>",
-    "repeats": True,
-    "content": "json",
-    "transform": {"type": "function", "function": "{content}"},
-}
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_HERMES = CallForm("", '<tool_call>\n{"name": "\x00", "arguments": ', "}\n</tool_call>", "", "\n")
 
 
 @dataclass
@@ -28,85 +26,135 @@ class Part:
     name: str = ""
 
 
-def response_template(tokenizer, tools: bool) -> dict | None:
-    """How this model writes thoughts and tool calls, or None when it writes plain text only."""
-    own = getattr(tokenizer, "response_template", None)
+def response_template(template: str, own: dict | None, form: CallForm | None, names: list[str]) -> dict | None:
+    """How a model writes thoughts and tool calls, or None when it writes plain text only.
+
+    Args:
+        template: the text of its chat template.
+        own: the `response_template` of its tokenizer.
+        form: how it writes calls, if that is known.
+        names: the functions that it may call; none where no tools are given.
+    """
     if own is not None:
         return own
-    written = str(tokenizer.chat_template or "")
-    fields = {"content": {"content": "text"}}
-    if "<think>" in written:
-        fields["reasoning_content"] = _THINKING
-    if tools and "<tool_call>" in written:
-        fields["tool_calls"] = _TOOL_CALLS
+    if "<|channel|>analysis<|message|>" in template:
+        from trl.chat_template_utils import gptoss_template
+
+        return gptoss_template
+    fields: dict[str, dict] = {"content": {"content": "text", "content_args": {"strip": False}}}
+    layout = thoughts_of(template)
+    if layout:
+        fields["reasoning_content"] = {"open": layout.open.strip(), "close": layout.close.strip(), "content": "text"}
+    if names and form is None and "<tool_call>" in template:
+        form = _HERMES
+    if names and form:
+        fields |= calls_fields(form, names)
     if len(fields) == 1:
         return None
     # no anchor: the parser sees only what the model writes, never the prompt
     return {"defaults": {"role": "assistant"}, "start_anchor": _NO_ANCHOR, "fields": fields}
 
 
+@lru_cache(maxsize=1)
+def _parser_class():
+    """transformers' parser, which leaves a call that is none in the text as it was written."""
+    from transformers.utils.chat_parsing import ResponseParser
+
+    class Forgiving(ResponseParser):
+        def _open_explicit(self, events, field, match):
+            super()._open_explicit(events, field, match)
+            self._region = match.start(), match.end()
+
+        def _close_current(self, events):
+            if self._current != "tool_calls" or not self._opened:
+                super()._close_current(events)
+                return
+            start, body = self._region
+            closing, events_before = self._spec.fields["tool_calls"].close_re, len(events)
+            try:
+                open_ended = closing is None or closing.pattern.startswith("(?=")
+                if not open_ended and not closing.search(self._buffer, body):
+                    raise ValueError("cut off")
+                super()._close_current(events)
+                if isinstance(events[-1].get("value"), str):
+                    events[-1]["value"] = python_calls(events[-1]["value"], list(self._tool_params))
+                if not all(_is_call(call) for call in _listed(events[-1].get("value"))):
+                    raise ValueError("no call")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                del events[events_before:]
+                text = self._buffer[start : self._pos]
+                events.append({"type": "region_chunk", "field": "content", "text": text, "dirty": False})
+                self._reset_to_implicit()
+
+    return Forgiving
+
+
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_call(value) -> bool:
+    function = value.get("function") if isinstance(value, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str) and bool(function["name"])
+
+
 class Reply:
-    """Takes an answer's text piece by piece and gives its parts. With no template everything is content."""
+    """Takes an answer's text piece by piece and gives its parts. With no template everything is content.
 
-    def __init__(self, template: dict | None, prompt: str, tools: list[dict] | None):
-        self._parser = None
-        self.calls = 0
-        self._raw, self._out = "", 0  # all text, and how much of it has gone out or belongs to whole calls
+    `thinking`: the prompt has opened a thought, as DeepSeek-R1's and Qwen3's do.
+    """
+
+    def __init__(self, template: dict | None, prompt: str, tools: list[dict] | None, thinking: bool = False):
+        self._parser, self.calls = None, 0
+        self._said, self._unsaid = False, ""  # of an answer of which nothing has come out yet
         if template is not None:
-            from transformers.utils.chat_parsing import ResponseParser
-
-            own = template.get("start_anchor") != _NO_ANCHOR
-            # a template that opens the thoughts itself, as DeepSeek-R1's and Qwen3's do
-            opened = prompt.rstrip().endswith("<think>") and not own
-            self._parser = ResponseParser(template, prefix=prompt if own else "", tools=tools)
-            if opened:
-                self._parser.feed("<think>")
+            self._own = template.get("start_anchor") != _NO_ANCHOR
+            self._parser = _parser_class()(template, prefix=prompt if self._own else "", tools=tools)
+            opening = template["fields"].get("reasoning_content", {}).get("open")
+            if thinking and not self._own and opening:
+                self._parser.feed(opening)
 
     def add(self, text: str) -> list[Part]:
         if self._parser is None:
             return [Part("content", text)] if text else []
-        self._raw += text
+        self._unsaid += text
         try:
             return self._parts(self._parser.feed(text))
-        except ValueError:  # a call that is no JSON: what is left is shown as it was written
+        except (ValueError, KeyError):  # a field of the model's own template that is not as it should be
             self._parser = None
-            return [Part("content", self._raw[self._out :])]
+            return [Part("content", self._unsaid or text)]
 
-    def rest(self) -> list[Part]:
-        """What was held back, at the end of the answer."""
+    def rest(self, end: str = "") -> list[Part]:
+        """What was held back, at the end of the answer. `end`: the token that ended it."""
         if self._parser is None:
             return []
+        events = []
+        if self._own and end:  # some templates know the end of a call by the token that ends the answer
+            events = self._parser.feed(end)
         try:
-            _, events = self._parser.finalize()
-        except ValueError:  # cut off in the middle of a call, or no JSON
-            return [Part("content", self._raw[self._out :])] if self._out < len(self._raw) else []
-        return self._parts(events)
+            events += self._parser.finalize()[1]
+        except (ValueError, KeyError):  # a field that the model's own template insists on is missing
+            pass
+        parts = self._parts(events)
+        # an answer without any of the marks of its template (gpt-oss' channels)
+        return [Part("content", self._unsaid)] if self._unsaid.strip() and self._own and not parts else parts
 
     def _parts(self, events: list[dict]) -> list[Part]:
         parts = []
         for event in events:
-            sent = event.get("text") if not event.get("dirty") else None
-            if event["type"] == "region_close" and event.get("field") == "tool_calls":
-                sent = _TOOL_CALLS["close"]
-            if sent and (start_at := self._raw.find(sent, self._out)) >= 0:
-                self._out = start_at + len(sent)
             if event["type"] == "region_chunk" and not event.get("dirty") and event.get("text"):
                 if event.get("field") == "content":
                     parts.append(Part("content", event["text"]))
-                elif event.get("field") in ("reasoning_content", "thinking", "reasoning"):
+                elif event.get("field") in _REASONING:
                     parts.append(Part("reasoning", event["text"]))
             elif event["type"] == "region_close" and event.get("field") == "tool_calls":
-                call = (event.get("value") or {}).get("function") or {}
-                if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-                    parts.append(Part("content", json.dumps(event.get("value"), ensure_ascii=False)))
-                    continue
-                given = call.get("arguments", {})
-                self.calls += 1
-                parts.append(
-                    Part(
-                        "tool_call",
-                        given if isinstance(given, str) else json.dumps(given, ensure_ascii=False),
-                        call["name"],
-                    )
-                )
+                for call in _listed(event["value"]):
+                    given = call["function"].get("arguments") or {}
+                    text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+                    parts.append(Part("tool_call", text, call["function"]["name"]))
+                    self.calls += 1
+        if parts:
+            self._said, self._unsaid = True, ""
+        elif self._said:
+            self._unsaid = ""
         return parts

@@ -1,16 +1,17 @@
 """From logits to tokens: temperature, nucleus, penalties, grammar, seed; and what the model thought of each choice."""
 
-from functools import lru_cache
-
+import numpy as np
 import torch
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
 )
 
 from workbench.engine.backend import Sampling
+from workbench.engine.grammars import Plan, matcher
 from workbench.engine.nucleus import TopP, draw
 from workbench.errors import UserError
 
@@ -23,7 +24,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: torch.Tensor, tokenizer, vocabulary: int):
         """`prompt` [1, tokens]; `vocabulary` is the width of the logits."""
         self.sampling, self.tokenizer = sampling, tokenizer
-        self.greedy = sampling.temperature < _GREEDY_BELOW
+        self.greedy = sampling.temperature < _GREEDY_BELOW or not sampling.top_p
         device = prompt.device
         self.generator = torch.Generator(device=device)
         if sampling.seed is not None:
@@ -40,10 +41,14 @@ class Sampler:
                 self.warpers.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1.0:
                 self.warpers.append(TopP(sampling.top_p))
+            if sampling.min_p:
+                self.warpers.append(MinPLogitsWarper(sampling.min_p))
         self.ids = prompt.expand(sampling.n, -1)  # all tokens of each row; only kept up to date where needed
         penalized = sampling.presence_penalty or sampling.frequency_penalty
         self.counts = torch.zeros(sampling.n, vocabulary, device=device) if penalized else None
-        self.grammars = [_grammar(tokenizer, sampling.grammar, vocabulary) for _ in range(sampling.n)]
+        self.bias = _bias(sampling.logit_bias, vocabulary, device)
+        first = _grammar(tokenizer, sampling.grammar, vocabulary)
+        self.grammars = [first, *(first.copy() for _ in range(sampling.n - 1))]
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Tokens [rows, 1] from logits [rows, vocabulary]; remembers them."""
@@ -52,6 +57,8 @@ class Sampler:
             logits = logits - self.sampling.presence_penalty * seen - self.sampling.frequency_penalty * self.counts
         if self.repetition:
             logits = self.repetition(self.ids, logits)
+        if self.bias is not None:
+            logits = logits + self.bias
         if self.sampling.grammar is not None:
             logits = torch.stack([grammar(row) for grammar, row in zip(self.grammars, logits, strict=True)])
         if self.greedy:
@@ -102,61 +109,66 @@ class _Free:
 
     stopped = False
 
+    def copy(self) -> "_Free":
+        return self
+
     def take(self, token: int) -> None:
         pass
 
 
-class _Json:
-    """Masks what cannot go on as valid JSON (llguidance)."""
+class _Masked:
+    """Masks what the grammar does not allow (llguidance)."""
 
     def __init__(self, matcher, vocabulary: int):
-        import llguidance.torch as masks
+        self._matcher, self._vocabulary = matcher, vocabulary
+        self._bits = np.zeros((vocabulary + 31) // 32, dtype=np.int32)  # one for each token, the low bit first
 
-        self._masks, self._matcher = masks, matcher
-        self._mask = masks.allocate_token_bitmask(1, vocabulary)
+    def copy(self) -> "_Masked":
+        """The same grammar at the same place, for another row."""
+        return _Masked(self._matcher.deep_copy(), self._vocabulary)
 
     @property
     def stopped(self) -> bool:
-        """Whether the JSON is complete and nothing may follow."""
+        """Whether the answer is complete and nothing may follow."""
         return self._matcher.is_stopped()
 
     def __call__(self, row: torch.Tensor) -> torch.Tensor:
         if self.stopped:
             return row
-        self._masks.fill_next_token_bitmask(self._matcher, self._mask, 0)
-        allowed = row[None].clone()
-        self._masks.apply_token_bitmask_inplace(allowed, self._mask.to(row.device))
-        return allowed[0]
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocabulary]
+        return row.masked_fill(torch.from_numpy(allowed).to(row.device) == 0, float("-inf"))
 
     def take(self, token: int) -> None:
         if not self.stopped:
             self._matcher.consume_token(token)
 
 
-@lru_cache(maxsize=2)
-def _guided(tokenizer, vocabulary: int):
-    import llguidance.hf
+def _bias(biases: dict[int, float], vocabulary: int, device) -> torch.Tensor | None:
+    """What is added to the logits [vocabulary]. Raises UserError for a token that there is not."""
+    if not biases:
+        return None
+    if unknown := [token for token in biases if not 0 <= token < vocabulary]:
+        raise UserError(f"logit_bias: there is no token {unknown[0]}. Ids go from 0 to {vocabulary - 1}.")
+    added = torch.zeros(vocabulary, device=device)
+    added[list(biases)] = torch.tensor(list(biases.values()), dtype=added.dtype, device=device)
+    return added
 
-    return llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary)
+
+def sampling_defaults(generation_config) -> dict[str, float]:
+    """The sampling values that a model's `generation_config` names, as fields of `Sampling`."""
+    named = {
+        name: getattr(generation_config, name, None)
+        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    }
+    return {name: value for name, value in named.items() if isinstance(value, int | float)}
 
 
-def _grammar(tokenizer, wanted: str | dict | None, vocabulary: int):
+def _grammar(tokenizer, wanted: str | dict | Plan | None, vocabulary: int):
     """Raises UserError when the schema is none, or uses what llguidance does not know."""
     if wanted is None:
         return _Free()
-    import json
-
-    from llguidance import LLMatcher
-
-    schema = {"type": "object"} if wanted == "json" else wanted
-    try:
-        matcher = LLMatcher(
-            _guided(tokenizer, vocabulary),
-            LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": wanted == "json"}),
-        )
-        problem = matcher.get_error() if matcher.is_error() else ""
-    except ValueError as error:
-        problem = str(error)
-    if problem:
-        raise UserError(f"response_format: this JSON schema cannot be used: {' '.join(problem.split())[:300]}")
-    return _Json(matcher, vocabulary)
+    plan = (
+        wanted if isinstance(wanted, Plan) else Plan(schema={"type": "object"} if isinstance(wanted, str) else wanted)
+    )
+    return _Masked(matcher(tokenizer, plan, vocabulary), vocabulary)

@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
 
 from workbench.config.options import EngineConfig
 from workbench.data.encode import set_template
-from workbench.engine.backend import Capabilities, Job, Sampling, Score, Token, TokenInfo
-from workbench.engine.detokenizer import AnswerRow
-from workbench.engine.limits import time_limit
-from workbench.engine.reply_parser import response_template
-from workbench.engine.sampling import Sampler, measure
+from workbench.engine.backend import Capabilities, ContextOverflow, Job, Sampling, Score, Token, TokenInfo
+from workbench.engine.detokenizer import AnswerRow, after_prompt
+from workbench.engine.embeddings import mean_pooled
+from workbench.engine.prompts import Prompts
+from workbench.engine.sampling import Sampler, measure, sampling_defaults
 from workbench.errors import UserError
 from workbench.models import half_linear
 from workbench.models.demo import Progress
@@ -27,7 +26,6 @@ from workbench.models.vocabulary import Vocabulary
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 
-TEMPLATE_SECONDS = 20.0  # that a chat template may take for one conversation: others wait meanwhile
 _SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
 _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before others take their turn
 
@@ -35,7 +33,9 @@ _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before
 class TransformersDecoder:
     """A `Decoder`: loads a base model, keeps any number of adapters beside it, decodes with a KV cache."""
 
-    capabilities = Capabilities(adapters=True, score=True, logprobs=True, grammars=True, continue_final=True)
+    capabilities = Capabilities(
+        adapters=True, score=True, logprobs=True, grammars=True, tokens=True, embeddings=True, continue_final=True
+    )
 
     def __init__(self, config: EngineConfig, workspace: Workspace, progress: Progress, log: Callable[[str], None]):
         self.workspace = workspace
@@ -58,6 +58,8 @@ class TransformersDecoder:
             original = rope.get("original_max_position_embeddings") or self.context
             self.context = max(self.context, int(original * rope.get("factor", 1.0)))
         self._ends = self._end_tokens()
+        self.prompts = Prompts(self.tokenizer, self._ends)
+        self.defaults = sampling_defaults(self.base.generation_config)
         self._device = self.base.get_input_embeddings().weight.device
         self.rope = RopeLengths(self.base)
         self._chunk = _PREFILL.get(self._device.type, 512)
@@ -167,10 +169,7 @@ class TransformersDecoder:
         job.prompt_tokens = len(prompt)
         room = self.context - len(prompt)
         if room < 1:
-            raise UserError(
-                f"The conversation has {len(prompt):,} tokens, but the context holds {self.context:,}. Shorten it, or"
-                " start a new one."
-            )
+            raise ContextOverflow(self.context, len(prompt), "messages" if job.prompt is None else "prompt")
         if not prompt:
             raise UserError("The prompt is empty. Give at least one token.")
         limit = min(sampling.max_tokens, room)
@@ -184,7 +183,7 @@ class TransformersDecoder:
         logits = self._forward(ids[:, read:], cache, keep=1, lengths=(len(prompt), len(prompt)))[:, -1]
         sampler = Sampler(sampling, ids, self.tokenizer, logits.shape[-1])
         plain = job.response_template is None
-        rows = [AnswerRow(index, self.tokenizer, sampling.stop, plain) for index in range(sampling.n)]
+        rows = [AnswerRow(index, self.tokenizer, sampling.stop, plain, prompt) for index in range(sampling.n)]
         if sampling.n > 1:
             cache.batch_repeat_interleave(sampling.n)
             logits = logits.expand(sampling.n, -1)
@@ -231,15 +230,13 @@ class TransformersDecoder:
         """
         answer = request.answer
         prompt = self._prompt(
-            Job(request.adapter, request.messages, Sampling(), template_values=request.template_values)
+            Job(request.adapter, request.messages, Sampling(), request.prompt, template_values=request.template_values)
         )
         given = self.tokenizer(answer, add_special_tokens=False)["input_ids"] if isinstance(answer, str) else answer
         if any(not 0 <= token < len(self.tokenizer) for token in given):
             raise UserError("The answer holds token ids that this model does not have.")
         if len(prompt) + len(given) > self.context:
-            raise UserError(
-                f"Conversation and answer have {len(prompt) + len(given):,} tokens; the context holds {self.context:,}."
-            )
+            raise ContextOverflow(self.context, len(prompt) + len(given))
         if not prompt or not given:
             return []
         self.select(request.adapter)
@@ -247,7 +244,7 @@ class TransformersDecoder:
         ids = torch.tensor([prompt + given], device=self._device)
         lengths = len(prompt), ids.shape[1]
         logits = self._forward(ids[:, : len(prompt)], cache, keep=1, lengths=lengths)[0]
-        stream, infos = DecodeStream(skip_special_tokens=False), []
+        stream, infos = after_prompt(self.tokenizer, prompt, skip_special=False), []
         for piece in ids[0, len(prompt) :].split(_SCORED_AT_ONCE):
             after = self._forward(piece[None], cache, keep=len(piece), lengths=lengths)[0]
             with torch.inference_mode():
@@ -279,37 +276,19 @@ class TransformersDecoder:
         return TokenInfo(token, "", read(token), figures[0], int(figures[1]), figures[2], best)
 
     def _prompt(self, job: Job) -> list[int]:
-        """The tokens to go on from; leaves their text and the model's way of writing thoughts and calls on the job."""
-        if job.prompt is not None:
-            if isinstance(job.prompt, str):
-                job.prompt_text = job.prompt
-                return self.tokenizer(job.prompt)["input_ids"]
-            if any(not 0 <= token < len(self.tokenizer) for token in job.prompt):
-                raise UserError("The prompt holds token ids that this model does not have.")
-            return job.prompt
-        if job.tools and "tools" not in str(self.tokenizer.chat_template):
-            raise UserError(
-                "The chat template of this model has no place for tools. Leave them out, or use a model made for them."
-            )
-        try:
-            with time_limit(TEMPLATE_SECONDS):
-                job.prompt_text = self.tokenizer.apply_chat_template(
-                    job.messages,
-                    tools=job.tools,
-                    tokenize=False,
-                    add_generation_prompt=not job.continue_final,
-                    continue_final_message=job.continue_final,
-                    **job.template_values,
-                )
-        except TimeoutError:
-            raise UserError(
-                f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another"
-                " template."
-            ) from None
-        except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
-        job.response_template = response_template(self.tokenizer, bool(job.tools))
-        return self.tokenizer(job.prompt_text, add_special_tokens=False)["input_ids"]
+        return self.prompts.ids(job)
+
+    def tokenize(self, job: Job) -> list[int]:
+        return self.prompts.ids(job)
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return self.prompts.text(tokens)
+
+    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
+        if len(tokens) > self.context:
+            raise ContextOverflow(self.context, len(tokens), "input")
+        self.select(adapter)
+        return mean_pooled(self.base, torch.tensor([tokens], device=self._device))
 
     def _end_tokens(self) -> set[int]:
         return set(end_tokens(self.base, self.tokenizer))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from workbench.engine.backend import Job
+from workbench.engine.backend import ContextOverflow, Job
 from workbench.engine.batching import plan
 from workbench.engine.batching.choice import Chosen, choose
 from workbench.engine.batching.metrics import Metrics
@@ -73,10 +73,7 @@ class Batch:
         if not prompt:
             raise UserError("The prompt is empty. Give at least one token.")
         if len(prompt) >= decoder.context:
-            raise UserError(
-                f"The conversation has {len(prompt):,} tokens, but the context holds {decoder.context:,}. Shorten it,"
-                " or start a new one."
-            )
+            raise ContextOverflow(decoder.context, len(prompt), "messages" if job.prompt is None else "prompt")
         if len(prompt) >= self.capacity:
             raise UserError(
                 f"The conversation has {len(prompt):,} tokens, but the memory that is left for its cache holds"
@@ -93,7 +90,7 @@ class Batch:
                 index,
                 list(prompt),
                 Sampler(row_sampling(job, index), ids, decoder.tokenizer, self.width),
-                AnswerRow(index, decoder.tokenizer, sampling.stop, job.response_template is None),
+                AnswerRow(index, decoder.tokenizer, sampling.stop, job.response_template is None, prompt),
             )
             for index in range(sampling.n)
         ]

@@ -11,6 +11,7 @@ import traceback
 import gradio as gr
 
 from workbench.chat import branches, conversations, corrections
+from workbench.chat.math import DELIMITERS
 from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, go_on, sent, settled, unshown
 from workbench.engine.client import stream
 from workbench.engine.process import SILENT, Engine
@@ -99,6 +100,7 @@ class ChatTab:
                             visible=number == 0,
                             elem_id=id_,
                             sanitize_html=True,
+                            latex_delimiters=DELIMITERS,
                             min_width=200,
                             **({"editable": "user"} if number == 0 else {}),
                         )

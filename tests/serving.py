@@ -1,0 +1,39 @@
+"""The engine's API in this process, on a free port: faster to start than a process of its own."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from workbench.engine.batching.scheduler import backend_of
+from workbench.engine.scheduler import Scheduler
+from workbench.engine.server import build_app
+
+
+@contextlib.contextmanager
+def served(decoder, name: str = "base", key: str = "") -> Iterator[tuple[str, Scheduler]]:
+    """Base URL with `/v1`, and the scheduler, of the API over a decoder."""
+    scheduler = backend_of(decoder, print)
+    server = uvicorn.Server(uvicorn.Config(build_app(scheduler, name, key), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1", scheduler
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def tiny_decoder(folder, workspace, *, template: str = "chatml", context: int = 4096):
+    """A decoder on a tiny model with more room than its own 512 tokens: random weights know no positions."""
+    from workbench.config.options import EngineConfig
+    from workbench.config.run_config import validated
+    from workbench.engine.transformers_backend import TransformersDecoder
+
+    config = validated({"model_name_or_path": str(folder), "template": template, "devices": "cpu"}, EngineConfig)
+    decoder = TransformersDecoder(config, workspace, lambda phase, share: None, lambda line: None)
+    decoder.context = context
+    return decoder

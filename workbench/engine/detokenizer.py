@@ -75,7 +75,12 @@ class StopText:
             sent, self._held = self._held[: min(positions)], ""
             return sent, True
         keep = max(
-            (n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
+            (
+                n
+                for stop in self.stops
+                for n in range(1, min(len(stop), len(self._held) + 1))
+                if self._held.endswith(stop[:n])
+            ),
             default=0,
         )
         sent = self._held[: len(self._held) - keep]

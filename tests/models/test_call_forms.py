@@ -331,6 +331,30 @@ def test_a_conversation_with_calls_is_rendered_where_arguments_have_to_be_text(t
     assert 'book\n```json\n{"city": "Malmö"}\n```' in job.prompt_text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[book(city='Oslo', nights=2), look.up-2()]",
+        "[book('Oslo')]",
+        "[book(city=Oslo)]",
+        "[__import__('os').system(command='x')]",
+        "[" * 5000,
+        "book(city='" + "x" * 200_000 + "')",
+    ],
+    ids=["good", "positional", "no-literal", "attribute", "deep", "long"],
+)
+def test_calls_as_in_python_are_literals_or_text(text, tiny_model):
+    job = planned(tokenizer_for(ALL["lfm2_2_5"], tiny_model))
+    reply = Reply(job.response_template, job.prompt_text, job.tools)
+    written = f"Well. <|tool_call_start|>{text}<|tool_call_end|>"
+    parts = reply.add(written) + reply.rest()
+    calls = [(part.name, json.loads(part.text)) for part in parts if part.kind == "tool_call"]
+    if text.startswith("[book(city='Oslo', n"):
+        assert calls == [("book", {"city": "Oslo", "nights": 2}), ("look.up-2", {})]
+    else:
+        assert not calls and "".join(part.text for part in parts) == written
+
+
 def test_numbers_in_text_arguments_stay_what_the_schema_says(tiny_model):
     tokenizer = tokenizer_for(ALL["qwen3_5_nothink"], tiny_model)
     text = (

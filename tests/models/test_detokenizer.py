@@ -3,9 +3,11 @@
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from workbench.engine.backend import TokenInfo
+from tests.serving import tiny_decoder
+from workbench.engine.backend import Job, Sampling, Score, TokenInfo
 from workbench.engine.detokenizer import AnswerRow
 from workbench.engine.logprobs import logprob_entry, token_text
+from workbench.storage.workspace import Workspace
 
 
 def llama_2_like() -> PreTrainedTokenizerFast:
@@ -74,3 +76,27 @@ def test_tokens_that_are_no_whole_letter_are_told_apart():
     assert [(t["token"], t["bytes"]) for t in written["top_logprobs"]] == [
         ("bytes:\\xbd", [0xBD]), ("bytes:\\xe5", [0xE5]), ("bytes:\\xe4", [0xE4])
     ]  # fmt: skip
+
+
+def test_the_engine_keeps_that_space_too(tmp_path):
+    """A model of that layout that has to write ▁Hello ▁world: in a completion, in a chat, and where it is scored."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = llama_2_like()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, eos_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    decoder = tiny_decoder(tmp_path / "m", Workspace(tmp_path / "w").create(), template="auto", context=64)
+    hello, world = decoder.tokenizer.convert_tokens_to_ids(["▁Hello", "▁world"])
+    sampling = Sampling(max_tokens=1, temperature=0, logit_bias={hello: 100}, logprobs=0)
+    for job in (Job(None, [], sampling, prompt="q"), Job(None, [{"role": "user", "content": "q"}], sampling)):
+        (token,) = decoder.open(job)
+        assert token.text == " Hello" == token.infos[0].text
+    scored = decoder.score(Score(None, [{"role": "user", "content": "q"}], [hello, world], 0))
+    assert [info.text for info in scored] == [" Hello", " world"]

@@ -110,6 +110,7 @@ def test_one_call_is_all_where_no_others_are_wanted():
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"top_k": -2}, "top_k"),
+        ({"stop": ["x" * 2000]}, "stop"),
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, "maximum context length is 4096 tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

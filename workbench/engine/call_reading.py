@@ -16,6 +16,7 @@ _BEGINNING = (
 )
 
 
+_MAX_PYTHON = 100_000  # characters
 _SINK = {"close_pattern": r"(?=[\s\S])|\Z", "repeats": True}  # a field for marks that are nobody's text
 
 
@@ -34,6 +35,8 @@ def calls_fields(form: CallForm, names: list[str]) -> dict[str, dict]:
 
 def python_calls(text: str, names: list[str]) -> list[dict]:
     """Calls that are written as in Python, `[f(a='x', b=2)]` (LFM2). Raises ValueError for what is none."""
+    if len(text) > _MAX_PYTHON:
+        raise ValueError("too long")
     for number, name in enumerate(names):
         if not name.isidentifier():
             text = text.replace(f"{name}(", f"Zfunction{number}(")

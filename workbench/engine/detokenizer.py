@@ -74,10 +74,9 @@ class StopText:
         if positions:
             sent, self._held = self._held[: min(positions)], ""
             return sent, True
-        keep = max(
-            (n for stop in self.stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
-            default=0,
-        )
+        longest = len(self._held) + 1
+        beginnings = ((stop, n) for stop in self.stops for n in range(1, min(len(stop), longest)))
+        keep = max((n for stop, n in beginnings if self._held.endswith(stop[:n])), default=0)
         sent = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
         return sent, False

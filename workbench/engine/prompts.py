@@ -2,6 +2,7 @@
 is rendered here, thoughts and calls are given their form."""
 
 import json
+import threading
 
 from workbench.engine.backend import Job
 from workbench.engine.call_forms import PROBE_TOOLS, CallForm, call_form
@@ -18,12 +19,13 @@ _QUESTION = [{"role": "user", "content": "Zq1kW"}]
 
 
 class Prompts:
-    """Renders requests with one tokenizer. `ends`: ids of the tokens that end an answer."""
+    """Renders requests with one tokenizer; used from any thread. `ends`: ids of the tokens that end an answer."""
 
     def __init__(self, tokenizer, ends: set[int]):
         self.tokenizer, self.ends = tokenizer, tuple(sorted(ends))
         self._forms: dict[str, CallForm | None] = {}
         self._ways: dict[str, str] = {}
+        self._one = threading.Lock()  # a fast tokenizer is not for two threads at a time
 
     def ids(self, job: Job) -> list[int]:
         """The tokens to go on from. Leaves on the job their text, how the model writes thoughts and calls, and the
@@ -44,16 +46,18 @@ class Prompts:
         names = [tool["function"]["name"] for tool in job.tools or ()]
         job.response_template = response_template(template, own, form, names)
         self._plan(job, form, layout, given)
-        return self.tokenizer(job.prompt_text, add_special_tokens=False)["input_ids"]
+        return self.tokens(job.prompt_text, special=False)
 
     def tokens(self, text: str, special: bool) -> list[int]:
         """The ids of a text, with the tokens that the tokenizer puts around one or without."""
-        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        with self._one:
+            return self.tokenizer(text, add_special_tokens=special)["input_ids"]
 
     def text(self, ids: list[int]) -> str:
         """The text of tokens. Raises UserError for ids that there are not."""
         self._check(ids)
-        return self.tokenizer.decode(ids)
+        with self._one:
+            return self.tokenizer.decode(ids)
 
     def _check(self, ids: list[int]) -> None:
         if any(not 0 <= token < len(self.tokenizer) for token in ids):

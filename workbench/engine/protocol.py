@@ -17,6 +17,7 @@ MAX_NEW_TOKENS = 32_768
 DEFAULT_NEW_TOKENS = 1024
 DEFAULT_COMPLETION_TOKENS = 16  # of /v1/completions, as OpenAI's
 MAX_STOPS = 8
+MAX_STOP_CHARACTERS = 1000
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_COMPLETION_LOGPROBS = 5
@@ -102,6 +103,8 @@ class Generation(Request):
             raise ValueError("model: not a name")
         if len(self.stops) > MAX_STOPS:
             raise ValueError(f"stop: at most {MAX_STOPS} texts")
+        if any(len(text) > MAX_STOP_CHARACTERS for text in self.stops):
+            raise ValueError(f"stop: a text has at most {MAX_STOP_CHARACTERS:,} characters")
         return self
 
     @property

@@ -8,13 +8,13 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 
-from workbench.engine.call_forms import CallForm
+from workbench.engine.call_forms import NAME, CallForm
 from workbench.engine.call_reading import calls_fields, python_calls
 from workbench.engine.thoughts import thoughts_of
 
 _NO_ANCHOR = "\x00"
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_HERMES = CallForm("", '<tool_call>\n{"name": "\x00", "arguments": ', "}\n</tool_call>", "", "\n")
+_HERMES = CallForm("", f'<tool_call>\n{{"name": "{NAME}", "arguments": ', "}\n</tool_call>", "", "\n")
 
 
 @dataclass

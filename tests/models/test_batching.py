@@ -225,7 +225,10 @@ def test_memory_that_runs_out_ends_one_request_only(decoder):
 
 def test_a_bad_request_and_a_fault_reach_their_clients_and_the_engine_lives_on(decoder):
     backend = batching(decoder)
-    for asked, words in ((job([]), "prompt is empty"), (job("x" * 600), "maximum context length is 512 tokens")):
+    for asked, words in (
+        (job([]), "prompt is empty"),
+        (job("x" * 600), "maximum context length is 512 tokens. However, your prompt resulted in 600"),
+    ):
         with pytest.raises(UserError, match=words):
             list(backend.submit(asked))
     step, backend.batch._choose_rows = backend.batch._choose_rows, lambda: 1 / 0

@@ -116,7 +116,9 @@ def test_langchain_forces_calls_and_batches(live):
 def test_smolagents_calls_a_tool_and_ends(live):
     smolagents = pytest.importorskip("smolagents")
 
-    model = smolagents.OpenAIModel(model_id=MODEL, api_base=live[0], api_key="none", max_tokens=600, temperature=1.0)
+    model = smolagents.OpenAIModel(
+        model_id=MODEL, api_base=live[0], api_key="none", max_tokens=600, temperature=1.0, seed=3
+    )
 
     @smolagents.tool
     def look(beds: int, quiet: bool) -> str:

@@ -173,6 +173,10 @@ class Backend(Protocol):
     def defaults(self) -> dict[str, float]:
         """Sampling values that the model's `generation_config` names, as fields of `Sampling`."""
 
+    def metrics(self) -> dict[str, float]:
+        """Counters (names end in `_total`) and levels: requests running and waiting, tokens, tokens per second, use of
+        the cache. Which there are differs; a name always means the same."""
+
     def tokenize(self, job: Job) -> list[int]:
         """The tokens of a request's prompt. Raises UserError."""
 
@@ -197,10 +201,6 @@ class Backend(Protocol):
     def remove_adapter(self, name: str) -> None:
         """Waits until an adapter is forgotten and its memory free. Raises UserError for an unknown name, and while a
         request uses it."""
-
-    def metrics(self) -> dict[str, float]:
-        """Counters (names end in `_total`) and levels: requests running and waiting, tokens, tokens per second, use of
-        the cache. Which there are differs; a name always means the same."""
 
 
 def missing_capability(job: Job, capabilities: Capabilities) -> str:

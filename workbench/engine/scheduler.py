@@ -102,61 +102,14 @@ class Scheduler:
     def defaults(self) -> dict[str, float]:
         return getattr(self.decoder, "defaults", {})
 
-    def tokenize(self, job: Job) -> list[int]:
-        """The tokens of a request's prompt; called from any thread. Raises UserError."""
-
-    def detokenize(self, tokens: list[int]) -> str:
-        """The text of tokens; called from any thread. Raises UserError."""
-
-    def embed(self, adapter: str | None, tokens: list[int]) -> list[float]:
-        """The mean of the last hidden states over a text. Raises UserError."""
-
-    def add_adapter(self, name: str, path: str) -> None:
-        """Load an adapter. Raises UserError."""
-
-    def merge_adapters(self, name: str, weights: dict[str, float]) -> None:
-        """Add adapters up under a new name. Raises UserError."""
-
-    def remove_adapter(self, name: str) -> None:
-        """Forget an adapter and free its memory. Raises UserError."""
-
-
-class Scheduler:
-    """A `Backend` that runs jobs on a decoder in fair turns. One daemon thread."""
-
-    def __init__(self, decoder: Decoder, not_batched: str = ""):
-        """`not_batched`: why requests take turns here instead of sharing forward passes."""
-        self.decoder, self._not_batched = decoder, not_batched
-        self._counts = dict.fromkeys(("requests_total", "places_freed_total", "generated_tokens_total"), 0.0)
-        self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
-        self._turning: Job | None = None  # whose turn it is
-        self._incoming: queue.SimpleQueue = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
-        self._thread.start()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return replace(self.decoder.capabilities, not_batched=self._not_batched)
-
-    @property
-    def adapters(self) -> list[str]:
-        return self.decoder.adapters
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    @property
-    def defaults(self) -> dict[str, float]:
-        return getattr(self.decoder, "defaults", {})
-
     def metrics(self) -> dict[str, float]:
         turning, active = self._turning, [job for job, _ in list(self.active)]
         if turning is not None and all(job is not turning for job in active):
             active.append(turning)
         held = sum(job.prompt_tokens + job.completion_tokens for job in active)
         waiting = self._incoming.qsize()
-        return {"requests_running": len(active), "requests_waiting": waiting, "kv_tokens_used": held}
+        levels = {"requests_running": len(active), "requests_waiting": waiting, "kv_tokens_used": held}
+        return self._counts | levels
 
     def tokenize(self, job: Job) -> list[int]:
         return self.decoder.tokenize(job)
@@ -183,14 +136,6 @@ class Scheduler:
             self.decoder.remove_adapter(name)
 
         self.call(remove)
-
-    def metrics(self) -> dict[str, float]:
-        turning, active = self._turning, [job for job, _ in list(self.active)]
-        if turning is not None and all(job is not turning for job in active):
-            active.append(turning)
-        held = sum(job.prompt_tokens + job.completion_tokens for job in active)
-        levels = {"requests_running": len(active), "requests_waiting": self._incoming.qsize(), "kv_tokens_used": held}
-        return self._counts | levels
 
     def submit(self, job: Job) -> Job:
         self._incoming.put(job)

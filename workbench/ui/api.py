@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from urllib.parse import quote
 
 import httpx
 from fastapi import FastAPI, Request
@@ -11,6 +12,13 @@ from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 
 MAX_BODY = 8 << 20  # bytes
+_READ = ("models", "models/{name:path}", "responses/{name}")
+ROUTES = {
+    "GET": _READ,
+    "HEAD": _READ[:2],
+    "DELETE": _READ[2:],
+    "POST": ("chat/completions", "completions", "responses", "embeddings", "tokenize", "detokenize", "score"),
+}
 MAX_REQUESTS = 1000  # under way at a time
 
 
@@ -74,28 +82,25 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
         kind = answer.headers.get("content-type", "application/json")
         return StreamingResponse(relay(), answer.status_code, {"content-type": kind})
 
-    @app.get("/v1/models")
-    async def models(request: Request):
-        return await forward(request, "models")
+    def passed_on(method: str, path: str) -> None:
+        async def route(request: Request):
+            # quoted: a name with slashes and dots stays a name
+            name = quote(request.path_params.get("name", ""), safe="")
+            return await forward(request, path.partition("{")[0] + name)
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request):
-        return await forward(request, "chat/completions")
+        app.add_api_route(f"/v1/{path}", route, methods=[method], name=f"{method} {path}")
 
-    @app.post("/v1/completions")
-    async def complete(request: Request):
-        return await forward(request, "completions")
-
-    @app.post("/v1/score")
-    async def score(request: Request):
-        return await forward(request, "score")
+    for method, paths in ROUTES.items():
+        for path in paths:
+            passed_on(method, path)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
     async def unknown(path: str, request: Request):
         return refusal(request) or _error(
             404,
-            f"There is no {request.method} /v1/{path}. There are GET /v1/models, POST /v1/chat/completions,"
-            " /v1/completions and /v1/score.",
+            f"There is no {request.method} /v1/{path}. There are "
+            + ", ".join(f"{method} /v1/{path}" for method in ("GET", "POST") for path in ROUTES[method])
+            + ".",
         )
 
 

@@ -1,12 +1,14 @@
-"""Decoding speed of the engine on the CPU: streams side by side, a long prompt, a known beginning; beside llama.cpp.
+"""Decoding speed of the engine: streams side by side, a long prompt, a known beginning; beside llama.cpp.
 
     python benchmarks/chat_speed.py [--workspace FOLDER] [--threads 1] [--rounds 5] [--node FOLDER] [--set key=value]
+    python benchmarks/chat_speed.py --gpu --model FOLDER --set quantization_bit=4 --rounds 1
 
-The demo model (SmolLM2-135M), greedy, in this process, without HTTP. Each round measures everything once, llama.cpp's
-among it, so that whatever else the machine does meets all of them; printed are medians over the rounds, and what each
-is to the same round's one stream. `--node`: a folder where `npm install node-llama-cpp @node-llama-cpp/linux-x64` ran;
-llama.cpp decodes the demo's own GGUF (Q4_1) on the same number of threads. Tokens per second of CPU time tell more than
-those of the clock on a machine that others use; they are printed for one thread.
+On the CPU without `--gpu`. The demo model (SmolLM2-135M), greedy, in this process, without HTTP. Each round measures
+everything once, llama.cpp's among it, so that whatever else the machine does meets all of them; printed are medians
+over the rounds, and what each is to the same round's one stream. `--node`: a folder where
+`npm install node-llama-cpp @node-llama-cpp/linux-x64` ran; llama.cpp decodes the demo's own GGUF (Q4_1) on the same
+number of threads. Tokens per second of CPU time tell more than those of the clock on a machine that others use; they
+are printed for one thread.
 """
 
 import argparse
@@ -89,9 +91,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--node", type=Path)
+    parser.add_argument("--model", help="another model than the demo's")
+    parser.add_argument("--gpu", action="store_true", help="where there is one; the clock's figures count then")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     options = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not options.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
     from workbench.config.options import EngineConfig
@@ -104,7 +109,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     place = Workspace(options.workspace).create()
     began = time.perf_counter()
-    model = ensure_demo_model(place, lambda phase, share: None)
+    model = options.model or ensure_demo_model(place, lambda phase, share: None)
     config = validated({"model_name_or_path": str(model)} | parse_overrides(options.set), EngineConfig)
     backend = backend_of(TransformersDecoder(config, place, lambda *_: None, print), print)
     loaded = time.perf_counter() - began

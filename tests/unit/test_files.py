@@ -177,7 +177,9 @@ def test_entities_that_grow_beyond_measure_are_refused(tmp_path):
         '<c t="inlineStr"><is><t>&j;</t></is></c></row></sheetData></worksheet>'
     )
     repacked(path, parts_of(path), {"xl/worksheets/sheet1.xml": sheet.encode()})
-    with pytest.raises(UserError, match="cannot be read as an Excel workbook"):  # by expat, or by lxml where that is installed
+    with pytest.raises(
+        UserError, match="cannot be read as an Excel workbook"
+    ):  # by expat, or by lxml where that is installed
         rows_in(DatasetInfo("d", path))
 
 

@@ -4,6 +4,8 @@ import http.client
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from playwright.sync_api import expect
@@ -12,7 +14,7 @@ from tests.browser.conftest import Page, open_generation
 from tests.unit.test_llamafactory import ARTICLE
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
-from workbench.runs.state import own_process
+from workbench.runs.state import own_process, process_of
 from workbench.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -59,6 +61,73 @@ def test_the_articles_command_fills_the_form(opened):
         expect(opened.locator("#run-yaml")).to_contain_text(line)
     opened.click("#start")  # its dataset is not here: a sentence says which file is wanted
     expect(opened.locator("#train-message")).to_contain_text("oaast_sft_zh.json does not exist")
+
+
+def test_what_differs_is_marked_set_back_found_and_kept_over_a_reload(opened):
+    opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "64")
+    opened.fill("#opt-run_name input, #opt-run_name textarea", "mine")
+    changes = opened.locator("#option-changes")
+    expect(changes).to_contain_text("Differs from smollm2-demo:")
+    expect(changes.locator(".wb-chip")).to_have_count(2)
+    opened.reload()
+    expect(opened.locator("#opt-lora_rank input, #opt-lora_rank textarea")).to_have_value("64", timeout=30_000)
+    expect(changes.locator(".wb-chip")).to_have_count(2)
+    changes.locator("[data-reset=lora_rank]").click()
+    expect(opened.locator("#opt-lora_rank input, #opt-lora_rank textarea")).to_have_value("8")
+    expect(changes.locator(".wb-chip")).to_have_count(1)
+    opened.fill("#find-option input, #find-option textarea", "rope")
+    expect(opened.locator("#find-hits")).to_contain_text("options match")
+    expect(opened.locator("#opt-rope_scaling")).to_be_visible()
+    expect(opened.locator("#opt-lora_rank")).to_be_hidden()
+    opened.fill("#find-option input, #find-option textarea", "")
+    expect(opened.locator("#opt-lora_rank")).to_be_visible()
+    expect(opened.locator("#opt-rope_scaling")).to_be_hidden()
+
+
+def test_a_preset_of_ones_own(opened, page):
+    opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "24")
+    opened.click("#preset-own button")
+    opened.fill("#preset-name input, #preset-name textarea", "My best")
+    opened.click("#preset-save")
+    expect(opened.locator("#preset-kept")).to_contain_text("Kept as my-best")
+    expect(opened.locator("#run-command")).to_contain_text("python -m workbench train my-best")
+    expect(opened.locator("#preset input")).to_have_value("★ my-best")
+    assert "lora_rank: 24" in (page.workspace / "presets" / "my-best.yaml").read_text()
+    questions = []
+    opened.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    opened.click("#preset-delete")
+    expect(opened.locator("#preset-kept")).to_contain_text("my-best is deleted")
+    assert questions == ["Delete the preset my-best?"] and not list((page.workspace / "presets").iterdir())
+
+
+def test_stop_shows_at_once_and_kills_only_when_asked(opened, page):
+    """A run whose process does not hurry; the second press asks first."""
+    code = "import signal, time; signal.signal(15, lambda *_: None); print('ready', flush=True); time.sleep(120)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    run = create_run(Workspace(page.workspace), validated({"model_name_or_path": "m", "dataset": "d"}))
+    owner = own_process() | {"pid": process.pid, "pid_started": process_of(process.pid)}
+    run.update(state="running", step=5, total_steps=100, **owner)
+    try:
+        opened.reload()
+        expect(opened.locator("#run-status")).to_contain_text(run.id, timeout=30_000)
+        opened.click("#stop")
+        expect(opened.locator("#run-status .wb-badge")).to_have_text("stopping", timeout=5_000)
+        expect(opened.locator("#run-status")).to_contain_text("saving a checkpoint")
+        expect(opened.locator("#stop")).to_contain_text("Kill now")
+        questions = []
+        opened.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
+        opened.click("#stop")
+        opened.wait_for_timeout(500)
+        assert len(questions) == 1 and run.id in questions[0]
+        assert not opened.locator("#run-message", has_text="is killed").count()
+        opened.once("dialog", lambda dialog: dialog.accept())
+        opened.click("#stop")
+        expect(opened.locator("#run-message")).to_contain_text("is killed")
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(run.path)
 
 
 def test_every_preset_fills_a_valid_form(opened):

@@ -114,6 +114,20 @@ def test_filter_choose_and_look_at_a_run(opened, runs):
     assert download.value.suggested_filename == f"{alpha.id}.zip"
 
 
+def test_a_run_and_a_search_have_an_address(opened, page, runs):
+    alpha = runs[0]
+    choose(opened, alpha)
+    opened.fill("#runs-search input, #runs-search textarea", "alpha")
+    expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
+    opened.wait_for_url(f"**/?*run={alpha.id}*")
+    opened.wait_for_url("**/?*words=alpha*")
+    opened.goto(opened.url)
+    expect(opened.locator("#runs-status b").first).to_have_text(alpha.id, timeout=30_000)
+    expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
+    opened.get_by_role("tab", name="Train", exact=True).click()
+    opened.wait_for_url(re.compile(r"^[^?]*/?$"))
+
+
 def test_compare_two_runs(opened, runs):
     part(opened, "Compare")
     for run in runs:

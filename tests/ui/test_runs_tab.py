@@ -55,6 +55,16 @@ def test_what_a_tick_shows_holds_neither_name_nor_note(workspace, run):
     assert not skipped(tab.look(run.id, shown[TOKEN], ENGLISH)[1])
 
 
+def test_the_address_names_a_run_and_a_search(workspace, run):
+    tab = RunsTab(workspace)
+    other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}), state="finished")
+    assert tab.arrive({}) == tab.arrive(None) == (other.id, "", [], "by_newest")
+    asked = {"run": run.id, "words": "a b", "states": "failed,<b>,lost", "sort": "by_loss"}
+    assert tab.arrive(asked) == (run.id, "a b", ["failed", "lost"], "by_loss")
+    hostile = {"run": "../../etc", "words": "x" * 999, "states": 5, "sort": ["by_loss"]}
+    assert tab.arrive(hostile) == (other.id, "x" * 200, [], "by_newest")
+
+
 def test_saving_and_deleting_say_so(workspace, run):
     tab = built(workspace)
     assert "wb-note ok" in tab.noted(run.id, " second ", "", "b, a  b，c", ENGLISH)

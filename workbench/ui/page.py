@@ -33,13 +33,16 @@ from workbench.ui.tabs.data.tab import DataTab
 from workbench.ui.tabs.probes import ProbesTab
 from workbench.ui.tabs.record import Event, bind
 from workbench.ui.tabs.runs import view as runs_view
-from workbench.ui.tabs.runs.tab import RunsTab
+from workbench.ui.tabs.runs.tab import LINK_JS, RunsTab
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.tab import TrainTab
 from workbench.ui.theme import CSS, GUIDE_JS, NEWS_JS, PHONE_STYLE, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
+
+
+_NO_LINK_JS = "() => workbenchLink({run: '', words: '', states: '', sort: ''})"
 
 
 class Page:
@@ -68,14 +71,22 @@ class Page:
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 for part in (self.train, self.data, self.runs, self.chat, self.probes):
                     with gr.Tab(t(f"tab_{part.id}"), id=part.id, elem_id=f"tab-{part.id}") as container:
-                        built.append((container, part.build()))
-            for container, tab in built:
+                        built.append((container, part.id, part.build()))
+            for container, tab_id, tab in built:
                 for chain in tab.on_load:
                     bind(blocks.load, chain)
                 for chain in tab.on_select:
                     bind(container.select, chain)
+                if tab_id != "runs":
+                    container.select(None, js=_NO_LINK_JS, api_visibility="private")
+            blocks.load(self.follow_link, self.runs.link, self.tabs, js=LINK_JS, **QUIET)
             self._wire()
         return blocks
+
+    def follow_link(self, link):
+        """The tab that the page's address means: a run's page is on the Runs tab."""
+        named = isinstance(link, dict) and any(link.get(key) for key in ("run", "words", "states", "sort"))
+        return gr.Tabs(selected="runs") if named else gr.skip()
 
     def _header(self, login: bool) -> None:
         with gr.Row(elem_id="topbar"):

@@ -93,6 +93,12 @@ def first_script(default_language: str | None) -> str:
     document.cookie = '{COOKIE}=' + (now === 'zh' ? 'en' : 'zh') + '; path=/; max-age=31536000; SameSite=Lax';
     location.reload();
   }};
+  window.workbenchLink = (values) => {{
+    const url = new URL(location.href);
+    for (const [key, value] of Object.entries(values))
+      value ? url.searchParams.set(key, value) : url.searchParams.delete(key);
+    if (url.href !== location.href) history.replaceState(history.state, '', url);
+  }};
   window.workbenchTheme = () => {{
     const on = document.body.classList.toggle('dark');
     localStorage.setItem('workbench_dark', on ? '1' : '0');

@@ -26,6 +26,11 @@ from workbench.ui.theme import CHART_JS
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
 _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
 
+# A run's page and a search have addresses of their own; another tab's has none of that.
+LINK_JS = "() => [Object.fromEntries(new URLSearchParams(location.search))]"
+_FILTERS_JS = """(words, states, sort) => workbenchLink(
+  {words, states: (states || []).join(','), sort: sort === 'by_newest' ? '' : sort})"""
+
 
 class RunsTab:
     """Its components are attributes and its handlers methods. `build` lays it out inside a `gr.Tab` and wires what
@@ -42,7 +47,7 @@ class RunsTab:
         self._run_widgets()
         self._part_widgets()
         self._wire()
-        arriving = Event(self.arrive, None, self.chosen)
+        arriving = Event(self.arrive, self.link, [self.chosen, self.search, self.states, self.sort], js=LINK_JS)
         return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)])
 
     def _list_widgets(self) -> None:
@@ -160,6 +165,7 @@ class RunsTab:
                 self.tags = gr.Textbox(label=t("tags"), info=t("tags_info"), elem_id="runs-tags", max_lines=1)
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
                 self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
+        self.link = gr.JSON(visible="hidden")  # what the page's address says
         self.seen_table, self.seen_run = gr.State(None), gr.State(None)
         self.current = gr.State(None)  # the chosen run, once its name and note are there
 
@@ -379,10 +385,12 @@ class RunsTab:
             *self.fresh_list,
             trigger_mode="always_last",
             **QUIET,
-        )
+        ).then(None, [self.search, self.states, self.sort], None, js=_FILTERS_JS, api_visibility="private")
         gr.Timer(2).tick(*self.fresh_list, **QUIET)
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
-        self.table.click(self.pick, None, self.chosen, **QUIET)
+        linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
+        self.table.click(self.pick, None, self.chosen, **QUIET).then(None, self.chosen, None, **linked)
+        self.chosen.input(None, self.chosen, None, **linked)
         self.chosen.change(
             self.choose,
             [self.chosen, self.current],
@@ -428,10 +436,19 @@ class RunsTab:
                 None, js=_DOWNLOAD
             )
 
-    def arrive(self, request: gr.Request):
-        """A new page shows the newest run."""
-        runs = list_runs(self.workspace)
-        return runs[0].id if runs else None
+    def arrive(self, link):
+        """A new page shows the run and the filters of its address; without them the newest run."""
+        link = link if isinstance(link, dict) else {}
+        run, sort = self.run_of(link.get("run")), link.get("sort")
+        newest = next(iter(list_runs(self.workspace)), None)
+        states = [state for state in str(link.get("states") or "").split(",") if state in (*ACTIVE, *FINAL)]
+        shown = run or newest
+        return (
+            shown.id if shown else None,
+            str(link.get("words") or "")[:200],
+            states,
+            sort if sort in view.SORTS else "by_newest",
+        )
 
     @property
     def fresh_list(self) -> tuple:

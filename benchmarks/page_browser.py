@@ -67,11 +67,10 @@ def main() -> None:
             time.sleep(3)
             waits = [usable(browser, url) for _ in range(ROUNDS)]
             times = [seconds for seconds, _ in waits]
-            print(
-                f"{runs:,} runs: usable after {statistics.median(times):.2f} s (of {ROUNDS}: {min(times):.2f} to {max(times):.2f})"
-            )
+            spread = f"{min(times):.2f} to {max(times):.2f}"
+            print(f"{runs:,} runs: usable after {statistics.median(times):.2f} s (of {ROUNDS}: {spread})")
             tab = waits[-1][1]
-            switches = {name: [tab.evaluate(SWITCH, [name, part]) for _ in range(1)] for name, part in PARTS.items()}
+            switches = {name: [tab.evaluate(SWITCH, [name, part])] for name, part in PARTS.items()}
             for _ in range(ROUNDS):
                 for name, part in PARTS.items():
                     tab.wait_for_timeout(300)

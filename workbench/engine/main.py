@@ -66,16 +66,25 @@ def serve(
     progress = progress_writer(state) if state else (lambda phase, share: None)
     progress("Starting", 0.0)
 
+    said: list[str] = []  # what the page says, too
+
+    def warn(line: str) -> None:
+        said.append(line)
+        if state:
+            state.update(warning="\n".join(said))
+
     def tell(line: str) -> None:
         log(line)
-        if state and "RoPE scaling" in line:
-            state.update(warning=line)  # the page says what the context becomes
+        if "RoPE scaling" in line:  # what the context becomes
+            warn(line)
 
     decoder = TransformersDecoder(config, workspace, progress, tell)
     for name, path in adapters.items():
         progress(f"Loading adapter {name}", 0.0)
         decoder.add_adapter(name, path)
     scheduler = backend_of(decoder, log)
+    if reason := scheduler.capabilities.not_batched:
+        warn(f"Requests take turns with this model: {reason}.")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     name = base_name(config)
     if state:

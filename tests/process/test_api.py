@@ -150,6 +150,11 @@ def test_going_on_from_a_given_beginning(client):
         **(ASK | {"messages": begun, "max_tokens": 8}), extra_body={"continue_final_message": True}
     )
     assert whole.startswith(whole[:4] + more.choices[0].message.content[:3])
+    both = {"continue_final_message": True, "add_generation_prompt": False}  # as the Chat tab sends it, and vLLM wants
+    again = client.chat.completions.create(**(ASK | {"messages": begun, "max_tokens": 8}), extra_body=both)
+    assert again.choices[0].message.content == more.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="add_generation_prompt"):
+        client.chat.completions.create(**ASK, extra_body={"add_generation_prompt": False})
     with pytest.raises(openai.BadRequestError, match="continue_final_message"):
         client.chat.completions.create(**ASK, extra_body={"continue_final_message": True})
 

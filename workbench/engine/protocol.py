@@ -153,6 +153,7 @@ class ChatRequest(Generation):
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = Field(None, max_length=20)
     continue_final_message: bool = False
+    add_generation_prompt: bool | None = None  # vLLM wants it beside the other, and it says nothing more
     chat_template_kwargs: TemplateValues = Field(default_factory=dict)
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -175,6 +176,8 @@ class ChatRequest(Generation):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs the last message to be the assistant's")
+        if self.add_generation_prompt not in (None, not self.continue_final_message):
+            raise ValueError("add_generation_prompt: give the opposite of continue_final_message, or leave it out")
         return self
 
     def _choice(self) -> tuple[object, list | None]:

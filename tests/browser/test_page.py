@@ -178,6 +178,9 @@ def test_nothing_overflows(chromium, page, width):
             width,
         )
         assert wide == []
+    tab.get_by_role("tab", name="Train").click()
+    start, monitor = (tab.locator(part).bounding_box() for part in ("#start", "#train-parts"))
+    assert monitor["y"] >= start["y"] + start["height"] and monitor["x"] < start["x"] + 20  # below it, in view
     context.close()
 
 

@@ -86,7 +86,8 @@ class Data:
         try:
             async for answer in self.worker.job(op, user=user_of(request), torch=torch, **args):
                 if "progress" in answer:
-                    yield [bar_html(*answer["progress"]), *[gr.skip()] * others]
+                    words, share = answer["progress"]
+                    yield [bar_html(told(words, language(request)), share), *[gr.skip()] * others]
                 else:
                     yield finish(answer["result"], language(request))
         except UserError as error:

@@ -246,7 +246,7 @@ class TrainTab:
         problems = dataset_choices(self.workspace)[1]
         notes = ""
         if problems:
-            listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+            listed = "".join(f"<li>{escape(told(problem, lang))}</li>" for problem in problems)
             title = escape(say("dataset_problem", lang, count=len(problems)))
             notes = f"<details class='wb-details'><summary>{title}</summary><ul>{listed}</ul></details>"
         listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=current.id if current else None)

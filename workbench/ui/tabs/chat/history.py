@@ -10,6 +10,7 @@ from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
+from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing_folder
 
@@ -82,8 +83,10 @@ class History:
                 current.title, current.saved_at = renamed.title, renamed.changed
             return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(query), value=id_)
 
-        def delete(id_, query, current, request: gr.Request):
+        def delete(id_, _title, query, current, request: gr.Request):
             lang = language(request)
+            if not id_:  # nothing is chosen, or the question was answered with no
+                return [gr.skip()] * (3 + len(shown_in))
             try:
                 conversations.delete(self.workspace, id_)
             except UserError as error:
@@ -115,7 +118,14 @@ class History:
         self.list.focus(find, self.words, self.list, **QUIET)
         look(self.list.input(open_, [self.list, talk], [self.note, self.title, talk, *shown_in], **QUIET))
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
-        look(self.delete.click(delete, [self.list, self.words, talk], [self.note, self.list, talk, *shown_in], **QUIET))
+        removing = self.delete.click(
+            delete,
+            [self.list, self.title, self.words, talk],
+            [self.note, self.list, talk, *shown_in],
+            js=asking("conversation_sure", title=1),
+            **QUIET,
+        )
+        look(removing)
         look(self.fresh.click(fresh, talk, [self.list, self.title, talk, *shown_in], **QUIET))
         self.export.click(
             export,

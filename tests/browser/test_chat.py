@@ -93,7 +93,8 @@ def test_look_closer_correct_train_compare(chat, page):
     chat.click("#chat-adapter input")
     chat.get_by_role("option", name=run, exact=True).click()
     chat.click("#load")
-    expect(chat.locator("#engine-status")).to_contain_text(run, timeout=90_000)
+    # not only 'Loading adapter …', which names it, too
+    expect(chat.locator("#engine-status")).to_contain_text(re.compile(f"ready on CPU.*{run}", re.S), timeout=90_000)
     chat.check("#compare input")
     expect(chat.locator("#chat-right")).to_be_visible()
     chat.click("#clear")

@@ -82,6 +82,7 @@ def serve(
     for name, path in adapters.items():
         progress(f"Loading adapter {name}", 0.0)
         decoder.add_adapter(name, path)
+    progress("Trying the model", 1.0)
     scheduler = backend_of(decoder, log)
     if reason := scheduler.capabilities.not_batched:
         warn(f"Requests take turns with this model: {reason}.")

@@ -436,8 +436,8 @@ class ChatTab:
         return talk.id if any(talk.columns) else ""
 
     def begun(self, talk):
-        """`remember`; an answer can be stopped now."""
-        return self.remember(talk), gr.Button(interactive=True), gr.Button(visible=False)
+        """`remember`; an answer can be stopped now, and the conversation be cleared."""
+        return self.remember(talk), gr.Button(interactive=True), gr.Button(visible=False), gr.Button(interactive=True)
 
     @property
     def after_view(self) -> list:
@@ -447,7 +447,7 @@ class ChatTab:
 
     def then_answer(self, event) -> None:
         """After what the user did: the answer, then what follows from it."""
-        begun = event.then(self.begun, self.talk, [self.last, self.halt, self.more], **QUIET)
+        begun = event.then(self.begun, self.talk, [self.last, self.halt, self.more, self.clear], **QUIET)
         answered = begun.then(self.respond, self.inputs, self.shown_in, **self.streaming)
         kept = answered.then(branches.settle, self.talk, None, **QUIET)
         seen = kept.then(

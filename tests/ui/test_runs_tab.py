@@ -65,6 +65,15 @@ def test_the_address_names_a_run_and_a_search(workspace, run):
     assert tab.arrive(hostile) == (other.id, "x" * 200, [], "by_newest")
 
 
+def test_a_queued_runs_place_is_shown_anew_when_the_one_before_it_has_left(workspace):
+    config = validated({"model_name_or_path": "m", "dataset": "d"})
+    tab, (first, second) = built(workspace), (create_run(workspace, config) for _ in range(2))
+    status, *_ = shown = tab.look(second.id, None, ENGLISH)
+    assert "Number 2 in the queue" in status
+    first.update(state="stopped", ended=1.0)
+    assert "Number 1 in the queue" in tab.look(second.id, shown[TOKEN], ENGLISH)[0]
+
+
 def test_saving_and_deleting_say_so(workspace, run):
     tab = built(workspace)
     assert "wb-note ok" in tab.noted(run.id, " second ", "", "b, a  b，c", ENGLISH)

@@ -139,6 +139,29 @@ def test_a_kept_form_brings_options_alone(page):
     assert preset["value"] is None and "&lt;b&gt;" in about
 
 
+@pytest.mark.parametrize(
+    "values", [{"lora_rank": "many"}, {"lora_rank": 1e999}, {"dataset": 5}, {"packing": "maybe"}, {"template": True}]
+)
+def test_values_that_do_not_fit_are_named_and_break_nothing(page, values):
+    """Of a form that a browser kept, of a pasted YAML, of a run whose file was edited."""
+    base, kept = from_draft(json.dumps({"base": {"kind": "import", "name": "x", "values": values}, "values": values}))
+    _, command, message, *_ = page.train.preview(
+        ENGLISH, base, *page.train.form.fill({"model_name_or_path": "m"} | kept)
+    )
+    assert "wb-note" in message and command == "python -m workbench train x.yaml"
+    run = create_run(page.workspace, validated(VALUES), state="finished")
+    (run.path / "run.yaml").write_text("dataset: [a, b]\nlora_rank: many\n")
+    (
+        _,
+        _,
+        base,
+        *_,
+    ) = page.clone(run.id, ENGLISH)
+    *_, contents = [page.train.form.fill(base.values)]
+    assert option(page, contents, "dataset") == ["a", "b"]
+    assert "lora_rank: 'many' does not fit" in page.train.preview(ENGLISH, base, *contents)[2].replace("&#x27;", "'")
+
+
 def test_a_preset_of_ones_own_is_kept_chosen_and_deleted(page):
     train = page.train
     message, base, preset, _, drop, _, *contents = train.save_preset("My first!", ENGLISH, *filled(page, lora_rank=24))

@@ -3,7 +3,7 @@
 What errors, reasons and reports say is in `workbench.messages`.
 """
 
-from workbench.messages.message import told
+from workbench.messages.message import PARTS, told
 
 # The browser translates every text that equals a key, values of choices too: those must not be keys.
 TEXT = {
@@ -97,14 +97,7 @@ TEXT = {
     "legend_smooth": ("loss, smoothed", "损失（平滑）"),
     "legend_eval": ("eval loss", "评估损失"),
     "no_points": ("The curve appears with the first logged step.", "首个日志步后显示曲线。"),
-    "state_queued": ("queued", "排队中"),
-    "state_starting": ("starting", "启动中"),
-    "state_running": ("running", "运行中"),
-    "state_stopping": ("stopping", "停止中"),
-    "state_stopped": ("stopped", "已停止"),
-    "state_finished": ("finished", "已完成"),
-    "state_failed": ("failed", "失败"),
-    "state_lost": ("lost", "丢失"),
+    **{code: texts for code, texts in PARTS.items() if code.startswith("state_")},
     "adapter": ("Adapter", "适配器"),
     "adapter_info": ("A finished run. Changing it needs no reload.", "已完成的运行；更换无需重新加载。"),
     "adapter_none": ("none (base model)", "无（基座模型）"),
@@ -113,7 +106,6 @@ TEXT = {
     "loading_options": ("Attention, RoPE, template", "注意力、RoPE、模板"),
     "load": ("Load", "加载"),
     "unload": ("Unload", "卸载"),
-    "refresh": ("Refresh lists", "刷新列表"),
     "generation": ("Generation", "生成参数"),
     "system_prompt": ("System prompt", "系统提示词"),
     "max_tokens": ("Max new tokens", "最大新 token 数"),
@@ -224,7 +216,6 @@ TEXT = {
         "The form holds the options of {id}. Change some and press Start.",
         "表单已载入 {id} 的选项，修改后点击开始。",
     ),
-    "clone_differs": ("Against {id}:", "与 {id} 相比："),
     "delete": ("Delete", "删除"),
     "delete_sure": ("Delete the run {name} and all its files?", "删除运行 {name} 及其全部文件？"),
     "earlier": ("Earlier in the queue", "队列前移"),
@@ -647,10 +638,6 @@ TEXT = {
     "data_used": (
         "The Train form uses {name}; held out for evaluation: {held}.",
         "训练表单已使用 {name}；留作评估：{held}。",
-    ),
-    "tagline": (
-        "Fine-tune in 4 bits, watch the loss, talk to the result.",
-        "4 位微调，实时看损失，与结果对话。",
     ),
 }
 

@@ -116,7 +116,8 @@ class Form:
     def shown(option: Option, value):
         """An option's value as its widget shows it."""
         if option.name == "dataset":
-            return split_names(value)
+            listed = value if isinstance(value, list) else [] if value is None else [value]
+            return split_names(",".join(map(str, listed)))
         if option.kind == "bool":
             return bool(value)
         if value is None:

@@ -11,6 +11,8 @@ from workbench.runs.metrics import MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
 from workbench.storage.files import file_token
+from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui.catalogue import say
 from workbench.ui.charts import loss_chart
 
@@ -34,6 +36,11 @@ def change_token(run: Run, lang: str, log_scale: bool) -> tuple:
     """Something that changes when the run's view does."""
     state = run.state()
     return (run.id, lang, log_scale, state.state, *file_token(run.path / "state.json", run.metrics, run.log))
+
+
+def waiting(run: Run, token: tuple, workspace: Workspace) -> tuple[int, list[str]]:
+    """What a queued run waits for (see `queue.waits_for`), asked only where its `change_token` says that it is one."""
+    return queue.waits_for(run, workspace) if token[3] == "queued" else (0, [])
 
 
 def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -> str:

@@ -136,7 +136,7 @@ class Page:
         refused = options[0] == gr.skip()
         return message, gr.skip() if refused else gr.Tabs(selected="train"), *options
 
-    def chat_with(self, run_id, checkpoint):
+    def chat_with(self, run_id, checkpoint=""):
         """The Chat tab with a run's adapter, or that of its checkpoint."""
         run = run_named(self.workspace, run_id)
         if run is not None and not checkpoint and not run.has_adapter and (checkpoints := run.checkpoints()):
@@ -171,8 +171,7 @@ class Page:
         take_adapter = Event(*chat.panel.take_adapter)
         to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], [self.tabs, chat.panel.adapter])
         bind(runs.chat.click, (to_chat, take_adapter))
-        latest = gr.State("")  # the newest checkpoint of a run that ended without an adapter
-        shown_to_chat = Event(self.chat_with, [train.panel.list, latest], [self.tabs, chat.panel.adapter])
+        shown_to_chat = Event(self.chat_with, train.panel.list, [self.tabs, chat.panel.adapter])
         bind(train.panel.chat.click, (shown_to_chat, take_adapter))
         chat.examine.train.click(
             self.train_corrections,

@@ -213,10 +213,12 @@ class RunsTab:
             return ["", "", "", "", "", "", gr.skip(), lang, *self.buttons_for(None, lang)]
         names = sorted(p.name for p in run.path.glob("checkpoint-*"))
         files = *names, *file_token(run.metrics, *(run.path / n for n in ("run.yaml", "meta.json", "samples.jsonl")))
-        fresh = monitor.change_token(run, lang, False), files
+        changed = monitor.change_token(run, lang, False)
+        waiting = monitor.waiting(run, changed, self.workspace)
+        fresh = (*changed, waiting), files
         if fresh == token:
             return [gr.skip()] * (8 + len(self.buttons))
-        status_ = monitor.status_html(run, lang, queue.waits_for(run, self.workspace))
+        status_ = monitor.status_html(run, lang, waiting)
         same = isinstance(token, tuple) and token[0][0] == run.id
         parts = [gr.skip()] * 6 if same and token[1] == files else self.parts(run, lang)
         return status_, *parts, fresh, *self.buttons_for(run, lang)

@@ -59,11 +59,19 @@ def changes(base: Base, values: dict) -> dict[str, tuple]:
     for name in dict.fromkeys([*base.values, *values]):
         if name in RunConfig.model_fields:
             default = getattr(defaults, name)
-            old = coerced(name, base.values[name]) if name in base.values else default
+            old = _coerced(name, base.values[name]) if name in base.values else default
             new = values.get(name, default)
             if old != new:
                 differing[name] = old, new
     return differing
+
+
+def _coerced(name: str, value):
+    """`value` as its option has it; as it is where it does not fit, which the form's check says."""
+    try:
+        return coerced(name, value)
+    except UserError:
+        return value
 
 
 def command_line(base: Base, values: dict, runs: Path) -> str:

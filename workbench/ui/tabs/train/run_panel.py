@@ -94,14 +94,16 @@ class RunPanel:
                 return [gr.skip()] * 7
             off = gr.update(interactive=False)
             return f"<div class='wb-sub'>{say('runs_none', lang)}</div>", "", "", off, off, empty, gr.skip()
-        fresh = (*monitor.change_token(run, lang, log_axis), *self._waiting(run))
+        fresh = monitor.change_token(run, lang, log_axis)
+        waiting = monitor.waiting(run, fresh, self.workspace)
+        fresh = (*fresh, waiting)
         if fresh == token:
             return [gr.skip()] * 7
         state = run.state()
         changed = token is None or token[0] != run.id or token[3] != fresh[3]
         choices = gr.Dropdown(choices=run_choices(self.workspace, lang)) if changed else gr.skip()
         return (
-            monitor.status_html(run, lang, self._waiting(run)),
+            monitor.status_html(run, lang, waiting),
             monitor.chart_json(run, lang, log_axis),
             monitor.log_html(run),
             stop_button(state.state, lang),
@@ -109,9 +111,6 @@ class RunPanel:
             fresh,
             choices,
         )
-
-    def _waiting(self, run: Run) -> tuple[int, list[str]]:
-        return queue.waits_for(run, self.workspace) if run.stored_state().state == "queued" else (0, [])
 
     def wire(self) -> None:
         """Events of the panel itself."""

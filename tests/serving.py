@@ -15,13 +15,20 @@ from workbench.engine.server import build_app
 def served(decoder, name: str = "base", key: str = "") -> Iterator[tuple[str, Scheduler]]:
     """Base URL with `/v1`, and the scheduler, of the API over a decoder."""
     scheduler = backend_of(decoder, print)
+    with listening(scheduler, name, key) as url:
+        yield f"{url}/v1", scheduler
+
+
+@contextlib.contextmanager
+def listening(scheduler: Scheduler, name: str = "base", key: str = "") -> Iterator[str]:
+    """The API over a backend on a free port: its address."""
     server = uvicorn.Server(uvicorn.Config(build_app(scheduler, name, key), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         thread.join(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1", scheduler
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)

@@ -10,8 +10,8 @@ import time
 import httpx
 import psutil
 import pytest
-import uvicorn
 
+from tests.serving import listening
 from workbench.config.options import EngineConfig
 from workbench.engine.backend import Capabilities, Job, Sampling, Score, Token
 from workbench.engine.limits import time_limit
@@ -51,17 +51,11 @@ class Gated:
 def served(decoder):
     """The API over a decoder on a free port: its address, and the scheduler."""
     scheduler = Scheduler(decoder)
-    server = uvicorn.Server(uvicorn.Config(build_app(scheduler, "base"), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", scheduler
-    finally:
-        server.should_exit = True
-        decoder.gate.release(100_000)
-        thread.join(10)
+    with listening(scheduler) as url:
+        try:
+            yield url, scheduler
+        finally:
+            decoder.gate.release(100_000)
 
 
 def body(stream: bool, tokens: int = 500) -> dict:

@@ -93,6 +93,10 @@ def test_a_preset_of_ones_own(opened, page):
     expect(opened.locator("#run-command")).to_contain_text("python -m workbench train my-best")
     expect(opened.locator("#preset input")).to_have_value("★ my-best")
     assert "lora_rank: 24" in (page.workspace / "presets" / "my-best.yaml").read_text()
+    opened.once("dialog", lambda dialog: dialog.dismiss())
+    opened.click("#preset-delete")
+    opened.wait_for_timeout(500)
+    assert len(list((page.workspace / "presets").iterdir())) == 1
     questions = []
     opened.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
     opened.click("#preset-delete")

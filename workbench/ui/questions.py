@@ -17,13 +17,14 @@ def script() -> str:
     )
 
 
-def asking(key: str, at: int = 0, named: int = 1, title: int | None = None) -> str:
-    """JavaScript before a handler whose input number `at` is a name: the handler gets an empty one where the answer is
-    no. The question names it together with the inputs after it, `named` in all, or by the input number `title`."""
-    shown = f"all.slice({at}, {at + named}).join(' · ')" if title is None else f"(all[{title}] || all[{at}])"
+def asking(key: str, at: int = 0, named: int = 1, field: str = "") -> str:
+    """JavaScript before a handler whose input number `at` is a name: the handler gets none where the answer is no. The
+    question names it together with the inputs after it, `named` in all, or as the input `field` (a selector) shows
+    it."""
+    shown = f"document.querySelector('{field}').value" if field else f"all.slice({at}, {at + named}).join(' · ')"
     return (
         f"(...all) => {{ const name = {shown};"
-        f" if (!all[{at}] || !workbenchAsk('{key}', name)) all[{at}] = ''; return all; }}"
+        f" if (!all[{at}] || !workbenchAsk('{key}', name)) all[{at}] = null; return all; }}"
     )
 
 

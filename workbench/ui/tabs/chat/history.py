@@ -83,7 +83,7 @@ class History:
                 current.title, current.saved_at = renamed.title, renamed.changed
             return note(say("saved", language(request))), gr.Dropdown(choices=self.choices(query), value=id_)
 
-        def delete(id_, _title, query, current, request: gr.Request):
+        def delete(id_, query, current, request: gr.Request):
             lang = language(request)
             if not id_:  # nothing is chosen, or the question was answered with no
                 return [gr.skip()] * (3 + len(shown_in))
@@ -120,9 +120,9 @@ class History:
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
         removing = self.delete.click(
             delete,
-            [self.list, self.title, self.words, talk],
+            [self.list, self.words, talk],
             [self.note, self.list, talk, *shown_in],
-            js=asking("conversation_sure", title=1),
+            js=asking("conversation_sure", field="#history-list input"),
             **QUIET,
         )
         look(removing)

@@ -144,6 +144,7 @@ def test_rename_clone_delete(opened, place, runs):
     alpha, beta = runs
     choose(opened, beta)
     part(opened, "Note")
+    opened.wait_for_timeout(700)  # what is opened sets its fields once more
     opened.fill("#runs-title input, #runs-title textarea", "too fast <i>")
     opened.click("#runs-save")
     expect(opened.locator("#runs-table")).to_contain_text("too fast <i>")

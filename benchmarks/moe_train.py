@@ -168,6 +168,7 @@ def _values(folder: Path) -> dict:
         "plot_loss": False,
         "torch_compile": "on",
         "activation_memory": "least",
+        "keep_quantized": False,
     }
 
 

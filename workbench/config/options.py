@@ -183,6 +183,16 @@ class ModelOptions(_Options):
         ("Double quantization", "双重量化"),
         ("Quantizes the scales too: 0.4 bit per weight less.", "同时量化缩放系数，每个权重再省 0.4 位。"),
     )
+    keep_quantized: bool = opt(
+        True,
+        "memory",
+        ("Keep the 4-bit weights", "保留 4 位权重"),
+        (
+            "The first load of a large model writes its 4-bit weights into the workspace's cache (a quarter of the model's size; the last three models), and later loads read them instead of packing again.",
+            "首次加载大模型时把 4 位权重写入工作区缓存（约为模型大小的四分之一，保留最近三个），以后直接读取，不再重新量化。",
+        ),
+        affects=("loading",),
+    )
     flash_attn: Literal[ATTENTION] = opt(  # type: ignore[valid-type]
         "auto",
         "rope",

@@ -173,6 +173,7 @@ PARTS = {
     "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
     "no_shape": ("nothing", "空"),
     "loading_weights": ("Loading weights", "正在加载权重"),
+    "keeping_packed": ("Keeping the 4-bit weights for later loads", "正在保留 4 位权重，供以后加载"),
     "no_gate": ("no gate", "没有门控"),
     "biases": ("biases", "带偏置"),
     "transposed": ("transposed weights", "权重转置"),

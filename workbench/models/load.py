@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench.config.options import ModelOptions
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.models import packed_copy
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.memory import loaded_gib
@@ -131,19 +132,24 @@ def load_model(
         )
     elif options.quantization_bit == 8:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
+    copy = packed_copy.packed_copy(source, options, dtype, workspace)
+    kept = packed_copy.is_kept(copy)
     try:
         config = AutoConfig.from_pretrained(source, **common)
         if rope_line := set_rope_scaling(config, options.rope_scaling, options.rope_factor):
             log(rope_line)
+        if kept:
+            config.quantization_config = packed_copy.quantization_config(copy)
+            log(f"Reading the 4-bit weights that an earlier load kept in {copy}.")
         device_map = None
         if torch.cuda.is_available():
             device_map = "auto" if split else {"": 0}
         with watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(
-                source,
+                str(copy) if kept else source,
                 config=config,
                 dtype=dtype,
-                quantization_config=quantization,
+                quantization_config=None if kept else quantization,
                 device_map=device_map,
                 attn_implementation=attention,
                 output_loading_info=True,
@@ -151,6 +157,7 @@ def load_model(
                 **common,
             )
         check_loaded(source, model, info)
+        model.config.name_or_path = model.name_or_path = source
     except torch.OutOfMemoryError:
         raise UserError(_does_not_fit(source, options)) from None
     except UserError:
@@ -164,6 +171,8 @@ def load_model(
     if torch.cuda.is_available():
         now, peak = torch.cuda.memory_allocated() / 2**30, torch.cuda.max_memory_allocated() / 2**30
         log(f"Loaded the model: {now:.1f} GiB of GPU memory, {peak:.1f} GiB at the peak.")
+    if copy is not None and not kept:
+        packed_copy.keep(model, source, copy, progress, log)
     return model.eval()
 
 

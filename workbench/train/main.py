@@ -123,13 +123,13 @@ def _die_with_parent() -> None:
 def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     """Do the run. Raises UserError for what the user can change."""
     from workbench.config.run_config import load_run_config
+    from workbench.train.fast.compiler_cache import use_compiler_cache
     from workbench.train.metrics_log import log, progress_writer
 
     config = load_run_config(run.path / "run.yaml")
     progress = progress_writer(run)
     progress(Message("starting"), 0.0)
-    # what the compiler made is found again by later runs; torch reads this when it is imported
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.cache / "compiled"))
+    use_compiler_cache(workspace)
 
     import datasets
     import torch

@@ -42,6 +42,8 @@ def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
 
         config.cpp.vec_isa_ok = False
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    # An epsilon is the same number in every step: as a variable of the compiled code it would be traced twice.
+    torch._dynamo.config.specialize_float = True
     layers = decoder_layers(model)
     for layer in layers:
         layer.__class__ = _recomputing(type(layer), _signature(layer))
@@ -105,6 +107,11 @@ def _is_plain(value) -> bool:
 
 def _contexts():
     return create_selective_checkpoint_contexts(_Policy())
+
+
+# What the compiler made with this policy may be found again by a later process: the folder of its results is one for
+# each version of this code (`compiler_cache`).
+_contexts.cache_hash = "workbench.train.fast.compiled._Policy"  # type: ignore[attr-defined]
 
 
 @functools.cache

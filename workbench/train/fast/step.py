@@ -31,6 +31,7 @@ from workbench.messages.message import Message
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts, keep_unpacked
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
+from workbench.train.fast.compiler_cache import Need, Needs, shape_key
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
@@ -41,6 +42,7 @@ from workbench.train.metrics_log import log, note_peak
 # Seconds that compiling takes, and that it saves for a token of a model, by its layers and hidden size: measured on an
 # H100 with 27 layers of 2,048 (69 us a token recorded but not compiled, 33 compiled).
 COMPILE_SECONDS = 60
+COMPILE_AGAIN_SECONDS = 15  # where an earlier run compiled the same
 COMPILING_SAVES = 6e-10
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
 _GIB = 2**30
@@ -67,13 +69,6 @@ class FastStep:
         self.mixed = others > 0 or config.quantization_bit != 4
         # Routers multiply in float32. TF32 holds their bfloat16 weights and inputs exactly and adds up in float32.
         torch.set_float32_matmul_precision("high")
-        self.compiled = config.torch_compile == "on" or (
-            config.torch_compile == "auto" and _saved_by_compiling(config, causal, rows, total_steps) > COMPILE_SECONDS
-        )
-        random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
-        self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
-        self.replays = self.pads and not random
-        self._report = report
         longest = longest_row(rows)
         self.shapes: Shapes | None = None
         self._lengths = lengths = conversation_lengths(rows)
@@ -82,6 +77,16 @@ class FastStep:
             log("Rows are of one length: their batches need no padding.")
         if joined:
             self.shapes = self._shapes(lengths, longest * config.per_device_train_batch_size)
+        self._needs, self._key = Needs(), self._shape_key(model)
+        seconds = COMPILE_AGAIN_SECONDS if self._known() else COMPILE_SECONDS
+        self.compiled = config.torch_compile == "on" or (
+            config.torch_compile == "auto" and _saved_by_compiling(config, causal, rows, total_steps) > seconds
+        )
+        random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+        self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
+        self.replays = self.pads and not random
+        self._report = report
+        if self.shapes is not None:
             self._most_tokens = self.shapes.sizes[-1]
         else:
             self._most_tokens = (padded_length(longest) if self.pads else longest) * config.per_device_train_batch_size
@@ -132,7 +137,7 @@ class FastStep:
         before = torch.cuda.memory_allocated()
         loss = self._graphs.run(inputs)
         if self._steps == 2:  # the first step compiles, and its memory is not that of a later one
-            self._plan(before, torch.cuda.max_memory_allocated(), inputs["input_ids"].numel())
+            self._plan(self._measured(before, 0, inputs["input_ids"].numel()))
             self._planned = True
             self._graphs.forget()
             self._graphs.enabled = self.pads
@@ -153,33 +158,37 @@ class FastStep:
 
     def _prepare(self, trainer) -> None:
         """Compile, measure and record with made-up tokens."""
-        began = time.monotonic()
+        began, start = time.monotonic(), torch.cuda.memory_allocated()
         graphs = self._graphs
         graphs.enabled = False
+        known = None if self._planned else self._known()
+        if known is not None:
+            self._plan(known)
+            self._planned = True
         largest = self._compiled_for(trainer)
-        made_up = {size: self._made_up(trainer, size) for size in self.shapes.sizes[::-1]}
         if not self._planned:
             torch.cuda.synchronize()
             note_peak()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             graphs.run(largest)
-            self._plan(before, torch.cuda.max_memory_allocated(), self._most_tokens)
+            need = self._measured(before, before - start, self._most_tokens)
+            self._needs.put(self._key, need)
+            self._plan(need)
             self._planned = True
+            graphs.run(largest)
         compiled = time.monotonic()
-        for inputs in made_up.values():
-            graphs.run(inputs)
         if self.pads:
             torch.cuda.synchronize()
             graphs.enabled = True
-            for inputs in made_up.values():
-                graphs.record(inputs)
+            for size in self.shapes.sizes[::-1]:
+                graphs.record(self._made_up(trainer, size))
             self._report_problem()
         graphs.clear_gradients()
         torch.cuda.synchronize()
         log(
-            f"Ready for the first step after {time.monotonic() - began:.0f} s"
-            f" ({compiled - began:.0f} s until the memory was known)."
+            f"Ready for the first step after {time.monotonic() - began:.0f} s ({compiled - began:.0f} s of it for"
+            f" compiling{', the memory was known from an earlier run' if known else ''})."
         )
 
     def _compiled_for(self, trainer) -> dict:
@@ -260,13 +269,30 @@ class FastStep:
         self._trainer.accelerator.backward(loss)
         return loss.detach()
 
-    def _plan(self, before: int, peak: int, tokens: int) -> None:
-        """Choose what is kept, from what a step of this many tokens needed: bytes before it and at the peak."""
+    def _shape_key(self, model) -> str:
+        """Of everything that a step's need of memory depends on; empty where batches are padded rows."""
+        if self.shapes is None:
+            return ""
+        config = self._config
+        return shape_key(model, self.shapes, config.activation_memory == "least", config.moe_aux_loss_coef)
+
+    def _known(self) -> Need | None:
+        return self._needs.get(self._key) if self._key else None
+
+    def _measured(self, before: int, standing: int, tokens: int) -> Need:
+        """What a step of this many tokens needed, before which so many bytes were there, for one of the most tokens."""
         scale = max(1.0, self._most_tokens / tokens)
+        step, stored, kept = torch.cuda.max_memory_allocated() - before, self._offload, self._kept
+        return Need(standing, int(step * scale), int(stored.stored_bytes * scale), int(kept.stored_bytes * scale))
+
+    def _plan(self, need: Need) -> None:
+        """Choose what is kept, from what a step needs."""
         layers = len(decoder_layers(self._causal))
-        spare = memory_limit(self._config) - before - (peak - before) * scale - self._optimizer_to_come()
-        stored, kept = self._offload.stored_bytes * scale, self._kept.stored_bytes * scale
-        log(f"A step needs {peak / _GIB:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
+        before = torch.cuda.memory_allocated() + (0 if self._graphs.has_run else need.standing)
+        spare = memory_limit(self._config) - before - need.step - self._optimizer_to_come()
+        stored, kept = need.stored, need.kept
+        peak = (before + need.step) / _GIB
+        log(f"A step needs {peak:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
         if self._config.activation_memory == "least" or spare < stored:
             return
         self._offload.active = False

@@ -266,7 +266,7 @@ def article(folder: Path, model: Path, overrides: list[str]) -> dict:
 def agree(folder: Path) -> None:
     """Losses of 100 steps of the demo model on the bundled conversations."""
     values = {
-        "model_name_or_path": "smollm2-demo",
+        "model_name_or_path": "SmolLM2-135M-Instruct",
         "dataset_dir": str(ROOT / "data"),
         "dataset": "abilities",
         "template": "auto",

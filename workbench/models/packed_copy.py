@@ -1,6 +1,6 @@
 """A model's 4-bit weights, kept in the workspace's cache: a later load reads a quarter of the bytes and packs nothing.
 
-Kept are large models from a folder of 16-bit weights, once a run or a chat has loaded them, if the disk has room. A copy
+Large models from a folder of 16-bit weights are kept once a run or a chat has loaded them, if the disk has room. A copy
 belongs to the files as they were (names, sizes, times), to the options of quantization and to the code that packs.
 """
 

@@ -16,6 +16,7 @@ nothing: compiling, measuring, and recording every shape that micro-batches will
 few lengths, and each is recorded when it has come three times.
 """
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -29,10 +30,11 @@ from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths, longest_row
 from workbench.messages.message import Message
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
-from workbench.models.quantized.weights import Casts, keep_unpacked
+from workbench.models.quantized.weights import Casts
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
 from workbench.train.fast.compiler_cache import Need, Needs, shape_key
 from workbench.train.fast.loss import counted_tokens
+from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
 from workbench.train.fast.step_graph import StepGraphs, padded_length
@@ -45,7 +47,6 @@ COMPILE_SECONDS = 60
 COMPILE_AGAIN_SECONDS = 15  # where an earlier run compiled the same
 COMPILING_SAVES = 6e-10
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
-_GIB = 2**30
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
 
@@ -96,6 +97,7 @@ class FastStep:
             device = torch.device("cuda", torch.cuda.current_device())
             self._offload = Offload(device, model.parameters())
             self._kept = Offload(device, model.parameters(), active=False)
+            self._plan = MemoryPlan(config, causal, self._offload, self._kept)
             several = self.shapes is not None and len(self.shapes.sizes) > 1
             count = compile_layers(causal, self._offload, dynamic=True if several else None)
             self._planned = config.disable_gradient_checkpointing
@@ -106,15 +108,17 @@ class FastStep:
         self._steps = 0
         self._trainer = None
         self._graphs = None
+        self._unrecorded: list[int] = []
 
-    def _shapes(self, lengths: list[list[int]], budget: int, count: int = 6) -> Shapes:
+    def _shapes(self, lengths: list[list[int]], budget: int, count: int = 6, say: bool = True) -> Shapes:
         """Up to `count` sizes of micro-batches, for steps of this run's number of rows."""
         config = self._config
         flat = [length for row in lengths for length in row]
         rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
         shapes = chosen_shapes(flat, round(rows * len(flat) / len(lengths)), budget, OVERHEAD, count, config.seed)
         sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
-        log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
+        if say:
+            log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
         return shapes
 
     def takes(self, inputs: dict) -> bool:
@@ -137,7 +141,8 @@ class FastStep:
         before = torch.cuda.memory_allocated()
         loss = self._graphs.run(inputs)
         if self._steps == 2:  # the first step compiles, and its memory is not that of a later one
-            self._plan(self._measured(before, 0, inputs["input_ids"].numel()))
+            scale = max(1.0, self._most_tokens / inputs["input_ids"].numel())
+            self._plan.apply(self._plan.measured(before, 0, scale), self._optimizer_to_come())
             self._planned = True
             self._graphs.forget()
             self._graphs.enabled = self.pads
@@ -148,6 +153,9 @@ class FastStep:
             self._start(trainer)
             self._prepare(trainer)
         parts = self.shapes.micro_batches(conversations(batches))
+        if self._unrecorded:  # what this step needs, and one more for a later one
+            needed = {part["input_ids"].shape[1] for part in parts}
+            self._record(trainer, [size for size in self._unrecorded if size in needed] or self._unrecorded[:1])
         return [{name: value for name, value in part.items() if self._wanted(trainer, name)} for part in parts]
 
     def _wanted(self, trainer, name: str) -> bool:
@@ -157,60 +165,89 @@ class FastStep:
         return self._graphs.run(_moved(scaled(inputs, num_items_in_batch)))
 
     def _prepare(self, trainer) -> None:
-        """Compile, measure and record with made-up tokens."""
+        """Compile, measure and record with made-up tokens. What does not fit is tried with smaller micro-batches."""
         began, start = time.monotonic(), torch.cuda.memory_allocated()
-        graphs = self._graphs
+        graphs, shapes = self._graphs, self.shapes
         graphs.enabled = False
         known = None if self._planned else self._known()
-        if known is not None:
-            self._plan(known)
+        if known is not None and not self._plan.lacking(known, known.standing + self._optimizer_to_come()):
+            self._plan.apply(known, known.standing + self._optimizer_to_come())
             self._planned = True
-        largest = self._compiled_for(trainer)
-        if not self._planned:
+        self._run_largest(trainer)
+        while not self._planned:
             torch.cuda.synchronize()
             note_peak()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            graphs.run(largest)
-            need = self._measured(before, before - start, self._most_tokens)
-            self._needs.put(self._key, need)
-            self._plan(need)
+            self._run_largest(trainer)
+            need = self._plan.measured(before, before - start)
+            to_come = self._optimizer_to_come()
+            if (lacking := self._plan.lacking(need, to_come)) and self._smaller(1 - lacking):
+                continue
+            if self.shapes == shapes:
+                self._needs.put(self._key, need)
+            self._plan.apply(need, to_come)
             self._planned = True
-            graphs.run(largest)
+            self._run_largest(trainer)
         compiled = time.monotonic()
+        graphs.clear_gradients()
         if self.pads:
             torch.cuda.synchronize()
             graphs.enabled = True
-            for size in self.shapes.sizes[::-1]:
-                graphs.record(self._made_up(trainer, size))
-            self._report_problem()
-        graphs.clear_gradients()
+            self._unrecorded = list(self.shapes.sizes[::-1])
+            self._record(trainer, [self._unrecorded[0]])  # the largest first: the others have room in its memory
         torch.cuda.synchronize()
         log(
             f"Ready for the first step after {time.monotonic() - began:.0f} s ({compiled - began:.0f} s of it for"
             f" compiling{', the memory was known from an earlier run' if known else ''})."
         )
 
-    def _compiled_for(self, trainer) -> dict:
+    def _record(self, trainer, sizes: list[int]) -> None:
+        for size in sizes:
+            self._unrecorded.remove(size)
+            self._graphs.record(self._made_up(trainer, size))
+        self._report_problem()
+
+    def _run_largest(self, trainer) -> None:
+        """Run a made-up micro-batch of the largest size; of a smaller one if the memory does not suffice."""
+        while True:
+            try:
+                self._compiled_for(trainer)
+                return
+            except torch.OutOfMemoryError:
+                if not self._smaller(0.7):
+                    raise
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _smaller(self, share: float) -> bool:
+        """Let micro-batches have at most this share of their tokens; False if conversations would not fit."""
+        largest = self.shapes.sizes[-1]
+        shapes = self._shapes(self._lengths, int(largest * share), say=False)
+        if shapes.sizes[-1] >= largest:
+            return False
+        self.shapes, self._most_tokens = shapes, shapes.sizes[-1]
+        log(f"Micro-batches of {largest:,} tokens do not fit into the GPU's memory; {self._most_tokens:,} are tried.")
+        self._graphs.clear_gradients()
+        return True
+
+    def _compiled_for(self, trainer) -> None:
         """Run a made-up micro-batch of the largest size, which compiles the layers; in another way if that fails."""
-        inputs = self._made_up(trainer, self.shapes.sizes[-1])
         try:
-            self._graphs.run(inputs)
-            return inputs
+            self._graphs.run(self._made_up(trainer, self.shapes.sizes[-1]))
+            return
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200]
         try:
             self.shapes = self._shapes(self._lengths, self._most_tokens, count=2)
             self._report(Message("compiled_by_size", reason=reason))
-            inputs = self._made_up(trainer, self.shapes.sizes[-1])
             compile_again(self._causal, dynamic=False)
-            self._graphs.run(inputs)
+            self._graphs.run(self._made_up(trainer, self.shapes.sizes[-1]))
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200]
             self._report(Message("layers_not_compiled", reason=reason))
             torch.compiler.set_stance("force_eager")
-            self._graphs.run(inputs)
-        return inputs
+            self._graphs.run(self._made_up(trainer, self.shapes.sizes[-1]))
 
     def _made_up(self, trainer, size: int) -> dict:
         """A micro-batch of random tokens, of which none is trained."""
@@ -279,49 +316,6 @@ class FastStep:
     def _known(self) -> Need | None:
         return self._needs.get(self._key) if self._key else None
 
-    def _measured(self, before: int, standing: int, tokens: int) -> Need:
-        """What a step of this many tokens needed, before which so many bytes were there, for one of the most tokens."""
-        scale = max(1.0, self._most_tokens / tokens)
-        step, stored, kept = torch.cuda.max_memory_allocated() - before, self._offload, self._kept
-        return Need(standing, int(step * scale), int(stored.stored_bytes * scale), int(kept.stored_bytes * scale))
-
-    def _plan(self, need: Need) -> None:
-        """Choose what is kept, from what a step needs."""
-        layers = len(decoder_layers(self._causal))
-        before = torch.cuda.memory_allocated() + (0 if self._graphs.has_run else need.standing)
-        spare = memory_limit(self._config) - before - need.step - self._optimizer_to_come()
-        stored, kept = need.stored, need.kept
-        peak = (before + need.step) / _GIB
-        log(f"A step needs {peak:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
-        if self._config.activation_memory == "least" or spare < stored:
-            return
-        self._offload.active = False
-        spare -= stored
-        more = kept - stored / max(1, layers - 1)  # what another layer takes if it is kept
-        count = min(layers, 1 + int(max(0.0, spare) / max(1.0, more)))
-        keep_layers(self._causal, count, self._kept)
-        spare -= (count - 1) * more
-        unpacked = self._keep_unpacked(spare) if count == layers else 0
-        log(
-            f"{count} of {layers} layers keep what they compute for the backward pass"
-            + (f"; {unpacked} keep their experts unpacked." if unpacked else ".")
-        )
-
-    def _keep_unpacked(self, spare: float) -> int:
-        from workbench.models.quantized.layout import is_fused_experts
-
-        count = 0
-        for module in self._causal.modules():
-            if is_fused_experts(module) and hasattr(module, "packed_handle"):
-                size = sum(
-                    p.quant_state.shape.numel() * 2 for p in module._parameters.values() if hasattr(p, "quant_state")
-                )
-                if size > spare:
-                    break
-                spare -= keep_unpacked(module)
-                count += 1
-        return count
-
     def _optimizer_to_come(self) -> int:
         """Bytes that the optimizer will take with its first step, if that was not taken yet."""
         optimizer = self._trainer.optimizer
@@ -342,12 +336,3 @@ def _moved(inputs: dict) -> dict:
     """On the GPU, without waiting for it."""
     device = torch.device("cuda", torch.cuda.current_device())
     return {name: value.pin_memory().to(device, non_blocking=True) for name, value in inputs.items()}
-
-
-def memory_limit(config: RunConfig) -> float:
-    """Bytes of GPU memory that this process may have allocated, with a margin for fragments."""
-    free, _ = torch.cuda.mem_get_info()
-    usable = free + torch.cuda.memory_reserved()
-    if config.max_gpu_memory:
-        usable = min(usable, config.max_gpu_memory * _GIB)
-    return usable - max(0.4 * _GIB, 0.04 * usable)

@@ -48,7 +48,6 @@ class StepGraphs:
         self.enabled = True
         self.after = after  # times that a shape is run before it is recorded
         self.problem = ""
-        self.has_run = False
         self._step = step
         self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
         self._at_once = sum(p.numel() * p.element_size() for p in parameters) <= _AT_ONCE
@@ -99,7 +98,6 @@ class StepGraphs:
     def _run(self, inputs: dict[str, Tensor]) -> Tensor:
         """One step from Python. Hundreds of small gradients are added to their buffers in a few kernels, not one by
         one."""
-        self.has_run = True
         if not self._at_once:
             return self._step(inputs)
         for parameter, _ in self._gradients:

@@ -1,0 +1,65 @@
+"""What one run leaves for the next: compiled code by version, and a step's need of memory."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workbench.storage.workspace import Workspace
+from workbench.train.fast import compiler_cache
+from workbench.train.fast.compiler_cache import Need, Needs, use_compiler_cache
+
+NEED = Need(standing=1, step=2, stored=3, kept=4)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    workspace = Workspace(tmp_path / "w").create()
+    use_compiler_cache(workspace)
+    yield workspace.cache / "compiled"
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+
+
+def test_other_code_has_another_folder(cache, tmp_path, monkeypatch):
+    (folder,) = cache.iterdir()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    package = tmp_path / "package"
+    for name in ("models", "train/fast"):
+        (package / name).mkdir(parents=True)
+    (package / "models" / "a.py").write_text("new")
+    monkeypatch.setattr(compiler_cache, "_PACKAGE", package)
+    use_compiler_cache(Workspace(cache.parents[1]))
+    assert len(list(cache.iterdir())) == 2
+    long_ago = folder.stat().st_mtime - 20 * 24 * 3600
+    os.utime(folder, (long_ago, long_ago))
+    use_compiler_cache(Workspace(cache.parents[1]))
+    assert folder not in list(cache.iterdir()) and len(list(cache.iterdir())) == 1
+
+
+def test_folder_of_the_user_is_kept(cache, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+    use_compiler_cache(Workspace(cache.parents[1]))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/somewhere"
+
+
+def test_need_is_found_again(cache):
+    assert Needs().get("a") is None
+    Needs().put("a", NEED)
+    Needs().put("b", Need(0, 0, 0, 0))
+    assert Needs().get("a") == NEED and Needs().get("c") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"step": 1}}', '{"a": {"step": "x"}}', "[" * 100_000])
+def test_broken_file_is_nothing_known(cache, text):
+    (folder,) = cache.iterdir()
+    (folder / "needs.json").write_text(text)
+    assert Needs().get("a") is None
+    Needs().put("a", NEED)
+    assert Needs().get("a") == NEED
+
+
+def test_torch_is_not_imported_by_it():
+    code = "import sys; import workbench.train.fast.compiler_cache; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

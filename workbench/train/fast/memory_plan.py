@@ -10,6 +10,7 @@ from workbench.train.fast.offload import Offload
 from workbench.train.metrics_log import log
 
 _GIB = 2**30
+_RECORDED = 1.2  # what recordings hold of a step's memory: smaller ones do not fit without gaps into the largest one's
 
 
 class MemoryPlan:
@@ -30,12 +31,13 @@ class MemoryPlan:
         return Need(standing, step, stored, kept)
 
     def lacking(self, need: Need, to_come: int) -> float:
-        """The share of a step's memory that is not there: 0 if it fits.
+        """The share of a step's memory, recorded, that is not there: 0 if it fits.
 
         Args:
             to_come: bytes that will be there before a step and are not yet.
         """
-        return max(0.0, -self._spare(need, to_come) / max(1, need.step))
+        recorded = max(1.0, need.step * _RECORDED)
+        return max(0.0, (recorded - need.step - self._spare(need, to_come)) / recorded)
 
     def apply(self, need: Need, to_come: int) -> None:
         """Choose what is kept; says so in the log."""

@@ -63,3 +63,17 @@ def test_broken_file_is_nothing_known(cache, text):
 def test_torch_is_not_imported_by_it():
     code = "import sys; import workbench.train.fast.compiler_cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_compiling_pays_for_long_runs_and_sooner_where_it_was_done_before():
+    class Config:
+        hidden_size = 2048
+
+        def get_text_config(self):
+            return self
+
+    # 60 s at 36 us saved a token, by 27 layers of 2,048 (docs/performance.md): 1.8 million tokens
+    pays = [compiler_cache.worth_compiling(tokens, 27, Config(), again=False) for tokens in (1.7e6, 1.9e6)]
+    assert pays == [False, True]
+    pays = [compiler_cache.worth_compiling(tokens, 27, Config(), again=True) for tokens in (0.2e6, 0.4e6)]
+    assert pays == [False, True]

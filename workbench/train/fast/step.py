@@ -32,7 +32,7 @@ from workbench.messages.message import Message
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
-from workbench.train.fast.compiler_cache import Need, Needs, shape_key
+from workbench.train.fast.compiler_cache import Need, Needs, shape_key, worth_compiling
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
@@ -41,11 +41,6 @@ from workbench.train.fast.step_graph import StepGraphs, padded_length
 from workbench.train.fast.strategy import scaled
 from workbench.train.metrics_log import log, note_peak
 
-# Seconds that compiling takes, and that it saves for a token of a model, by its layers and hidden size: measured on an
-# H100 with 27 layers of 2,048 (69 us a token recorded but not compiled, 33 compiled).
-COMPILE_SECONDS = 60
-COMPILE_AGAIN_SECONDS = 15  # where an earlier run compiled the same
-COMPILING_SAVES = 6e-10
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
@@ -79,9 +74,11 @@ class FastStep:
         if joined:
             self.shapes = self._shapes(lengths, longest * config.per_device_train_batch_size)
         self._needs, self._key = Needs(), self._shape_key(model)
-        seconds = COMPILE_AGAIN_SECONDS if self._known() else COMPILE_SECONDS
+        rows_in_all = total_steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
+        tokens = sum(map(sum, lengths)) / len(lengths) * rows_in_all
         self.compiled = config.torch_compile == "on" or (
-            config.torch_compile == "auto" and _saved_by_compiling(config, causal, rows, total_steps) > seconds
+            config.torch_compile == "auto"
+            and worth_compiling(tokens, len(decoder_layers(causal)), causal.config, again=self._known() is not None)
         )
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
@@ -152,10 +149,13 @@ class FastStep:
         if self._graphs is None:
             self._start(trainer)
             self._prepare(trainer)
-        parts = self.shapes.micro_batches(conversations(batches))
-        if self._unrecorded:  # what this step needs, and one more for a later one
+        while True:
+            parts = self.shapes.micro_batches(conversations(batches))
             needed = {part["input_ids"].shape[1] for part in parts}
-            self._record(trainer, [size for size in self._unrecorded if size in needed] or self._unrecorded[:1])
+            sizes = [size for size in self._unrecorded if size in needed] or self._unrecorded[:1]
+            if self._record(trainer, sizes):  # what this step needs, or one for a later step
+                break
+            self._record_largest(trainer)
         return [{name: value for name, value in part.items() if self._wanted(trainer, name)} for part in parts]
 
     def _wanted(self, trainer, name: str) -> bool:
@@ -195,18 +195,38 @@ class FastStep:
             torch.cuda.synchronize()
             graphs.enabled = True
             self._unrecorded = list(self.shapes.sizes[::-1])
-            self._record(trainer, [self._unrecorded[0]])  # the largest first: the others have room in its memory
+            self._record_largest(trainer)
         torch.cuda.synchronize()
         log(
             f"Ready for the first step after {time.monotonic() - began:.0f} s ({compiled - began:.0f} s of it for"
             f" compiling{', the memory was known from an earlier run' if known else ''})."
         )
 
-    def _record(self, trainer, sizes: list[int]) -> None:
+    def _record_largest(self, trainer) -> None:
+        """Before the others, which then have room in its memory."""
+        while not self._record(trainer, self._unrecorded[:1]):
+            pass
+
+    def _record(self, trainer, sizes: list[int]) -> bool:
+        """Record these sizes; False if there was no memory for one, and micro-batches are smaller from now on."""
         for size in sizes:
             self._unrecorded.remove(size)
             self._graphs.record(self._made_up(trainer, size))
+            if not self._graphs.out_of_memory:
+                continue
+            problem = self._graphs.problem
+            self._graphs.forget()
+            if self._smaller(0.8):
+                self._graphs.enabled = False
+                self._run_largest(trainer)
+                self._graphs.clear_gradients()
+                self._graphs.enabled = True
+                self._unrecorded = list(self.shapes.sizes[::-1])
+                return False
+            self._graphs.enabled, self._graphs.problem, self._unrecorded = False, problem, []
+            break
         self._report_problem()
+        return True
 
     def _run_largest(self, trainer) -> None:
         """Run a made-up micro-batch of the largest size; of a smaller one if the memory does not suffice."""
@@ -322,14 +342,6 @@ class FastStep:
         if optimizer is not None and getattr(optimizer, "optimizer", optimizer).state:
             return 0
         return sum(2 * p.numel() * p.element_size() for p in self._trainer.model.parameters() if p.requires_grad)
-
-
-def _saved_by_compiling(config: RunConfig, causal, rows, total_steps: int) -> float:
-    """Seconds that compiled layers save in a run of so many steps; a rough estimate."""
-    lengths = conversation_lengths(rows)
-    tokens = sum(map(sum, lengths)) / len(lengths) * total_steps
-    tokens *= config.per_device_train_batch_size * config.gradient_accumulation_steps
-    return tokens * len(decoder_layers(causal)) * causal.config.get_text_config().hidden_size * COMPILING_SAVES
 
 
 def _moved(inputs: dict) -> dict:

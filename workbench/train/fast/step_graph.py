@@ -28,6 +28,15 @@ def _key(inputs: dict[str, Tensor]) -> tuple:
     return tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()))
 
 
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was missing here or in what this error came from: ending a broken recording fails in its turn."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @dataclass
 class _Recording:
     graph: torch.cuda.CUDAGraph
@@ -39,7 +48,7 @@ class StepGraphs:
     """Runs `step(inputs) -> loss`, which goes forward and backward, and replays it where it can.
 
     The gradients of `parameters` live in buffers that stay. A shape that cannot be recorded is run as it is, and
-    `problem` then says why.
+    `problem` then says why; `out_of_memory` if that is why.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class StepGraphs:
         self.enabled = True
         self.after = after  # times that a shape is run before it is recorded
         self.problem = ""
+        self.out_of_memory = False
         self._step = step
         self._gradients = [(p, torch.zeros_like(p)) for p in parameters]
         self._at_once = sum(p.numel() * p.element_size() for p in parameters) <= _AT_ONCE
@@ -56,10 +66,13 @@ class StepGraphs:
         self._pool = None
 
     def forget(self) -> None:
-        """Drop all recordings: something that they contain has changed."""
+        """Drop all recordings, and their memory: something that they contain has changed."""
         self._recordings.clear()
         self._seen.clear()
         self._pool = None
+        self.problem, self.out_of_memory = "", False
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def record(self, inputs: dict[str, Tensor]) -> None:
         """Record the shape of these inputs without running it, if it can be."""
@@ -124,6 +137,7 @@ class StepGraphs:
         except (RuntimeError, torch.OutOfMemoryError) as error:
             self.enabled = False
             self.problem = " ".join(str(error).split())[:300]
+            self.out_of_memory = _is_out_of_memory(error)
             del graph
             gc.collect()
             torch.cuda.empty_cache()

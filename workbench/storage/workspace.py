@@ -4,7 +4,7 @@
     uploads/        datasets from the page          corrections/  what users corrected and voted, as datasets
     conversations/  conversations of the Chat tab   probes/       probe sets of the user's own, reports of base models
     engines/        state of loaded models          jobs/         state of exports
-    cache/          tokenized datasets (may be deleted when no run is going)
+    cache/          tokenized datasets, 4-bit weights and compiled code (may be deleted when nothing is going)
 
 Paths that come from the page are checked against this folder and those named at start.
 """

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import examine, imports, models
+from workbench.cli import examine, imports, models, storage
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -31,6 +31,7 @@ app.add_typer(data_app, name="data")
 models.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)
+storage.add_commands(app)
 
 
 class Language(StrEnum):

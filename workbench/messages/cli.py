@@ -68,6 +68,16 @@ PARTS = {
     "error_line": ("Error: {error}", "错误：{error}"),
     "run_line": ("{id:44} {state:9} step {step}/{total}  {reason}", "{id:44} {state:6} 第 {step}/{total} 步  {reason}"),
     "run_head": ("{id}  {state}  step {step}/{total}  {reason}", "{id}  {state}  第 {step}/{total} 步  {reason}"),
+    "cache_part": (
+        "The cache has no part named {names}. There are: {known}.",
+        "缓存中没有名为 {names} 的部分。现有：{known}。",
+    ),
+    "cache_in_use": (
+        "The run {id} is going and may use the cache. Wait until it ends, or stop it.",
+        "运行 {id} 正在进行，可能会用到缓存。请等它结束，或停止它。",
+    ),
+    "cache_cleared": ("{name}: {size:.2f} GiB are free again.", "{name}：已释放 {size:.2f} GiB。"),
+    "cache_total": ("{size:.2f} GiB in {folder}", "{folder} 共 {size:.2f} GiB"),
     "run_files": ("{size:.1f} MiB in {path}; checkpoints: {names}", "{path} 占 {size:.1f} MiB；检查点：{names}"),
     "tokens_trained": (
         "{text}\n--- {tokens} tokens, {trained} trained",

@@ -30,18 +30,21 @@ def test_other_code_has_another_folder(cache, tmp_path, monkeypatch):
         (package / name).mkdir(parents=True)
     (package / "models" / "a.py").write_text("new")
     monkeypatch.setattr(compiler_cache, "_PACKAGE", package)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     use_compiler_cache(Workspace(cache.parents[1]))
     assert len(list(cache.iterdir())) == 2
     long_ago = folder.stat().st_mtime - 20 * 24 * 3600
     os.utime(folder, (long_ago, long_ago))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     use_compiler_cache(Workspace(cache.parents[1]))
     assert folder not in list(cache.iterdir()) and len(list(cache.iterdir())) == 1
 
 
-def test_folder_of_the_user_is_kept(cache, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+def test_folder_of_the_user_is_used(cache, tmp_path, monkeypatch):
+    (folder,) = cache.iterdir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
     use_compiler_cache(Workspace(cache.parents[1]))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/somewhere"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "own" / folder.name)
 
 
 def test_need_is_found_again(cache):

@@ -26,16 +26,17 @@ _SAVED = 6e-10
 
 
 def use_compiler_cache(workspace: Workspace) -> None:
-    """Let torch, which is not imported yet, keep compiled code in the workspace. Folders of other versions go when they
-    were not used for two weeks."""
-    root = workspace.cache / "compiled"
-    folder = root / _version()
+    """Let torch, which is not imported yet, keep compiled code in the workspace, or below the folder that
+    `TORCHINDUCTOR_CACHE_DIR` names. Of the workspace's folders those of other versions go when they were not used for
+    two weeks."""
+    own = workspace.cache / "compiled"
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or own) / _version()
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
-    for other in root.iterdir():
+    for other in own.glob("*"):
         if other != folder and time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _version() -> str:

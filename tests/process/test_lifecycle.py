@@ -27,7 +27,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def config(tiny_model, tiny_data):
-    return BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data), "plot_loss": False}
+    return BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data)}
 
 
 def begin(workspace, file, **environment) -> subprocess.Popen:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 BASE = {
     "dataset": "small", "quantization_bit": 4, "cutoff_len": 128, "per_device_train_batch_size": 4, "lora_rank": 4,
-    "learning_rate": 1e-3, "logging_steps": 1, "max_steps": 6, "save_steps": 3,
+    "learning_rate": 1e-3, "logging_steps": 1, "max_steps": 6, "save_steps": 3, "plot_loss": False,
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def rows_of(path) -> list[dict]:
 
 def test_a_run_fills_its_directory_and_the_adapter_loads_in_plain_peft(workspace, config, tiny_model, tmp_path):
     values = config | {"val_size": 4, "eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 4}
+    values["plot_loss"] = True
     done = workbench(workspace, "train", write(tmp_path, values))
     assert done.returncode == 0, done.stdout + done.stderr
     path = only_run(workspace)

@@ -187,7 +187,7 @@ def test_a_death_in_the_middle_of_an_answer_is_a_sentence(place, inside):
 
 def test_a_job_tells_its_progress_and_ends_with_its_listener(place, inside):
     with open(place.uploads / "big.jsonl", "w") as out:
-        for number in range(30_000):
+        for number in range(10_000):
             out.write(json.dumps({"instruction": f"Question {number}?", "output": "word " * 100}) + "\n")
     (place.uploads / "dataset_info.json").write_text(json.dumps({"big": {"file_name": "big.jsonl"}}))
     worker = DataWorker(place)
@@ -217,8 +217,8 @@ def test_a_job_tells_its_progress_and_ends_with_its_listener(place, inside):
     (*_, first), (*_, second) = asyncio.run(both())  # two tabs ask the same
     result = first["result"]
     assert result == second["result"] and not list(report.parent.glob(".*"))
-    assert result["rows"] == 30_000 and result["counts"] == {"too_long": 30_000} and len(result["problems"]) == 500
-    assert result["problems"][7][:2] == [8, "big.jsonl:8"] and len(report.read_text().splitlines()) == 30_000
+    assert result["rows"] == 10_000 and result["counts"] == {"too_long": 10_000} and len(result["problems"]) == 500
+    assert result["problems"][7][:2] == [8, "big.jsonl:8"] and len(report.read_text().splitlines()) == 10_000
 
 
 def test_a_job_that_fails_is_a_sentence(place, inside):

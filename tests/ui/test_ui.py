@@ -1,5 +1,7 @@
 """The page without a browser: what it sends, what it escapes, what it must not import."""
 
+import asyncio
+import importlib
 import json
 import socket
 import subprocess
@@ -107,6 +109,24 @@ def test_bad_start_arguments_are_one_sentence(arguments, words, tmp_path):
         [sys.executable, "app.py", *defaults, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert out.returncode == 2 and words in out.stderr and "Traceback" not in out.stderr
+
+
+@pytest.mark.parametrize("module", ["workbench.ui.main.listen", "workbench.engine.main._listen"])
+def test_answers_are_sent_at_once(module):
+    """asyncio sets TCP_NODELAY only on connections of a socket whose protocol is named."""
+    place, _, name = module.rpartition(".")
+    with (
+        getattr(importlib.import_module(place), name)("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        asyncio.run(_sends_at_once(connection))
+
+
+async def _sends_at_once(connection):
+    _, writer = await asyncio.open_connection(sock=connection)
+    assert writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):

@@ -21,6 +21,7 @@ from workbench.cli.shared import (
     tell,
     told_here,
 )
+from workbench.cli.users import users_app
 from workbench.errors import UserError
 from workbench.messages.message import Message, stored
 from workbench.storage.workspace import Workspace
@@ -28,6 +29,7 @@ from workbench.storage.workspace import Workspace
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
 app.add_typer(data_app, name="data")
+app.add_typer(users_app, name="user")
 models.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)

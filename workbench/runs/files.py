@@ -28,7 +28,7 @@ RUN_FILES = (
     RunFile(
         ("state.json",), "supervisor, trainer",
         "replaced atomically: state (`queued`, `starting`, `running`, `stopping`, `stopped`, `finished`, `failed`, `lost`), pid and process start time, host, device, "
-        "phase and progress, step, heartbeat, exit code, one-sentence reason, the codes of what is told (`messages`), devices, place in the queue, checkpoint to resume from, working folder, warning",
+        "phase and progress, step, heartbeat, exit code, one-sentence reason, the codes of what is told (`messages`), devices, place in the queue, checkpoint to resume from, working folder, warning, who started it",
     ),
     RunFile(("running_log.txt",), "supervisor", "everything that the trainer prints, timestamps first"),
     RunFile(

@@ -11,7 +11,7 @@ from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor
+from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note, told
@@ -290,16 +290,19 @@ class RunsTab:
         return run.id if run else gr.skip()
 
     def command(self, action):
-        """A handler that does something with the chosen run and says what."""
+        """A handler that does something with the chosen run, which must be the user's own, and says what."""
 
         def handler(run_id, *rest, request: gr.Request):
             try:
-                return note(told(action(self.the_run(run_id, language(request)), *rest), language(request)))
+                run = self.the_run(run_id, language(request))
+                people.check_own(run)
+                return note(told(action(run, *rest), language(request)))
             except UserError as error:
                 return note(told(error, language(request)), "bad")
 
         return handler
 
+    @people.needs("train")
     def resumed(self, run_id, checkpoint_, epochs_, request: gr.Request):
         def go_on(run: Run) -> str:
             # steps, where they were given, would take precedence over epochs
@@ -308,6 +311,7 @@ class RunsTab:
 
         return self.command(go_on)(run_id, request=request)
 
+    @people.needs("train")
     def stopped(self, run_id, kill, request: gr.Request):
         """Stop the run, or kill it where the user has said so."""
         if kill == "no":
@@ -316,17 +320,20 @@ class RunsTab:
         return self.command(stop)(run_id, request=request)
 
     def moved(self, places):
+        @people.needs("train")
         def handler(run_id, request: gr.Request):
             return self.command(lambda run: queue.move(run, self.workspace, places))(run_id, request=request)
 
         return handler
 
+    @people.needs("train")
     def deleted(self, run_id, request: gr.Request):
         if not run_id:
             return gr.skip(), gr.skip()
         words_ = self.command(lambda run: queue.delete(run, self.workspace))(run_id, request=request)
         return words_, None if self.run_of(run_id) is None else run_id
 
+    @people.needs("train")
     def noted(self, run_id, title_, remark_, tags_, request: gr.Request):
         def save(run: Run) -> str:
             self.workspace.check_writable()

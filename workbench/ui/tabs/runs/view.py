@@ -101,14 +101,14 @@ def _token(item: Listed) -> tuple:
 
 
 def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
-    """The runs whose id, title, tags, model or dataset has all words of `search` and whose state is among `states`
-    (none: all)."""
+    """The runs whose id, title, tags, model, dataset or user has all words of `search` and whose state is among
+    `states` (none: all)."""
     terms, rows = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
             continue
         row = Summary(item.run, item.state, *_read(item))
-        text = f"{row.run.id} {row.title} {row.tags} {row.model} {row.dataset}".lower()
+        text = f"{row.run.id} {row.title} {row.tags} {row.model} {row.dataset} {row.state.started_by}".lower()
         if all(word in text for word in terms):
             rows.append(row)
     worst = float("inf")
@@ -142,7 +142,9 @@ def _row_html(row: Summary, chosen: bool, lang: str) -> str:
     badge = f"<td><span class='wb-badge {escape(row.state.state)}'>{escape(state)}</span></td>"
     id_ = f"<div class='wb-sub'>{middle(row.run.id, 34)}</div>" if row.title != row.run.id else ""
     tags = "".join(f"<span class='wb-tag'>{escape(tag)}</span>" for tag in row.tags.split())
-    name = f"<td class='wb-run-name'>{middle(row.title, 34)}{id_}{tags}</td>"
+    by = row.state.started_by and say("started_by", lang, name=row.state.started_by)
+    by = f"<div class='wb-sub'>{middle(by, 34)}</div>" if by else ""
+    name = f"<td class='wb-run-name'>{middle(row.title, 34)}{id_}{by}{tags}</td>"
     rest = "".join(f"<td>{middle(cell)}</td>" for cell in cells)
     key = escape(row.run.id, quote=True)
     return f"<tr data-run='{key}' tabindex='0' aria-selected='{str(chosen).lower()}'>{badge}{name}{rest}</tr>"

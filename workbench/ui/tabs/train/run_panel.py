@@ -6,7 +6,7 @@ from workbench.errors import UserError
 from workbench.runs.run import Run, find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor
+from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking_kill
@@ -64,12 +64,14 @@ class RunPanel:
         self.log = gr.HTML(elem_id="log-box")
         self.seen = gr.State(None)
 
+    @people.needs("train")
     def end(self, run_id, kill, request: gr.Request):
         """Stop the run, or kill it where the user has said so."""
         if not run_id or kill == "no":
             return gr.skip(), gr.skip()
         try:
             run = find_run(self.workspace, run_id)
+            people.check_own(run)
             message = queue.stop(run, self.workspace, kill=kill == "kill")
         except UserError as error:
             return note(told(error, language(request)), "bad"), gr.skip()

@@ -122,19 +122,15 @@ class Gate:
                     )
             await send(message)
 
+        # also where nobody has to be one: a login that has ended is not passed on to Gradio
+        user = self.logged_in(_cookies(headers)) if self.logged_in else None
         if refused := self._refusal(scope, headers, path):
             await refused(scope, receive, out)
-        elif (
-            self.logged_in
-            and not path.startswith("/v1")
-            and not _OPEN.fullmatch(path)
-            and not self.logged_in(_cookies(headers))
-        ):
+        elif self.logged_in and not user and not path.startswith("/v1") and not _OPEN.fullmatch(path):
             await JSONResponse({"detail": "Not authenticated"}, 401)(scope, receive, out)
         elif scope["method"] == "POST" and _EVENT.fullmatch(path):
             await self._event(scope, receive, out, owner)
         elif scope["method"] == "POST" and path.rstrip("/") == "/gradio_api/upload":
-            user = self.logged_in(_cookies(headers)) if self.logged_in else None
             if user and not user.may("train"):
                 await PlainTextResponse(Message("role_may_not", role=user.role, needed="train"), 403)(
                     scope, receive, out

@@ -114,7 +114,7 @@ class Page:
             gr.HTML(f"<h1 title='version {__version__}'>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
-            self.who = gr.HTML(elem_id="who", visible=login, min_width=120)
+            self.who = gr.HTML(elem_id="who", visible=login, scale=0, min_width=90)
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")

@@ -60,6 +60,13 @@ def check_own(run: Run) -> None:
         raise UserError("run_of_another", id=run.id, owner=owner or Message("by_command_line"))
 
 
+def may_change(run: Run | None) -> bool:
+    """Whether the user may stop, resume, delete or name a run: one of the user's own, or an admin."""
+    if run is None or not (user := current()):
+        return run is not None
+    return user.may("admin") or (user.may("train") and run.stored_state().started_by == user.name)
+
+
 def own(workspace: Workspace) -> Workspace:
     """The workspace with the user's own conversations and corrections. Who logs in with `--auth` has everybody's, as
     where nobody logs in."""
@@ -106,9 +113,7 @@ class People:
         if not token or token not in tokens:
             return None
         user = self.find(tokens[token])
-        if user is None:
-            return None
-        if self._stored.setdefault(token, user.stored) != user.stored:
+        if user is None or self._stored.setdefault(token, user.stored) != user.stored:
             tokens.pop(token, None)
             self._stored.pop(token, None)
             return None

@@ -231,13 +231,14 @@ class RunsTab:
     def buttons_for(self, run: Run | None, lang: str) -> list:
         """Each of `buttons` enabled where it applies to `run`."""
         state = run.state() if run else None
-        ended, queued = bool(state) and not state.active, bool(state) and state.state == "queued"
+        mine = people.may_change(run)
+        ended, queued = mine and not state.active, mine and state.state == "queued"
         able = gr.update
         return [
             able(interactive=ended and not self.workspace.read_only),
             able(interactive=bool(run) and has_something_to_chat_with(run)),
             able(interactive=bool(run)),
-            stop_button(state.state if state else "", lang),
+            stop_button(state.state if state else "", lang, able=mine),
             able(interactive=queued),
             able(interactive=queued),
             able(interactive=bool(run)),

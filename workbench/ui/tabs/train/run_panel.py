@@ -20,10 +20,10 @@ def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple
     return [(f"{item.run.id} · {say('state_' + item.state.state, lang)}", item.run.id) for item in states]
 
 
-def stop_button(state: str, lang: str) -> dict:
-    """How Stop looks for a run in this state: once it is stopping, another press kills."""
+def stop_button(state: str, lang: str, *, able: bool = True) -> dict:
+    """How Stop looks for a run in this state: once it is stopping, another press kills. `able`: the user may."""
     words = say("kill_run" if state == "stopping" else "leave_queue" if state == "queued" else "stop_run", lang)
-    return gr.update(value=words, interactive=state in ("queued", "starting", "running", "stopping"))
+    return gr.update(value=words, interactive=able and state in ("queued", "starting", "running", "stopping"))
 
 
 def has_something_to_chat_with(run: Run) -> bool:
@@ -108,7 +108,7 @@ class RunPanel:
             monitor.status_html(run, lang, waiting),
             monitor.chart_json(run, lang, log_axis),
             monitor.log_html(run),
-            stop_button(state.state, lang),
+            stop_button(state.state, lang, able=people.may_change(run)),
             gr.update(interactive=not state.active and has_something_to_chat_with(run)),
             fresh,
             choices,

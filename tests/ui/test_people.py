@@ -21,7 +21,7 @@ PASSWORD = "a long password"
 # what may be pressed by whoever only looks: it shows, fills a form, downloads, or is about a conversation of one's own
 LOOKING = {
     "language", "theme", "logout", "import-button", "option-changes", "runs-table", "runs-chat", "runs-clone", "runs-zip", "runs-log",
-    "compare-add", "train-chat", "data-use", "data-back", "data-on", "data-fetch", "data-rows", "data-checked", "data-check", "data-check-stop",
+    "compare-add", "compare-add-group", "train-chat", "data-use", "data-back", "data-on", "data-fetch", "data-rows", "data-checked", "data-check", "data-check-stop",
     "data-report", "data-stats", "data-stats-all", "data-stats-stop", "data-apply", "data-batches", "data-batches-stop", "data-files-stop",
     "data-edit-stop", "data-upload-stop", "data-download", "drawer", "send", "halt", "continue", "regenerate", "clear", "confidence", "check",
     "difference-run", "contradiction-run", "reword", "train-corrections", "history-new", "history-rename", "history-delete", "history-export",

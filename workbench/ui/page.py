@@ -46,7 +46,7 @@ TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
 
-_NO_LINK_JS = "() => workbenchLink({run: '', words: '', states: '', sort: ''})"
+_NO_LINK_JS = "() => workbenchLink({run: '', words: '', states: '', sort: '', group: ''})"
 
 
 class Page:
@@ -106,7 +106,7 @@ class Page:
 
     def follow_link(self, link):
         """The tab that the page's address means: a run's page is on the Runs tab."""
-        named = isinstance(link, dict) and any(link.get(key) for key in ("run", "words", "states", "sort"))
+        named = isinstance(link, dict) and any(link.get(key) for key in ("run", "words", "states", "sort", "group"))
         return gr.Tabs(selected="runs") if named else gr.skip()
 
     def _header(self, login: bool) -> None:

@@ -24,12 +24,13 @@ from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_b
 from workbench.ui.theme import CHART_JS
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
+MOST_COMPARED = 24
 _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
 
 # A run's page and a search have addresses of their own; another tab's has none of that.
 LINK_JS = "() => [Object.fromEntries(new URLSearchParams(location.search))]"
-_FILTERS_JS = """(words, states, sort) => workbenchLink(
-  {words, states: (states || []).join(','), sort: sort === 'by_newest' ? '' : sort})"""
+_FILTERS_JS = """(words, states, sort, group) => workbenchLink(
+  {words, states: (states || []).join(','), sort: sort === 'by_newest' ? '' : sort, group})"""
 
 
 class RunsTab:
@@ -47,7 +48,9 @@ class RunsTab:
         self._run_widgets()
         self._part_widgets()
         self._wire()
-        arriving = Event(self.arrive, self.link, [self.chosen, self.search, self.states, self.sort], js=LINK_JS)
+        arriving = Event(
+            self.arrive, self.link, [self.chosen, self.search, self.states, self.sort, self.group], js=LINK_JS
+        )
         return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)])
 
     def _list_widgets(self) -> None:
@@ -62,6 +65,16 @@ class RunsTab:
                 label=t("states"),
                 elem_id="runs-states",
                 scale=3,
+            )
+            # custom values: a group of the address may have no run any more
+            self.group = gr.Dropdown(
+                [],
+                label=t("group"),
+                elem_id="runs-group",
+                interactive=True,
+                allow_custom_value=True,
+                scale=2,
+                min_width=130,
             )
             self.sort = gr.Dropdown(
                 [(t(f"sort_{s}"), s) for s in view.SORTS],
@@ -140,6 +153,7 @@ class RunsTab:
                         scale=5,
                     )
                     self.add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
+                    self.add_group = gr.Button(t("add_group"), elem_id="compare-add-group", scale=1, min_width=130)
                 with gr.Row():
                     self.axis = gr.Radio(
                         [(t(f"axis_{a}"), a) for a in AXES], value="steps", label=t("axis"), elem_id="compare-axis"
@@ -162,6 +176,14 @@ class RunsTab:
                 self.samples = gr.HTML(elem_id="runs-samples")
             with gr.Tab(t("note"), id="note", elem_id="part-note"):
                 self.title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
+                self.named_group = gr.Dropdown(
+                    [],
+                    label=t("group"),
+                    info=t("group_info"),
+                    elem_id="runs-in-group",
+                    interactive=True,
+                    allow_custom_value=True,
+                )
                 self.tags = gr.Textbox(label=t("tags"), info=t("tags_info"), elem_id="runs-tags", max_lines=1)
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
                 self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
@@ -178,30 +200,33 @@ class RunsTab:
             raise UserError(say("choose_run", lang))
         return run
 
-    def list_them(self, words_, states_, sort_, page_, chosen, token, request: gr.Request):
+    def list_them(self, words_, states_, sort_, page_, group, chosen, token, request: gr.Request):
         """The table, sent again only when a run, the choice or the question has changed."""
         lang = language(request)
-        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, chosen, hash(view.runs_token(self.workspace)))
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, group, chosen, hash(view.runs_token(self.workspace)))
         if fresh == token:
-            return [gr.skip()] * 5
-        rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_)
+            return [gr.skip()] * 7
+        rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_, str(group or ""))
+        groups = view.groups(self.workspace)
         first = (max(1, int(page_ or 1)) - 1) * view.PAGE
         part = rows[first : first + view.PAGE]
         ids = [
             (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
         ]
-        asked = bool((words_ or "").strip() or states_)
+        asked = bool((words_ or "").strip() or states_ or group)
         shown = say("shown_runs", lang, shown=len(part), count=len(rows))
         if not rows:
             shown = say("runs_no_hit" if asked else "runs_none", lang)
         if self.workspace.read_only:
             shown += " · " + say("read_only", lang)
         return (
-            view.table_html(part, chosen, lang) if part else "",
+            view.table_html(part, chosen, lang, grouped=sort_ == "by_group") if part else "",
             f"<div class='wb-sub'>{escape(shown)}</div>",
             fresh,
             gr.Dropdown(choices=ids),
             gr.Dropdown(choices=ids),
+            gr.Dropdown(choices=[(say("group_any", lang), ""), *((name, name) for name in groups)]),
+            gr.Dropdown(choices=groups),
         )
 
     def look(self, run_id, token, request: gr.Request):
@@ -278,11 +303,11 @@ class RunsTab:
         run is shown (`look` follows `current`): what a user then types is not overwritten. The dropdown reports a
         change for new choices, too, and for a row of the table that was chosen already."""
         if run_id and run_id == current:
-            return [gr.skip()] * 7
+            return [gr.skip()] * 8
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         notes = run.notes() if run else {}
-        named = (notes.get(key, "") for key in ("title", "note", "tags"))
+        named = (notes.get(key, "") for key in ("title", "note", "tags", "group"))
         return gr.Dropdown(choices=names, value=None), *named, "", "" if run else gr.skip(), run_id
 
     def pick(self, event: gr.EventData):
@@ -335,18 +360,19 @@ class RunsTab:
         return words_, None if self.run_of(run_id) is None else run_id
 
     @people.needs("train")
-    def noted(self, run_id, title_, remark_, tags_, request: gr.Request):
+    def noted(self, run_id, title_, remark_, tags_, group, request: gr.Request):
         def save(run: Run) -> str:
             self.workspace.check_writable()
             tags = " ".join(dict.fromkeys(tags_.replace(",", " ").replace("，", " ").split()))[:200]
-            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags)
+            in_group = " ".join(str(group or "").split())[:80]
+            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags, group=in_group)
             return say("saved", language(request))
 
         return self.command(save)(run_id, request=request)
 
     def compare(self, ids, axis_, smooth_, log_axis, request: gr.Request):
         lang = language(request)
-        runs = [run for run in map(self.run_of, (ids or [])[:24]) if run]
+        runs = [run for run in map(self.run_of, (ids or [])[:MOST_COMPARED]) if run]
         if not runs:
             return "", note(say("choose_run", lang))
         named = [(run.notes().get("title") or run.id, run) for run in runs]
@@ -359,6 +385,13 @@ class RunsTab:
             eval_name=say("legend_eval", lang),
         )
         return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
+
+    def with_group(self, ids, run_id):
+        """What is compared, with all runs of the chosen one's group."""
+        run = self.run_of(run_id)
+        group = run.notes().get("group") if run else ""
+        others = [row.run.id for row in view.summaries(self.workspace, group=group)] if group else []
+        return [*dict.fromkeys([*(ids or []), *([run.id] if run else []), *others])][:MOST_COMPARED]
 
     def find(self, run_id, words_, request: gr.Request):
         """The lines of the log that hold some words."""
@@ -376,8 +409,9 @@ class RunsTab:
         return outgoing(run.log, f"{run.id}.log")
 
     def _wire(self) -> None:
-        self.listing = [self.search, self.states, self.sort, self.page, self.chosen, self.seen_table]
-        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
+        self.listing = [self.search, self.states, self.sort, self.page, self.group, self.chosen, self.seen_table]
+        in_groups = [self.group, self.named_group]
+        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several, *in_groups]
         look_inputs = [self.current, self.seen_run]
         look_outputs = [
             self.status,
@@ -391,11 +425,11 @@ class RunsTab:
             *self.buttons,
         ]
         gr.on(
-            [self.search.change, self.states.change, self.sort.change, self.page.change],
+            [self.search.change, self.states.change, self.sort.change, self.page.change, self.group.input],
             *self.fresh_list,
             trigger_mode="always_last",
             **QUIET,
-        ).then(None, [self.search, self.states, self.sort], None, js=_FILTERS_JS, api_visibility="private")
+        ).then(None, [self.search, self.states, self.sort, self.group], None, js=_FILTERS_JS, api_visibility="private")
         gr.Timer(2).tick(*self.fresh_list, **QUIET)
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
@@ -404,7 +438,16 @@ class RunsTab:
         self.chosen.change(
             self.choose,
             [self.chosen, self.current],
-            [self.checkpoint, self.title, self.remark, self.tags, self.full_log, self.message, self.current],
+            [
+                self.checkpoint,
+                self.title,
+                self.remark,
+                self.tags,
+                self.named_group,
+                self.full_log,
+                self.message,
+                self.current,
+            ],
             **QUIET,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
@@ -413,7 +456,8 @@ class RunsTab:
         self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)
         self.later.click(self.moved(1), self.chosen, self.message, **QUIET)
         self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=asking("delete_sure"), **QUIET)
-        self.keep.click(self.noted, [self.chosen, self.title, self.remark, self.tags], self.message, **QUIET)
+        noted = [self.chosen, self.title, self.remark, self.tags, self.named_group]
+        self.keep.click(self.noted, noted, self.message, **QUIET)
         comparing = ([self.several, self.axis, self.smooth, self.log_scale], [self.compared, self.differing])
         gr.on(
             [
@@ -433,6 +477,7 @@ class RunsTab:
             self.several,
             **QUIET,
         )
+        self.add_group.click(self.with_group, [self.several, self.chosen], self.several, **QUIET)
         gr.on(
             [self.words.submit, self.words.change, self.log_part.select],
             self.find,
@@ -458,6 +503,7 @@ class RunsTab:
             str(link.get("words") or "")[:200],
             states,
             sort if sort in view.SORTS else "by_newest",
+            str(link.get("group") or "")[:80] or None,
         )
 
     @property

@@ -187,6 +187,7 @@ class Page:
     def _wire(self) -> None:
         train, runs, chat = self.train, self.runs, self.chat
         form = train.form.components
+        self.data.pairs.wire(chat.panel)
         self.data.use.click(
             self.train_on,
             [self.data.chosen, self.data.rows_in_all, *form],

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -52,8 +53,10 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    page = Page(tmp_path_factory.mktemp("documents"))
+def page(tmp_path_factory, demo_model):
+    workspace = Workspace(tmp_path_factory.mktemp("documents")).create()
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
+    page = Page(workspace.root)
     yield page
     page.end()
 
@@ -81,14 +84,14 @@ def test_pairs_of_a_document_are_looked_at_before_they_are_kept(opened, page, se
     expect(opened.locator("#pairs-asked")).to_contain_text("4 pairs from 3 passages. For 1 of them")
     question, answer = opened.locator("#pairs-question textarea"), opened.locator("#pairs-answer textarea")
     expect(question).to_have_value("What of <b>Chapter 0</b>?")
-    expect(opened.locator("#pairs-passage")).to_contain_text("4 to look at, 0 kept, 0 left out")
+    expect(opened.locator("#pairs-counted")).to_contain_text("4 to look at, 0 kept, 0 left out")
     assert not (page.workspace / "uploads" / "book-qa.jsonl").exists()  # nothing is kept by itself
     question.fill("What is chapter 0?")
     opened.click("#pairs-keep")
     expect(opened.locator("#pairs-message")).to_contain_text("Kept in book-qa, which has 1 rows now.")
     expect(answer).to_have_value("Chapter 0, 2")
     opened.click("#pairs-leave")
-    expect(opened.locator("#pairs-passage")).to_contain_text("2 to look at, 1 kept, 1 left out")
+    expect(opened.locator("#pairs-counted")).to_contain_text("2 to look at, 1 kept, 1 left out")
     expect(opened.locator("#pairs-passage")).to_contain_text("Chapter 2.")
     opened.click("#pairs-keep")
     expect(opened.locator("#pairs-message")).to_contain_text("2 rows")

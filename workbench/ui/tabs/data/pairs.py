@@ -63,6 +63,7 @@ class Pairs:
             self.ask = gr.Button(t("pairs_ask"), variant="primary", elem_id="pairs-ask", scale=2, min_width=140)
             self.halt = gr.Button(t("stop"), variant="stop", elem_id="pairs-stop", scale=1, min_width=80)
         self.asked = gr.HTML(elem_id="pairs-asked")
+        self.counted = gr.HTML(elem_id="pairs-counted")
         self.passage = gr.HTML(elem_id="pairs-passage")
         self.question = gr.Textbox(label=t("pairs_question"), lines=2, elem_id="pairs-question")
         self.answer = gr.Textbox(label=t("pairs_answer"), lines=4, max_lines=12, elem_id="pairs-answer")
@@ -76,19 +77,25 @@ class Pairs:
     @property
     def shown_in(self) -> list:
         """What `shown` fills."""
-        return [self.passage, self.question, self.answer, self.keep, self.leave]
+        return [self.counted, self.passage, self.question, self.answer, self.keep, self.leave]
 
     def shown(self, review: Review, lang: str) -> list:
         """The pair to be looked at, and how many wait."""
         if not review.waiting:
             off = gr.update(interactive=False)
-            return ["", "", "", off, off]
+            return [self.counts(review, lang), "", "", "", off, off]
         _, passage, question, answer = review.waiting[0]
-        words = safe(say("pairs_waiting", lang, count=len(review.waiting), kept=review.kept, left=review.left))
         lines = safe(passage).replace("\n", "<br>")
-        card = f"<div class='wb-card'><div class='wb-sub'>{words}</div><div class='wb-turn'>{lines}</div></div>"
+        card = f"<div class='wb-card'><div class='wb-turn'>{lines}</div></div>"
         on = gr.update(interactive=True)
-        return [card, question, answer, on, on]
+        return [self.counts(review, lang), card, question, answer, on, on]
+
+    def counts(self, review: Review, lang: str) -> str:
+        """How many pairs wait, were kept and left out; nothing before there was one."""
+        if not review.waiting and not review.kept + review.left:
+            return ""
+        words = say("pairs_waiting", lang, count=len(review.waiting), kept=review.kept, left=review.left)
+        return f"<div class='wb-sub'>{safe(words)}</div>"
 
     def asking(self, panel):
         """The handler that asks, with the Chat tab's panel."""
@@ -116,8 +123,9 @@ class Pairs:
                     got, failed = got + len(fresh), failed + (not fresh)
                     empty = not review.waiting
                     review.waiting.extend((name, passage, *pair) for pair in fresh)
-                    if empty and fresh:
-                        yield gr.skip(), *self.shown(review, lang)
+                    if fresh:
+                        shown = self.shown(review, lang)
+                        yield gr.skip(), *(shown if empty else [shown[0], *none[1:]])
                     if len(review.waiting) >= MOST_WAITING:
                         break
                 done = say("pairs_done", lang, got=got, passages=number)

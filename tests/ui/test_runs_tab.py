@@ -101,8 +101,8 @@ def test_groups_filter_sort_and_compare(workspace, run):
     same, other, alone = (create_run(workspace, config, state="finished") for _ in range(3))
     same.set_notes(group="sweep")
     other.set_notes(group="<b>")
-    *_, filters, named = tab.list_them("", [], "by_newest", 1, "sweep", None, None, ENGLISH)
-    assert named.choices == [("<b>", "<b>"), ("sweep", "sweep")] and filters.choices[0] == ("All runs", "")
+    *_, filters = tab.list_them("", [], "by_newest", 1, "sweep", None, None, ENGLISH)
+    assert filters.choices == [("All runs", ""), ("<b>", "<b>"), ("sweep", "sweep")]
     table = tab.list_them("", [], "by_newest", 1, "sweep", None, None, ENGLISH)[0]
     assert run.id in table and same.id in table and other.id not in table and alone.id not in table
     table, words, *_ = tab.list_them("", [], "by_newest", 1, "nothing", None, None, ENGLISH)

@@ -200,7 +200,7 @@ TEXT = {
     "tags": ("Tags", "标签"),
     "group": ("Group", "分组"),
     "group_info": (
-        "Runs that belong together, such as the tries of one question.",
+        "Runs that belong together, such as the tries of one question, have the same.",
         "属于一起的运行，例如同一问题的多次尝试。",
     ),
     "group_any": ("All runs", "所有运行"),
@@ -462,7 +462,7 @@ TEXT = {
         "The chosen document (.docx, .txt, or rows of text) is cut into passages, and the model that is loaded on the Chat tab, or the other server chosen there, is asked for questions and answers about each. Nothing is kept that you have not looked at.",
         "将所选文档（.docx、.txt 或文本样本）切成段落，并请“对话”页加载的模型（或在那里选择的其他服务器）为每段写出问答。只有你看过并保留的才会写入。",
     ),
-    "pairs_length": ("Characters a passage", "每段字符数"),
+    "pairs_length": ("Characters each", "每段字符数"),
     "pairs_count": ("Pairs a passage", "每段问答数"),
     "pairs_first": ("From passage", "从第几段"),
     "pairs_most": ("Passages", "段数"),

@@ -230,7 +230,7 @@ button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
 .wb-runs td.wb-run-name { white-space: normal; min-width: 170px; }
 .wb-runs thead th { position: sticky; top: 0; background: var(--background-fill-secondary); z-index: 1; }
 .wb-runs .wb-group th { background: var(--background-fill-secondary); text-align: left; font-size: .8rem; cursor: default; }
-.wb-of-group { border-radius: 4px; border-color: var(--primary-500); }
+.wb-tag.wb-of-group { border-radius: 4px; border-color: var(--primary-500); }
 .wb-tag { display: inline-block; font-size: .72rem; padding: 0 7px; margin: 2px 4px 0 0; border-radius: 999px; border: 1px solid var(--border-color-primary); }
 .wb-toast { position: fixed; right: 16px; bottom: 16px; max-width: 420px; z-index: 999; padding: 10px 14px; border-radius: 10px; cursor: pointer;
   border: 1px solid var(--primary-500); background: var(--block-background-fill); color: var(--body-text-color); box-shadow: 0 4px 16px #0004; }

@@ -176,13 +176,9 @@ class RunsTab:
                 self.samples = gr.HTML(elem_id="runs-samples")
             with gr.Tab(t("note"), id="note", elem_id="part-note"):
                 self.title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
-                self.named_group = gr.Dropdown(
-                    [],
-                    label=t("group"),
-                    info=t("group_info"),
-                    elem_id="runs-in-group",
-                    interactive=True,
-                    allow_custom_value=True,
+                # a text: a list that gets new choices while it is left stays open over what is above it
+                self.named_group = gr.Textbox(
+                    label=t("group"), info=t("group_info"), elem_id="runs-in-group", max_lines=1
                 )
                 self.tags = gr.Textbox(label=t("tags"), info=t("tags_info"), elem_id="runs-tags", max_lines=1)
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
@@ -205,7 +201,7 @@ class RunsTab:
         lang = language(request)
         fresh = (lang, words_, tuple(states_ or ()), sort_, page_, group, chosen, hash(view.runs_token(self.workspace)))
         if fresh == token:
-            return [gr.skip()] * 7
+            return [gr.skip()] * 6
         rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_, str(group or ""))
         groups = view.groups(self.workspace)
         first = (max(1, int(page_ or 1)) - 1) * view.PAGE
@@ -226,7 +222,6 @@ class RunsTab:
             gr.Dropdown(choices=ids),
             gr.Dropdown(choices=ids),
             gr.Dropdown(choices=[(say("group_any", lang), ""), *((name, name) for name in groups)]),
-            gr.Dropdown(choices=groups),
         )
 
     def look(self, run_id, token, request: gr.Request):
@@ -410,8 +405,7 @@ class RunsTab:
 
     def _wire(self) -> None:
         self.listing = [self.search, self.states, self.sort, self.page, self.group, self.chosen, self.seen_table]
-        in_groups = [self.group, self.named_group]
-        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several, *in_groups]
+        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several, self.group]
         look_inputs = [self.current, self.seen_run]
         look_outputs = [
             self.status,

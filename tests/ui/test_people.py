@@ -161,3 +161,20 @@ def test_logins(built, capsys):
     assert capsys.readouterr().err.count("role of ann") == 1
     who.users.path.write_text(kept)
     assert who.find("ann").role == "train" and right("ann", PASSWORD)
+
+
+def test_what_a_handler_enables_stays_disabled_for_who_may_not(built):
+    people_of, _ = built
+    with people.Guarded() as blocks:
+        blocks.people = people_of.people
+        work, look, show = gr.Button(), gr.Button(), gr.Button()
+        work.click(people.needs("train", lambda: None))
+        show.click(lambda: [gr.Button(interactive=True), gr.update(interactive=True)], None, [work, look])
+    function = next(f for f in blocks.fns.values() if f.targets[0][0] == show._id)
+
+    def enabled(name: str) -> list[bool]:
+        request = SimpleNamespace(username=name, cookies={}, headers={})
+        answer = asyncio.run(blocks.process_api(function, [], None, request))
+        return [update["interactive"] for update in answer["data"]]
+
+    assert enabled("bob") == [False, True] and enabled("ann") == [True, True]

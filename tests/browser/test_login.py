@@ -65,6 +65,8 @@ def test_who_looks_sees_all_and_presses_nothing_that_changes_it(tab, page):
     open_tab(tab, "Note")  # what is built when its tab is opened
     expect(tab.locator("#runs-save")).to_be_disabled()
     open_tab(tab, "Data")
+    expect(tab.locator("#data-set")).to_be_visible()
+    expect(tab.locator("#data-drop")).to_have_count(0)
     open_tab(tab, "Split, copy, layout")
     expect(tab.locator("#data-copy")).to_be_disabled()
     open_tab(tab, "Chat")

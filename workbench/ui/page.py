@@ -99,8 +99,8 @@ class Page:
             if user is None:
                 return [gr.skip()] * (1 + len(needed))
             shown = escape(say("logged_in_as", lang, name=user.name, role=role_word(user.role)))
-            closed = [gr.skip() if user.may(role) else gr.update(interactive=False) for role in needed.values()]
-            return [f"<span class='wb-sub'>{shown}</span>", *closed]
+            closed = [gr.skip() if user.may(role) else _closed(blocks.blocks[part]) for part, role in needed.items()]
+            return [f"<span class='wb-sub' title='{shown}'>{shown}</span>", *closed]
 
         blocks.load(greet, None, [self.who, *(blocks.blocks[part] for part in needed)], **QUIET)
 
@@ -210,6 +210,11 @@ class Page:
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
         known = gr.State(None)
         gr.Timer(2).tick(self.tell, known, [news, known], **QUIET)
+
+
+def _closed(component) -> dict:
+    """What a role may not use: disabled, a place to drop files not there at all."""
+    return gr.update(visible=False) if isinstance(component, gr.File) else gr.update(interactive=False)
 
 
 def _guide(lang: str) -> dict:

@@ -175,6 +175,9 @@ PHONE_STYLE = """<style>
   #topbar > .block { min-width: 0 !important; }
   #topbar h1 { font-size: .95rem; white-space: nowrap; }
   #topbar button { max-width: 90px; min-width: 62px !important; padding: 2px 6px; font-size: .75rem; }
+  #topbar:has(#who) { flex-wrap: wrap; }
+  #topbar:has(#who) > :first-child { flex: 1 1 100%; }
+  #who { flex: 1 1 90px; order: 2; }
   .wb-guide { font-size: .8rem; }
   #tabs .tab-container button { padding: 0 8px; }
   #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
@@ -192,6 +195,8 @@ footer { display: none !important; }
 #topbar h1 { font-size: 1.25rem; margin: 0; line-height: 1.3; }
 #topbar p { margin: 0; opacity: .7; font-size: .85rem; }
 #topbar button { max-width: 120px; }
+#who { max-width: 240px; }
+#who span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .html-container { padding: 0 !important; }
 .gap-tight > .form, #tab-train .gap-tight { gap: 6px !important; }
 .wb-details summary { cursor: pointer; font-size: .85rem; opacity: .8; }

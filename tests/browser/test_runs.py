@@ -218,3 +218,31 @@ def test_five_tabs_on_one_run(chromium, page, place, runs):
     assert errors == []
     for context in contexts:
         context.close()
+
+
+def test_a_group_is_named_filtered_linked_and_compared(opened, page, runs):
+    alpha, beta = runs
+    choose(opened, alpha)
+    part(opened, "Note")
+    opened.fill("#runs-in-group input, #runs-in-group textarea", "rates")
+    opened.keyboard.press("Tab")
+    opened.click("#runs-save")
+    expect(opened.locator("#runs-message")).to_contain_text("Saved")
+    expect(opened.locator(f"#runs-table [data-run='{alpha.id}'] .wb-of-group")).to_have_text("rates")
+    opened.locator("#runs-group input").click()
+    opened.get_by_role("option", name="rates").click()
+    expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
+    expect(opened).to_have_url(re.compile("group=rates"))
+    opened.goto(opened.url)  # the address alone says it
+    expect(opened.locator("#runs-group input")).to_have_value("rates")
+    expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
+    opened.locator("#runs-group input").click()
+    opened.get_by_role("option", name="All runs").click()
+    expect(opened.locator("#runs-count")).to_contain_text("2 of 2 runs")
+    beta.set_notes(group="rates")
+    opened.locator("#runs-sort input").click()
+    opened.get_by_role("option", name="group").click()
+    expect(opened.locator("#runs-table .wb-group")).to_have_text(["rates"])
+    part(opened, "Compare")
+    opened.click("#compare-add-group")
+    expect(opened.locator("#compare-table")).to_contain_text("learning_rate")

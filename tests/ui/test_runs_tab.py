@@ -25,7 +25,7 @@ def built(workspace) -> RunsTab:
 @pytest.fixture
 def run(workspace):
     run = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}), state="finished")
-    run.set_notes(title="first", note="a note", tags="old")
+    run.set_notes(title="first", note="a note", tags="old", group="sweep")
     return run
 
 
@@ -35,11 +35,11 @@ def skipped(value) -> bool:
 
 def test_name_and_note_come_with_the_choice_alone(workspace, run):
     tab = built(workspace)
-    assert tab.choose(run.id, None)[1:] == ("first", "a note", "old", "", "", run.id)
+    assert tab.choose(run.id, None)[1:] == ("first", "a note", "old", "sweep", "", "", run.id)
     other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d", "run_name": "other"}))
-    assert tab.choose(other.id, run.id)[1:] == ("", "", "", "", "", other.id)
+    assert tab.choose(other.id, run.id)[1:] == ("", "", "", "", "", "", other.id)
     *emptied, message, chosen = tab.choose(None, other.id)  # what was said of a run that is deleted stays
-    assert emptied[1:] == ["", "", "", ""] and skipped(message) and chosen is None
+    assert emptied[1:] == ["", "", "", "", ""] and skipped(message) and chosen is None
 
 
 def test_the_same_choice_again_overwrites_nothing_that_was_typed(workspace, run):
@@ -58,11 +58,11 @@ def test_what_a_tick_shows_holds_neither_name_nor_note(workspace, run):
 def test_the_address_names_a_run_and_a_search(workspace, run):
     tab = RunsTab(workspace)
     other = create_run(workspace, validated({"model_name_or_path": "m", "dataset": "d"}), state="finished")
-    assert tab.arrive({}) == tab.arrive(None) == (other.id, "", [], "by_newest")
-    asked = {"run": run.id, "words": "a b", "states": "failed,<b>,lost", "sort": "by_loss"}
-    assert tab.arrive(asked) == (run.id, "a b", ["failed", "lost"], "by_loss")
-    hostile = {"run": "../../etc", "words": "x" * 999, "states": 5, "sort": ["by_loss"]}
-    assert tab.arrive(hostile) == (other.id, "x" * 200, [], "by_newest")
+    assert tab.arrive({}) == tab.arrive(None) == (other.id, "", [], "by_newest", None)
+    asked = {"run": run.id, "words": "a b", "states": "failed,<b>,lost", "sort": "by_loss", "group": "sweep"}
+    assert tab.arrive(asked) == (run.id, "a b", ["failed", "lost"], "by_loss", "sweep")
+    hostile = {"run": "../../etc", "words": "x" * 999, "states": 5, "sort": ["by_loss"], "group": "x" * 99}
+    assert tab.arrive(hostile) == (other.id, "x" * 200, [], "by_newest", "x" * 80)
 
 
 def test_a_queued_runs_place_is_shown_anew_when_the_one_before_it_has_left(workspace):
@@ -76,27 +76,47 @@ def test_a_queued_runs_place_is_shown_anew_when_the_one_before_it_has_left(works
 
 def test_saving_and_deleting_say_so(workspace, run):
     tab = built(workspace)
-    assert "wb-note ok" in tab.noted(run.id, " second ", "", "b, a  b，c", ENGLISH)
-    assert (run.notes()["title"], run.notes()["tags"]) == ("second", "b a c")
+    assert "wb-note ok" in tab.noted(run.id, " second ", "", "b, a  b，c", " a  group ", ENGLISH)
+    notes = run.notes()
+    assert (notes["title"], notes["tags"], notes["group"]) == ("second", "b a c", "a group")
     words, chosen = tab.deleted(run.id, ENGLISH)
     assert "is deleted" in words and chosen is None and not run.path.exists()
-    assert "wb-note bad" in tab.noted("nope", "x", "", "", CHINESE)
+    assert "wb-note bad" in tab.noted("nope", "x", "", "", None, CHINESE)
 
 
 def test_the_table_is_sent_once(workspace, run):
     tab = built(workspace)
-    table, _, token, *_ = tab.list_them("", [], "by_newest", 1, None, None, ENGLISH)
+    table, _, token, *_ = tab.list_them("", [], "by_newest", 1, None, None, None, ENGLISH)
     assert f"data-run='{run.id}' tabindex='0' aria-selected='false'" in table and ">old</span>" in table
-    assert all(map(skipped, tab.list_them("", [], "by_newest", 1, None, token, ENGLISH)))
-    assert not skipped(tab.list_them("", [], "by_newest", 1, None, token, CHINESE)[0])
-    assert "aria-selected='true'" in tab.list_them("OLD", [], "by_newest", 1, run.id, token, ENGLISH)[0]
-    table, words, *_ = tab.list_them("nothing", [], "by_newest", 1, None, token, ENGLISH)
+    assert all(map(skipped, tab.list_them("", [], "by_newest", 1, None, None, token, ENGLISH)))
+    assert not skipped(tab.list_them("", [], "by_newest", 1, None, None, token, CHINESE)[0])
+    assert "aria-selected='true'" in tab.list_them("OLD", [], "by_newest", 1, None, run.id, token, ENGLISH)[0]
+    table, words, *_ = tab.list_them("nothing", [], "by_newest", 1, None, None, token, ENGLISH)
     assert table == "" and "No run matches" in words
+
+
+def test_groups_filter_sort_and_compare(workspace, run):
+    tab = built(workspace)
+    config = validated({"model_name_or_path": "m", "dataset": "d"})
+    same, other, alone = (create_run(workspace, config, state="finished") for _ in range(3))
+    same.set_notes(group="sweep")
+    other.set_notes(group="<b>")
+    *_, filters = tab.list_them("", [], "by_newest", 1, "sweep", None, None, ENGLISH)
+    assert filters.choices == [("All runs", ""), ("<b>", "<b>"), ("sweep", "sweep")]
+    table = tab.list_them("", [], "by_newest", 1, "sweep", None, None, ENGLISH)[0]
+    assert run.id in table and same.id in table and other.id not in table and alone.id not in table
+    table, words, *_ = tab.list_them("", [], "by_newest", 1, "nothing", None, None, ENGLISH)
+    assert table == "" and "No run matches" in words
+    table = tab.list_them("", [], "by_group", 1, "", None, None, ENGLISH)[0]
+    heads = [table.index(f"scope='rowgroup'>{name}<") for name in ("&lt;b&gt;", "sweep", "Without a group")]
+    assert heads == sorted(heads) and "<b>" not in table and heads[2] < table.index(f"data-run='{alone.id}'")
+    assert tab.with_group([other.id], run.id) == [other.id, run.id, same.id]
+    assert tab.with_group(None, alone.id) == [alone.id] and tab.with_group(None, None) == []
 
 
 def test_what_is_written_in_a_run_stays_text_in_the_table(workspace, run):
     run.set_notes(title="<img src=x>" + "y" * 60, tags="<b>")
-    table = RunsTab(workspace).list_them("", [], "by_newest", 1, None, None, ENGLISH)[0]
+    table = RunsTab(workspace).list_them("", [], "by_newest", 1, None, None, None, ENGLISH)[0]
     assert "<img" not in table and "<b>" not in table and "&lt;img src=x&gt;" + "y" * 60 in table and "…" in table
 
 

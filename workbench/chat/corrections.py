@@ -2,10 +2,12 @@
 
 `corrections` is a dataset like any other (messages in OpenAI's form); `corrections_preference` holds the same
 corrections and the votes as pairs (`chosen`, `rejected`) in LLaMA-Factory's sharegpt shape for preference training.
+Users who log in have their own: `corrections-ann`, `corrections_preference-ann`.
 """
 
 import json
 import time
+from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.storage import files
@@ -13,7 +15,7 @@ from workbench.storage.files import write_atomically
 from workbench.storage.locks import locked
 from workbench.storage.workspace import Workspace
 
-DATASET, PAIRS = "corrections", "corrections_preference"
+DATASET, PAIRS, VOTES = "corrections", "corrections_preference", "votes"
 _TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -21,15 +23,9 @@ _TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-_REGISTRY = {
-    DATASET: {
-        "file_name": f"{DATASET}.jsonl",
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages"},
-        "tags": _TAGS,
-    },
+_LAYOUTS = {
+    DATASET: {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _TAGS},
     PAIRS: {
-        "file_name": f"{PAIRS}.jsonl",
         "formatting": "sharegpt",
         "ranking": True,
         "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
@@ -38,20 +34,33 @@ _REGISTRY = {
 }
 
 
+def own(workspace: Workspace, name: str) -> str:
+    """A dataset, or the votes, by the name that it has for the workspace's user."""
+    return f"{name}-{workspace.user}" if workspace.user else name
+
+
+def _entries(folder: Path) -> dict[str, dict]:
+    """dataset_info.json: everybody's corrections and pairs."""
+    entries = {}
+    for name, layout in _LAYOUTS.items():
+        for file in sorted([*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}-*.jsonl")]):
+            entries[file.stem] = {"file_name": file.name} | layout
+    return entries
+
+
 def _append(workspace: Workspace, name: str, row: dict) -> None:
     workspace.check_writable()
     folder = workspace.corrections
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        file = folder / name
+        file = folder / f"{own(workspace, name)}.jsonl"
         # what cannot be read is not overwritten
         old = files.read_text(file) if file.exists() else ""
         if old and not old.endswith("\n"):
             old += "\n"
         # the whole file anew, so that a full disk or a crash leaves the old one
         write_atomically(file, old + json.dumps(row, ensure_ascii=False) + "\n")
-        entries = {key: entry for key, entry in _REGISTRY.items() if (folder / entry["file_name"]).is_file()}
-        write_atomically(folder / "dataset_info.json", json.dumps(entries, indent=2))
+        write_atomically(folder / "dataset_info.json", json.dumps(_entries(folder), ensure_ascii=False, indent=2))
 
 
 def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, model: str = "") -> int:
@@ -74,9 +83,9 @@ def correct(workspace: Workspace, history: list[dict], wrong: str, right: str, m
         raise UserError("correction_no_question")
     about = {"model": model, "time": int(time.time())}
     chosen, rejected = ({"role": "assistant", "content": text} for text in (right, wrong.strip()))
-    _append(workspace, f"{DATASET}.jsonl", {"messages": [*messages, chosen], **about})
+    _append(workspace, DATASET, {"messages": [*messages, chosen], **about})
     if wrong.strip():
-        _append(workspace, f"{PAIRS}.jsonl", {"messages": messages, "chosen": chosen, "rejected": rejected, **about})
+        _append(workspace, PAIRS, {"messages": messages, "chosen": chosen, "rejected": rejected, **about})
     return len(rows(workspace))
 
 
@@ -88,29 +97,27 @@ def vote(workspace: Workspace, history: list[dict], answers: dict[str, str], bes
     """
     messages = [{"role": m["role"], "content": m["content"]} for m in history]
     about = {"time": int(time.time())}
-    _append(workspace, "votes.jsonl", {"messages": messages, "answers": answers, "best": best, **about})
+    _append(workspace, VOTES, {"messages": messages, "answers": answers, "best": best, **about})
     for name, answer in answers.items():
         if name != best and answer.strip() != answers[best].strip():
             pair = {
                 "chosen": {"role": "assistant", "content": answers[best]},
                 "rejected": {"role": "assistant", "content": answer},
             }
-            _append(
-                workspace, f"{PAIRS}.jsonl", {"messages": messages, **pair, "model": best, "against": name, **about}
-            )
+            _append(workspace, PAIRS, {"messages": messages, **pair, "model": best, "against": name, **about})
     return len(votes(workspace))
 
 
 STEPS = 40  # of a run on few corrections
 
 
-def run_values(start: dict, adapter: str, count: int) -> dict:
-    """Options of a run on the corrections: those of `start` (a preset, or the run whose adapter goes on), made for few
-    rows."""
+def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET) -> dict:
+    """Options of a run on the corrections, which are in `dataset`: those of `start` (a preset, or the run whose adapter
+    goes on), made for few rows."""
     per_step = int(start.get("per_device_train_batch_size") or 1) * int(start.get("gradient_accumulation_steps") or 1)
     epochs = max(3, min(STEPS, round(STEPS * per_step / max(count, 1))))
     return start | {
-        "dataset": DATASET,
+        "dataset": dataset,
         "eval_dataset": None,
         "val_size": 0,
         "eval_strategy": "no",
@@ -122,7 +129,7 @@ def run_values(start: dict, adapter: str, count: int) -> dict:
         "logging_steps": 1,
         "warmup_steps": 2,
         "warmup_ratio": 0,
-        "run_name": DATASET,
+        "run_name": dataset,
         "output_dir": None,
         "resume_from_checkpoint": None,
         "adapter_name_or_path": adapter or None,
@@ -131,17 +138,17 @@ def run_values(start: dict, adapter: str, count: int) -> dict:
 
 def rows(workspace: Workspace) -> list[dict]:
     """The corrections, oldest first; a line that is not whole is left out."""
-    return _read(workspace, f"{DATASET}.jsonl")
+    return _read(workspace, DATASET)
 
 
 def votes(workspace: Workspace) -> list[dict]:
-    return _read(workspace, "votes.jsonl")
+    return _read(workspace, VOTES)
 
 
 def _read(workspace: Workspace, name: str) -> list[dict]:
     rows = []
     try:
-        lines = files.read_bytes(workspace.corrections / name).splitlines()
+        lines = files.read_bytes(workspace.corrections / f"{own(workspace, name)}.jsonl").splitlines()
     except (OSError, UserError):
         return []
     for line in lines:

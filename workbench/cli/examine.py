@@ -13,6 +13,7 @@ from workbench.cli.answers import LoadedModel, ask_server
 from workbench.cli.shared import WORKSPACE, JsonOption, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.storage.users import check_name
 from workbench.storage.workspace import Workspace
 
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, folder or hub id; with --base-url its name there.")]
@@ -20,6 +21,7 @@ AdapterOption = Annotated[str, typer.Option("--adapter", help="A run id or a fol
 UrlOption = Annotated[str, typer.Option("--base-url", help="Ask a running OpenAI-compatible server.")]
 KeyOption = Annotated[str, typer.Option("--api-key", envvar="WORKBENCH_API_KEY")]
 TokensOption = Annotated[int, typer.Option("--max-tokens", min=1)]
+UserOption = Annotated[str, typer.Option("--user", help="Those of a user who logs in to the page.")]
 TEMPERATURE = 1.0  # of the samples of a consistency check, as on the page
 
 corrections_app = typer.Typer(no_args_is_help=True, help="What users corrected: list it, add to it.")
@@ -213,11 +215,12 @@ def difference(
 
 
 @corrections_app.command("list")
-def list_corrections(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
+def list_corrections(json_: JsonOption = False, user: UserOption = "", workspace: WorkspaceOption = WORKSPACE):
     """All corrections, oldest first."""
     from workbench.chat import corrections
 
-    for row in corrections.rows(Workspace(workspace)):
+    space = Workspace(workspace)
+    for row in corrections.rows(space.of_user(check_name(user)) if user else space):
         if json_:
             print(json.dumps(row, ensure_ascii=False))
             continue

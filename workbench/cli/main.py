@@ -21,6 +21,7 @@ from workbench.cli.shared import (
     tell,
     told_here,
 )
+from workbench.cli.users import users_app
 from workbench.errors import UserError
 from workbench.messages.message import Message, stored
 from workbench.storage.workspace import Workspace
@@ -28,6 +29,7 @@ from workbench.storage.workspace import Workspace
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")]
 app.add_typer(data_app, name="data")
+app.add_typer(users_app, name="user")
 models.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)
@@ -142,12 +144,16 @@ def presets(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
 
 
 @app.command()
-def runs(json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
+def runs(
+    group: Annotated[str, typer.Option("--group", help="Only those of a group.")] = "",
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+):
     """List the runs, newest first."""
     from workbench.runs.run import list_runs
     from workbench.runs.state import state_word
 
-    rows = [(run, run.state()) for run in list_runs(Workspace(workspace))]
+    rows = [(run, run.state()) for run in list_runs(Workspace(workspace)) if group in ("", run.notes().get("group"))]
     if json_:
         listed = [{"id": r.id, "path": str(r.path), **vars(s), "messages": s.messages()} for r, s in rows]
         print(json.dumps(listed))
@@ -241,13 +247,16 @@ def note_(
     run_id: str,
     title: Annotated[str | None, typer.Option("--title", help="A name to show instead of the id.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="A note.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", help="Words, separated by spaces.")] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Runs that belong together have the same.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """Name a run or write something about it; without options: print what is written."""
+    """Name a run, group it, write something about it; without options: print what is written."""
     from workbench.runs.run import find_run
 
     run = find_run(Workspace(workspace), run_id)
-    changes = {key: value for key, value in (("title", title), ("note", text)) if value is not None}
+    given = {"title": title, "note": text, "tags": tags, "group": group}
+    changes = {key: value for key, value in given.items() if value is not None}
     if changes:
         run.set_notes(**changes)
     print(json.dumps(run.notes(), ensure_ascii=False))

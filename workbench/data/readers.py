@@ -19,13 +19,14 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from workbench.data.documents import document_texts
 from workbench.data.encodings import as_utf8, check_utf8
 from workbench.data.spreadsheet import sheet_rows
 from workbench.errors import Told, UserError
 from workbench.messages.message import Message
 from workbench.storage.files import MAX_NESTING, Unreadable, check_nesting, open_regular
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt", ".xlsx")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt", ".xlsx", ".docx")
 _CHUNK = 1 << 20
 _LONGEST = (
     64 << 20
@@ -170,15 +171,16 @@ def read_file(path: Path, offset: int = 0, line: int = 1, encoding: str = "") ->
         ".feather": _parquet,
         ".txt": _plain,
         ".xlsx": _sheet,
+        ".docx": _document,
     }
     reader = readers.get(kind, _lines)
     try:
         with open_regular(path) as plain:
             zipped = path.name.lower().endswith(".gz")
-            if zipped and reader in (_parquet, _sheet):
+            if zipped and reader in (_parquet, _sheet, _document):
                 raise UserError("gzip_of_compressed", name=path.name)
             file: Any = _Unzipped(path, plain) if zipped else plain
-            if reader in (_parquet, _sheet):
+            if reader in (_parquet, _sheet, _document):
                 yield from reader(path)
                 return
             if encoding and encoding != "utf-8":
@@ -456,6 +458,12 @@ def _sheet(path: Path) -> Iterator[Raw]:
         elif any(cells):
             cells = cells + [""] * (len(names) - len(cells))  # the last ones of a row may be missing
             yield _record(place, names, cells)
+
+
+def _document(path: Path) -> Iterator[Raw]:
+    """A text a paragraph of a Word document, or row of its tables."""
+    for number, text in enumerate(document_texts(path), 1):
+        yield Raw(f"{path.name}:{number}", {"text": text})
 
 
 def _text_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:

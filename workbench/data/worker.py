@@ -184,6 +184,18 @@ class Worker:
         seed = int(config.get("seed") or 42)
         return editing.split_off(info, share, self.workspace, self.progress, seed, beside=self._folder(config))
 
+    def passages(self, dataset: str, config: dict, most: int, first: int, count: int) -> list:
+        """Passages of a document, as `pairs.passages_of`."""
+        from workbench.data.pairs import passages_of
+
+        return passages_of(self._one(dataset, config), most, first, count)
+
+    def keep_pair(self, dataset: str, config: dict, question: str, answer: str) -> list:
+        """Put a pair into the dataset of those about a document: `[name, rows]`."""
+        from workbench.data.pairs import keep
+
+        return list(keep(self.workspace, dataset, question, answer, beside=self._folder(config)))
+
     def change(self, dataset: str, config: dict, row: int, before: str, after: str | None) -> int:
         """Edit or delete a row: how many are left."""
         info = self._one(dataset, config)

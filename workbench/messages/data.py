@@ -2,12 +2,12 @@
 
 SENTENCES = {
     "kind_unknown": (
-        "{name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .xlsx, .parquet or .arrow, the text ones also gzipped (.gz), or a folder of them.",
-        "{name}：无法读取这类文件。可用 .json、.jsonl、.csv、.tsv、.txt、.xlsx、.parquet 或 .arrow，文本类也可用 gzip 压缩（.gz），或由它们组成的文件夹。",
+        "{name}: files of this kind cannot be read. It can be .json, .jsonl, .csv, .tsv, .txt, .xlsx, .docx, .parquet or .arrow, the text ones also gzipped (.gz), or a folder of them.",
+        "{name}：无法读取这类文件。可用 .json、.jsonl、.csv、.tsv、.txt、.xlsx、.docx、.parquet 或 .arrow，文本类也可用 gzip 压缩（.gz），或由它们组成的文件夹。",
     ),
     "folder_without_data": (
-        "The folder {folder} has no data file (.json, .jsonl, .csv, .tsv, .txt, .xlsx, .parquet, .arrow).",
-        "文件夹 {folder} 中没有数据文件（.json、.jsonl、.csv、.tsv、.txt、.xlsx、.parquet、.arrow）。",
+        "The folder {folder} has no data file (.json, .jsonl, .csv, .tsv, .txt, .xlsx, .docx, .parquet, .arrow).",
+        "文件夹 {folder} 中没有数据文件（.json、.jsonl、.csv、.tsv、.txt、.xlsx、.docx、.parquet、.arrow）。",
     ),
     "gzip_of_compressed": (
         "{name}: unpack it first; files of this kind are compressed within.",
@@ -41,6 +41,18 @@ SENTENCES = {
     "wrong_encoding": (
         "{name} is not text in {encoding}: {problem}. Choose another encoding.",
         "{name}：不是 {encoding} 编码的文本（{problem}）。请选择其他编码。",
+    ),
+    "document_broken": (
+        "{name} cannot be read as a Word document: {reason}. Save it anew as .docx, or as text.",
+        "{name}：无法作为 Word 文档读取，{reason}。请重新存为 .docx 或纯文本。",
+    ),
+    "document_not_docx": (
+        "{name} is no Word document of the kind .docx ({problem}). Save it as .docx or text.",
+        "{name}：不是 .docx 类型的 Word 文档（{problem}）。请存为 .docx 或纯文本。",
+    ),
+    "document_too_large": (
+        "{name} unpacks to {size} MiB in {parts} parts, {text} MiB of them text; up to {most} MiB and {most_text} MiB are read. Save its text as .txt.",
+        "{name} 解压后为 {size} MiB（{parts} 个部分），其中文本 {text} MiB；最多读取 {most} MiB 与 {most_text} MiB。请将文本存为 .txt。",
     ),
     "sheet_empty": ("{name} has no sheet with cells.", "{name}：没有含单元格的工作表。"),
     "sheet_too_long": ("{name} has more than {most:,} rows. Save it as CSV.", "{name}：超过 {most:,} 行。请存为 CSV。"),

@@ -1,6 +1,11 @@
 """Datasets: their entries, where they lie, changes to them."""
 
 SENTENCES = {
+    "passages_need_text": (
+        "{name} is laid out as {layout}. Questions are asked about documents: a .docx or .txt file, or rows with a text.",
+        "{name} 的格式为 {layout}。提问需要文档：.docx 或 .txt 文件，或只含文本的样本。",
+    ),
+    "pair_incomplete": ("A pair needs a question and an answer.", "一对样本需要问题和答案。"),
     "layout_unknown": (
         "Dataset {name}: the layout of its rows is not known; they have the fields {fields}. Give its entry in dataset_info.json a formatting (alpaca, sharegpt, openai, prompt_completion, text) and columns.",
         "数据集 {name}：无法判断其数据行的格式；字段有 {fields}。请在 dataset_info.json 的条目中给出 formatting（alpaca、sharegpt、openai、prompt_completion、text）和 columns。",

@@ -19,12 +19,12 @@ SENTENCES = {
     ),
     "auth_form": ("--auth should have the form USER:PASSWORD.", "--auth 应为 USER:PASSWORD 的形式。"),
     "open_on_host": (
-        "On {host} others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in.",
-        "在 {host} 上其他人也能访问页面：请给出 --auth USER:PASSWORD；若允许任何人访问，请用 --no-auth。",
+        "On {host} others can reach the page: give --auth USER:PASSWORD, add users (workbench user add), or give --no-auth to let everybody in.",
+        "在 {host} 上其他人也能访问页面：请给出 --auth USER:PASSWORD，或添加用户（workbench user add）；若允许任何人访问，请用 --no-auth。",
     ),
     "open_by_proxy": (
-        "By another name or a proxy others can reach the page: give --auth USER:PASSWORD, or --no-auth to let everybody in.",
-        "通过其他名称或代理，其他人也能访问页面：请给出 --auth USER:PASSWORD；若允许任何人访问，请用 --no-auth。",
+        "By another name or a proxy others can reach the page: give --auth USER:PASSWORD, add users (workbench user add), or give --no-auth to let everybody in.",
+        "通过其他名称或代理，其他人也能访问页面：请给出 --auth USER:PASSWORD，或添加用户（workbench user add）；若允许任何人访问，请用 --no-auth。",
     ),
 }
 # words and clauses that become part of a sentence

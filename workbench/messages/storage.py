@@ -40,6 +40,10 @@ SENTENCES = {
         "The {what} {path} is an upload that is not a dataset yet. Add it on the Data tab.",
         "{what}：{path} 是上传的文件，尚未成为数据集。请在“数据”页添加。",
     ),
+    "path_conversations": (
+        "The {what} {path} holds conversations, which are not read from here. Download one in the Chat tab, and add it on the Data tab.",
+        "{what}：{path} 含有对话记录，不能在此读取。请在“对话”页下载，再在“数据”页添加。",
+    ),
     "path_device": (
         "The {what} {path} is a device or a pipe. Name a file or a folder.",
         "{what}：{path} 是设备或管道，请指定文件或文件夹。",

@@ -46,7 +46,8 @@ class ProcessState:
     `pid_started` and `boot` say which process is meant (see `own_process`). `devices` are the slots that the run takes,
     `cwd` the folder that its relative paths start from, `position` its place in the queue (the lowest first), `resume`
     the checkpoint to go on from. `trainer_pid` is the process that trains, under the one that `pid` names.
-    `skipped_rows`: broken rows of the data that the user chose to skip.
+    `skipped_rows`: broken rows of the data that the user chose to skip. `started_by`: the user of the page who started
+    the run; empty where nobody logs in, and for the command line.
     """
 
     state: str = "queued"
@@ -74,6 +75,7 @@ class ProcessState:
     warning: str = ""
     cwd: str = ""
     skipped_rows: int = 0
+    started_by: str = ""
 
     @property
     def active(self) -> bool:

@@ -176,11 +176,13 @@ def shown(value, limit: int = 200) -> str:
 _numbers = itertools.count()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write so that a reader, or a power cut, sees the old text or the new one, never a part."""
+def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write so that a reader, or a power cut, sees the old text or the new one, never a part. `mode`: who may read the
+    file, less what the process's mask takes away."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")  # a signal handler may write, too
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        opener = lambda name, flags: os.open(name, flags, mode)  # noqa: E731
+        with open(temporary, "w", encoding="utf-8", opener=opener) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -27,6 +27,7 @@ PROJECT = (
 )  # presets/, data/
 PRESETS = PROJECT / "presets"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
+_DATA = ("dataset", "eval_dataset")
 
 
 class NotFound(UserError):
@@ -48,6 +49,7 @@ class Workspace:
         it starts. `remote_code`: code that comes with models may run. `confined`: what asks is a page's user, not who
         owns the machine."""
         self.read_only, self.remote_code, self.confined = read_only, remote_code, confined
+        self.user = ""  # whose conversations and corrections these are; everybody's without a name
         allowed = [*allowed, *filter(None, os.environ.get("WORKBENCH_ALLOW", "").split(os.pathsep))]
         self.root = Path(root).expanduser().resolve()
         self.runs = self.root / "runs"
@@ -66,6 +68,12 @@ class Workspace:
         """This workspace for a page's user (`confined`), or for who owns the machine."""
         other = copy.copy(self)
         other.confined = confined
+        return other
+
+    def of_user(self, name: str) -> "Workspace":
+        """This workspace for a user who logs in: with conversations and corrections of the user's own."""
+        other = copy.copy(self)
+        other.user, other.conversations = name, self.conversations / name
         return other
 
     def create(self) -> "Workspace":
@@ -118,6 +126,9 @@ class Workspace:
         resolved = resolve(self.root / expanded(path, what), what)
         if resolved.is_relative_to(self.incoming):
             raise UserError("path_incoming", what=what, path=path)
+        talks = self.root / "conversations"  # are nobody else's data, neither by name nor in a folder around them
+        if self.confined and (resolved.is_relative_to(talks) or (what in _DATA and talks.is_relative_to(resolved))):
+            raise UserError("path_conversations", what=what, path=path)
         if any(resolved.is_relative_to(folder) for folder in self.allowed):
             try:
                 mode = resolved.stat().st_mode

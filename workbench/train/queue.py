@@ -43,11 +43,13 @@ def launch(
     workspace: Workspace,
     parent: str = "",
     check: Callable[[RunConfig, Workspace], None] = preflight,
+    started_by: str = "",
 ) -> Run:
     """Check a config, make its run directory, and start it, or queue it while its devices are busy.
 
     Args:
         check: looks at model and data; a page lets its data worker do that.
+        started_by: the user who starts it.
 
     Raises:
         UserError: the config cannot work here.
@@ -56,7 +58,7 @@ def launch(
     workspace.confine(config)
     check_devices(config)
     check(config, workspace)
-    run = create_run(workspace, config, confined=True)
+    run = create_run(workspace, config, confined=True, started_by=started_by)
     if parent:
         run.set_notes(parent=parent)
     start_queued(workspace)

@@ -26,6 +26,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from workbench.engine.door import Door, host_name, same_origin
+from workbench.messages.message import Message
+from workbench.storage.users import User
 from workbench.ui.logins import Attempts
 
 MAX_EVENT = 4 << 20  # bytes of an event's inputs
@@ -93,9 +95,8 @@ class Uploads:
 class Gate:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app, door: Door | None = None, logged_in: Callable[[dict[str, str]], bool] | None = None):
-        """`logged_in`: whether a request with these cookies is a user's; nothing of others is read. None: everybody is
-        one."""
+    def __init__(self, app, door: Door | None = None, logged_in: Callable[[dict[str, str]], User | None] | None = None):
+        """`logged_in`: the user whose cookies these are; nothing of others is read. None: everybody is one."""
         self.app, self.door, self.logged_in = app, door or Door(), logged_in
         self.uploads, self.attempts = Uploads(), Attempts()
 
@@ -121,19 +122,21 @@ class Gate:
                     )
             await send(message)
 
+        # also where nobody has to be one: a login that has ended is not passed on to Gradio
+        user = self.logged_in(_cookies(headers)) if self.logged_in else None
         if refused := self._refusal(scope, headers, path):
             await refused(scope, receive, out)
-        elif (
-            self.logged_in
-            and not path.startswith("/v1")
-            and not _OPEN.fullmatch(path)
-            and not self.logged_in(_cookies(headers))
-        ):
+        elif self.logged_in and not user and not path.startswith("/v1") and not _OPEN.fullmatch(path):
             await JSONResponse({"detail": "Not authenticated"}, 401)(scope, receive, out)
         elif scope["method"] == "POST" and _EVENT.fullmatch(path):
             await self._event(scope, receive, out, owner)
         elif scope["method"] == "POST" and path.rstrip("/") == "/gradio_api/upload":
-            await self._upload(scope, receive, out, owner)
+            if user and not user.may("train"):
+                await PlainTextResponse(Message("role_may_not", role=user.role, needed="train"), 403)(
+                    scope, receive, out
+                )
+            else:
+                await self._upload(scope, receive, out, owner)
         elif scope["method"] == "POST" and path.rstrip("/") == "/login":
             await self._login(scope, receive, out)
         elif scope["method"] == "POST" and not path.startswith("/v1"):

@@ -1,7 +1,8 @@
 """Start the page: `python app.py` or `workbench page`, with `--host --port --workspace --auth --api-key --lang
 --read-only` and more.
 
-It binds 127.0.0.1 unless told otherwise, and then wants --auth (or --no-auth). It never imports torch.
+It binds 127.0.0.1 unless told otherwise, and then wants --auth, users (`workbench user add`) or --no-auth. It never
+imports torch.
 """
 
 import argparse
@@ -138,21 +139,25 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
     from workbench.engine.door import LOOPBACK
     from workbench.errors import UserError
     from workbench.messages.message import Message
+    from workbench.storage.users import Users
+    from workbench.storage.workspace import Workspace
 
     options = parse(arguments)
     _few_arenas()
     try:
         # behind a proxy, or under another name, others can reach it, too
         local = options.host in LOOPBACK and not options.allowed_host and not options.trusted_proxy
-        if not local and not options.auth and not options.no_auth:
+        users = Users(Workspace(options.workspace))
+        logins = bool(users.read())
+        if logins and options.no_auth:
+            raise UserError("users_without_login")
+        if not local and not options.auth and not options.no_auth and not logins:
             if options.host in LOOPBACK:
                 raise UserError("open_by_proxy")
             raise UserError("open_on_host", host=options.host)
         if options.auth and ":" not in options.auth:
             raise UserError("auth_form")
         listener = listen(options.host, options.port)
-        from workbench.storage.workspace import Workspace
-
         workspace = Workspace(
             options.workspace, options.allow, options.read_only, remote_code=options.allow_remote_code, confined=True
         ).create()
@@ -172,9 +177,13 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
     import uvicorn
 
     from workbench.ui.page import build_server
+    from workbench.ui.people import People
 
-    auth = [tuple(options.auth.split(":", 1))] if options.auth else None
-    app, engine = build_server(workspace, auth=auth, api_key=options.api_key, lang=options.lang, local=local, door=door)
+    single = tuple(options.auth.split(":", 1)) if options.auth else None
+    people = People(users, single) if single or logins else None
+    app, engine = build_server(
+        workspace, auth=people, api_key=options.api_key, lang=options.lang, local=local, door=door
+    )
     print(f"QLoRA Workbench: {url}  (workspace {workspace.root})", flush=True)
     # the gate itself looks at what proxies say
     server = uvicorn.Server(

@@ -50,12 +50,13 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     share, lines_text = _progress(state, last, lang)
     values = run.config_values()
     model = str(values.get("model_name_or_path", "")).split("/")[-1]
+    by = " · " + say("started_by", lang, name=state.started_by) if state.started_by else ""
     parts = [
         "<div class='wb-card' id='run-status'><div class='wb-head'>",
         f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
         (
             f"<b>{escape(run.id)}</b><span class='wb-sub'>{escape(model)} · {escape(str(values.get('dataset', '')))} ·"
-            f" {escape(state.device)}</span></div>"
+            f" {escape(state.device)}{escape(by)}</span></div>"
         ),
         (
             f"<div class='wb-bar'><div style='width:{100 * share:.1f}%'></div></div><div class='wb-sub'"

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 import traceback
+from html import escape
 
 import gradio as gr
 from fastapi import FastAPI
@@ -17,12 +18,15 @@ from workbench.engine.door import Door
 from workbench.engine.process import Engine
 from workbench.errors import UserError
 from workbench.runs.run import list_states, run_named
+from workbench.storage.users import User, role_word
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
+from workbench.ui import people as people_
 from workbench.ui.api import add_api
 from workbench.ui.catalogue import say
 from workbench.ui.gate import Gate
 from workbench.ui.notes import QUIET, note
+from workbench.ui.people import People
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, t
@@ -42,7 +46,7 @@ TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
 
 
-_NO_LINK_JS = "() => workbenchLink({run: '', words: '', states: '', sort: ''})"
+_NO_LINK_JS = "() => workbenchLink({run: '', words: '', states: '', sort: '', group: ''})"
 
 
 class Page:
@@ -57,10 +61,11 @@ class Page:
         self.chat = ChatTab(engine)
         self.probes = ProbesTab(self.chat.panel)
 
-    def build(self, *, login: bool = False) -> gr.Blocks:
-        """The page's components and events. `login`: users log in, and can log out."""
-        with gr.Blocks(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
-            self._header(login)
+    def build(self, people: People | None = None) -> people_.Guarded:
+        """The page's components and events. `people`: users log in, and can log out."""
+        with people_.Guarded(title="QLoRA Workbench", analytics_enabled=False, fill_width=True) as blocks:
+            blocks.people = people
+            self._header(bool(people))
             gr.HTML(
                 json.dumps({lang: _guide(lang) for lang in ("en", "zh")}, ensure_ascii=False),
                 html_template="<div class='wb-guide'></div>",
@@ -81,11 +86,27 @@ class Page:
                     container.select(None, js=_NO_LINK_JS, api_visibility="private")
             blocks.load(self.follow_link, self.runs.link, self.tabs, js=LINK_JS, **QUIET)
             self._wire()
+            if people:
+                self._greet(blocks)
         return blocks
+
+    def _greet(self, blocks: people_.Guarded) -> None:
+        """Say who is logged in, and disable what the role may not do."""
+        needed = blocks.needed()
+
+        def greet(request: gr.Request):
+            user, lang = people_.current(), language(request)
+            if user is None:
+                return [gr.skip()] * (1 + len(needed))
+            shown = escape(say("logged_in_as", lang, name=user.name, role=role_word(user.role)))
+            closed = [gr.skip() if user.may(role) else _closed(blocks.blocks[part]) for part, role in needed.items()]
+            return [f"<span class='wb-sub' title='{shown}'>{shown}</span>", *closed]
+
+        blocks.load(greet, None, [self.who, *(blocks.blocks[part] for part in needed)], **QUIET)
 
     def follow_link(self, link):
         """The tab that the page's address means: a run's page is on the Runs tab."""
-        named = isinstance(link, dict) and any(link.get(key) for key in ("run", "words", "states", "sort"))
+        named = isinstance(link, dict) and any(link.get(key) for key in ("run", "words", "states", "sort", "group"))
         return gr.Tabs(selected="runs") if named else gr.skip()
 
     def _header(self, login: bool) -> None:
@@ -93,6 +114,7 @@ class Page:
             gr.HTML(f"<h1 title='version {__version__}'>QLoRA Workbench</h1>", scale=8)
             switch = gr.Button(t("language"), size="sm", elem_id="language", scale=0, min_width=90)
             dark = gr.Button(t("theme"), size="sm", elem_id="theme", scale=0, min_width=120)
+            self.who = gr.HTML(elem_id="who", visible=login, scale=0, min_width=90)
             leave = gr.Button(t("logout"), size="sm", elem_id="logout", scale=0, min_width=90, visible=login)
         switch.click(None, js="() => window.workbenchLanguage()", api_visibility="private")
         leave.click(None, js="() => { location.href = 'logout'; }", api_visibility="private")
@@ -119,13 +141,18 @@ class Page:
     def train_corrections(self, adapter, model, request: gr.Request):
         """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
         preset."""
-        lang, count = language(request), len(corrections.rows(self.workspace))
+        lang, count = language(request), len(corrections.rows(people_.own(self.workspace)))
         if not count:
             return [note(say("corrections_none", lang), "bad"), gr.skip(), gr.skip(), *self.train.unfilled()]
         run = run_named(self.workspace, str(adapter or "").split("/")[0])
         presets = [preset.values for preset in list_presets() if preset.values.get("model_name_or_path") == model]
         fresh = next(iter(presets), {"model_name_or_path": model, "quantization_bit": 4})
-        values = corrections.run_values(run.config_values() if run else fresh, adapter if run else "", count)
+        values = corrections.run_values(
+            run.config_values() if run else fresh,
+            adapter if run else "",
+            count,
+            corrections.own(people_.own(self.workspace), corrections.DATASET),
+        )
         message = note(say("corrections_form", lang, count=count))
         base = Base("corrections", run.id if run else str(model), values)
         return ["", gr.Tabs(selected="train"), message, *self.train.based_on(base, values, lang)]
@@ -160,6 +187,7 @@ class Page:
     def _wire(self) -> None:
         train, runs, chat = self.train, self.runs, self.chat
         form = train.form.components
+        self.data.pairs.wire(chat.panel)
         self.data.use.click(
             self.train_on,
             [self.data.chosen, self.data.rows_in_all, *form],
@@ -184,6 +212,11 @@ class Page:
         gr.Timer(2).tick(self.tell, known, [news, known], **QUIET)
 
 
+def _closed(component) -> dict:
+    """What a role may not use: disabled, a place to drop files not there at all."""
+    return gr.update(visible=False) if isinstance(component, gr.File) else gr.update(interactive=False)
+
+
 def _guide(lang: str) -> dict:
     """Texts of the first visit's guide; a step is a tab and what to do there."""
     steps = [(tab, say(f"guide_{tab}", lang)) for tab in ("data", "train", "runs", "chat")]
@@ -193,24 +226,27 @@ def _guide(lang: str) -> dict:
 def build_server(
     workspace: Workspace,
     *,
-    auth: list[tuple[str, str]] | None,
+    auth: People | None,
     api_key: str,
     lang: str | None,
     local: bool,
     door: Door | None = None,
 ) -> tuple[Gate, Engine]:
-    """The server: the page at `/` and the API at `/v1`, behind the gate. `local`: bound to loopback only."""
+    """The server: the page at `/` and the API at `/v1`, behind the gate.
+
+    `auth`: who may log in; None: nobody has to. `local`: bound to loopback only.
+    """
     door = door or Door()
     engine = Engine(workspace)
     app = FastAPI(title="QLoRA Workbench", docs_url=None, redoc_url=None, openapi_url=None)
     add_api(app, engine, api_key, needs_key=not local or bool(auth))
     gr.set_static_paths([PLOTLY])
-    blocks = Page(workspace, engine).build(login=bool(auth)).queue(default_concurrency_limit=8)
+    blocks = Page(workspace, engine).build(auth).queue(default_concurrency_limit=8)
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
-        auth=auth,
+        auth=auth.login if auth else None,
         i18n=i18n,
         theme=theme(),
         css=CSS,
@@ -231,8 +267,9 @@ def build_server(
     app.add_middleware(ScriptFirst, script=first_script(lang))
     names = (f"access-token-{pages.cookie_id}", f"access-token-unsecure-{pages.cookie_id}")  # Gradio's
 
-    def logged_in(cookies: dict[str, str]) -> bool:
-        return any(cookies.get(name) in pages.tokens for name in names)
+    def logged_in(cookies: dict[str, str]) -> User | None:
+        found = (auth.holder(pages.tokens, cookies.get(name)) for name in names) if auth else ()
+        return next((user for user in found if user), None)
 
     return Gate(app, door, logged_in if auth else None), engine
 

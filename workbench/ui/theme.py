@@ -175,6 +175,9 @@ PHONE_STYLE = """<style>
   #topbar > .block { min-width: 0 !important; }
   #topbar h1 { font-size: .95rem; white-space: nowrap; }
   #topbar button { max-width: 90px; min-width: 62px !important; padding: 2px 6px; font-size: .75rem; }
+  #topbar:has(#who) { flex-wrap: wrap; }
+  #topbar:has(#who) > :first-child { flex: 1 1 100%; }
+  #who { flex: 1 1 90px; order: 2; }
   .wb-guide { font-size: .8rem; }
   #tabs .tab-container button { padding: 0 8px; }
   #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
@@ -192,6 +195,8 @@ footer { display: none !important; }
 #topbar h1 { font-size: 1.25rem; margin: 0; line-height: 1.3; }
 #topbar p { margin: 0; opacity: .7; font-size: .85rem; }
 #topbar button { max-width: 120px; }
+#who { max-width: 240px; }
+#who span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .html-container { padding: 0 !important; }
 .gap-tight > .form, #tab-train .gap-tight { gap: 6px !important; }
 .wb-details summary { cursor: pointer; font-size: .85rem; opacity: .8; }
@@ -229,6 +234,8 @@ button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
 .wb-runs td, .wb-runs th { white-space: nowrap; padding: 3px 7px; }
 .wb-runs td.wb-run-name { white-space: normal; min-width: 170px; }
 .wb-runs thead th { position: sticky; top: 0; background: var(--background-fill-secondary); z-index: 1; }
+.wb-runs .wb-group th { background: var(--background-fill-secondary); text-align: left; font-size: .8rem; cursor: default; }
+.wb-tag.wb-of-group { border-radius: 4px; border-color: var(--primary-500); }
 .wb-tag { display: inline-block; font-size: .72rem; padding: 0 7px; margin: 2px 4px 0 0; border-radius: 999px; border: 1px solid var(--border-color-primary); }
 .wb-toast { position: fixed; right: 16px; bottom: 16px; max-width: 420px; z-index: 999; padding: 10px 14px; border-radius: 10px; cursor: pointer;
   border: 1px solid var(--primary-500); background: var(--block-background-fill); color: var(--body-text-color); box-shadow: 0 4px 16px #0004; }

@@ -9,6 +9,7 @@ from workbench.engine.client import complete
 from workbench.errors import UserError
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
+from workbench.ui.people import needs
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.record import Event, Tab
@@ -91,6 +92,7 @@ class ProbesTab:
         self.message = gr.HTML(elem_id="probe-message")
         self.table = gr.HTML(elem_id="probe-results")
 
+    @needs("train")
     async def run(self, name, names, count, most, external, url, key, remote, request: gr.Request):
         lang = language(request)
         try:

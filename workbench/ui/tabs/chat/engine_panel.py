@@ -18,6 +18,7 @@ from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.runs import job
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL
+from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note, told
@@ -63,6 +64,7 @@ class EnginePanel:
         self.status = gr.HTML(elem_id="engine-status")
         with gr.Accordion(t("other_server"), open=False, elem_id="other-server"):
             self.external = gr.Checkbox(label=t("use_other_server"), value=False, elem_id="external")
+            self.external.needs = "train"
             self.url = gr.Textbox(
                 label=t("server_url"), placeholder="http://127.0.0.1:8000/v1", max_lines=1, elem_id="server-url"
             )
@@ -90,9 +92,13 @@ class EnginePanel:
             [self.status, self.seen],
             **QUIET,
         )
-        unload.click(lambda: self.engine.unload(), None, None, show_progress="hidden", api_visibility="private").then(
-            lambda: None, None, self.seen, **QUIET
-        )
+        unload.click(
+            people.needs("train", lambda: self.engine.unload()),
+            None,
+            None,
+            show_progress="hidden",
+            api_visibility="private",
+        ).then(lambda: None, None, self.seen, **QUIET)
         self.adapter.input(*self.take_adapter, **QUIET)
         asked = [self.model, self.quantization, *self.more.values()]
         gr.Timer(1).tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
@@ -142,7 +148,7 @@ class EnginePanel:
         """The server, and its model's name.
 
         Raises:
-            UserError: no model is loaded, or the other server is not named.
+            UserError: no model is loaded, or the other server is not named; or the user's role may not ask it.
         """
         if not external:
             if self.engine.silent:
@@ -150,6 +156,7 @@ class EnginePanel:
             if not self.engine.ready:
                 raise UserError(say("load_first", lang))
             return Endpoint(f"{self.engine.url}/v1", self.engine.key), self.engine.model
+        people.check("train")  # the server would be asked from here
         if not re.fullmatch(r"https?://\S+", (url or "").strip()):
             raise UserError(say("server_url_wrong", lang))
         if not remote_model:
@@ -159,6 +166,7 @@ class EnginePanel:
     async def adapter_name(self, chosen: str) -> str:
         """The model name to ask for; loads the adapter into the engine if it is not there yet. Raises UserError."""
         if not self.engine.knows(chosen):
+            people.check("train")
             self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
             await self._add({"name": chosen, "path": chosen})
         return chosen
@@ -174,6 +182,7 @@ class EnginePanel:
         }
         return validated(values, EngineConfig)
 
+    @people.needs("train")
     def _load(self, request: gr.Request, model_name, chosen, bits, *rest):
         lang = language(request)
         try:
@@ -291,6 +300,7 @@ class EnginePanel:
             choices=model_choices(self.workspace)
         )
 
+    @people.needs("train")
     async def _find(self, url, key, request: gr.Request):
         try:
             if not re.fullmatch(r"https?://\S+", (url or "").strip()):
@@ -316,6 +326,7 @@ class EnginePanel:
             raise UserError(say("merge_many", lang, most=MAX_MERGED))
         return weights
 
+    @people.needs("train")
     async def _merge(self, text, name, request: gr.Request):
         """Add several adapters up inside the engine, as one more that can be chosen."""
         lang = language(request)
@@ -333,6 +344,7 @@ class EnginePanel:
             choices=[(say("adapter_none", lang), ""), *[(n, n) for n in self.adapters()]], value=name.strip()
         )
 
+    @people.needs("train")
     def _export(self, model, text, name, request: gr.Request):
         """Start a job that writes base and adapters as one model into the workspace."""
         lang = language(request)
@@ -372,6 +384,7 @@ class EnginePanel:
         status = f"{say('exporting', lang, name=name)} {told(state.phase, lang)}".strip()
         return f"<div class='wb-note warn'>{escape(status)}{bar}</div>"
 
+    @people.needs("train")
     def _stop_export(self, request: gr.Request):
         if self._newest_export:
             job.stop_job(self._newest_export)

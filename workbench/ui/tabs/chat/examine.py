@@ -9,6 +9,7 @@ from workbench.chat import corrections
 from workbench.chat.session import Sampling, Session, asked_to_think, sent
 from workbench.engine.client import complete, score
 from workbench.errors import UserError
+from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
@@ -207,16 +208,19 @@ class Examine:
             raise UserError(say("no_answer_yet", lang))
         return answered
 
+    @people.needs("train")
     def correct(self, talk: Session, right, request: gr.Request):
         """Keep what the answer should have been."""
         lang = language(request)
         try:
             history, answer = self._found(talk, lang)
             model = answer.get("model", "")
-            count = corrections.correct(self.panel.workspace, sent(history), answer["content"], right or "", model)
+            space = people.own(self.panel.workspace)
+            count = corrections.correct(space, sent(history), answer["content"], right or "", model)
         except UserError as error:
             return note(told(error, lang), "bad"), gr.skip()
-        return note(say("corrected", lang, count=count, dataset=corrections.DATASET)), ""
+        name = corrections.own(space, corrections.DATASET)
+        return note(say("corrected", lang, count=count, dataset=name)), ""
 
     def wire(self, talk, settings: list, adapter) -> None:
         """Connect what needs the conversation (a gr.State) and the generation settings."""

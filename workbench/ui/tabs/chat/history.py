@@ -8,6 +8,7 @@ from workbench.chat import conversations
 from workbench.chat.session import Session
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
+from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
@@ -19,7 +20,12 @@ class History:
     """Widgets and handlers; a conversation that is opened replaces the tab's session."""
 
     def __init__(self, workspace: Workspace):
-        self.workspace = workspace
+        self._workspace = workspace
+
+    @property
+    def workspace(self) -> Workspace:
+        """With the conversations of the user who asks."""
+        return people.own(self._workspace)
 
     def build(self) -> None:
         with gr.Accordion(t("conversations"), open=False, elem_id="history"):

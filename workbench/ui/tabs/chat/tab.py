@@ -17,6 +17,7 @@ from workbench.engine.client import stream
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
+from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
@@ -373,7 +374,7 @@ class ChatTab:
     def comeback(self, id_, request: gr.Request):
         """A reloaded page: the conversation that was open."""
         try:
-            session = Session.opened(conversations.load(self.workspace, id_)) if id_ else Session()
+            session = Session.opened(conversations.load(people.own(self.workspace), id_)) if id_ else Session()
         except UserError:
             session = Session()
         return [session, *self.opened(session, language(request))]
@@ -409,6 +410,7 @@ class ChatTab:
         self.history.keep(talk)
         return (*talk.shown(), *self.examine.look(talk, request))
 
+    @people.needs("train")
     def cast(self, best, talk, request: gr.Request):
         """Keep which column's answer was best."""
         lang = language(request)
@@ -418,10 +420,11 @@ class ChatTab:
             answers = self.answers_of(talk)
             if best not in answers:
                 raise UserError(say("vote_which", lang))
-            count = corrections.vote(self.workspace, sent(talk.left[:-1]), answers, best)
+            space = people.own(self.workspace)
+            count = corrections.vote(space, sent(talk.left[:-1]), answers, best)
         except UserError as error:
             return note(told(error, lang), "bad")
-        return note(say("voted", lang, count=count, dataset=corrections.PAIRS))
+        return note(say("voted", lang, count=count, dataset=corrections.own(space, corrections.PAIRS)))
 
     def rename(self, comparing, chosen, more, talk, request: gr.Request):
         """Another adapter is chosen: the column says which one will answer."""

@@ -15,6 +15,7 @@ from workbench.storage import files
 from workbench.storage.workspace import slug
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, told
+from workbench.ui.people import needs
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
@@ -37,6 +38,7 @@ class Upload:
     def __init__(self, data: Data):
         self.data = data
 
+    @needs("train")
     async def add(self, path, looks, request: gr.Request, *contents):
         """What the browser sent, as a dataset."""
         lang, data = language(request), self.data
@@ -70,7 +72,7 @@ class Upload:
         """`halt` is shown while a file is taken in, and stops that."""
         data = self.data
         going = data.shown_after(
-            drop.upload(lambda: gr.update(visible=True), None, halt, **QUIET).then(
+            drop.upload(needs("train", lambda: gr.update(visible=True)), None, halt, **QUIET).then(
                 self.add,
                 [drop, data.looks, *data.form.components],
                 [message, data.looks, data.chosen, drop, halt],
@@ -149,12 +151,14 @@ class Files:
         async for update in data.job(op, args, outputs, 2, request):
             yield update
 
+    @needs("train")
     async def run_copy(self, name, looks, request: gr.Request, *contents):
         """A copy in the workspace, whose rows can be changed."""
         args = {"dataset": name, "config": self.data.options(contents)}
         async for outputs in self.change("copy", args, copied, looks, contents, request) if name else _nothing():
             yield outputs
 
+    @needs("train")
     async def run_split(self, name, looks, share, request: gr.Request, *contents):
         """Two datasets: one to train on, one held out."""
         args = {"dataset": name, "config": self.data.options(contents), "share": float(share or 0)}

@@ -20,6 +20,7 @@ from workbench.ui.catalogue import say
 from workbench.ui.form import Form, by_length
 from workbench.ui.gate import COOKIE
 from workbench.ui.notes import note, told
+from workbench.ui.people import needs
 from workbench.ui.strings import language
 from workbench.ui.tabs.data.view import bar_html, note_safe
 
@@ -97,6 +98,7 @@ class Data:
         """A handler that changes data: `await action(request, name, …)` has the words and `others` more outputs.
         Outputs: words, `looks`, the others."""
 
+        @needs("train")
         async def handler(request: gr.Request, looks, name, *given):
             if not name:  # nothing is chosen, or the question was answered with no
                 return [gr.skip()] * (2 + others)

@@ -18,7 +18,7 @@ from workbench.ui.form import Form
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
-from workbench.ui.tabs.data import files, jobs, view
+from workbench.ui.tabs.data import files, jobs, pairs, view
 from workbench.ui.tabs.data.shared import LONG, Data, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 from workbench.ui.tabs.record import Event, Tab, bind
@@ -124,6 +124,8 @@ class DataTab:
                 self.statistics = jobs.Statistics(self.data).build()
             with gr.Tab(t("data_batches"), id="batches", elem_id="part-batches"):
                 jobs.Sequences(self.data).build()
+            with gr.Tab(t("data_pairs"), id="pairs", elem_id="part-pairs"):
+                self.pairs = pairs.Pairs(self.data).build()
             with gr.Tab(t("data_files"), id="files", elem_id="part-files"):
                 self.files = files.Files(self.data).build()
         self.asked: dict[str, str] = {}  # by session, whose number of rows was asked for last

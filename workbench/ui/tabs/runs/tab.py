@@ -11,7 +11,7 @@ from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor
+from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
 from workbench.ui.notes import QUIET, note, told
@@ -24,12 +24,13 @@ from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_b
 from workbench.ui.theme import CHART_JS
 
 _CHART = {"html_template": "<div class='live-chart'></div>", "js_on_load": CHART_JS}
+MOST_COMPARED = 24
 _DOWNLOAD = "() => setTimeout(() => document.querySelector('#runs-file')?.click(), 300)"
 
 # A run's page and a search have addresses of their own; another tab's has none of that.
 LINK_JS = "() => [Object.fromEntries(new URLSearchParams(location.search))]"
-_FILTERS_JS = """(words, states, sort) => workbenchLink(
-  {words, states: (states || []).join(','), sort: sort === 'by_newest' ? '' : sort})"""
+_FILTERS_JS = """(words, states, sort, group) => workbenchLink(
+  {words, states: (states || []).join(','), sort: sort === 'by_newest' ? '' : sort, group})"""
 
 
 class RunsTab:
@@ -47,7 +48,9 @@ class RunsTab:
         self._run_widgets()
         self._part_widgets()
         self._wire()
-        arriving = Event(self.arrive, self.link, [self.chosen, self.search, self.states, self.sort], js=LINK_JS)
+        arriving = Event(
+            self.arrive, self.link, [self.chosen, self.search, self.states, self.sort, self.group], js=LINK_JS
+        )
         return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)])
 
     def _list_widgets(self) -> None:
@@ -62,6 +65,16 @@ class RunsTab:
                 label=t("states"),
                 elem_id="runs-states",
                 scale=3,
+            )
+            # custom values: a group of the address may have no run any more
+            self.group = gr.Dropdown(
+                [],
+                label=t("group"),
+                elem_id="runs-group",
+                interactive=True,
+                allow_custom_value=True,
+                scale=2,
+                min_width=130,
             )
             self.sort = gr.Dropdown(
                 [(t(f"sort_{s}"), s) for s in view.SORTS],
@@ -140,6 +153,7 @@ class RunsTab:
                         scale=5,
                     )
                     self.add = gr.Button(t("add_selected"), elem_id="compare-add", scale=1, min_width=130)
+                    self.add_group = gr.Button(t("add_group"), elem_id="compare-add-group", scale=1, min_width=130)
                 with gr.Row():
                     self.axis = gr.Radio(
                         [(t(f"axis_{a}"), a) for a in AXES], value="steps", label=t("axis"), elem_id="compare-axis"
@@ -162,6 +176,10 @@ class RunsTab:
                 self.samples = gr.HTML(elem_id="runs-samples")
             with gr.Tab(t("note"), id="note", elem_id="part-note"):
                 self.title = gr.Textbox(label=t("title"), elem_id="runs-title", max_lines=1)
+                # a text: a list that gets new choices while it is left stays open over what is above it
+                self.named_group = gr.Textbox(
+                    label=t("group"), info=t("group_info"), elem_id="runs-in-group", max_lines=1
+                )
                 self.tags = gr.Textbox(label=t("tags"), info=t("tags_info"), elem_id="runs-tags", max_lines=1)
                 self.remark = gr.Textbox(label=t("note"), elem_id="runs-note", lines=3)
                 self.keep = gr.Button(t("save"), elem_id="runs-save", size="sm")
@@ -178,30 +196,32 @@ class RunsTab:
             raise UserError(say("choose_run", lang))
         return run
 
-    def list_them(self, words_, states_, sort_, page_, chosen, token, request: gr.Request):
+    def list_them(self, words_, states_, sort_, page_, group, chosen, token, request: gr.Request):
         """The table, sent again only when a run, the choice or the question has changed."""
         lang = language(request)
-        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, chosen, hash(view.runs_token(self.workspace)))
+        fresh = (lang, words_, tuple(states_ or ()), sort_, page_, group, chosen, hash(view.runs_token(self.workspace)))
         if fresh == token:
-            return [gr.skip()] * 5
-        rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_)
+            return [gr.skip()] * 6
+        rows = view.summaries(self.workspace, words_ or "", states_ or [], sort_, str(group or ""))
+        groups = view.groups(self.workspace)
         first = (max(1, int(page_ or 1)) - 1) * view.PAGE
         part = rows[first : first + view.PAGE]
         ids = [
             (row.title if row.title == row.run.id else f"{row.title} ({row.run.id})", row.run.id) for row in rows[:500]
         ]
-        asked = bool((words_ or "").strip() or states_)
+        asked = bool((words_ or "").strip() or states_ or group)
         shown = say("shown_runs", lang, shown=len(part), count=len(rows))
         if not rows:
             shown = say("runs_no_hit" if asked else "runs_none", lang)
         if self.workspace.read_only:
             shown += " · " + say("read_only", lang)
         return (
-            view.table_html(part, chosen, lang) if part else "",
+            view.table_html(part, chosen, lang, grouped=sort_ == "by_group") if part else "",
             f"<div class='wb-sub'>{escape(shown)}</div>",
             fresh,
             gr.Dropdown(choices=ids),
             gr.Dropdown(choices=ids),
+            gr.Dropdown(choices=[(say("group_any", lang), ""), *((name, name) for name in groups)]),
         )
 
     def look(self, run_id, token, request: gr.Request):
@@ -231,13 +251,14 @@ class RunsTab:
     def buttons_for(self, run: Run | None, lang: str) -> list:
         """Each of `buttons` enabled where it applies to `run`."""
         state = run.state() if run else None
-        ended, queued = bool(state) and not state.active, bool(state) and state.state == "queued"
+        mine = people.may_change(run)
+        ended, queued = mine and not state.active, mine and state.state == "queued"
         able = gr.update
         return [
             able(interactive=ended and not self.workspace.read_only),
             able(interactive=bool(run) and has_something_to_chat_with(run)),
             able(interactive=bool(run)),
-            stop_button(state.state if state else "", lang),
+            stop_button(state.state if state else "", lang, able=mine),
             able(interactive=queued),
             able(interactive=queued),
             able(interactive=bool(run)),
@@ -277,11 +298,11 @@ class RunsTab:
         run is shown (`look` follows `current`): what a user then types is not overwritten. The dropdown reports a
         change for new choices, too, and for a row of the table that was chosen already."""
         if run_id and run_id == current:
-            return [gr.skip()] * 7
+            return [gr.skip()] * 8
         run = self.run_of(run_id)
         names = [p.name for p in run.checkpoints()][::-1] if run else []
         notes = run.notes() if run else {}
-        named = (notes.get(key, "") for key in ("title", "note", "tags"))
+        named = (notes.get(key, "") for key in ("title", "note", "tags", "group"))
         return gr.Dropdown(choices=names, value=None), *named, "", "" if run else gr.skip(), run_id
 
     def pick(self, event: gr.EventData):
@@ -290,16 +311,19 @@ class RunsTab:
         return run.id if run else gr.skip()
 
     def command(self, action):
-        """A handler that does something with the chosen run and says what."""
+        """A handler that does something with the chosen run, which must be the user's own, and says what."""
 
         def handler(run_id, *rest, request: gr.Request):
             try:
-                return note(told(action(self.the_run(run_id, language(request)), *rest), language(request)))
+                run = self.the_run(run_id, language(request))
+                people.check_own(run)
+                return note(told(action(run, *rest), language(request)))
             except UserError as error:
                 return note(told(error, language(request)), "bad")
 
         return handler
 
+    @people.needs("train")
     def resumed(self, run_id, checkpoint_, epochs_, request: gr.Request):
         def go_on(run: Run) -> str:
             # steps, where they were given, would take precedence over epochs
@@ -308,6 +332,7 @@ class RunsTab:
 
         return self.command(go_on)(run_id, request=request)
 
+    @people.needs("train")
     def stopped(self, run_id, kill, request: gr.Request):
         """Stop the run, or kill it where the user has said so."""
         if kill == "no":
@@ -316,29 +341,33 @@ class RunsTab:
         return self.command(stop)(run_id, request=request)
 
     def moved(self, places):
+        @people.needs("train")
         def handler(run_id, request: gr.Request):
             return self.command(lambda run: queue.move(run, self.workspace, places))(run_id, request=request)
 
         return handler
 
+    @people.needs("train")
     def deleted(self, run_id, request: gr.Request):
         if not run_id:
             return gr.skip(), gr.skip()
         words_ = self.command(lambda run: queue.delete(run, self.workspace))(run_id, request=request)
         return words_, None if self.run_of(run_id) is None else run_id
 
-    def noted(self, run_id, title_, remark_, tags_, request: gr.Request):
+    @people.needs("train")
+    def noted(self, run_id, title_, remark_, tags_, group, request: gr.Request):
         def save(run: Run) -> str:
             self.workspace.check_writable()
             tags = " ".join(dict.fromkeys(tags_.replace(",", " ").replace("，", " ").split()))[:200]
-            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags)
+            in_group = " ".join(str(group or "").split())[:80]
+            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags, group=in_group)
             return say("saved", language(request))
 
         return self.command(save)(run_id, request=request)
 
     def compare(self, ids, axis_, smooth_, log_axis, request: gr.Request):
         lang = language(request)
-        runs = [run for run in map(self.run_of, (ids or [])[:24]) if run]
+        runs = [run for run in map(self.run_of, (ids or [])[:MOST_COMPARED]) if run]
         if not runs:
             return "", note(say("choose_run", lang))
         named = [(run.notes().get("title") or run.id, run) for run in runs]
@@ -351,6 +380,13 @@ class RunsTab:
             eval_name=say("legend_eval", lang),
         )
         return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
+
+    def with_group(self, ids, run_id):
+        """What is compared, with all runs of the chosen one's group."""
+        run = self.run_of(run_id)
+        group = run.notes().get("group") if run else ""
+        others = [row.run.id for row in view.summaries(self.workspace, group=group)] if group else []
+        return [*dict.fromkeys([*(ids or []), *([run.id] if run else []), *others])][:MOST_COMPARED]
 
     def find(self, run_id, words_, request: gr.Request):
         """The lines of the log that hold some words."""
@@ -368,8 +404,8 @@ class RunsTab:
         return outgoing(run.log, f"{run.id}.log")
 
     def _wire(self) -> None:
-        self.listing = [self.search, self.states, self.sort, self.page, self.chosen, self.seen_table]
-        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several]
+        self.listing = [self.search, self.states, self.sort, self.page, self.group, self.chosen, self.seen_table]
+        self.listed = [self.table, self.count, self.seen_table, self.chosen, self.several, self.group]
         look_inputs = [self.current, self.seen_run]
         look_outputs = [
             self.status,
@@ -383,11 +419,11 @@ class RunsTab:
             *self.buttons,
         ]
         gr.on(
-            [self.search.change, self.states.change, self.sort.change, self.page.change],
+            [self.search.change, self.states.change, self.sort.change, self.page.change, self.group.input],
             *self.fresh_list,
             trigger_mode="always_last",
             **QUIET,
-        ).then(None, [self.search, self.states, self.sort], None, js=_FILTERS_JS, api_visibility="private")
+        ).then(None, [self.search, self.states, self.sort, self.group], None, js=_FILTERS_JS, api_visibility="private")
         gr.Timer(2).tick(*self.fresh_list, **QUIET)
         gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
@@ -396,7 +432,16 @@ class RunsTab:
         self.chosen.change(
             self.choose,
             [self.chosen, self.current],
-            [self.checkpoint, self.title, self.remark, self.tags, self.full_log, self.message, self.current],
+            [
+                self.checkpoint,
+                self.title,
+                self.remark,
+                self.tags,
+                self.named_group,
+                self.full_log,
+                self.message,
+                self.current,
+            ],
             **QUIET,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
@@ -405,7 +450,8 @@ class RunsTab:
         self.earlier.click(self.moved(-1), self.chosen, self.message, **QUIET)
         self.later.click(self.moved(1), self.chosen, self.message, **QUIET)
         self.delete.click(self.deleted, self.chosen, [self.message, self.chosen], js=asking("delete_sure"), **QUIET)
-        self.keep.click(self.noted, [self.chosen, self.title, self.remark, self.tags], self.message, **QUIET)
+        noted = [self.chosen, self.title, self.remark, self.tags, self.named_group]
+        self.keep.click(self.noted, noted, self.message, **QUIET)
         comparing = ([self.several, self.axis, self.smooth, self.log_scale], [self.compared, self.differing])
         gr.on(
             [
@@ -425,6 +471,7 @@ class RunsTab:
             self.several,
             **QUIET,
         )
+        self.add_group.click(self.with_group, [self.several, self.chosen], self.several, **QUIET)
         gr.on(
             [self.words.submit, self.words.change, self.log_part.select],
             self.find,
@@ -450,6 +497,7 @@ class RunsTab:
             str(link.get("words") or "")[:200],
             states,
             sort if sort in view.SORTS else "by_newest",
+            str(link.get("group") or "")[:80] or None,
         )
 
     @property

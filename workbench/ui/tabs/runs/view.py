@@ -35,7 +35,7 @@ const choose = (event) => {
 element.addEventListener('click', choose);
 element.addEventListener('keydown', choose);
 """
-SORTS = ("by_newest", "by_oldest", "by_loss", "by_eval_loss", "by_longest", "by_throughput")
+SORTS = ("by_newest", "by_group", "by_oldest", "by_loss", "by_eval_loss", "by_longest", "by_throughput")
 PAGE = 100  # rows that are sent at once
 
 
@@ -47,6 +47,7 @@ class Summary:
     state: ProcessState
     title: str
     tags: str
+    group: str
     model: str
     dataset: str
     last: dict
@@ -78,14 +79,14 @@ _known: dict[str, tuple[tuple, tuple]] = {}
 
 
 def _read(item: Listed) -> tuple:
-    """Title, tags, model, dataset, last figures, lowest losses: read again only when the files have changed."""
+    """Title, tags, group, model, dataset, last figures, lowest losses: read again only when the files have changed."""
     run, token = item.run, _token(item)
     cached = _known.get(str(run.path))
     if cached is None or cached[0] != token:
         values, (last, *best) = run.config_values(), summary(run.metrics)
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
         notes = run.notes()
-        named = notes.get("title") or run.id, notes.get("tags", "")
+        named = notes.get("title") or run.id, notes.get("tags", ""), notes.get("group", "")
         cached = token, (*named, model, str(values.get("dataset") or ""), last, *best)
         _known[str(run.path)] = cached
     return cached[1]
@@ -100,19 +101,24 @@ def _token(item: Listed) -> tuple:
     )
 
 
-def summaries(workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest") -> list[Summary]:
-    """The runs whose id, title, tags, model or dataset has all words of `search` and whose state is among `states`
-    (none: all)."""
+def summaries(
+    workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest", group: str = ""
+) -> list[Summary]:
+    """The runs whose id, title, tags, group, model, dataset or user has all words of `search`, whose state is among
+    `states` (none: all), and which are in `group` (none: any or no group)."""
     terms, rows = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
             continue
         row = Summary(item.run, item.state, *_read(item))
-        text = f"{row.run.id} {row.title} {row.tags} {row.model} {row.dataset}".lower()
-        if all(word in text for word in terms):
+        text = (
+            f"{row.run.id} {row.title} {row.tags} {row.group} {row.model} {row.dataset} {row.state.started_by}".lower()
+        )
+        if all(word in text for word in terms) and group in ("", row.group):
             rows.append(row)
     worst = float("inf")
     keys = {
+        "by_group": lambda r: (not r.group, r.group),  # stays newest first within each
         "by_oldest": lambda r: r.run.id,
         "by_loss": lambda r: worst if r.best_loss is None else r.best_loss,
         "by_eval_loss": lambda r: worst if r.best_eval is None else r.best_eval,
@@ -130,10 +136,21 @@ def middle(text: str, most: int = 28) -> str:
     return f"<span title='{escape(text, quote=True)}'>{escape(text[:kept])}…{escape(text[-kept:])}</span>"
 
 
-def table_html(rows: list[Summary], chosen: str | None, lang: str) -> str:
-    """The table of runs; a row is a button. The chosen one is marked."""
+def groups(workspace: Workspace) -> list[str]:
+    """The groups that there are, by name."""
+    return sorted({_read(item)[2] for item in list_states(workspace)} - {""})
+
+
+def table_html(rows: list[Summary], chosen: str | None, lang: str, *, grouped: bool = False) -> str:
+    """The table of runs; a row is a button. The chosen one is marked. `grouped`: a line before each group."""
     head = "".join(f"<th scope='col'>{escape(say(f'column_{column}', lang))}</th>" for column in COLUMNS)
-    body = "".join(_row_html(row, row.run.id == chosen, lang) for row in rows)
+    lines = []
+    for number, row in enumerate(rows):
+        if grouped and (number == 0 or rows[number - 1].group != row.group):
+            name = row.group or say("no_group", lang)
+            lines.append(f"<tr class='wb-group'><th colspan='{len(COLUMNS)}' scope='rowgroup'>{escape(name)}</th></tr>")
+        lines.append(_row_html(row, row.run.id == chosen, lang))
+    body = "".join(lines)
     return f"<table class='wb-table wb-runs'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -141,8 +158,11 @@ def _row_html(row: Summary, chosen: bool, lang: str) -> str:
     state, _, *cells = row.cells(lang)
     badge = f"<td><span class='wb-badge {escape(row.state.state)}'>{escape(state)}</span></td>"
     id_ = f"<div class='wb-sub'>{middle(row.run.id, 34)}</div>" if row.title != row.run.id else ""
-    tags = "".join(f"<span class='wb-tag'>{escape(tag)}</span>" for tag in row.tags.split())
-    name = f"<td class='wb-run-name'>{middle(row.title, 34)}{id_}{tags}</td>"
+    tags = f"<span class='wb-tag wb-of-group'>{middle(row.group)}</span>" if row.group else ""
+    tags += "".join(f"<span class='wb-tag'>{escape(tag)}</span>" for tag in row.tags.split())
+    by = row.state.started_by and say("started_by", lang, name=row.state.started_by)
+    by = f"<div class='wb-sub'>{middle(by, 34)}</div>" if by else ""
+    name = f"<td class='wb-run-name'>{middle(row.title, 34)}{id_}{by}{tags}</td>"
     rest = "".join(f"<td>{middle(cell)}</td>" for cell in cells)
     key = escape(row.run.id, quote=True)
     return f"<tr data-run='{key}' tabindex='0' aria-selected='{str(chosen).lower()}'>{badge}{name}{rest}</tr>"

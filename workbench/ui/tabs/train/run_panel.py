@@ -6,7 +6,7 @@ from workbench.errors import UserError
 from workbench.runs.run import Run, find_run, list_states, run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
-from workbench.ui import monitor
+from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking_kill
@@ -20,10 +20,10 @@ def run_choices(workspace: Workspace, lang: str, limit: int = 200) -> list[tuple
     return [(f"{item.run.id} · {say('state_' + item.state.state, lang)}", item.run.id) for item in states]
 
 
-def stop_button(state: str, lang: str) -> dict:
-    """How Stop looks for a run in this state: once it is stopping, another press kills."""
+def stop_button(state: str, lang: str, *, able: bool = True) -> dict:
+    """How Stop looks for a run in this state: once it is stopping, another press kills. `able`: the user may."""
     words = say("kill_run" if state == "stopping" else "leave_queue" if state == "queued" else "stop_run", lang)
-    return gr.update(value=words, interactive=state in ("queued", "starting", "running", "stopping"))
+    return gr.update(value=words, interactive=able and state in ("queued", "starting", "running", "stopping"))
 
 
 def has_something_to_chat_with(run: Run) -> bool:
@@ -64,12 +64,14 @@ class RunPanel:
         self.log = gr.HTML(elem_id="log-box")
         self.seen = gr.State(None)
 
+    @people.needs("train")
     def end(self, run_id, kill, request: gr.Request):
         """Stop the run, or kill it where the user has said so."""
         if not run_id or kill == "no":
             return gr.skip(), gr.skip()
         try:
             run = find_run(self.workspace, run_id)
+            people.check_own(run)
             message = queue.stop(run, self.workspace, kill=kill == "kill")
         except UserError as error:
             return note(told(error, language(request)), "bad"), gr.skip()
@@ -106,7 +108,7 @@ class RunPanel:
             monitor.status_html(run, lang, waiting),
             monitor.chart_json(run, lang, log_axis),
             monitor.log_html(run),
-            stop_button(state.state, lang),
+            stop_button(state.state, lang, able=people.may_change(run)),
             gr.update(interactive=not state.active and has_something_to_chat_with(run)),
             fresh,
             choices,

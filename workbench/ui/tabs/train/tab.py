@@ -9,9 +9,10 @@ from workbench.config.presets import DEFAULT, delete_preset, list_presets, save_
 from workbench.config.run_config import to_yaml
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
-from workbench.runs.run import list_states
+from workbench.runs.run import Run, list_states
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
+from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note, told
@@ -161,6 +162,7 @@ class TrainTab:
             return "", "", *self.unfilled()
         return "", "", *self.based_on(Base.of_preset(preset), preset.values, language(request))
 
+    @people.needs("train")
     def save_preset(self, name, request: gr.Request, *contents):
         """Keep the form as a preset of the workspace, which is the form's base then."""
         lang = language(request)
@@ -171,6 +173,7 @@ class TrainTab:
             return note(told(error, lang), "bad"), *self.unfilled()
         return note(say("preset_saved", lang, name=kept)), *self.based_on(Base("preset", kept, values), values, lang)
 
+    @people.needs("train")
     def delete_preset(self, name, request: gr.Request):
         """Delete a preset of the workspace; the form stays as it is."""
         if not name:
@@ -216,17 +219,20 @@ class TrainTab:
         lines = "" if not (words or "").strip() else say("options_found", language(request), count=shown)
         return f"<div class='wb-sub'>{escape(lines)}</div>" if lines else "", *updates
 
+    @people.needs("train")
     def begin(self, request: gr.Request, base: Base, *contents):
         """Start a run, or queue it; a refusal leaves what is shown of another run alone."""
         lang = language(request)
         try:
             config = self.form.config(list(contents))
             values = config.model_dump(exclude_unset=True)
+            self._check_output(config)
             run = queue.launch(
                 config,
                 self.workspace,
                 base.name if base.kind == "clone" else "",
                 check=lambda *_: self.worker.ask("preflight", user_of(request), config=values),
+                started_by=people.name(),
             )
         except UserError as error:
             return note(told(error, lang), "bad"), gr.skip(), gr.skip()
@@ -235,6 +241,13 @@ class TrainTab:
             message = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
         listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
         return note(message), listed, gr.Tabs(selected="monitor")
+
+    def _check_output(self, config) -> None:
+        """Raise UserError where a run would overwrite another user's."""
+        if config.output_dir:
+            there = Run(self.workspace.output(config.output_dir))
+            if (there.path / "state.json").exists():
+                people.check_own(there)
 
     def arrive(self, kept, request: gr.Request):
         """A new or reloaded page: the run that is going, or the newest; the form as the browser has kept it."""

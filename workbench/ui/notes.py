@@ -5,7 +5,8 @@ from html import escape
 from workbench.errors import Told
 from workbench.messages import message
 
-QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+# `show_progress_on`: without it each event makes the browser update every component that any event has ever written
+QUIET = {"show_progress": "hidden", "show_progress_on": [], "queue": False, "api_visibility": "private"}
 
 
 def told(what: Exception | str, lang: str) -> str:

@@ -26,6 +26,7 @@ from workbench.ui.tabs.data.view import bar_html, note_safe
 OPTIONS = options_that_affect("data", RunConfig)
 LONG = {
     "show_progress": "hidden",
+    "show_progress_on": [],
     "api_visibility": "private",
     "concurrency_limit": None,
 }  # the worker limits them, by user

@@ -68,8 +68,16 @@ def theme() -> gr.themes.Base:
     )
 
 
-# no slash before it: behind a proxy the page lies under a prefix
-PLOTLY_SCRIPT = f'<script src="gradio_api/file={PLOTLY}"></script>'
+# Fetched when the first chart has something to show: it takes the browser over half a second. No slash before the
+# address: behind a proxy the page lies under a prefix.
+PLOTLY_SCRIPT = f"""<script>
+window.workbenchPlotly = () => {{
+  if (document.getElementById('plotly-script')) return;
+  const script = document.createElement('script');
+  script.id = 'plotly-script'; script.src = 'gradio_api/file={PLOTLY}';
+  document.head.appendChild(script);
+}};
+</script>"""
 
 
 def first_script(default_language: str | None) -> str:
@@ -114,7 +122,7 @@ CHART_JS = """
 const node = element.querySelector('.live-chart');
 const draw = () => {
   if (!props.value) { if (window.Plotly) Plotly.purge(node); return; }
-  if (!window.Plotly) { setTimeout(draw, 200); return; }
+  if (!window.Plotly) { window.workbenchPlotly(); setTimeout(draw, 100); return; }
   const figure = JSON.parse(props.value);
   const color = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
   figure.layout.font = {color: color, size: 12};

@@ -9,9 +9,23 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from workbench.messages import chat, cli, config, data, datasets, imports, models, page, rows, runs, storage, train
+from workbench.messages import (
+    chat,
+    cli,
+    config,
+    data,
+    datasets,
+    engine,
+    imports,
+    models,
+    page,
+    rows,
+    runs,
+    storage,
+    train,
+)
 
-_AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, chat, page, cli)
+_AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, engine, chat, page, cli)
 SENTENCES: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.SENTENCES.items()}
 PARTS: dict[str, tuple[str, str]] = {
     code: texts for area in _AREAS for code, texts in getattr(area, "PARTS", {}).items()

@@ -232,7 +232,7 @@ class EnginePanel:
         if state is None:
             return note(say("engine_none", lang), "warn")
         if state.state == "running" and self.engine.silent:
-            return note(SILENT, "bad")
+            return note(told(SILENT, lang), "bad")
         if state.state == "running":
             names = ", ".join([model, *sorted(self.engine._adapters)])
             status = (

@@ -33,6 +33,17 @@ LONG = {
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
 
 
+OFF = {"interactive": False}  # a button, until there is something to which it applies
+_ON_JS, _OFF_JS = (f"() => ({{__type__: 'update', interactive: {on}}})" for on in ("true", "false"))
+
+
+def stops(halt: gr.Button, *jobs: tuple) -> None:
+    """`halt` is enabled while one of `jobs` goes on: pairs of the event's trigger and the event."""
+    for trigger, going in jobs:
+        trigger(None, None, halt, js=_ON_JS, api_visibility="private")
+        going.then(None, None, halt, js=_OFF_JS, api_visibility="private")
+
+
 def user_of(request: gr.Request) -> str:
     """Who asks, for the limits that each user and each address have: the address, and a browser, or a tab of one that
     keeps no cookies."""

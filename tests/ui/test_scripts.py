@@ -2,11 +2,16 @@
 
 import asyncio
 import json
+from html import escape
 
 import pytest
 
+from workbench.config.run_config import validated
 from workbench.engine.process import Engine
+from workbench.runs.run import create_run
 from workbench.storage.workspace import Workspace
+from workbench.ui.monitor import status_html
+from workbench.ui.notes import middle
 from workbench.ui.page import Page
 from workbench.ui.scripts import CHANGES, QuickScripts, quick_scripts
 
@@ -72,3 +77,12 @@ def test_a_tab_that_comes_to_the_front_lets_only_its_own_timers_tick(config):
     always = set(timers) - set(chosen["train"])
     assert len(always) == 1
     assert timers == chosen["train"] | dict.fromkeys(always, True)
+
+
+def test_a_long_name_loses_its_middle_and_is_whole_on_hover(tmp_path):
+    workspace, name = Workspace(tmp_path).create(), "a-model-with-a-name-that-goes-on-" + "and-on-" * 9 + "<end>"
+    values = {"model_name_or_path": f"org/{name}", "dataset": name.replace("<end>", "")}
+    run = create_run(workspace, validated(values))
+    shown = status_html(run, "en")
+    assert f"title='{escape(name, quote=True)}'" in shown and f">{escape(name)}<" not in shown
+    assert middle("short & plain") == "short &amp; plain"

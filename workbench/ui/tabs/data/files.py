@@ -25,8 +25,8 @@ from workbench.ui.tabs.data.shared import (
     Data,
     clear_temporary,
     outgoing,
+    stoppable,
     stopped,
-    stops,
     user_of,
 )
 from workbench.ui.tabs.data.view import note_safe
@@ -241,11 +241,13 @@ class Files:
     def _wire(self) -> None:
         data = self.data
         chosen, looks, contents = data.chosen, data.looks, data.form.components
-        layout = self.layout
+        layout, halt = self.layout, self.halt
         changed = [self.message, chosen, looks]
         after = data.shown_after
-        copying = after(self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG))
-        splitting = after(self.split.click(self.run_split, [chosen, looks, self.share, *contents], changed, **LONG))
+        copying = after(stoppable(halt, self.copy.click, self.run_copy, [chosen, looks, *contents], changed, **LONG))
+        splitting = after(
+            stoppable(halt, self.split.click, self.run_split, [chosen, looks, self.share, *contents], changed, **LONG)
+        )
         after(
             self.drop.click(
                 data.changing(self.remove, 1),
@@ -256,9 +258,10 @@ class Files:
             )
         )
         saving = data.changing(self.save_layout)
-        keeping = after(self.keep.click(saving, [looks, chosen, *layout, *contents], [self.message, looks], **LONG))
+        keeping = after(
+            stoppable(halt, self.keep.click, saving, [looks, chosen, *layout, *contents], [self.message, looks], **LONG)
+        )
         self.halt.click(stopped, None, self.message, cancels=[copying, splitting, keeping], **QUIET)
-        stops(self.halt, (self.copy.click, copying), (self.split.click, splitting), (self.keep.click, keeping))
         self.download.click(
             self.give_out,
             [chosen, *contents],

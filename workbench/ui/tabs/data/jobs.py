@@ -12,7 +12,7 @@ from workbench.ui.charts import length_chart
 from workbench.ui.notes import QUIET, note
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import view
-from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, OFF, Data, outgoing, stopped, stops
+from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, OFF, Data, outgoing, stoppable, stopped
 from workbench.ui.theme import CHART_JS
 
 SEQUENCES = 3  # shown at a time
@@ -37,9 +37,9 @@ class Check:
             self.give = gr.Button(t("data_report"), elem_id="data-report", **OFF)
         self.checked = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-checked")
         found = [self.checked, self.give]
-        going = self.start.click(self.run, [self.data.chosen, *self.data.form.components], found, **LONG)
+        given = [self.data.chosen, *self.data.form.components]
+        going = stoppable(halt, self.start.click, self.run, given, found, **LONG)
         halt.click(stopped, None, self.checked, cancels=[going], **QUIET)
-        stops(halt, (self.start.click, going))
         self.give.click(
             self.report,
             self.data.chosen,
@@ -146,11 +146,10 @@ class Statistics:
     def _wire(self) -> None:
         data, shown = self.data, [self.counted, self.chart, self.suggested, self.apply]
         going = [
-            button.click(run, [data.chosen, data.looks, *data.form.components], shown, **LONG)
+            stoppable(self.halt, button.click, run, [data.chosen, data.looks, *data.form.components], shown, **LONG)
             for button, run in ((self.count, self.run), (self.count_all, self.run_all))
         ]
         self.halt.click(stopped, None, self.counted, cancels=going, **QUIET)
-        stops(self.halt, *zip((self.count.click, self.count_all.click), going, strict=True))
         options = [data.form.widgets[name] for name in ("cutoff_len", "packing")]
         self.apply.click(self.take_over, [self.suggested, data.chosen, data.looks], [self.applied, *options], **QUIET)
 
@@ -171,9 +170,8 @@ class Sequences:
             show = gr.Button(t("data_batches_run"), elem_id="data-batches", variant="primary", scale=3)
             halt = gr.Button(t("stop"), elem_id="data-batches-stop", variant="stop", scale=1, **OFF)
         shown = gr.HTML(elem_id="data-sequences")
-        going = show.click(self.run, [first, *self.data.form.components], shown, **LONG)
+        going = stoppable(halt, show.click, self.run, [first, *self.data.form.components], shown, **LONG)
         halt.click(stopped, None, shown, cancels=[going], **QUIET)
-        stops(halt, (show.click, going))
 
     async def run(self, number, request: gr.Request, *contents):
         """A few sequences from `number` on."""

@@ -37,11 +37,12 @@ OFF = {"interactive": False}  # a button, until there is something to which it a
 _ON_JS, _OFF_JS = (f"() => ({{__type__: 'update', interactive: {on}}})" for on in ("true", "false"))
 
 
-def stops(halt: gr.Button, *jobs: tuple) -> None:
-    """`halt` is enabled while one of `jobs` goes on: pairs of the event's trigger and the event."""
-    for trigger, going in jobs:
-        trigger(None, None, halt, js=_ON_JS, api_visibility="private")
-        going.then(None, None, halt, js=_OFF_JS, api_visibility="private")
+def stoppable(halt: gr.Button, trigger: Callable, *event, **options):
+    """The event of a long job, such as a button's click. `halt` is enabled while it goes on."""
+    trigger(None, None, halt, js=_ON_JS, api_visibility="private")  # first: gradio's events of one click wait in line
+    going = trigger(*event, **options)
+    going.then(None, None, halt, js=_OFF_JS, api_visibility="private")
+    return going
 
 
 def user_of(request: gr.Request) -> str:

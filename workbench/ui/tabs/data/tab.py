@@ -20,7 +20,7 @@ from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, view
-from workbench.ui.tabs.data.shared import LONG, OFF, Data, stopped, stops, user_of
+from workbench.ui.tabs.data.shared import LONG, OFF, Data, stoppable, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 from workbench.ui.tabs.record import Event, Tab, bind
 
@@ -356,7 +356,9 @@ class DataTab:
         self.check.checked.click(*clicked, **QUIET).then(*showing, **QUIET)
         self.fetch.click(*fetching, **QUIET)
         saving = data.shown_after(
-            self.save.click(
+            stoppable(
+                self.halt,
+                self.save.click,
                 data.changing(self.save_row, 1),
                 [data.looks, self.chosen, self.row, self.before, self.source, *contents],
                 [self.edited, data.looks, self.before],
@@ -364,7 +366,9 @@ class DataTab:
             )
         )
         cutting = data.shown_after(
-            self.cut.click(
+            stoppable(
+                self.halt,
+                self.cut.click,
                 data.changing(self.delete_row, 4),
                 [data.looks, self.chosen, self.row, self.before, *contents],
                 [self.edited, data.looks, self.before, self.source, self.save, self.cut],
@@ -374,7 +378,6 @@ class DataTab:
             )
         )
         self.halt.click(stopped, None, self.edited, cancels=[saving, cutting], **QUIET)
-        stops(self.halt, (self.save.click, saving), (self.cut.click, cutting))
 
 
 def _moved(rows: int):

@@ -77,11 +77,12 @@ class Page:
             for container, tab_id, tab in built:
                 for chain in tab.on_load:
                     bind(blocks.load, chain)
+                # first, as gradio's events of one kind wait in line
+                container.select(None, None, clocks, js=_ticking(tab.timers, clocks), api_visibility="private")
                 for chain in tab.on_select:
                     bind(container.select, chain)
                 if tab_id != "runs":
                     container.select(None, js=_NO_LINK_JS, api_visibility="private")
-                container.select(None, None, clocks, js=_ticking(tab.timers, clocks), api_visibility="private")
             blocks.load(self.follow_link, self.runs.link, self.tabs, js=LINK_JS, **QUIET)
             self._wire()
         return blocks

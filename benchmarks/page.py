@@ -83,7 +83,7 @@ def ticks(url: str, run) -> tuple[list[float], list[int]]:
     timers = [
         d
         for d in config["dependencies"]
-        if any(event == "tick" for _, event in d["targets"]) and len(d["outputs"]) == 6
+        if any(event == "tick" for _, event in d["targets"]) and len(d["inputs"]) == 3 and len(d["outputs"]) == 7
     ]
     index, spent, sizes = timers[0]["id"], [], []
     for number in range(TICKS):

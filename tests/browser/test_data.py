@@ -127,8 +127,8 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     expect(opened.locator("#data-about")).to_contain_text("30 rows")
     expect(opened.locator("#data-rows .wb-turn.user").first).to_contain_text("Q0 {x} ${y} `z` <b>")
     opened.get_by_role("tab", name="Check").click()
-    opened.click("#data-report")
-    expect(opened.locator("#data-checked")).to_contain_text("Check the dataset first")
+    expect(opened.locator("#data-report")).to_be_disabled()  # nothing was checked yet
+    expect(opened.locator("#data-check-stop")).to_be_disabled()
     opened.click("#data-check")
     expect(opened.locator("#data-checked .bad").first).to_contain_text(
         "30 rows: 2 broken, which would stop a run; 1 to look at"
@@ -145,6 +145,7 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
         opened.click("#data-report")
     report = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
     assert [problem["row"] for problem in report] == [8, 12, 13]
+    expect(opened.locator("#data-check-stop")).to_be_disabled()
     opened.click("#problem-table [data-look='12']")
     card = opened.locator("#data-rows .wb-row[data-row='12']")
     expect(card).to_contain_text("unreadable: not valid JSON")

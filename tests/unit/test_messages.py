@@ -36,8 +36,8 @@ from workbench.ui.catalogue import say
 from workbench.ui.notes import told as told_on_page
 
 ROOT = Path(__file__).parents[2] / "workbench"
-# the engine's errors go to clients in English, as OpenAI's do; the tabs raise what the page's catalogue says
-ELSEWHERE = ("engine", "ui/tabs", "messages")
+# the tabs raise what the page's catalogue says
+ELSEWHERE = ("ui/tabs", "messages")
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if not p.relative_to(ROOT).as_posix().startswith(ELSEWHERE)]
 # where the code, or a text, stands in a call
 PLACE = {"UserError": 0, "NotFound": 0, "WrongEncoding": 0, "BadRow": 1, "Message": 0, "Unreadable": 1, "Problem": 2}

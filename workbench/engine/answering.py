@@ -88,7 +88,7 @@ def said(error: Exception) -> ApiError:
     """What a client is told of an error of the decoder."""
     if isinstance(error, ContextOverflow):
         return ApiError(400, str(error), code="context_length_exceeded", param=error.what)
-    return ApiError(400, str(error)) if isinstance(error, UserError) else unexpected(error)
+    return ApiError(400, error.message) if isinstance(error, UserError) else unexpected(error)
 
 
 async def answered(backend: Backend, jobs: list[Job], answer: Answer, stream: bool, request: Request, metrics: Metrics):

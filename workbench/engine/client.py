@@ -1,9 +1,10 @@
 """The chat tab's and the probes' side of OpenAI's protocol: any compatible server, ours or another."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from workbench.errors import UserError
+from workbench.messages.message import restored
 
 TOP_LOGPROBS = 5
 _PATIENCE = 3600  # seconds; a long answer on a CPU takes its time
@@ -98,15 +99,20 @@ class Delta:
     usage: dict | None = None
 
 
+def _restored(error: dict, english: str) -> str:
+    """What an error of our engine says, with its code where it came with one (see `ApiError`)."""
+    return restored(error.get("told"), str(english)[:600])
+
+
 def _said(error) -> UserError:
     """One sentence for what openai's client raises."""
     from openai import APIStatusError
 
     if isinstance(error, APIStatusError):
         body = error.body.get("message", "") if isinstance(error.body, dict) else ""
-        return UserError(str(body or error)[:600])
+        return UserError(_restored(error.body, body) if body else str(error)[:600])
     reason = str(error.__cause__ or error).rstrip(".")[:300]
-    return UserError(f"The server did not answer ({reason}). Load the model again, or check its address.")
+    return UserError("server_silent", reason=reason)
 
 
 async def stream(backend: Endpoint, model: str, messages: list[dict], settings: dict) -> AsyncIterator[Delta]:
@@ -147,22 +153,33 @@ async def stream(backend: Endpoint, model: str, messages: list[dict], settings: 
                             delta.entries = [entry.model_dump() for entry in choice.logprobs.content]
                     written += len(delta.content) + len(delta.reasoning)
                     if written > MAX_CHARACTERS:
-                        raise UserError(f"The answer was ended: it has more than {MAX_CHARACTERS:,} characters.")
+                        raise UserError("answer_too_long", most=MAX_CHARACTERS)
                     yield delta
             finally:
                 await answer.close()
             if not finished:
-                raise UserError("The model's process ended in the middle of the answer. Load it again to go on.")
+                raise UserError("engine_ended_midway")
         except APIError as error:
             raise _said(error) from None
 
 
-async def complete(backend: Endpoint, model: str, messages: list[dict], *, n: int = 1, **settings) -> list[str]:
-    """`n` whole answers; asked one by one where the server gives only one at a time. Raises UserError."""
+async def complete(
+    backend: Endpoint,
+    model: str,
+    messages: list[dict],
+    *,
+    n: int = 1,
+    done: Callable[[int], object] | None = None,
+    **settings,
+) -> list[str]:
+    """`n` whole answers; asked one by one where the server gives only one at a time. `done` is told how many there are;
+    another server than ours may give them all at once. Raises UserError."""
     from openai import APIError, BadRequestError
 
     async with backend.client() as client:
         try:
+            if done and backend.own:
+                return await _counted(client, model, messages, n, done, settings)
             try:
                 answer = await client.chat.completions.create(model=model, messages=messages, n=n, **settings)
                 answers = [choice.message.content or "" for choice in answer.choices]
@@ -175,9 +192,27 @@ async def complete(backend: Endpoint, model: str, messages: list[dict], *, n: in
                 more = settings if seed is None else settings | {"seed": seed + len(answers)}
                 answer = await client.chat.completions.create(model=model, messages=messages, **more)
                 answers.append(answer.choices[0].message.content or "")
+                if done:
+                    done(len(answers))
             return answers
         except APIError as error:
             raise _said(error) from None
+
+
+async def _counted(client, model: str, messages: list[dict], n: int, done: Callable, settings: dict) -> list[str]:
+    """`complete` of our own engine, as one batch whose answers end one after the other. Raises UserError."""
+    texts, ended = [""] * n, set()
+    async for chunk in await client.chat.completions.create(
+        model=model, messages=messages, n=n, stream=True, **settings
+    ):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.finish_reason:
+                ended.add(choice.index)
+                done(len(ended))
+    if len(ended) < n:
+        raise UserError("engine_ended_midway")
+    return texts
 
 
 async def score(
@@ -191,7 +226,7 @@ async def score(
     """What `model` thinks of each token of a given answer (our engine only). `more` goes with the request. Raises
     UserError."""
     if not backend.own:
-        raise UserError("Only the workbench's own engine can score an answer. Load the model here for this.")
+        raise UserError("score_own_only")
     body = {
         "model": model,
         "messages": messages,
@@ -200,16 +235,17 @@ async def score(
         "top_logprobs": TOP_LOGPROBS,
         **(more or {}),
     }
-    return (await _post(backend, "score", body, _PATIENCE, "score the answer"))["content"]
+    return (await _post(backend, "score", body, _PATIENCE, "score_failed"))["content"]
 
 
 async def add_adapter(engine: Endpoint, body: dict) -> None:
     """Load or merge adapters in our engine; `engine.url` is the engine's own, without `/v1`. Raises UserError."""
-    await _post(engine, "adapters", body, 120, "load the adapter")
+    await _post(engine, "adapters", body, 120, "adapter_load_failed")
 
 
 async def _post(engine: Endpoint, path: str, body: dict, seconds: float, what: str) -> dict:
-    """The answer of our engine to a request that OpenAI's protocol does not have. Raises UserError."""
+    """The answer of our engine to a request that OpenAI's protocol does not have. `what`: the code of what is said
+    where it gives none. Raises UserError."""
     import httpx
 
     try:
@@ -219,9 +255,9 @@ async def _post(engine: Endpoint, path: str, body: dict, seconds: float, what: s
             )
             found = response.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise UserError(f"The engine could not {what} ({type(error).__name__}). Load the model again.") from None
+        raise UserError(what, error=type(error).__name__) from None
     if response.status_code != 200:
-        raise UserError(found["error"]["message"])
+        raise UserError(_restored(found["error"], found["error"]["message"]))
     return found
 
 
@@ -236,6 +272,4 @@ async def models(backend: Endpoint) -> list[str]:
         except APIError as error:
             raise _said(error) from None
         except ValueError:
-            raise UserError(
-                f"{backend.url} does not answer as an OpenAI-compatible server. Give its address with /v1."
-            ) from None
+            raise UserError("server_not_openai", url=backend.url) from None

@@ -8,6 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from workbench.messages.message import Message, stored
+
 
 class ApiError(Exception):
     """An error in OpenAI's shape."""
@@ -21,8 +23,11 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
     ):
+        """A `Message` is told in English, with its code and values in `told`, for a page in another language."""
         self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.body = {"error": {"message": str(message), "type": kind, "param": param, "code": code}}
+        if isinstance(message, Message):
+            self.body["error"]["told"] = stored(message)
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status)

@@ -15,6 +15,7 @@ from workbench.engine.call_forms import ID, NAME, CallForm
 from workbench.engine.call_reading import value_end
 from workbench.engine.thoughts import Thoughts
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 MAX_SCHEMA_DEPTH = 48  # of lists and objects inside each other
 MAX_SCHEMA_VALUES = 5_000  # half a second of llguidance's; 20,000 take six
@@ -60,10 +61,7 @@ def check_schema(schema: object, what: str) -> None:
         value, depth = waiting.pop()
         seen += 1
         if depth > MAX_SCHEMA_DEPTH or seen > MAX_SCHEMA_VALUES:
-            raise UserError(
-                f"{what}: the JSON schema is too large. At most {MAX_SCHEMA_DEPTH} levels and"
-                f" {MAX_SCHEMA_VALUES:,} values."
-            )
+            raise UserError("schema_too_large", what=what, levels=MAX_SCHEMA_DEPTH, values=MAX_SCHEMA_VALUES)
         if isinstance(value, dict):
             waiting += [(one, depth + 1) for one in value.values()]
         elif isinstance(value, list):
@@ -259,6 +257,6 @@ def matcher(tokenizer, plan: Plan, vocabulary: int):
     if found.is_error():
         reason = " ".join(found.get_error().partition("<state>")[0].split())[:300]
         if "panic" in reason:  # an assertion inside llguidance, which it survives
-            reason = "together the grammars are too large. Give fewer tools, or smaller schemas."
-        raise UserError(f"{what}: this JSON schema cannot be used: {reason}")
+            reason = Message("grammars_too_large")
+        raise UserError("schema_unusable", what=what, reason=reason)
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench.config.options import EngineConfig
 from workbench.engine.door import Door
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
 
@@ -64,14 +65,14 @@ def serve(
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
     transformers.utils.logging.disable_progress_bar()
     progress = progress_writer(state) if state else (lambda phase, share: None)
-    progress("Starting", 0.0)
+    progress(Message("phase_starting"), 0.0)
 
     said: list[str] = []  # what the page says, too
 
     def warn(line: str) -> None:
         said.append(line)
         if state:
-            state.update(warning="\n".join(said))
+            state.update(warning=said[0] if len(said) == 1 else "\n".join(said))
 
     def tell(line: str) -> None:
         log(line)
@@ -80,12 +81,12 @@ def serve(
 
     decoder = TransformersDecoder(config, workspace, progress, tell)
     for name, path in adapters.items():
-        progress(f"Loading adapter {name}", 0.0)
+        progress(Message("phase_adapter", name=name), 0.0)
         decoder.add_adapter(name, path)
-    progress("Trying the model", 1.0)
+    progress(Message("phase_trying"), 1.0)
     scheduler = backend_of(decoder, log)
     if reason := scheduler.capabilities.not_batched:
-        warn(f"Requests take turns with this model: {reason}.")
+        warn(Message("takes_turns", reason=reason))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     name = base_name(config)
     if state:
@@ -112,9 +113,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise UserError(
-            f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port."
-        ) from None
+        raise UserError("port_taken", port=port, host=host, reason=error.strerror) from None
     listener.listen()
     return listener
 

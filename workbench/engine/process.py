@@ -13,6 +13,7 @@ from pathlib import Path
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import changed_values
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.memory import free_gib, loaded_gib
 from workbench.runs import job
@@ -22,7 +23,7 @@ from workbench.storage.workspace import Workspace
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks
-SILENT = f"The engine has not answered for {SILENT_SECONDS:.0f} s. Wait, or load the model again in the Chat tab."
+SILENT = Message("engine_silent", seconds=SILENT_SECONDS)
 
 
 class Engine:
@@ -91,7 +92,7 @@ class Engine:
         """
         state = self.state()
         if not state or state.state != "running":
-            raise UserError("No model is loaded. Load one in the Chat tab first.")
+            raise UserError("engine_not_loaded")
         if self.silent:
             raise UserError(SILENT)
         return f"http://127.0.0.1:{state.port}"
@@ -145,12 +146,9 @@ class Engine:
         need = self._size(config, on_gpu)
         if need <= free:
             return
-        beside = f" while {going[0].id} trains" if going else ""
-        wait = "Wait until it ends, stop it, choose" if going else "Choose"
-        raise UserError(
-            f"The model takes about {need:.1f} GiB, but {free:.1f} GiB are free{beside}. {wait} 4 bit, or load on"
-            " another device."
-        )
+        if going:
+            raise UserError("engine_too_large_beside", need=need, free=free, id=going[0].id)
+        raise UserError("engine_too_large", need=need, free=free)
 
     def _size(self, config: EngineConfig, on_gpu: bool) -> float:
         """GiB that a model takes, or 0 when its files are not here to tell."""

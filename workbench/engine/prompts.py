@@ -14,7 +14,6 @@ from workbench.errors import UserError
 from workbench.models.ends import END_OF_TURN
 
 TEMPLATE_SECONDS = 20.0  # that a chat template may take for one conversation: others wait meanwhile
-_NO_TOOLS = "The chat template of this model has no place for tools. Leave them out, or use a model made for them."
 _QUESTION = [{"role": "user", "content": "Zq1kW"}]
 
 
@@ -61,10 +60,7 @@ class Prompts:
 
     def _check(self, ids: list[int]) -> None:
         if any(not 0 <= token < len(self.tokenizer) for token in ids):
-            raise UserError(
-                "The prompt holds token ids that this model does not have. They go from 0 to"
-                f" {len(self.tokenizer) - 1}."
-            )
+            raise UserError("prompt_ids", last=len(self.tokenizer) - 1)
 
     def _plain(self, job: Job) -> list[int]:
         if isinstance(job.prompt, str):
@@ -83,9 +79,7 @@ class Prompts:
         if layout and (job.thinking or may_think(layout, job.prompt_text, given)):
             plan.thoughts, plan.opened = layout, job.thinking
         if job.forced and form is None:
-            raise UserError(
-                "tool_choice: it is not known how this model writes calls, so that one cannot be forced. Use auto."
-            )
+            raise UserError("tool_choice_unknown")
         if form and job.tools:
             plan.form, plan.several = form, job.several_calls
             known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in job.tools}
@@ -96,7 +90,7 @@ class Prompts:
 
     def _conversation(self, job: Job, template: str) -> str:
         if "reasoning_effort" in job.template_values and "reasoning_effort" not in template:
-            raise UserError("reasoning_effort: the chat template of this model has no such switch. Leave it out.")
+            raise UserError("reasoning_unsupported")
         values = {"add_generation_prompt": not job.continue_final, "continue_final_message": job.continue_final}
         values |= job.template_values
         messages, tools = job.messages, job.tools
@@ -117,7 +111,7 @@ class Prompts:
         if template not in self._ways:
             self._ways[template] = next((way for way in ("argument", "system") if self._shows(way)), "")
         if not self._ways[template]:
-            raise UserError(_NO_TOOLS)
+            raise UserError("no_place_for_tools")
         return self._ways[template]
 
     def _shows(self, way: str) -> bool:
@@ -143,12 +137,9 @@ class Prompts:
             with time_limit(TEMPLATE_SECONDS):
                 return self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **values)
         except TimeoutError:
-            raise UserError(
-                f"The chat template took more than {TEMPLATE_SECONDS:g} s for this conversation. Choose another"
-                " template."
-            ) from None
+            raise UserError("template_slow", seconds=TEMPLATE_SECONDS) from None
         except Exception as error:  # Jinja raises many kinds
-            raise UserError(f"The chat template cannot render this conversation: {str(error)[:300]}.") from None
+            raise UserError("template_cannot_render", reason=str(error)[:300]) from None
 
 
 def _arguments(schema: dict) -> dict:

@@ -149,7 +149,7 @@ def _bias(biases: dict[int, float], vocabulary: int, device) -> torch.Tensor | N
     if not biases:
         return None
     if unknown := [token for token in biases if not 0 <= token < vocabulary]:
-        raise UserError(f"logit_bias: there is no token {unknown[0]}. Ids go from 0 to {vocabulary - 1}.")
+        raise UserError("bias_unknown", token=unknown[0], last=vocabulary - 1)
     added = torch.zeros(vocabulary, device=device)
     added[list(biases)] = torch.tensor(list(biases.values()), dtype=added.dtype, device=device)
     return added

@@ -15,7 +15,6 @@ from typing import Protocol
 from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
 from workbench.errors import UserError
 
-IN_USE = "A request is using the adapter {} at the moment. Remove it when the answer is done."
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
 
@@ -132,7 +131,7 @@ class Scheduler:
     def remove_adapter(self, name: str) -> None:
         def remove() -> None:
             if any(job.adapter == name for job, _ in self.active):
-                raise UserError(IN_USE.format(name))
+                raise UserError("adapter_in_use", name=name)
             self.decoder.remove_adapter(name)
 
         self.call(remove)

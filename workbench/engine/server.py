@@ -99,15 +99,15 @@ class Routes:
     async def add_adapter(self, body: AdapterRequest):
         try:
             if not self._backend.capabilities.adapters:
-                raise UserError("This engine does not support adapters. Load the model with another engine.")
+                raise UserError("adapters_unsupported")
             if body.name == self._service.base_name:
-                raise UserError(f"An adapter cannot have the base model's name, {self._service.base_name}.")
+                raise UserError("adapter_named_as_base", name=self._service.base_name)
             if body.merge:
                 await asyncio.to_thread(self._backend.merge_adapters, body.name, body.merge)
             else:
                 await asyncio.to_thread(self._backend.add_adapter, body.name, body.path)
         except UserError as error:
-            raise ApiError(400, str(error), param="path") from None
+            raise ApiError(400, error.message, param="path") from None
         return {"adapters": self._backend.adapters}
 
     async def score(self, body: ScoreRequest, request: Request):

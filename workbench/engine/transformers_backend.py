@@ -99,9 +99,7 @@ class TransformersDecoder:
             else:
                 self.model = PeftModel.from_pretrained(self.base, str(folder), adapter_name=inner)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"The adapter {path} does not fit this model: {' '.join(str(error).split())[:300]}"
-            ) from None
+            raise UserError("adapter_refused", path=path, reason=" ".join(str(error).split())[:300]) from None
         self.model.eval()
         self._inner[name], self._stamps[inner] = inner, stamp
         self.adapters.append(name)
@@ -114,7 +112,7 @@ class TransformersDecoder:
             UserError: there is none of this name.
         """
         if name not in self.adapters:
-            raise UserError(f"There is no adapter named {name}. Loaded: {', '.join(self.adapters) or 'none'}.")
+            raise UserError("adapter_unknown", name=name, loaded=self.adapters or "–")
         self.adapters.remove(name)
         inner = self._inner.pop(name)
         if inner in self._inner.values():
@@ -136,14 +134,14 @@ class TransformersDecoder:
             UserError: an unknown adapter, a name that is taken, or adapters that cannot be added up.
         """
         if name in self.adapters:
-            raise UserError(f"There is an adapter named {name} already. Choose another name.")
+            raise UserError("adapter_name_taken", name=name)
         if unknown := [other for other in weights if other not in self.adapters]:
-            raise UserError(f"Not loaded: {', '.join(unknown)}. Load these adapters first.")
+            raise UserError("adapters_not_loaded", names=unknown)
         inner = f"adapter_{next(self._numbers)}"
         try:
             add_up(self.model, [self._inner[other] for other in weights], list(weights.values()), inner)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise UserError(f"These adapters cannot be merged: {' '.join(str(error).split())[:300]}") from None
+            raise UserError("adapters_unmergeable", reason=" ".join(str(error).split())[:300]) from None
         self.model.eval()
         self._inner[name] = inner
         self.adapters.append(name)
@@ -171,7 +169,7 @@ class TransformersDecoder:
         if room < 1:
             raise ContextOverflow(self.context, len(prompt), "messages" if job.prompt is None else "prompt")
         if not prompt:
-            raise UserError("The prompt is empty. Give at least one token.")
+            raise UserError("prompt_empty")
         limit = min(sampling.max_tokens, room)
         ids = torch.tensor([prompt], device=self._device)
         cache = DynamicCache(config=self.base.config.get_text_config())
@@ -234,7 +232,7 @@ class TransformersDecoder:
         )
         given = self.tokenizer(answer, add_special_tokens=False)["input_ids"] if isinstance(answer, str) else answer
         if any(not 0 <= token < len(self.tokenizer) for token in given):
-            raise UserError("The answer holds token ids that this model does not have.")
+            raise UserError("answer_ids")
         if len(prompt) + len(given) > self.context:
             raise ContextOverflow(self.context, len(prompt) + len(given))
         if not prompt or not given:

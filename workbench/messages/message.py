@@ -15,6 +15,7 @@ from workbench.messages import (
     config,
     data,
     datasets,
+    engine,
     imports,
     models,
     page,
@@ -25,7 +26,7 @@ from workbench.messages import (
     users,
 )
 
-_AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, chat, page, cli, users)
+_AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, engine, chat, page, cli, users)
 SENTENCES: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.SENTENCES.items()}
 PARTS: dict[str, tuple[str, str]] = {
     code: texts for area in _AREAS for code, texts in getattr(area, "PARTS", {}).items()

@@ -141,6 +141,7 @@ TEXT = {
         "与已加载的设置不同：{names}。重新加载后生效。",
     ),
     "merge_pick": ("Add an adapter", "添加适配器"),
+    "samples_so_far": ("{done} of {total} samples written …", "已生成 {done}/{total} 个样本……"),
     "asked_so_far": ("{done} of {total} wordings asked.", "已问 {done}/{total} 种问法。"),
     "send": ("Send", "发送"),
     "regenerate": ("Regenerate", "重新生成"),

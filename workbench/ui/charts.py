@@ -6,6 +6,7 @@ from html import escape
 import orjson
 
 from workbench.runs.metrics import Series, smoothed
+from workbench.ui.notes import shortened
 
 RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with color-blind eyes, and in print
 
@@ -105,7 +106,8 @@ def compare_chart(
     """
     data = []
     for number, (name, series) in enumerate(runs):
-        name = literal(name)
+        whole, name = literal(name), literal(shortened(name, 40))
+        hover = {"meta": whole, "hovertemplate": "%{y}<extra>%{meta}</extra>"} if whole != name else {}
         color, dash = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
         for metric, style in (
             ("loss", {"mode": "lines", "line": {"color": color, "width": 2, "dash": dash}, "name": name}),
@@ -123,7 +125,7 @@ def compare_chart(
             y = smoothed(points.y, smooth) if smooth and metric == "loss" else points.y
             if points.x:
                 x = [float(f"{v:.6g}") for v in along(series, points.x, axis)]
-                data.append({"type": "scatter", "x": x, "y": [float(f"{v:.5g}") for v in y], **style})
+                data.append({"type": "scatter", "x": x, "y": [float(f"{v:.5g}") for v in y], **hover, **style})
     layout = {
         "uirevision": f"{axis}-{log_scale}",
         "margin": {"l": 52, "r": 12, "t": 8, "b": 40},

@@ -15,6 +15,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui.catalogue import say
 from workbench.ui.charts import loss_chart
+from workbench.ui.notes import middle
 
 _readers: dict[str, MetricsReader] = {}
 _lock = threading.Lock()
@@ -49,13 +50,14 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     last = reader_of(run).last
     share, lines_text = _progress(state, last, lang)
     values = run.config_values()
-    model = str(values.get("model_name_or_path", "")).split("/")[-1]
+    model = middle(str(values.get("model_name_or_path", "")).split("/")[-1], 34)
+    dataset = middle(str(values.get("dataset", "")), 34)
     by = " · " + say("started_by", lang, name=state.started_by) if state.started_by else ""
     parts = [
         "<div class='wb-card' id='run-status'><div class='wb-head'>",
         f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
         (
-            f"<b>{escape(run.id)}</b><span class='wb-sub'>{escape(model)} · {escape(str(values.get('dataset', '')))} ·"
+            f"<b>{middle(run.id, 44)}</b><span class='wb-sub'>{model} · {dataset} ·"
             f" {escape(state.device)}{escape(by)}</span></div>"
         ),
         (

@@ -5,7 +5,8 @@ from html import escape
 from workbench.errors import Told
 from workbench.messages import message
 
-QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+# `show_progress_on`: without it each event makes the browser update every component that any event has ever written
+QUIET = {"show_progress": "hidden", "show_progress_on": [], "queue": False, "api_visibility": "private"}
 
 
 def told(what: Exception | str, lang: str) -> str:
@@ -18,3 +19,16 @@ def told(what: Exception | str, lang: str) -> str:
 def note(text: str, kind: str = "ok") -> str:
     """A box with one message; the text is escaped. Kinds: ok, warn, bad."""
     return f"<div class='wb-note {kind}'>{escape(text)}</div>" if text else ""
+
+
+def shortened(text: str, most: int = 28) -> str:
+    """A long `text` without its middle."""
+    kept = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:kept]}…{text[-kept:]}"
+
+
+def middle(text: str, most: int = 28) -> str:
+    """`text` as HTML, a long one shortened in the middle, with the whole of it on hover."""
+    if len(text) <= most:
+        return escape(text)
+    return f"<span title='{escape(text, quote=True)}'>{escape(shortened(text, most))}</span>"

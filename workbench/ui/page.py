@@ -27,6 +27,7 @@ from workbench.ui.catalogue import say
 from workbench.ui.gate import Gate
 from workbench.ui.notes import QUIET, note
 from workbench.ui.people import People
+from workbench.ui.scripts import QuickScripts
 from workbench.ui.sessions import Sessions, trim
 from workbench.ui.sessions import use as use_sessions
 from workbench.ui.strings import i18n, language, t
@@ -77,9 +78,12 @@ class Page:
                 for part in (self.train, self.data, self.runs, self.chat, self.probes):
                     with gr.Tab(t(f"tab_{part.id}"), id=part.id, elem_id=f"tab-{part.id}") as container:
                         built.append((container, part.id, part.build()))
+            clocks = [timer for *_, tab in built for timer in tab.timers]
             for container, tab_id, tab in built:
                 for chain in tab.on_load:
                     bind(blocks.load, chain)
+                # first, as gradio's events of one kind wait in line
+                container.select(None, None, clocks, js=_ticking(tab.timers, clocks), api_visibility="private")
                 for chain in tab.on_select:
                     bind(container.select, chain)
                 if tab_id != "runs":
@@ -209,7 +213,13 @@ class Page:
         )
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
         known = gr.State(None)
-        gr.Timer(2).tick(self.tell, known, [news, known], **QUIET)
+        gr.Timer(4).tick(self.tell, known, [news, known], **QUIET)
+
+
+def _ticking(timers: list, clocks: list) -> str:
+    """JavaScript that lets of all `clocks` only `timers` tick."""
+    updates = [{"__type__": "update", "active": clock in timers} for clock in clocks]
+    return f"() => {json.dumps(updates)}"
 
 
 def _closed(component) -> dict:
@@ -265,6 +275,7 @@ def build_server(
     sessions = use_sessions(pages, blocks)
     threading.Thread(target=_keep_house, args=(workspace, sessions), daemon=True).start()
     app.add_middleware(ScriptFirst, script=first_script(lang))
+    app.add_middleware(QuickScripts)
     names = (f"access-token-{pages.cookie_id}", f"access-token-unsecure-{pages.cookie_id}")  # Gradio's
 
     def logged_in(cookies: dict[str, str]) -> User | None:

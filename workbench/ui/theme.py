@@ -68,8 +68,16 @@ def theme() -> gr.themes.Base:
     )
 
 
-# no slash before it: behind a proxy the page lies under a prefix
-PLOTLY_SCRIPT = f'<script src="gradio_api/file={PLOTLY}"></script>'
+# Fetched when the first chart has something to show: it takes the browser over half a second. No slash before the
+# address: behind a proxy the page lies under a prefix.
+PLOTLY_SCRIPT = f"""<script>
+window.workbenchPlotly = () => {{
+  if (document.getElementById('plotly-script')) return;
+  const script = document.createElement('script');
+  script.id = 'plotly-script'; script.src = 'gradio_api/file={PLOTLY}';
+  document.head.appendChild(script);
+}};
+</script>"""
 
 
 def first_script(default_language: str | None) -> str:
@@ -104,6 +112,14 @@ def first_script(default_language: str | None) -> str:
     localStorage.setItem('workbench_dark', on ? '1' : '0');
     window.dispatchEvent(new Event('workbench-theme'));
   }};
+  // the whole of a name that its field, list or button cuts off
+  document.addEventListener('mouseover', (event) => {{
+    const node = event.target;
+    if (!node.matches('input:not([type=password]), li, .token *, button, .wb-badge')) return;
+    if (node.title && !node.dataset.whole) return;
+    node.title = node.scrollWidth > node.clientWidth + 1 ? node.value || node.innerText || '' : '';
+    node.dataset.whole = '1';
+  }});
 }})();
 {questions()}
 </script>"""
@@ -114,7 +130,7 @@ CHART_JS = """
 const node = element.querySelector('.live-chart');
 const draw = () => {
   if (!props.value) { if (window.Plotly) Plotly.purge(node); return; }
-  if (!window.Plotly) { setTimeout(draw, 200); return; }
+  if (!window.Plotly) { window.workbenchPlotly(); setTimeout(draw, 100); return; }
   const figure = JSON.parse(props.value);
   const color = getComputedStyle(document.body).getPropertyValue('--body-text-color') || '#333';
   figure.layout.font = {color: color, size: 12};
@@ -191,6 +207,10 @@ PHONE_STYLE = """<style>
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
 footer { display: none !important; }
+input { text-overflow: ellipsis; }
+ul.options li { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.token { max-width: 100%; min-width: 0; }
+.token > span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 #topbar { align-items: center; padding: 6px 0 0; flex-wrap: nowrap; }
 #topbar h1 { font-size: 1.25rem; margin: 0; line-height: 1.3; }
 #topbar p { margin: 0; opacity: .7; font-size: .85rem; }

@@ -71,14 +71,11 @@ class Batch:
         prompt = list(decoder._prompt(job))
         job.prompt_tokens = len(prompt)
         if not prompt:
-            raise UserError("The prompt is empty. Give at least one token.")
+            raise UserError("prompt_empty")
         if len(prompt) >= decoder.context:
             raise ContextOverflow(decoder.context, len(prompt), "messages" if job.prompt is None else "prompt")
         if len(prompt) >= self.capacity:
-            raise UserError(
-                f"The conversation has {len(prompt):,} tokens, but the memory that is left for its cache holds"
-                f" {self.capacity:,}. Shorten it, or load the model with more memory free."
-            )
+            raise UserError("cache_too_small", tokens=len(prompt), room=self.capacity)
         limit = min(sampling.max_tokens, min(decoder.context, self.capacity) - len(prompt))
         inner = None if job.adapter is None else decoder._inner[job.adapter]
         self._arrived += 1

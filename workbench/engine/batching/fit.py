@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from workbench.engine.batching.cache import PagedCache
 from workbench.engine.batching.quick import QuickForward, quick_forward
 from workbench.engine.batching.runner import MaskForm, Piece, Runner
+from workbench.messages.message import Message
 from workbench.models.rope_lengths import RopeLengths
 
 _KINDS = {"full_attention", "sliding_attention"}
@@ -38,13 +39,13 @@ def find_fit(model, rope: RopeLengths) -> Fit:
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - _KINDS
     if others:
-        return Fit(reason=f"it has layers of kind {', '.join(sorted(others))}")
+        return Fit(reason=Message("turns_layers", kinds=sorted(others)))
     if rope.per_layer:
-        return Fit(reason="its rotary embeddings depend on the length, each layer's in its own way")
+        return Fit(reason=Message("turns_rotary"))
     if getattr(config, "attention_chunk_size", None):
-        return Fit(reason="its attention is chunked")
+        return Fit(reason=Message("turns_chunked"))
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
-        return Fit(reason=f"its attention is {config._attn_implementation} (flash_attn: auto or sdpa would do)")
+        return Fit(reason=Message("turns_attention", kind=config._attn_implementation))
     forms: tuple[MaskForm, ...] = (
         ("by_layer_type", "plain") if getattr(config, "layer_types", None) else ("plain", "by_layer_type")
     )
@@ -63,7 +64,7 @@ def find_fit(model, rope: RopeLengths) -> Fit:
                 continue
             if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
                 return Fit(form, cost, want[0].shape[-1], _quick(model, rope, form, want))
-            reason = "two texts side by side do not come out as each alone" if cost else "it does not use its cache"
+            reason = Message("turns_differ" if cost else "turns_cache")
     finally:
         if window:
             config.sliding_window = window

@@ -92,8 +92,5 @@ def sentence(error: Exception) -> Exception:
     that hold tensors)."""
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in _OUT_OF_MEMORY):
-        return UserError(
-            "The memory ran out in the middle of this request. Shorten the conversation, or ask again when fewer"
-            " requests are running."
-        )
+        return UserError("request_memory")
     return error.with_traceback(None)

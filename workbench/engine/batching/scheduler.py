@@ -16,7 +16,7 @@ from workbench.engine.batching.pages import Pages
 from workbench.engine.batching.passes import Passes, spans
 from workbench.engine.batching.plan import Costs
 from workbench.engine.batching.runner import Piece, Runner
-from workbench.engine.scheduler import IN_USE, Call, Scheduler
+from workbench.engine.scheduler import Call, Scheduler
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
 from workbench.models.half_linear import HalfLinear
@@ -75,7 +75,7 @@ class BatchingScheduler(Scheduler):
     def remove_adapter(self, name: str) -> None:
         def remove() -> None:
             if any(request.job.adapter == name for request in [*self.batch.running, *self.batch.waiting]):
-                raise UserError(IN_USE.format(name))
+                raise UserError("adapter_in_use", name=name)
             if gone := self.decoder.remove_adapter(name):
                 self.mixed.forget(gone)
 

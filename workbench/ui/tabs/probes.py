@@ -149,6 +149,7 @@ class ProbesTab:
             [self.chosen, self.adapters, self.samples, self.limit, *self.panel.where],
             [self.message, self.table],
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
             concurrency_limit=4,
         )

@@ -21,10 +21,12 @@ class Tab:
     """A tab that is laid out.
 
     `on_load` and `on_select` hold chains: events that follow one another when the page is loaded, or the tab is chosen.
+    `timers` tick only while the tab is in front.
     """
 
     on_load: list[tuple[Event, ...]] = field(default_factory=list)
     on_select: list[tuple[Event, ...]] = field(default_factory=list)
+    timers: list = field(default_factory=list)
 
 
 def bind(trigger: Callable, chain: tuple[Event, ...], **options) -> None:

@@ -97,11 +97,13 @@ class EnginePanel:
             None,
             None,
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
         ).then(lambda: None, None, self.seen, **QUIET)
         self.adapter.input(*self.take_adapter, **QUIET)
         asked = [self.model, self.quantization, *self.more.values()]
-        gr.Timer(1).tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
+        self.timer = gr.Timer(1, active=False)
+        self.timer.tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
         self.pick.input(_with_line, [self.pick, self.weights], [self.weights, self.pick], **QUIET)
         halt.click(self._stop_export, None, self.exported, **QUIET)
         find.click(
@@ -235,7 +237,7 @@ class EnginePanel:
         if state is None:
             return note(say("engine_none", lang), "warn")
         if state.state == "running" and self.engine.silent:
-            return note(SILENT, "bad")
+            return note(told(SILENT, lang), "bad")
         if state.state == "running":
             names = ", ".join([model, *sorted(self.engine._adapters)])
             status = (

@@ -1,6 +1,7 @@
 """Under the conversation: a closer look at one answer. Token confidence with branches, consistency, what the adapter
 changed, the contradiction probe, and the correction."""
 
+import asyncio
 import random
 
 import gradio as gr
@@ -110,8 +111,9 @@ class Examine:
         return note(head), shown, consistency, difference, radio, gr.Dropdown(choices=samples, value=None)
 
     async def run_check(self, talk: Session, external, url, key, remote, samples, request: gr.Request, *settings):
-        """More samples as one batch; what they say of the answer."""
-        lang = language(request)
+        """More samples as one batch, with their count while they are written; what they say of the answer."""
+        lang, nothing = language(request), gr.skip()
+        writing = None
         try:
             backend, base = self.panel.backend(external, url, key, remote, lang)
             history, answer = self._found(talk, lang)
@@ -120,28 +122,48 @@ class Examine:
             model = answer.get("model") or base
             if backend.own and model != base:
                 await self.panel.adapter_name(model)
-            answer["samples"] = await complete(
-                backend,
-                model,
-                answer.get("system", []) + sent(history),
-                n=int(samples),
-                temperature=TEMPERATURE,
-                top_p=1.0,
-                max_tokens=limit,
-                seed=random.randrange(2**31),
-                extra_body=asked_to_think(answer.get("thinking")),
+            counts = [0]
+            writing = asyncio.create_task(
+                complete(
+                    backend,
+                    model,
+                    answer.get("system", []) + sent(history),
+                    n=int(samples),
+                    done=counts.append,
+                    temperature=TEMPERATURE,
+                    top_p=1.0,
+                    max_tokens=limit,
+                    seed=random.randrange(2**31),
+                    extra_body=asked_to_think(answer.get("thinking")),
+                )
             )
+            shown = None
+            while not writing.done():
+                if counts[-1] != shown:
+                    shown = counts[-1]
+                    so_far = note(say("samples_so_far", lang, done=shown, total=int(samples)), "warn")
+                    yield nothing, nothing, so_far, *[nothing] * 3
+                await asyncio.wait([writing], timeout=0.2)
+            answer["samples"] = await writing
             self.keep(talk)
         except UserError as error:
-            return (gr.skip(), gr.skip(), note(told(error, lang), "bad"), *[gr.skip()] * 3)
-        return self.look(talk, request)
+            yield nothing, nothing, note(told(error, lang), "bad"), *[nothing] * 3
+            return
+        finally:
+            if writing:
+                writing.cancel()
+        yield self.look(talk, request)
 
-    async def run_every(self, every, talk, *rest):
+    async def run_every(
+        self, every, talk: Session, external, url, key, remote, samples, request: gr.Request, *settings
+    ):
         """After an answer, when the box is ticked."""
         if not every or talk.answered != talk.turn or not talk.answer():
-            return [gr.skip()] * len(self.view)
+            yield [gr.skip()] * len(self.view)
+            return
         talk.answered = -1  # once for each answer
-        return await self.run_check(talk, *rest)
+        async for shown in self.run_check(talk, external, url, key, remote, samples, request, *settings):
+            yield shown
 
     async def run_difference(self, talk: Session, chosen, request: gr.Request):
         """Score the answer once more without the adapter (or with it, when the base model wrote it)."""

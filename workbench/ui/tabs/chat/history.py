@@ -138,5 +138,6 @@ class History:
             [self.list, self.kind, talk],
             [self.note, self.file],
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
         ).then(None, None, None, js="() => setTimeout(() => document.querySelector('#history-file').click(), 300)")

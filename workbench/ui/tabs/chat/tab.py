@@ -464,6 +464,7 @@ class ChatTab:
             [self.examine.every, self.talk, *self.panel.where, self.examine.samples, *self.sampling],
             self.examine.view,
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
         )
 
@@ -492,6 +493,7 @@ class ChatTab:
         # several answers of one tab may overlap for a moment: a new question starts while the last answer is ending
         self.streaming = {
             "show_progress": "hidden",
+            "show_progress_on": [],
             "api_visibility": "private",
             "concurrency_limit": 16,
             "trigger_mode": "multiple",
@@ -534,4 +536,6 @@ class ChatTab:
         coming_back = Event(
             self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others], js=_LAST_CONVERSATION
         )
-        return Tab(on_load=[(arriving,), (coming_back, Event(*looking))], on_select=[(arriving,)])
+        return Tab(
+            on_load=[(arriving,), (coming_back, Event(*looking))], on_select=[(arriving,)], timers=[self.panel.timer]
+        )

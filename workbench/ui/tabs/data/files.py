@@ -19,7 +19,17 @@ from workbench.ui.people import needs
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import jobs
-from workbench.ui.tabs.data.shared import DOWNLOAD_JS, LONG, Data, clear_temporary, outgoing, stopped, user_of
+from workbench.ui.tabs.data.shared import (
+    DOWNLOAD_JS,
+    LONG,
+    OFF,
+    Data,
+    clear_temporary,
+    outgoing,
+    stoppable,
+    stopped,
+    user_of,
+)
 from workbench.ui.tabs.data.view import note_safe
 
 USED = ("dataset", "eval_dataset", "val_size", "eval_strategy", "run_name")  # options that `train_on` sets
@@ -101,13 +111,13 @@ class Files:
 
     def _action_widgets(self) -> None:
         with gr.Row():
-            self.copy = gr.Button(t("data_copy"), elem_id="data-copy")
-            self.download = gr.Button(t("data_download"), elem_id="data-download")
-            self.drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop")
-            self.halt = gr.Button(t("stop"), elem_id="data-files-stop", variant="stop")
+            self.copy = gr.Button(t("data_copy"), elem_id="data-copy", **OFF)
+            self.download = gr.Button(t("data_download"), elem_id="data-download", **OFF)
+            self.drop = gr.Button(t("data_remove"), elem_id="data-remove", variant="stop", **OFF)
+            self.halt = gr.Button(t("stop"), elem_id="data-files-stop", variant="stop", **OFF)
         with gr.Row(equal_height=True):
             self.share = gr.Number(0.05, label=t("data_share"), elem_id="data-share", scale=2)
-            self.split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1)
+            self.split = gr.Button(t("data_split_run"), elem_id="data-split", scale=1, **OFF)
 
     def _layout_widgets(self) -> None:
         with gr.Accordion(t("data_layout_title"), open=False, elem_id="data-layout"):
@@ -133,7 +143,7 @@ class Files:
                     elem_id="data-tags-json",
                     placeholder='{"role_tag": "speaker", "user_tag": "user"}',
                 )
-            self.keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm")
+            self.keep = gr.Button(t("data_layout_save"), elem_id="data-layout-save", size="sm", **OFF)
 
     async def change(self, op: str, args: dict, finish, looks, contents, request: gr.Request):
         """A job whose `finish` has a message and the name of the dataset that is chosen then."""
@@ -235,11 +245,13 @@ class Files:
     def _wire(self) -> None:
         data = self.data
         chosen, looks, contents = data.chosen, data.looks, data.form.components
-        layout = self.layout
+        layout, halt = self.layout, self.halt
         changed = [self.message, chosen, looks]
         after = data.shown_after
-        copying = after(self.copy.click(self.run_copy, [chosen, looks, *contents], changed, **LONG))
-        splitting = after(self.split.click(self.run_split, [chosen, looks, self.share, *contents], changed, **LONG))
+        copying = after(stoppable(halt, self.copy.click, self.run_copy, [chosen, looks, *contents], changed, **LONG))
+        splitting = after(
+            stoppable(halt, self.split.click, self.run_split, [chosen, looks, self.share, *contents], changed, **LONG)
+        )
         after(
             self.drop.click(
                 data.changing(self.remove, 1),
@@ -250,7 +262,9 @@ class Files:
             )
         )
         saving = data.changing(self.save_layout)
-        keeping = after(self.keep.click(saving, [looks, chosen, *layout, *contents], [self.message, looks], **LONG))
+        keeping = after(
+            stoppable(halt, self.keep.click, saving, [looks, chosen, *layout, *contents], [self.message, looks], **LONG)
+        )
         self.halt.click(stopped, None, self.message, cancels=[copying, splitting, keeping], **QUIET)
         self.download.click(
             self.give_out,

@@ -180,6 +180,7 @@ class Pairs:
             asked,
             [self.asked, *self.shown_in],
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
             concurrency_limit=4,
         )
@@ -189,6 +190,7 @@ class Pairs:
             [self.review, self.question, self.answer, *contents],
             [self.message, *self.shown_in, data.chosen],
             show_progress="hidden",
+            show_progress_on=[],
             api_visibility="private",
             concurrency_limit=None,
         )

@@ -27,10 +27,23 @@ from workbench.ui.tabs.data.view import bar_html, note_safe
 OPTIONS = options_that_affect("data", RunConfig)
 LONG = {
     "show_progress": "hidden",
+    "show_progress_on": [],
     "api_visibility": "private",
     "concurrency_limit": None,
 }  # the worker limits them, by user
 DOWNLOAD_JS = "() => setTimeout(() => document.querySelector('#data-file')?.click(), 300)"
+
+
+OFF = {"interactive": False}  # a button, until there is something to which it applies
+_ON_JS, _OFF_JS = (f"() => ({{__type__: 'update', interactive: {on}}})" for on in ("true", "false"))
+
+
+def stoppable(halt: gr.Button, trigger: Callable, *event, **options):
+    """The event of a long job, such as a button's click. `halt` is enabled while it goes on."""
+    trigger(None, None, halt, js=_ON_JS, api_visibility="private")  # first: gradio's events of one click wait in line
+    going = trigger(*event, **options)
+    going.then(None, None, halt, js=_OFF_JS, api_visibility="private")
+    return going
 
 
 def user_of(request: gr.Request) -> str:

@@ -2,6 +2,7 @@
 them."""
 
 import asyncio
+import contextlib
 import json
 
 import gradio as gr
@@ -19,7 +20,7 @@ from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, pairs, view
-from workbench.ui.tabs.data.shared import LONG, Data, stopped, user_of
+from workbench.ui.tabs.data.shared import LONG, OFF, Data, stoppable, stopped, user_of
 from workbench.ui.tabs.data.view import note_safe
 from workbench.ui.tabs.record import Event, Tab, bind
 
@@ -35,7 +36,8 @@ _FORGET_JS = """(name, looks) => {
   const key = name + ' ' + looks, kept = {__type__: 'update'};
   const same = window.workbenchDataset === key;
   window.workbenchDataset = key;
-  return Array(4).fill(same ? kept : '');
+  const found = Array(4).fill(same ? kept : '');
+  return [...found, same ? kept : {__type__: 'update', interactive: false}];
 }"""
 
 
@@ -67,7 +69,7 @@ class DataTab:
                     allow_custom_value=True,
                 )
                 self.about = gr.HTML(elem_id="data-about")
-                self.use = gr.Button(t("data_use"), elem_id="data-use", variant="primary")
+                self.use = gr.Button(t("data_use"), elem_id="data-use", variant="primary", **OFF)
                 self.used = gr.HTML(elem_id="data-used")
             with gr.Column(scale=3, min_width=260):
                 self.drop = gr.File(label=t("data_drop"), elem_id="data-drop", height=140, file_count="single")
@@ -92,8 +94,8 @@ class DataTab:
                     self.start = gr.Number(
                         1, minimum=1, precision=0, label=t("data_row"), elem_id="data-row", scale=1, min_width=110
                     )
-                    self.back = gr.Button(t("data_back"), elem_id="data-back", scale=1, min_width=100)
-                    self.on = gr.Button(t("data_on"), elem_id="data-on", scale=1, min_width=100)
+                    self.back = gr.Button(t("data_back"), elem_id="data-back", scale=1, min_width=100, **OFF)
+                    self.on = gr.Button(t("data_on"), elem_id="data-on", scale=1, min_width=100, **OFF)
                 self.rows = gr.HTML(js_on_load=view.ROWS_JS, elem_id="data-rows")
                 with gr.Accordion(t("data_edit_title"), open=False, elem_id="data-edit") as self.editing:
                     with gr.Row(equal_height=True):
@@ -106,20 +108,20 @@ class DataTab:
                             scale=1,
                             min_width=110,
                         )
-                        self.fetch = gr.Button(t("data_fetch"), elem_id="data-fetch", scale=1, min_width=100)
+                        self.fetch = gr.Button(t("data_fetch"), elem_id="data-fetch", scale=1, min_width=100, **OFF)
                         self.save = gr.Button(
-                            t("data_save_row"), elem_id="data-save", variant="primary", scale=2, min_width=120
+                            t("data_save_row"), elem_id="data-save", variant="primary", scale=2, min_width=120, **OFF
                         )
                         self.cut = gr.Button(
-                            t("data_delete_row"), elem_id="data-delete", variant="stop", scale=2, min_width=120
+                            t("data_delete_row"), elem_id="data-delete", variant="stop", scale=2, min_width=120, **OFF
                         )
                         self.halt = gr.Button(
-                            t("stop"), elem_id="data-edit-stop", variant="stop", scale=1, min_width=80
+                            t("stop"), elem_id="data-edit-stop", variant="stop", scale=1, min_width=80, **OFF
                         )
                     self.source = gr.Textbox(label=t("data_edit_source"), lines=5, max_lines=18, elem_id="data-source")
                     self.edited = gr.HTML(elem_id="data-edited")
             with gr.Tab(t("data_check"), id="check", elem_id="part-check"):
-                self.checked = jobs.Check(self.data).build()
+                self.check = jobs.Check(self.data).build()
             with gr.Tab(t("data_stats"), id="stats", elem_id="part-stats"):
                 self.statistics = jobs.Statistics(self.data).build()
             with gr.Tab(t("data_batches"), id="batches", elem_id="part-batches"):
@@ -155,15 +157,16 @@ class DataTab:
     def open(self, name, opened, shown, number, request: gr.Request, *contents):
         """The dataset as it is now. Another one than `opened` begins with its first row, and nothing is edited."""
         if name == opened:
-            return *self.show(name, shown, number, request, *contents), *[gr.skip()] * (5 + len(self.files.layout))
+            return *self.show(name, shown, number, request, *contents), *[gr.skip()] * (7 + len(self.files.layout))
         rows = self.show(name, shown, 1, request, *contents)
-        return *rows, name, 1, None, "", "", *self.files.layout_of(name, contents)
+        off = gr.update(interactive=False)
+        return *rows, name, 1, None, "", "", off, off, *self.files.layout_of(name, contents)
 
     def show(self, name, shown, number, request: gr.Request, *contents):
         """The page of rows that begins with row `number`."""
         lang, number = language(request), max(1, int(number or 1))
         if not name:
-            return note(say("data_none", lang)), "", "", *_NOT_OFFERED
+            return note(say("data_none", lang)), "", "", *_NOT_OFFERED, *self.able(name, contents)
         try:
             self.data.info(name, contents)
             tokens = bool({"tokens", "text"} & set(shown or []))
@@ -173,19 +176,43 @@ class DataTab:
                 dataset=name,
                 config=self.data.options(contents),
                 start=number - 1,
-                count=PAGE,
+                count=PAGE + 1,
                 tokens=tokens,
             )
+            rows = found["rows"][:PAGE]
             message = note_safe(say("data_no_tokens", lang, why=found["problem"]), "warn") if found["problem"] else ""
             if not found["rows"]:
                 message += note(say("data_no_rows", lang, row=f"{number:,}"), "warn")
             about_ = self.describe(name, contents, found["layout"], None, lang)
-            return message, about_, view.rows_html(found["rows"], shown or [], lang), *_NOT_OFFERED
+            able = self.able(name, contents, back=number > 1, on=len(found["rows"]) > PAGE)
+            return message, about_, view.rows_html(rows, shown or [], lang), *_NOT_OFFERED, *able
         except WrongEncoding as error:
             label = say("data_read_as", lang, encoding=NAMES[error.encoding])
-            return note_safe(told(error, lang), "bad"), "", "", gr.update(value=label, visible=True), error.encoding
+            offered = gr.update(value=label, visible=True), error.encoding
+            return note_safe(told(error, lang), "bad"), "", "", *offered, *self.able(name, contents)
         except UserError as error:
-            return note_safe(told(error, lang), "bad"), "", "", *_NOT_OFFERED
+            return note_safe(told(error, lang), "bad"), "", "", *_NOT_OFFERED, *self.able(name, contents)
+
+    @property
+    def buttons(self) -> list:
+        """Those that apply to some datasets, or to some of their rows."""
+        check, files = self.check, self.files
+        reading = [self.use, self.fetch, check.start, self.statistics.count, files.download]
+        return [self.back, self.on, *reading, files.copy, files.split, files.keep, files.drop, check.give]
+
+    def able(self, name, contents, *, back: bool | None = None, on: bool = False) -> list:
+        """Each of `buttons` enabled where it applies. `back`, `on`: there are rows before and behind those that are
+        shown; without them the dataset cannot be read."""
+        readable, writable = back is not None, not self.workspace.read_only
+        path = None
+        if name:
+            with contextlib.suppress(UserError):
+                path = self.data.info(name, contents).path
+        own = bool(name) and is_own(name, self.workspace, path) and writable
+        report = bool(name) and jobs.report_file(self.workspace, name).is_file()
+        changing = readable and writable
+        wanted = [bool(back), on, *[readable] * 5, changing, changing, bool(name) and writable, own, report]
+        return [gr.update(interactive=one) for one in wanted]
 
     async def read_so(self, request, name, encoding, *contents):
         """Read a dataset of the workspace in another encoding; of another one, make a copy in the workspace."""
@@ -223,15 +250,17 @@ class DataTab:
 
     def get_row(self, name, number, request: gr.Request, *contents):
         if not name:
-            return gr.skip(), gr.skip(), None
+            return gr.skip(), gr.skip(), None, *[gr.update(interactive=False)] * 2
         try:
             self.data.info(name, contents)
             text = self.data.worker.ask(
                 "row", user_of(request), dataset=name, config=self.data.options(contents), number=int(number or 1)
             )
         except UserError as error:
-            return note_safe(told(error, language(request)), "bad"), gr.skip(), None
-        return "", _pretty(text), (name, int(number or 1), text)
+            off = gr.update(interactive=False)
+            return note_safe(told(error, language(request)), "bad"), gr.skip(), None, off, off
+        able = gr.update(interactive=True)
+        return "", _pretty(text), (name, int(number or 1), text), able, able
 
     def fetched(self, name, number, exists, lang: str) -> str:
         if not exists or tuple(exists[:2]) != (name, int(number or 0)):
@@ -253,7 +282,8 @@ class DataTab:
         left = await self.data.worker.change(
             "change", user=user_of(request), before=self.fetched(name, number, exists, lang), after=None, **args
         )
-        return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, ""
+        off = gr.update(interactive=False)
+        return say("data_row_deleted", lang, row=int(number), left=f"{left:,}"), None, "", off, off
 
     def clicked(self, event: gr.EventData):
         """A row's button: to edit it, or (in the check's table) to look at it."""
@@ -275,9 +305,16 @@ class DataTab:
     def _wire(self) -> Tab:
         contents, data = self.form.components, self.data
         rows_of = [self.columns, self.start, *contents]
-        shown = [self.message, self.about, self.rows, self.read_as, self.offered]
-        opened_anew = [self.opened, self.start, self.before, self.source, self.edited, *self.files.layout]
-        findings = [self.checked, self.statistics.counted, self.statistics.chart, self.statistics.applied]
+        shown = [self.message, self.about, self.rows, self.read_as, self.offered, *self.buttons]
+        edited = [self.before, self.source, self.edited, self.save, self.cut]
+        opened_anew = [self.opened, self.start, *edited, *self.files.layout]
+        findings = [
+            self.check.checked,
+            self.statistics.counted,
+            self.statistics.chart,
+            self.statistics.applied,
+            self.statistics.apply,
+        ]
         opening = (
             Event(None, [self.chosen, data.looks], findings, _FORGET_JS),
             Event(self.open, [self.chosen, self.opened, *rows_of], [*shown, *opened_anew]),
@@ -307,17 +344,23 @@ class DataTab:
 
     def _wire_editing(self, showing: tuple) -> None:
         contents, data = self.form.components, self.data
-        fetching = (self.get_row, [self.chosen, self.row, *contents], [self.edited, self.source, self.before])
+        fetching = (
+            self.get_row,
+            [self.chosen, self.row, *contents],
+            [self.edited, self.source, self.before, self.save, self.cut],
+        )
         clicked = (self.clicked, None, [self.parts, self.start, self.row, self.editing])
         self.rows.click(*clicked, **QUIET).then(*fetching, **QUIET).success(
             None,
             js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})",
             api_visibility="private",
         )
-        self.checked.click(*clicked, **QUIET).then(*showing, **QUIET)
+        self.check.checked.click(*clicked, **QUIET).then(*showing, **QUIET)
         self.fetch.click(*fetching, **QUIET)
         saving = data.shown_after(
-            self.save.click(
+            stoppable(
+                self.halt,
+                self.save.click,
                 data.changing(self.save_row, 1),
                 [data.looks, self.chosen, self.row, self.before, self.source, *contents],
                 [self.edited, data.looks, self.before],
@@ -325,10 +368,12 @@ class DataTab:
             )
         )
         cutting = data.shown_after(
-            self.cut.click(
-                data.changing(self.delete_row, 2),
+            stoppable(
+                self.halt,
+                self.cut.click,
+                data.changing(self.delete_row, 4),
                 [data.looks, self.chosen, self.row, self.before, *contents],
-                [self.edited, data.looks, self.before, self.source],
+                [self.edited, data.looks, self.before, self.source, self.save, self.cut],
                 js=asking("data_row_sure", 1, 2),
                 trigger_mode="always_last",
                 **LONG,

@@ -51,7 +51,7 @@ class RunsTab:
         arriving = Event(
             self.arrive, self.link, [self.chosen, self.search, self.states, self.sort, self.group], js=LINK_JS
         )
-        return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)])
+        return Tab(on_load=[(arriving,)], on_select=[(Event(*self.fresh_list),)], timers=self.timers)
 
     def _list_widgets(self) -> None:
         with gr.Row():
@@ -424,8 +424,9 @@ class RunsTab:
             trigger_mode="always_last",
             **QUIET,
         ).then(None, [self.search, self.states, self.sort, self.group], None, js=_FILTERS_JS, api_visibility="private")
-        gr.Timer(2).tick(*self.fresh_list, **QUIET)
-        gr.Timer(1).tick(self.look, look_inputs, look_outputs, **QUIET)
+        self.timers = [gr.Timer(2, active=False), gr.Timer(1, active=False)]
+        self.timers[0].tick(*self.fresh_list, **QUIET)
+        self.timers[1].tick(self.look, look_inputs, look_outputs, **QUIET)
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
         self.table.click(self.pick, None, self.chosen, **QUIET).then(None, self.chosen, None, **linked)
         self.chosen.input(None, self.chosen, None, **linked)

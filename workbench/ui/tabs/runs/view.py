@@ -17,7 +17,7 @@ from workbench.storage import files
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
-from workbench.ui.notes import told
+from workbench.ui.notes import middle, told
 
 COLUMNS = (
     "state", "run", "model", "dataset", "steps", "loss", "best_loss", "eval_loss", "time", "throughput", "memory",
@@ -128,14 +128,6 @@ def summaries(
     return sorted(rows, key=keys[sort]) if sort in keys else rows
 
 
-def middle(text: str, most: int = 28) -> str:
-    """`text` as HTML, a long one shortened in the middle, with the whole of it on hover."""
-    if len(text) <= most:
-        return escape(text)
-    kept = (most - 1) // 2
-    return f"<span title='{escape(text, quote=True)}'>{escape(text[:kept])}…{escape(text[-kept:])}</span>"
-
-
 def groups(workspace: Workspace) -> list[str]:
     """The groups that there are, by name."""
     return sorted({_read(item)[2] for item in list_states(workspace)} - {""})
@@ -207,9 +199,10 @@ def differences_html(configs: list[tuple[str, dict]], lang: str) -> str:
     rows = differences(configs)
     if not rows:
         return f"<div class='wb-sub'>{escape(say('no_differences', lang))}</div>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("", *(name for name, _ in configs)))
+    head = "".join(f"<th>{middle(name, 34)}</th>" for name in ("", *(name for name, _ in configs)))
     body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(v)}</td>' for v in values)}</tr>" for name, values in rows
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{middle(v, 60)}</td>' for v in values)}</tr>"
+        for name, values in rows
     )
     return f"<table class='wb-table'><tr>{head}</tr>{body}</table>"
 

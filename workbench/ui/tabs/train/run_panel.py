@@ -125,6 +125,7 @@ class RunPanel:
             trigger_mode="always_last",
             **QUIET,
         )
-        gr.Timer(1).tick(self.look, [self.list, self.log_scale, self.seen], [*view, self.list], **QUIET)
+        self.timer = gr.Timer(1)
+        self.timer.tick(self.look, [self.list, self.log_scale, self.seen], [*view, self.list], **QUIET)
         kill = gr.Textbox(visible="hidden")
         self.stop.click(self.end, [self.list, kill], [self.message, self.stop], js=asking_kill("#run-status"), **QUIET)

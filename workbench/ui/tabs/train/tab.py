@@ -322,7 +322,7 @@ class TrainTab:
             js=f"() => [localStorage.getItem('{self.draft_key}') || '']",
         )
         datasets = Event(self.datasets, None, form.widgets["dataset"])
-        return Tab(on_load=[(arriving, datasets, previewing)], on_select=[(datasets,)])
+        return Tab(on_load=[(arriving, datasets, previewing)], on_select=[(datasets,)], timers=[panel.timer])
 
     @property
     def draft_key(self) -> str:

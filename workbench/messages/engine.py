@@ -1,0 +1,161 @@
+"""The engine: loading a model, and what it cannot do with a request. Clients of `/v1` get the English text."""
+
+SENTENCES = {
+    "takes_turns": (
+        "Requests take turns with this model: {reason}.",
+        "此模型的请求将逐个处理：{reason}。",
+    ),
+    # the page's side
+    "engine_not_loaded": (
+        "No model is loaded. Load one in the Chat tab first.",
+        "尚未加载模型。请先在“对话”页加载。",
+    ),
+    "engine_silent": (
+        "The engine has not answered for {seconds:.0f} s. Wait, or load the model again in the Chat tab.",
+        "引擎已有 {seconds:.0f} 秒没有响应。请等待，或在“对话”页重新加载模型。",
+    ),
+    "engine_too_large": (
+        "The model takes about {need:.1f} GiB, but {free:.1f} GiB are free. Choose 4 bit, or load on another device.",
+        "模型约需 {need:.1f} GiB，但仅有 {free:.1f} GiB 可用。请选择 4 位，或加载到其他设备。",
+    ),
+    "engine_too_large_beside": (
+        "The model takes about {need:.1f} GiB, but {free:.1f} GiB are free while {id} trains. Wait until it ends, stop it,"
+        " choose 4 bit, or load on another device.",
+        "模型约需 {need:.1f} GiB，而 {id} 正在训练，仅有 {free:.1f} GiB 可用。请等它结束、停止它、选择 4 位，或加载到其他设备。",
+    ),
+    "server_silent": (
+        "The server did not answer ({reason}). Load the model again, or check its address.",
+        "服务器没有响应（{reason}）。请重新加载模型，或检查其地址。",
+    ),
+    "server_not_openai": (
+        "{url} does not answer as an OpenAI-compatible server. Give its address with /v1.",
+        "{url} 不是兼容 OpenAI 的服务器。请给出带 /v1 的地址。",
+    ),
+    "answer_too_long": (
+        "The answer was ended: it has more than {most:,} characters.",
+        "回答已被终止：超过 {most:,} 个字符。",
+    ),
+    "engine_ended_midway": (
+        "The model's process ended in the middle of the answer. Load it again to go on.",
+        "模型进程在回答途中退出。请重新加载后继续。",
+    ),
+    "score_own_only": (
+        "Only the workbench's own engine can score an answer. Load the model here for this.",
+        "只有本工作台自己的引擎能给回答打分。请在此加载模型。",
+    ),
+    "score_failed": (
+        "The engine could not score the answer ({error}). Load the model again.",
+        "引擎无法给回答打分（{error}）。请重新加载模型。",
+    ),
+    "adapter_load_failed": (
+        "The engine could not load the adapter ({error}). Load the model again.",
+        "引擎无法加载适配器（{error}）。请重新加载模型。",
+    ),
+    # adapters
+    "adapter_refused": (
+        "The adapter {path} does not fit this model: {reason}",
+        "适配器 {path} 与此模型不匹配：{reason}",
+    ),
+    "adapter_unknown": (
+        "There is no adapter named {name}. Loaded: {loaded}.",
+        "没有名为 {name} 的适配器。已加载：{loaded}。",
+    ),
+    "adapter_name_taken": (
+        "There is an adapter named {name} already. Choose another name.",
+        "已有名为 {name} 的适配器。请换个名字。",
+    ),
+    "adapters_not_loaded": (
+        "Not loaded: {names}. Load these adapters first.",
+        "尚未加载：{names}。请先加载这些适配器。",
+    ),
+    "adapters_unmergeable": ("These adapters cannot be merged: {reason}", "这些适配器无法合并：{reason}"),
+    "adapter_in_use": (
+        "A request is using the adapter {name} at the moment. Remove it when the answer is done.",
+        "有请求正在使用适配器 {name}。请在回答结束后再移除。",
+    ),
+    "adapters_unsupported": (
+        "This engine does not support adapters. Load the model with another engine.",
+        "此引擎不支持适配器。请用其他引擎加载模型。",
+    ),
+    "adapter_named_as_base": (
+        "An adapter cannot have the base model's name, {name}.",
+        "适配器不能与基座模型同名（{name}）。",
+    ),
+    # requests
+    "prompt_empty": ("The prompt is empty. Give at least one token.", "提示为空。请至少给出一个 token。"),
+    "prompt_ids": (
+        "The prompt holds token ids that this model does not have. They go from 0 to {last}.",
+        "提示中有此模型没有的 token id。有效范围为 0 到 {last}。",
+    ),
+    "answer_ids": (
+        "The answer holds token ids that this model does not have.",
+        "回答中有此模型没有的 token id。",
+    ),
+    "bias_unknown": (
+        "logit_bias: there is no token {token}. Ids go from 0 to {last}.",
+        "logit_bias：没有 token {token}。有效范围为 0 到 {last}。",
+    ),
+    "cache_too_small": (
+        "The conversation has {tokens:,} tokens, but the memory that is left for its cache holds {room:,}. Shorten it, or"
+        " load the model with more memory free.",
+        "对话有 {tokens:,} 个 token，但剩余内存的缓存只能容纳 {room:,} 个。请缩短对话，或在有更多可用内存时加载模型。",
+    ),
+    "request_memory": (
+        "The memory ran out in the middle of this request. Shorten the conversation, or ask again when fewer requests are"
+        " running.",
+        "处理此请求时内存耗尽。请缩短对话，或在并发请求较少时重试。",
+    ),
+    "schema_too_large": (
+        "{what}: the JSON schema is too large. At most {levels} levels and {values:,} values.",
+        "{what}：JSON schema 过大。最多 {levels} 层、{values:,} 个值。",
+    ),
+    "schema_unusable": (
+        "{what}: this JSON schema cannot be used: {reason}",
+        "{what}：无法使用该 JSON schema：{reason}",
+    ),
+    "tool_choice_unknown": (
+        "tool_choice: it is not known how this model writes calls, so that one cannot be forced. Use auto.",
+        "tool_choice：不清楚此模型如何书写工具调用，因此无法强制调用。请用 auto。",
+    ),
+    "reasoning_unsupported": (
+        "reasoning_effort: the chat template of this model has no such switch. Leave it out.",
+        "reasoning_effort：此模型的对话模板没有该开关。请去掉它。",
+    ),
+    "no_place_for_tools": (
+        "The chat template of this model has no place for tools. Leave them out, or use a model made for them.",
+        "此模型的对话模板没有放置工具的位置。请去掉工具，或使用支持工具的模型。",
+    ),
+    "template_slow": (
+        "The chat template took more than {seconds:g} s for this conversation. Choose another template.",
+        "对话模板处理此对话用时超过 {seconds:g} 秒。请换一个模板。",
+    ),
+    "template_cannot_render": (
+        "The chat template cannot render this conversation: {reason}.",
+        "对话模板无法渲染此对话：{reason}。",
+    ),
+}
+
+PARTS = {
+    "phase_starting": ("Starting", "正在启动"),
+    "phase_adapter": ("Loading adapter {name}", "正在加载适配器 {name}"),
+    "phase_trying": ("Trying the model", "正在试运行模型"),
+    "turns_layers": ("it has layers of kind {kinds}", "它含有 {kinds} 类型的层"),
+    "turns_rotary": (
+        "its rotary embeddings depend on the length, each layer's in its own way",
+        "其旋转位置编码随长度变化，且各层不同",
+    ),
+    "turns_chunked": ("its attention is chunked", "其注意力是分块的"),
+    "turns_attention": (
+        "its attention is {kind} (flash_attn: auto or sdpa would do)",
+        "其注意力实现为 {kind}（flash_attn 设为 auto 或 sdpa 即可）",
+    ),
+    "turns_differ": (
+        "two texts side by side do not come out as each alone",
+        "两段文本并排处理的结果与各自单独处理不同",
+    ),
+    "turns_cache": ("it does not use its cache", "它不使用缓存"),
+    "grammars_too_large": (
+        "together the grammars are too large. Give fewer tools, or smaller schemas.",
+        "语法合起来过大。请减少工具，或使用更小的 schema。",
+    ),
+}

@@ -79,3 +79,9 @@ def test_page_and_command_line_load_no_torch_when_imported():
         more = {m for n in names for m in (n, f"{n}.__init__") if m in FILES} - seen
         seen |= more
         waiting.extend(more)
+
+
+def test_a_tokenizer_is_loaded_without_torch():
+    """As the data worker does, from which torch is kept away."""
+    code = "from workbench.data.chat_template import without_torch; without_torch(); import workbench.models.load"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

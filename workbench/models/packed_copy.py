@@ -19,7 +19,6 @@ from workbench.config.options import ModelOptions
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.demo import Progress
-from workbench.models.integrity import check_shards
 from workbench.models.memory import loaded_gib, weights_gib
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, slug
@@ -54,6 +53,8 @@ def is_kept(copy: Path | None) -> bool:
     """Whether this copy is there and whole; it then counts as used now. A broken one is deleted."""
     if copy is None or not copy.is_dir():
         return False
+    from workbench.models.integrity import check_shards  # which needs torch: this module is loaded for tokenizers, too
+
     try:
         check_shards(copy)
         quantization_config(copy)

@@ -98,6 +98,7 @@ def test_filter_choose_and_look_at_a_run(opened, runs):
     choose(opened, alpha)
     expect(opened.locator("#runs-charts .annotation").first).to_be_attached(timeout=30_000)
     part(opened, "Log")
+    expect(opened.locator("#full-log")).to_contain_text("first line")  # what is opened has come to rest
     opened.fill("#log-search input, #log-search textarea", "NEEDLE")
     expect(opened.locator("#full-log")).to_have_text(re.compile(r"^2026-11-01 10:00:01 a <b>needle</b> here$"))
     opened.fill("#log-search input, #log-search textarea", "no such words")

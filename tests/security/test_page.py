@@ -297,7 +297,7 @@ def test_behind_a_named_proxy_with_a_prefix(tmp_path):
         # the charts' script is asked for under the prefix, too
         inside = mine | {"cookie": "; ".join(cookie.split(";")[0] for cookie in answer.headers.get_list("set-cookie"))}
         head = asked(proxy, "GET", "/workbench/config", headers=inside).json()["head"]
-        address = re.search(r'src="([^"]*plotly[^"]*)"', head)[1]
+        address = re.search(r"src = '([^']*plotly[^']*)'", head)[1]
         assert (
             not address.startswith("/")
             and asked(proxy, "GET", f"/workbench/{address}", headers=inside).status_code == 200

@@ -89,7 +89,7 @@ class Page:
                 if tab_id != "runs":
                     container.select(None, js=_NO_LINK_JS, api_visibility="private")
             blocks.load(self.follow_link, self.runs.link, self.tabs, js=LINK_JS, **QUIET)
-            self._wire()
+            self._wire(blocks)
             if people:
                 self._greet(blocks)
         return blocks
@@ -188,7 +188,7 @@ class Page:
             return gr.skip(), gr.skip()
         return (json.dumps(lines) if lines else gr.skip()), active
 
-    def _wire(self) -> None:
+    def _wire(self, blocks: gr.Blocks) -> None:
         train, runs, chat = self.train, self.runs, self.chat
         form = train.form.components
         self.data.pairs.wire(chat.panel)
@@ -213,6 +213,7 @@ class Page:
         )
         news = gr.HTML(html_template="<div></div>", js_on_load=NEWS_JS, elem_id="news", visible="hidden")
         known = gr.State(None)
+        blocks.load(self.tell, known, [news, known], **QUIET)  # what goes on now: its end will be news
         gr.Timer(4).tick(self.tell, known, [news, known], **QUIET)
 
 

@@ -262,6 +262,7 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     opened.locator("#chat-left button[aria-label='Submit'], #chat-left button[title='Submit']").first.click()
     expect(opened.locator("#chat-left .user.message").last).to_contain_text("2 plus 2", timeout=30_000)
     expect(bots.last).to_contain_text(re.compile(r"\w"), timeout=60_000)
+    expect(opened.locator("#halt")).to_be_disabled(timeout=30_000)
 
     # a second question while the answer to the first is being written
     opened.fill("#max-tokens input[type=number]", "1500")

@@ -5,10 +5,10 @@ footers, footnotes and comments are not.
 """
 
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.data.archives import archive_parts
 from workbench.errors import UserError
 
 _UNPACKED = 256 << 20  # bytes that the parts of a document may unpack to, all together
@@ -76,11 +76,7 @@ def _text(block) -> str:
 
 def _check_size(path: Path) -> None:
     """Raise UserError for what is no archive, or would unpack to too much."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError("document_not_docx", name=path.name, problem=str(error)[:100]) from None
+    parts = archive_parts(path, "document_not_docx")
     unpacked = sum(part.file_size for part in parts)
     text = sum(part.file_size for part in parts if part.filename.lower().endswith((".xml", ".rels")))
     if unpacked > _UNPACKED or text > _TEXT or len(parts) > _PARTS:

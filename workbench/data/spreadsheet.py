@@ -1,10 +1,10 @@
 """Rows of an Excel workbook (`.xlsx`): those of its first sheet, the names of the fields in the first row."""
 
 import datetime
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.data.archives import archive_parts
 from workbench.errors import UserError
 
 _UNPACKED = 256 << 20  # bytes that the parts of a workbook may unpack to, all together
@@ -47,11 +47,7 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _check_size(path: Path) -> None:
     """Raise UserError for what is no archive, or would unpack to too much."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError("sheet_not_xlsx", name=path.name, problem=str(error)[:100]) from None
+    parts = archive_parts(path, "sheet_not_xlsx")
     unpacked = sum(part.file_size for part in parts)
     if unpacked > _UNPACKED or len(parts) > _PARTS:
         raise UserError("sheet_too_large", name=path.name, size=unpacked >> 20, parts=len(parts), most=_UNPACKED >> 20)

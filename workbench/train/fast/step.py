@@ -331,7 +331,8 @@ class FastStep:
         if self.shapes is None:
             return ""
         config = self._config
-        return shape_key(model, self.shapes, config.activation_memory == "least", config.moe_aux_loss_coef)
+        least, attention = config.activation_memory == "least", config.flash_attn
+        return shape_key(model, self.shapes, least, attention, config.moe_aux_loss_coef, config.lora_dropout)
 
     def _known(self) -> Need | None:
         return self._needs.get(self._key) if self._key else None

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import jinja2
 import pytest
 import trl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workbench.chat.session import Session, bubbles, sent
 from workbench.data import templates
 from workbench.data.encode import IGNORE, Encoder
 from workbench.data.formats import detect, to_example
@@ -440,3 +442,23 @@ def test_a_call_is_trained_with_its_end_and_the_result_is_not(tokenizer, name, c
 @pytest.mark.parametrize("name", ["deepseek", "default"])
 def test_templates_of_models_without_tools_refuse_them(tokenizer, name):
     assert problems(Encoder(tokenizer, name), {"messages": ONE_CALL, "tools": TOOLS}) == ["template"]
+
+
+def test_a_question_after_one_without_an_answer_suits_templates_whose_roles_alternate():
+    session = Session()
+    session.next_turn([[{"role": "user", "content": "What is 2 plus 2?"}, {"role": "assistant", "content": ""}]])
+    assert len(session.left) == 1  # an answer that never began is no part of the conversation
+    session.next_turn([[*session.left, {"role": "user", "content": "And 3 plus 3?"}]])
+    assert [bubble["content"] for bubble in bubbles(session.left)] == ["What is 2 plus 2?", "And 3 plus 3?"]
+
+    def refuse(message):
+        raise AssertionError(message)
+
+    source = (FOLDER / "gemma.jinja").read_text("utf-8")
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+    rendered = template.render(
+        messages=sent(session.left), raise_exception=refuse, add_generation_prompt=True, bos_token="<bos>"
+    )
+    expected = "<start_of_turn>user\nWhat is 2 plus 2?\n\nAnd 3 plus 3?<end_of_turn>\n<start_of_turn>model\n"
+    assert rendered == "<bos>" + expected
+    assert [message["content"] for message in session.left] == ["What is 2 plus 2?", "And 3 plus 3?"]  # left as it was

@@ -66,10 +66,17 @@ def bubbles(conversation: list[dict], thoughts: str = "Thoughts", calls: str = "
 
 
 def sent(conversation: list[dict]) -> list[dict]:
-    """What goes to the model: roles and texts, with the calls that were made."""
-    messages = []
+    """What goes to the model: roles and texts, with the calls that were made.
+
+    Questions that follow each other, because the first got no answer, are one message: many chat templates (Gemma's,
+    Mistral's) demand that roles alternate.
+    """
+    messages: list[dict] = []
     for message in conversation:
         plain = {"role": message["role"], "content": message["content"]}
+        if messages and plain["role"] == "user" == messages[-1]["role"]:
+            messages[-1]["content"] += "\n\n" + plain["content"]
+            continue
         if message.get("calls"):
             plain["tool_calls"] = [
                 {"id": f"call_{i}", "type": "function", "function": call} for i, call in enumerate(message["calls"])

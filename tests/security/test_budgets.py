@@ -322,7 +322,9 @@ def test_memory_is_limited(place, monkeypatch):
 
 
 @pytest.mark.process
-def test_each_user_has_two_jobs(place):
+def test_each_user_has_two_jobs(place, monkeypatch):
+    monkeypatch.setattr(worker_client, "JOB_PATIENCE", 0.3)
+
     async def three(worker) -> str:
         first, second, third = (worker.job("check", user="ann", dataset="small", config=config()) for _ in range(3))
         await anext(first)
@@ -336,7 +338,43 @@ def test_each_user_has_two_jobs(place):
             await second.aclose()
 
     with working(place) as worker:
-        assert "You have jobs going" in asyncio.run(three(worker)) and not worker._jobs
+        assert "You have jobs going" in asyncio.run(three(worker)) and not worker._jobs and not worker._waiting
+
+
+@pytest.mark.process
+def test_a_job_waits_for_the_place_of_one_that_ends(place):
+    async def last(worker) -> dict:
+        first, second, third = (worker.job("check", user="ann", dataset="small", config=config()) for _ in range(3))
+        await anext(first)
+        await anext(second)
+        waiting = asyncio.ensure_future(anext(third))
+        while not worker._waiting:
+            await asyncio.sleep(0)
+        await first.aclose()
+        answers = [await waiting, *[answer async for answer in third]]
+        await second.aclose()
+        return answers[-1]
+
+    async def too_many(worker) -> list:
+        going = [worker.job("check", user="ann", dataset="small", config=config()) for _ in range(2)]
+        for one in going:
+            await anext(one)
+        more = [worker.job("check", user="ann", dataset="small", config=config()) for _ in range(6)]
+        tasks = [asyncio.ensure_future(anext(one)) for one in more]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        refused = [task.exception() for task in done]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for one in going:
+            await one.aclose()
+        return refused
+
+    with working(place) as worker:
+        assert asyncio.run(last(worker))["result"]["rows"] and not worker._jobs
+        refused = asyncio.run(too_many(worker))  # no more than four wait, the others are told at once
+        assert refused and all(error.message.code == "own_jobs" for error in refused)
+        assert not worker._jobs and not worker._waiting
 
 
 @pytest.mark.process

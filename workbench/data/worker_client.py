@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
@@ -32,7 +33,10 @@ LOOK_MEMORY, JOB_MEMORY = 2 << 30, 4 << 30  # bytes of data that a process may h
 MAX_ANSWER = 32 << 20  # bytes of one answer
 PROCESSES = 8  # that answer questions at a time; as many for jobs
 JOBS_EACH = 2  # of a user
-ADDRESS_EACH = 4  # jobs, and questions, of one address: whoever takes many names does not get all places
+ADDRESS_EACH = (
+    4  # jobs, jobs that wait, and questions, of one address: whoever takes many names does not get all places
+)
+JOB_PATIENCE = 10.0  # seconds that a job waits for a place; the page's own short ones end in that time
 KEPT = 2  # processes that are kept for the next question
 _MODULE = "workbench.data.worker"
 _PATIENCE = 30.0  # seconds that a question waits for its user's one before it, or for a process
@@ -108,6 +112,7 @@ class DataWorker:
         self._free = threading.Condition()
         self._asking: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # by user
         self._jobs: Counter[str] = Counter()  # by user
+        self._waiting: Counter[str] = Counter()  # jobs without a place, by address
         self._questions: Counter[str] = Counter()  # by address
         atexit.register(self.end)
 
@@ -189,10 +194,7 @@ class DataWorker:
         Raises:
             UserError: what the worker says, that it has died, or that the user has too many.
         """
-        running = sum(count for other, count in self._jobs.items() if _address(other) == _address(user))
-        if self._jobs[user] >= JOBS_EACH or running >= ADDRESS_EACH or self._jobs.total() >= PROCESSES:
-            raise UserError("own_jobs" if self._jobs[user] >= JOBS_EACH else "other_jobs")
-        self._jobs[user] += 1
+        await self._place(user)
         torch, process = torch or _needs_torch(args), None
         try:
             process = await asyncio.create_subprocess_exec(
@@ -221,6 +223,23 @@ class DataWorker:
             _less(self._jobs, user)
             if process is not None:
                 await _ended(process)
+
+    async def _place(self, user: str) -> None:
+        """Count a job of `user` as running, as soon as there is a place. Raises UserError: there is none for long."""
+        address, deadline = _address(user), time.monotonic() + JOB_PATIENCE
+        self._waiting[address] += 1
+        try:
+            while True:
+                running = sum(count for other, count in self._jobs.items() if _address(other) == address)
+                full = running >= ADDRESS_EACH or self._jobs.total() >= PROCESSES
+                if not full and self._jobs[user] < JOBS_EACH:
+                    self._jobs[user] += 1
+                    return
+                if time.monotonic() > deadline or self._waiting[address] > ADDRESS_EACH:
+                    raise UserError("own_jobs" if self._jobs[user] >= JOBS_EACH else "other_jobs")
+                await asyncio.sleep(0.1)
+        finally:
+            _less(self._waiting, address)
 
     async def change(self, op: str, *, user: str = "", **args):
         """The result of an operation that changes data, as a job. Raises UserError as `job`."""

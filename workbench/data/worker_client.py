@@ -33,9 +33,7 @@ LOOK_MEMORY, JOB_MEMORY = 2 << 30, 4 << 30  # bytes of data that a process may h
 MAX_ANSWER = 32 << 20  # bytes of one answer
 PROCESSES = 8  # that answer questions at a time; as many for jobs
 JOBS_EACH = 2  # of a user
-ADDRESS_EACH = (
-    4  # jobs, jobs that wait, and questions, of one address: whoever takes many names does not get all places
-)
+ADDRESS_EACH = 4  # jobs, waiting jobs and questions of an address: whoever takes many names does not get all places
 JOB_PATIENCE = 10.0  # seconds that a job waits for a place; the page's own short ones end in that time
 KEPT = 2  # processes that are kept for the next question
 _MODULE = "workbench.data.worker"

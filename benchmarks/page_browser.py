@@ -34,6 +34,7 @@ PARTS = {
 }
 ROUNDS = 5
 IDLE_SECONDS = 10.0
+SETTLE = 2000  # ms from usable to the first click: nobody changes tabs sooner
 
 
 def usable(browser, url: str) -> tuple[float, object]:
@@ -93,6 +94,7 @@ def main() -> None:
             print(f"{runs:,} runs: usable after {statistics.median(times):.2f} s (of {ROUNDS}: {spread})")
             if not runs:
                 print(f"idle, as it was opened: {idle(tab):.1f} % of a core")
+            tab.wait_for_timeout(SETTLE)
             switches = {name: [tab.evaluate(SWITCH, [name, part])] for name, part in PARTS.items()}
             for _ in range(ROUNDS):
                 for name, part in PARTS.items():

@@ -41,7 +41,7 @@ from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import LINK_JS, RunsTab
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.tab import TrainTab
-from workbench.ui.theme import CSS, GUIDE_JS, NEWS_JS, PHONE_STYLE, PLOTLY, PLOTLY_SCRIPT, first_script, theme
+from workbench.ui.theme import AHEAD_JS, CSS, GUIDE_JS, NEWS_JS, PHONE_STYLE, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
 TRIM_SECONDS = 60.0  # between two times that free memory is given back
 CLEAR_SECONDS = 900.0  # between two looks at what uploads and downloads left
@@ -88,6 +88,8 @@ class Page:
                     bind(container.select, chain)
                 if tab_id != "runs":
                     container.select(None, js=_NO_LINK_JS, api_visibility="private")
+            ids = json.dumps([container._id for container, *_ in built])
+            gr.HTML(ids, html_template="<div></div>", js_on_load=AHEAD_JS, elem_id="ahead", visible="hidden")
             blocks.load(self.follow_link, self.runs.link, self.tabs, js=LINK_JS, **QUIET)
             self._wire(blocks)
             if people:

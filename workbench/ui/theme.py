@@ -182,6 +182,21 @@ const show = () => {
 show();
 """
 
+# Gradio makes a tab's parts when it is first shown. Here they are made as if it were, once Start can be pressed, in the
+# browser's idle moments: nobody waits for them at the first visit.
+AHEAD_JS = """
+const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 200));
+const waiting = JSON.parse(props.value);
+const make = () => {
+  if (!waiting.length) return;
+  trigger('gradio_tab_select', {component_id: waiting.shift()});
+  setTimeout(() => later(make), 150);
+};
+const ready = () => document.querySelector('#train-message .wb-note') && document.querySelector('#start:enabled');
+const look = () => ready() ? later(make) : setTimeout(look, 200);
+look();
+"""
+
 # Not in CSS: there gradio puts its own container before each selector, and these begin above it.
 PHONE_STYLE = """<style>
 @media (max-width: 768px) {

@@ -1,6 +1,7 @@
 """Handlers of the tabs, called as methods: no server, no browser, no model."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from workbench.engine.process import Engine
 from workbench.errors import UserError
 from workbench.runs.run import create_run, list_runs
 from workbench.storage.workspace import Workspace
+from workbench.train import queue
 from workbench.ui.page import Page
 from workbench.ui.tabs.chat.engine_panel import _MORE
 from workbench.ui.tabs.data.files import Files, copied, held_out_rows, parted
@@ -213,18 +215,30 @@ def test_an_imported_command_fills_the_form_and_tells_what_it_left_out(page):
 
 
 def test_start_refuses_beside_the_button_and_makes_no_run(page, monkeypatch):
-    message, choices, _ = page.train.begin(ENGLISH, page.train.first, *filled(page, learning_rate="fast"))
+    message, choices, _ = page.train.begin(ENGLISH, page.train.first, "", *filled(page, learning_rate="fast"))
     assert "wb-note bad" in message and "learning_rate" in message and skipped(choices)
 
     def refuse(*args, **kwargs):
         raise UserError("There is no model m.")
 
     monkeypatch.setattr(DataWorker, "ask", refuse)
-    message, choices, _ = page.train.begin(ENGLISH, page.train.first, *filled(page))
+    message, choices, _ = page.train.begin(ENGLISH, page.train.first, "tries", *filled(page))
     assert "There is no model m." in message and skipped(choices) and not list_runs(page.workspace)
     panel = page.train.panel
     assert all(map(skipped, panel.end(None, "stop", ENGLISH))) and all(map(skipped, panel.end("x", "no", ENGLISH)))
     assert "wb-note bad" in panel.end("nope", "stop", ENGLISH)[0]
+
+
+def test_a_run_joins_the_group_that_stands_beside_start(page, monkeypatch):
+    monkeypatch.setattr(DataWorker, "ask", lambda *_, **__: None)
+    monkeypatch.setattr(queue, "start_queued", lambda workspace: [])
+    for group in ("  tries of \n rank ", " "):
+        message, _, _ = page.train.begin(ENGLISH, page.train.first, group, *filled(page))
+        assert "wb-note bad" not in message
+    newest, first = sorted(list_runs(page.workspace), key=lambda run: bool(run.notes()))
+    assert first.notes() == {"group": "tries of rank"} and newest.notes() == {}
+    for run in (newest, first):
+        shutil.rmtree(run.path)
 
 
 # --- data

@@ -88,13 +88,14 @@ def train(
     set_: SetOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
+    group: Annotated[str, typer.Option("--group", help="The group of runs that it joins.")] = "",
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
-    from workbench.runs.run import Run, create_run
+    from workbench.runs.run import Run, create_run, group_name
     from workbench.runs.state import own_process, state_word
     from workbench.train import queue
     from workbench.train.devices import check_devices
@@ -114,6 +115,8 @@ def train(
         preflight(parsed, space)
         check_devices(parsed)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
+    if group := group_name(group):
+        run.set_notes(group=group)
     if not quiet:
         tell(Message("run_directory", path=run.path))
     code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue)

@@ -107,6 +107,11 @@ class FollowedRun(Run):
         pass
 
 
+def group_name(text: str | None) -> str:
+    """The name of a group of runs, from what a person wrote: one line of at most 80 letters."""
+    return " ".join(str(text or "").split())[:80]
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint's name."""
     return int(checkpoint.name.split("-")[-1])

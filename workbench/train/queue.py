@@ -44,12 +44,14 @@ def launch(
     parent: str = "",
     check: Callable[[RunConfig, Workspace], None] = preflight,
     started_by: str = "",
+    group: str = "",
 ) -> Run:
     """Check a config, make its run directory, and start it, or queue it while its devices are busy.
 
     Args:
         check: looks at model and data; a page lets its data worker do that.
         started_by: the user who starts it.
+        group: the group of runs that it belongs to; none if empty.
 
     Raises:
         UserError: the config cannot work here.
@@ -59,8 +61,8 @@ def launch(
     check_devices(config)
     check(config, workspace)
     run = create_run(workspace, config, confined=True, started_by=started_by)
-    if parent:
-        run.set_notes(parent=parent)
+    if named := {key: text for key, text in (("parent", parent), ("group", group)) if text}:
+        run.set_notes(**named)
     start_queued(workspace)
     return run
 

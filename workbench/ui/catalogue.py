@@ -204,6 +204,7 @@ TEXT = {
         "Runs that belong together, such as the tries of one question, have the same.",
         "属于一起的运行，例如同一问题的多次尝试。",
     ),
+    "group_of_run": ("Group of runs that this one joins (optional)", "此运行所属的分组（可选）"),
     "group_any": ("All runs", "所有运行"),
     "no_group": ("Without a group", "未分组"),
     "add_group": ("Add its group", "加入同组运行"),

@@ -6,7 +6,7 @@ import gradio as gr
 
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.runs.run import Run, list_runs, run_named
+from workbench.runs.run import Run, group_name, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
@@ -359,8 +359,7 @@ class RunsTab:
         def save(run: Run) -> str:
             self.workspace.check_writable()
             tags = " ".join(dict.fromkeys(tags_.replace(",", " ").replace("，", " ").split()))[:200]
-            in_group = " ".join(str(group or "").split())[:80]
-            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags, group=in_group)
+            run.set_notes(title=title_.strip()[:80], note=remark_.strip(), tags=tags, group=group_name(group))
             return say("saved", language(request))
 
         return self.command(save)(run_id, request=request)

@@ -9,7 +9,7 @@ from workbench.config.presets import DEFAULT, delete_preset, list_presets, save_
 from workbench.config.run_config import to_yaml
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
-from workbench.runs.run import Run, list_states
+from workbench.runs.run import Run, group_name, list_states
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import people
@@ -75,6 +75,14 @@ class TrainTab:
             with gr.Column(scale=5, min_width=340, elem_id="train-side"):
                 with gr.Group(elem_id="start-box"):
                     self.start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
+                    self.group = gr.Textbox(
+                        label=t("group"),
+                        show_label=False,
+                        placeholder=t("group_of_run"),
+                        elem_id="start-group",
+                        max_lines=1,
+                        container=False,
+                    )
                     self.message = gr.HTML(elem_id="train-message")
                 with gr.Tabs(elem_id="train-parts") as self.parts:
                     with gr.Tab(t("monitor"), id="monitor", render_children=True):
@@ -220,7 +228,7 @@ class TrainTab:
         return f"<div class='wb-sub'>{escape(lines)}</div>" if lines else "", *updates
 
     @people.needs("train")
-    def begin(self, request: gr.Request, base: Base, *contents):
+    def begin(self, request: gr.Request, base: Base, group: str, *contents):
         """Start a run, or queue it; a refusal leaves what is shown of another run alone."""
         lang = language(request)
         try:
@@ -233,6 +241,7 @@ class TrainTab:
                 base.name if base.kind == "clone" else "",
                 check=lambda *_: self.worker.ask("preflight", user_of(request), config=values),
                 started_by=people.name(),
+                group=group_name(group),
             )
         except UserError as error:
             return note(told(error, lang), "bad"), gr.skip(), gr.skip()
@@ -309,7 +318,7 @@ class TrainTab:
         )
         self.start.click(
             self.begin,
-            [self.base, *form.components],
+            [self.base, self.group, *form.components],
             [self.message, panel.list, self.parts],
             show_progress="minimal",
             api_visibility="private",

@@ -84,6 +84,16 @@ def test_what_differs_is_marked_set_back_found_and_kept_over_a_reload(opened):
     expect(opened.locator("#opt-rope_scaling")).to_be_hidden()
 
 
+def test_a_name_that_is_cut_off_is_whole_on_hover(opened):
+    field = opened.locator("#opt-model_name_or_path input, #opt-model_name_or_path textarea").first
+    long_name = "models/" + "a-very-long-name-" * 12
+    for name, title in ((long_name, long_name), ("short", "")):
+        field.fill(name)
+        opened.mouse.move(0, 0)
+        field.hover()
+        expect(field).to_have_attribute("title", title)
+
+
 def test_a_preset_of_ones_own(opened, page):
     opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "24")
     opened.click("#preset-own button")

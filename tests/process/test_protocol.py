@@ -1,13 +1,19 @@
 """OpenAI's protocol beyond plain answers: forced calls, prompts with their log-probabilities, the Responses API, tokens,
 embeddings, metrics, and what is not supported."""
 
+import asyncio
 import json
 import math
+import re
 
 import httpx
 import openai
 import pytest
 import torch
+
+from workbench.engine.client import Endpoint, complete
+from workbench.errors import UserError
+from workbench.messages.message import told
 
 pytestmark = pytest.mark.process
 MODEL = "tiny-llama"
@@ -395,3 +401,24 @@ def test_broken_letters_and_names_anywhere_are_refused(live):
         assert answer.status_code == 400 and "Unicode" in answer.json()["error"]["message"], path
     for path, body in (("tokenize", {"prompt": "x" * 500_000}), ("embeddings", {"input": "x" * 500_000})):
         assert "at most 400,000 characters" in post(live, path, body).json()["error"]["message"]
+
+
+def test_an_error_is_told_in_the_users_language(live):
+    long = [{"role": "user", "content": "word " * 60_000}]
+    cases = (("nobody", HI, "nobody"), (MODEL, long, "context length"), (MODEL, long * 2, "characters"))
+    for model, messages, part in cases:
+        body = post(live, "chat/completions", {"messages": messages, "model": model}).json()["error"]
+        assert part in body["message"]
+        with pytest.raises(UserError) as error:
+            asyncio.run(complete(Endpoint(live[0], ""), model, messages))
+        assert told(error.value.message, "en") == body["message"]
+        chinese = told(error.value.message, "zh")
+        assert re.search(r"[\u4e00-\u9fff]", chinese) and ("nobody" in chinese) == (model == "nobody")
+
+
+def test_samples_are_counted_while_they_are_written(live):
+    counted = []
+    samples = asyncio.run(
+        complete(Endpoint(live[0], ""), MODEL, HI, n=4, done=counted.append, temperature=1.5, seed=1, max_tokens=8)
+    )
+    assert counted == [1, 2, 3, 4] and len(samples) == 4 and len(set(samples)) > 1

@@ -87,7 +87,7 @@ async def in_thread(function, *arguments):
 def said(error: Exception) -> ApiError:
     """What a client is told of an error of the decoder."""
     if isinstance(error, ContextOverflow):
-        return ApiError(400, str(error), code="context_length_exceeded", param=error.what)
+        return ApiError(400, error.message, code="context_length_exceeded", param=error.what)
     return ApiError(400, error.message) if isinstance(error, UserError) else unexpected(error)
 
 

@@ -134,10 +134,7 @@ class ContextOverflow(UserError):
     """A request of more tokens than the context holds, in OpenAI's words."""
 
     def __init__(self, context: int, tokens: int, what: str = "messages"):
-        super().__init__(
-            f"This model's maximum context length is {context} tokens. However, your {what} resulted in"
-            f" {tokens} tokens. Please reduce the length of the {what}."
-        )
+        super().__init__("context_overflow", context=context, tokens=tokens, what=what)
         self.what = what
 
 

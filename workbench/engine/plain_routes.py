@@ -8,7 +8,7 @@ from workbench.engine.backend import ContextOverflow, Job, Score, Token
 from workbench.engine.errors import ApiError
 from workbench.engine.protocol import DEFAULT_COMPLETION_TOKENS, MAX_MESSAGE_CHARACTERS, CompletionRequest
 from workbench.engine.responses import Echo, Plain, head, with_usage
-from workbench.engine.service import Service
+from workbench.engine.service import Service, too_many_characters
 from workbench.errors import UserError
 
 
@@ -20,7 +20,7 @@ class PlainRoutes:
 
     async def complete(self, body: CompletionRequest, request: Request):
         if sum(map(len, body.prompts)) > MAX_MESSAGE_CHARACTERS:
-            raise ApiError(400, f"prompt: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param="prompt")
+            raise too_many_characters("prompt")
         wanted = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         jobs = []
         for prompt in body.prompts:

@@ -48,7 +48,7 @@ class Service:
     async def scored(self, asked: Score, request: Request) -> list[TokenInfo]:
         """The measurements of a given answer; given up when the client goes away. Raises ApiError."""
         if not self.backend.capabilities.score:
-            raise ApiError(400, "This engine does not support scoring. Load the model with another engine.")
+            raise ApiError(400, UserError("no_scoring").message)
         gone = asyncio.create_task(cancel_when_gone(request, asked))
         try:
             return await in_thread(self.backend.score, asked)
@@ -61,7 +61,8 @@ class Service:
         """The adapter that a model name means. Raises ApiError."""
         if model not in self.names():
             names = ", ".join(self.names())
-            raise ApiError(404, f"There is no model '{model}'. Loaded: {names}.", code="model_not_found", param="model")
+            problem = UserError("model_not_loaded", model=model, names=names).message
+            raise ApiError(404, problem, code="model_not_found", param="model")
         return None if model == self.base_name else model
 
     def sampling(self, body: Generation, max_tokens: int) -> Sampling:
@@ -82,5 +83,11 @@ def plain_messages(messages: list[Message]) -> list[dict]:
     """The messages as a chat template takes them. Raises ApiError."""
     plain = [message.plain() for message in messages]
     if sum(len(message["content"]) for message in plain) > MAX_MESSAGE_CHARACTERS:
-        raise ApiError(400, f"messages: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param="messages")
+        raise too_many_characters("messages")
     return plain
+
+
+def too_many_characters(what: str) -> ApiError:
+    """The error for a parameter `what` with more text than a request may have."""
+    problem = UserError("too_many_characters", what=what, most=MAX_MESSAGE_CHARACTERS)
+    return ApiError(400, problem.message, param=what)

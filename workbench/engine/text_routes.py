@@ -8,7 +8,7 @@ from workbench.engine.backend import Job, Sampling
 from workbench.engine.errors import ApiError
 from workbench.engine.own_protocol import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 from workbench.engine.protocol import MAX_MESSAGE_CHARACTERS
-from workbench.engine.service import Service, plain_messages
+from workbench.engine.service import Service, plain_messages, too_many_characters
 from workbench.errors import UserError
 
 
@@ -68,7 +68,7 @@ class TextRoutes:
 
 def _bounded(characters: int, what: str) -> None:
     if characters > MAX_MESSAGE_CHARACTERS:
-        raise ApiError(400, f"{what}: together at most {MAX_MESSAGE_CHARACTERS:,} characters.", param=what)
+        raise too_many_characters(what)
 
 
 def _packed(vector: list[float]) -> str:

@@ -5,6 +5,24 @@ SENTENCES = {
         "Requests take turns with this model: {reason}.",
         "此模型的请求将逐个处理：{reason}。",
     ),
+    # in OpenAI's words, which clients look for
+    "context_overflow": (
+        "This model's maximum context length is {context} tokens. However, your {what} resulted in {tokens} tokens."
+        " Please reduce the length of the {what}.",
+        "此模型的上下文最多 {context} 个 token，而此请求（{what}）有 {tokens} 个。请缩短内容。",
+    ),
+    "model_not_loaded": (
+        "There is no model '{model}'. Loaded: {names}.",
+        "没有模型“{model}”。已加载：{names}。",
+    ),
+    "too_many_characters": (
+        "{what}: together at most {most:,} characters.",
+        "{what}：合计最多 {most:,} 个字符。",
+    ),
+    "no_scoring": (
+        "This engine does not support scoring. Load the model with another engine.",
+        "此引擎不支持评分。请用其他引擎加载模型。",
+    ),
     # the page's side
     "engine_not_loaded": (
         "No model is loaded. Load one in the Chat tab first.",

@@ -72,7 +72,7 @@ def train(recording: Recording) -> None:
     tab.wait_for_timeout(1500)
     recording.take(2000)
     tab.click("#start")
-    status = tab.locator("#run-status-box")
+    status = tab.locator("#run-status")
     recording.until(lambda: "finished" in status.inner_text(), every=5, shown=160)
     tab.wait_for_timeout(1500)
     recording.take(1500)

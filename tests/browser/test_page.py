@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -355,6 +356,17 @@ def test_the_first_message_needs_no_open_settings_and_adapters_stay_inside(opene
     opened.fill("#message textarea", "Say hi")
     opened.click("#send")
     expect(opened.locator("#chat-problem")).to_contain_text("outside the workspace")
+
+
+def test_ending_the_page_beside_an_open_tab_is_no_fault(chromium, tmp_path):
+    page = Page(tmp_path)
+    tab = chromium.new_page()
+    tab.goto(page.url)
+    expect(tab.locator("#start")).to_be_enabled()
+    page.process.send_signal(signal.SIGINT)
+    printed = page.process.communicate(timeout=30)[0]
+    tab.close()
+    assert "Traceback" not in printed and "ERROR" not in printed
 
 
 def test_loading_that_fails_says_why(opened):

@@ -137,7 +137,7 @@ def test_compare_two_runs(opened, runs):
     expect(opened.locator("#compare-table")).to_contain_text("learning_rate")
     expect(opened.locator("#compare-table")).not_to_contain_text("dataset")
     expect(opened.locator("#compare-chart .scatterlayer .trace")).to_have_count(4, timeout=30_000)
-    opened.get_by_label("tokens", exact=True).check()
+    opened.locator("#compare-axis").get_by_label("tokens", exact=True).check()
     expect(opened.locator("#compare-chart .xtitle")).to_have_text("tokens")
 
 

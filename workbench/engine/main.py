@@ -58,6 +58,7 @@ def serve(
     import uvicorn
 
     from workbench.engine.batching.scheduler import backend_of
+    from workbench.engine.quiet_end import end_quietly
     from workbench.engine.server import build_app
     from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.train.metrics_log import log, progress_writer
@@ -96,6 +97,7 @@ def serve(
     door = None if api_key else Door(() if host in ("0.0.0.0", "::") else (host,))
     app = build_app(scheduler, name, api_key, cors, door)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    end_quietly()
     server.run(sockets=[listener])
     if state:
         state.update(state="stopped", ended=time.time())

@@ -176,6 +176,7 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
 
     import uvicorn
 
+    from workbench.engine.quiet_end import end_quietly
     from workbench.ui.page import build_server
     from workbench.ui.people import People
 
@@ -191,8 +192,11 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
             app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=False, server_header=False, ws="none"
         )
     )
+    end_quietly()
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises it again when all has ended
+        pass
     finally:
         engine.unload()
     return 0

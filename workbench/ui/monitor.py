@@ -54,7 +54,7 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     dataset = middle(str(values.get("dataset", "")), 34)
     by = " · " + say("started_by", lang, name=state.started_by) if state.started_by else ""
     parts = [
-        "<div class='wb-card' id='run-status'><div class='wb-head'>",
+        "<div class='wb-card'><div class='wb-head'>",
         f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
         (
             f"<b>{middle(run.id, 44)}</b><span class='wb-sub'>{model} · {dataset} ·"

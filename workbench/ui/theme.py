@@ -223,6 +223,7 @@ CSS = """
 .gradio-container { width: 100% !important; max-width: 1680px !important; margin: 0 auto !important; padding: 0 20px !important; }
 footer { display: none !important; }
 input { text-overflow: ellipsis; }
+.wrap-inner:not(:has(.token)) > .secondary-wrap:has(> .icon-wrap) > input { padding-right: 36px !important; }
 ul.options li { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .token { max-width: 100%; min-width: 0; }
 .token > span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }

@@ -51,7 +51,7 @@ class RunPanel:
                 min_width=200,
             )
             self.log_scale = gr.Checkbox(label=t("log_scale"), value=False, elem_id="log-scale", scale=1, min_width=130)
-        self.status = gr.HTML(elem_id="run-status-box")
+        self.status = gr.HTML(elem_id="run-status")
         with gr.Row():
             self.stop = gr.Button(
                 t("stop_run"), variant="stop", elem_id="stop", size="md", interactive=False, min_width=180

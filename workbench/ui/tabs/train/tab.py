@@ -75,15 +75,15 @@ class TrainTab:
             with gr.Column(scale=5, min_width=340, elem_id="train-side"):
                 with gr.Group(elem_id="start-box"):
                     self.start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
-                    self.group = gr.Textbox(
-                        label=t("group"),
-                        show_label=False,
-                        placeholder=t("group_of_run"),
-                        elem_id="start-group",
-                        max_lines=1,
-                        container=False,
-                    )
                     self.message = gr.HTML(elem_id="train-message")
+                self.group = gr.Textbox(
+                    label=t("group"),
+                    show_label=False,
+                    placeholder=t("group_of_run"),
+                    elem_id="start-group",
+                    max_lines=1,
+                    container=False,
+                )
                 with gr.Tabs(elem_id="train-parts") as self.parts:
                     with gr.Tab(t("monitor"), id="monitor", render_children=True):
                         self.panel.build()

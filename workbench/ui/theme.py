@@ -332,7 +332,7 @@ tr.contradicts td { background: #d55e0022; }
 .wb-chip button { border-radius: 999px; padding: 0 6px; cursor: pointer; color: var(--link-text-color); }
 #train-side { position: sticky; top: 0; align-self: flex-start; max-height: 100vh; overflow-y: auto; flex-wrap: nowrap !important; }
 #train-side > * { flex-shrink: 0 !important; }
-#start-box { position: sticky; top: 0; z-index: 5; background: var(--background-fill-primary); }
+.start-box { position: sticky; top: 0; z-index: 5; background: var(--background-fill-primary); }
 #train-side .live-chart { height: 260px; }
 #train-side .wb-log { height: 220px; }
 @media (max-width: 900px) {

@@ -73,7 +73,7 @@ class TrainTab:
                 self.form.build()
                 self.unreadable = gr.HTML(elem_id="dataset-problems")
             with gr.Column(scale=5, min_width=340, elem_id="train-side"):
-                with gr.Group(elem_id="start-box"):
+                with gr.Group(elem_classes="start-box"):
                     self.start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
                     self.message = gr.HTML(elem_id="train-message")
                 self.group = gr.Textbox(

@@ -64,7 +64,7 @@ class CallStream:
             except (ValueError, RecursionError):
                 self._done, self._raw = not self._within, self._within
                 if self._raw:
-                    self._write(self._unsaid.lstrip())
+                    self._write(self._unsaid.lstrip() or self._unsaid)
 
     def cut(self) -> None:
         """The region ended without an end of its own: what is held back of arguments comes out as it is."""

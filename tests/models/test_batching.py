@@ -206,13 +206,13 @@ def test_memory_that_runs_out_ends_one_request_only(decoder):
     backend = batching(decoder)
     run, failed = backend.batch.passes.runner.run, []
 
-    def out_of_memory(pieces, own=False):
+    def out_of_memory(pieces, own=False, mixed=False):
         if any(piece.start + len(piece.tokens) > 55 for piece in pieces):
             failed.append(len(pieces))
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        return run(pieces)
+        return run(pieces, own, mixed)
 
     backend.batch.passes.runner.run = out_of_memory
     jobs = [job(prompt) for prompt in prompts]

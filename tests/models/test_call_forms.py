@@ -136,6 +136,9 @@ def _trl() -> dict[str, str]:
 
 
 ALL = _trl() | {f"bundled-{name}": templates.read(name) for name in templates.names() if templates.read(name)} | OWN
+# forms whose arguments are JSON, and those of them that are read by us
+PIECEWISE = ["qwen2_5", "llama3_1", "bundled-glm4", "mistral", "mistral-v11", "deepseek-v3", "deepseek-v31",
+             "command-r7b", "sections"]  # fmt: skip
 SEVERAL = {name for name in ALL if not name.endswith(("llama3_1", "llama3_2", "bundled-llama3", "glm4", "gptoss"))}
 
 
@@ -192,6 +195,26 @@ def read(job: Job, text: str, size: int, end: str = "") -> list[tuple[str, dict]
     return [(part.name, json.loads(part.text)) for part in parts if part.kind == "tool_call"]
 
 
+def streamed(job: Job, text: str, size: int, end: str = "") -> tuple[list[tuple[str, str]], int]:
+    """Names and joined arguments of calls that come piecewise, and in how many pieces they came."""
+    reply = Reply(job.response_template, job.prompt_text, job.tools, job.thinking, piecewise=True)
+    parts = [part for i in range(0, len(text), size) for part in reply.add(text[i : i + size])] + reply.rest(end)
+    assert not "".join(part.text for part in parts if part.kind == "content").strip()
+    calls: list[tuple[str, str]] = []
+    ended = []
+    for part in parts:
+        if part.kind == "tool_call":
+            calls.append((part.name, part.text))
+            ended.append(not part.open)
+        elif part.kind == "arguments":
+            assert not ended[-1]
+            calls[-1] = calls[-1][0], calls[-1][1] + part.text
+        elif part.kind == "call_end":
+            ended[-1] = True
+    assert all(ended) and reply.calls == len(calls)
+    return calls, sum(part.kind == "arguments" for part in parts)
+
+
 def accepts(tokenizer, job: Job, text: str) -> bool:
     """Whether the grammar takes the text, and takes its end."""
     found = matcher(tokenizer, job.sampling.grammar, len(tokenizer))
@@ -221,6 +244,11 @@ def test_what_a_template_writes_is_read_and_what_the_grammar_allows(name, tiny_m
             thought = "so\n</think>\n\n" if job.thinking else ""
             for size in (1, 7, 10_000):
                 assert read(job, thought + text, size, end) == calls, (text, size)
+                whole = [(name, json.dumps(given, ensure_ascii=False)) for name, given in calls]
+                pieces, count = streamed(job, thought + text, size, end)
+                assert pieces == whole, (text, size)
+                if size == 1 and name in PIECEWISE:
+                    assert count > 10 * len(calls)
             assert accepts(tokenizer, job, thought + text), text
         one = planned(tokenizer, ["book"], several=False)
         if several:

@@ -21,7 +21,9 @@ from workbench.config.options import EngineConfig
 from workbench.engine.batching.fit import find_fit
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.models import half_linear
-from workbench.models.half_linear import HalfLinear, exact
+from workbench.models.cpu import library
+from workbench.models.cpu.linear import BlockedLinear
+from workbench.models.half_linear import HalfLinear, PackedLinear, exact
 from workbench.models.rope_lengths import RopeLengths
 
 pytestmark = pytest.mark.skipif(not half_linear.available(), reason="PyTorch has no FBGEMM here")
@@ -47,7 +49,7 @@ def decoder_of(folder, workspace, weights: str) -> TransformersDecoder:
 
 
 def packed(decoder) -> int:
-    return sum(isinstance(module, HalfLinear) for module in decoder.base.modules())
+    return sum(isinstance(module, PackedLinear) for module in decoder.base.modules())
 
 
 def test_answers_of_packed_models_are_those_of_float32(folder, workspace):
@@ -56,6 +58,9 @@ def test_answers_of_packed_models_are_those_of_float32(folder, workspace):
     want = [alone(plain, job(prompt)) for prompt in PROMPTS]
     backend = batching(half)
     assert (backend.batch.passes.runner.quick is not None) == (folder.name != "moe")
+    if library.load(workspace, lambda _: None):
+        assert (backend.batch.passes.runner.step is not None) == (folder.name != "moe")
+    same([answers(backend.submit(job(PROMPTS[0])))], want[:1])
     for _ in range(2):
         same(together(backend, [job(prompt) for prompt in PROMPTS]), want)
     same([answers(backend.submit(job(PROMPTS[1], n=2)))], [alone(plain, job(PROMPTS[1], n=2))])
@@ -110,3 +115,54 @@ def test_a_lean_pass_that_computes_something_else_is_not_used(tiny_model):
         mlp.forward = lambda x, mlp=mlp: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)) * 1.2
     fit = find_fit(model, RopeLengths(model))
     assert fit.quick is None and not fit.reason
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_products_of_blocks(bits, workspace):
+    if not (kernels := library.load(workspace, lambda _: None)):
+        pytest.skip("no kernels here")
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(96, 20)
+    linear.weight.data[3, 32:64] = 0  # a group without a scale
+    found = BlockedLinear(linear, kernels, bits)
+    weight = linear.weight.detach()
+    if bits == 16:
+        assert torch.equal(found.weight, weight.half().float())
+    else:
+        most = weight.view(20, 3, 32).abs().amax(-1, keepdim=True).expand(-1, -1, 32).reshape(20, 96)
+        assert ((found.weight - weight).abs() <= most / 127 * 0.5001).all()
+    assert found.nbytes == 20 * 96 * bits // 8 + (20 * 3 * 4 if bits == 8 else 0)
+    x = torch.randn(70, 96)
+    out = found(x)
+    assert torch.allclose(out, torch.nn.functional.linear(x, found.weight, linear.bias), atol=1e-5)
+    for count in (1, 2, 3, 5, 69):  # alone and in company, to the last bit
+        assert torch.equal(found(x[:count]), out[:count])
+    assert torch.equal(found(x.view(7, 10, 96)[:, :1]), out.view(7, 10, 20)[:, :1])
+
+
+def test_weights_in_8_bits_answer_alone_as_in_company(folder, workspace):
+    decoder = decoder_of(folder, workspace, "int8")
+    if not any(isinstance(module, BlockedLinear) for module in decoder.base.modules()):
+        pytest.skip("no kernels here")
+    want = [alone(decoder, job(prompt)) for prompt in PROMPTS]
+    backend = batching(decoder)
+    same([answers(backend.submit(job(prompt))) for prompt in PROMPTS], want)
+    same(together(backend, [job(prompt) for prompt in PROMPTS]), want)
+
+
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+def test_without_a_compiler_the_products_are_pytorchs(folder, workspace, monkeypatch):
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    lines: list[str] = []
+    config = EngineConfig(model_name_or_path=str(folder), cpu_weights="int8")
+    decoder = TransformersDecoder(config, workspace, lambda *_: None, lines.append)
+    assert any(isinstance(module, HalfLinear) for module in decoder.base.modules())
+    assert any("C compiler" in line or "AVX2" in line for line in lines) and any("16 bits" in line for line in lines)
+    broken = workspace.cache / "false"
+    broken.parent.mkdir(exist_ok=True, parents=True)
+    broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(library.shutil, "which", lambda name: str(broken))
+    if library.processor()[1] >= {"avx2", "fma", "f16c"}:
+        assert library.load(workspace, lines.append) is None and "it is broken" in lines[-1]
+        assert not list((workspace.cache / "cpu").glob("*.part"))

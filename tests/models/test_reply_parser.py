@@ -100,3 +100,70 @@ def test_endless_space_costs_little():
         reply.add(piece)
     reply.rest()
     assert time.monotonic() - began < 5
+
+
+def pieces(text, size, tools=TOOLS):
+    """`(what comes as text, [[name, arguments, whether it ended]])` of an answer whose calls come piecewise."""
+    reply = Reply(template("<tool_call>"), "", tools, piecewise=True)
+    said, calls = "", []
+    found = [part for i in range(0, len(text), size) for part in reply.add(text[i : i + size])] + reply.rest()
+    for part in found:
+        if part.kind == "tool_call":
+            calls.append([part.name, part.text, not part.open])
+        elif part.kind == "arguments":
+            calls[-1][1] += part.text
+        elif part.kind == "call_end":
+            calls[-1][2] = True
+        else:
+            said += part.text
+    return said, calls
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("written", "joined"),
+    [
+        ('{"city":"Malm\\u00f6 \\ud83d\\ude00 \\"x\\" \\\\ \\n"}', '{"city": "Malmö 😀 \\"x\\" \\\\ \\n"}'),
+        ('{ "a" : [ 1.50 , -2e3, true,null , {} , [] ] ,"b":{"c":"</b>"} }',
+         '{"a": [1.5, -2000.0, true, null, {}, []], "b": {"c": "</b>"}}'),
+        ("{}", "{}"),
+        ('{"nights": "3", "city": "3", "near": "[1, 2]"}', '{"nights": 3, "city": "3", "near": [1, 2]}'),
+    ],
+)  # fmt: skip
+def test_pieces_of_arguments_join_to_the_whole(written, joined, size):
+    """Spaces, escapes, numbers and values of another type than the schema's come as a whole answer has them."""
+    kinds = {"city": {"type": "string"}, "nights": {"type": "integer"}, "near": {"type": "array"}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"properties": kinds}}}]
+    text = f'Yes. <tool_call>\n{{"name": "weather", "arguments": {written}}}\n</tool_call>'
+    said, calls = pieces(text * 2, size, tools)
+    assert said.split() == ["Yes.Yes."] and calls == [["weather", joined, True]] * 2
+    reply = Reply(template("<tool_call>"), "", tools)
+    assert [part.text for part in reply.add(text) + reply.rest() if part.kind == "tool_call"] == [joined]
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_what_is_no_call_after_its_beginning_was_sent(size):
+    """It cannot be taken back: the rest comes as it is written, and the call has no end."""
+    for written in ('{"city": Oslo}', '{"city": "Os\nlo"}', '{"city": "x\\ud83d y"}', '{"city" 1}'):
+        said, calls = pieces(f'<tool_call>{{"name": "weather", "arguments": {written}}}</tool_call> Done', size)
+        assert said == " Done" and [calls[0][0], calls[0][2]] == ["weather", False] and len(calls) == 1
+        assert calls[0][1].replace(" ", "").startswith(written.replace(" ", "")[:-1])
+    # cut off
+    said, calls = pieces('Well. <tool_call>{"name": "weather", "arguments": {"city": "Os', size)
+    assert said == "Well." and calls == [["weather", '{"city": "Os', False]]
+    deep = "[" * 5000
+    _, calls = pieces(f'<tool_call>{{"name": "weather", "arguments": {{"city": {deep}', size)
+    assert calls == [["weather", '{"city": ' + deep, False]]
+
+
+@pytest.mark.parametrize(
+    "bad", ["not json", "", '{"name": "wea', "[1]", '{"name": "weather"', '{"arguments": {"a": 1}}']
+)
+def test_what_is_no_call_before_its_beginning_is_text(bad):
+    said, calls = pieces(f"<tool_call>{bad}</tool_call>!", 1)
+    assert said == f"<tool_call>{bad}</tool_call>!" and not calls
+
+
+def test_calls_that_cannot_come_in_pieces_come_whole():
+    _, calls = pieces('<tool_call>{"arguments": {"city":"Oslo"}, "name": "weather"}</tool_call>', 1)
+    assert calls == [["weather", '{"city": "Oslo"}', True]]

@@ -68,10 +68,11 @@ def test_some_tool_is_called_when_one_is_required_streamed_too(client):
     assert len(whole.message.tool_calls) == 1 and whole.finish_reason == "tool_calls"
     chunks = list(client.chat.completions.create(**asked, parallel_tool_calls=False, max_tokens=400, stream=True))
     calls = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
-    assert [(c.function.name, c.function.arguments) for c in calls] == [
-        (c.function.name, c.function.arguments) for c in whole.message.tool_calls
-    ]
-    assert chunks[-1].choices[0].finish_reason == "tool_calls" and [c.index for c in calls] == [0]
+    (call,) = whole.message.tool_calls
+    assert calls[0].function.name == call.function.name and calls[0].id and not calls[0].function.arguments
+    assert all(c.function.name is None and c.id is None and c.function.arguments for c in calls[1:]) and len(calls) >= 3
+    assert "".join(c.function.arguments for c in calls) == call.function.arguments
+    assert chunks[-1].choices[0].finish_reason == "tool_calls" and {c.index for c in calls} == {0}
     only = {
         "type": "allowed_tools",
         "allowed_tools": {"mode": "required", "tools": [{"type": "function", "name": "cancel"}]},
@@ -88,10 +89,10 @@ def test_one_call_is_all_where_no_others_are_wanted():
     from workbench.engine.responses import Chat
 
     one = '<tool_call>{"name": "book", "arguments": {}}</tool_call>'
-    for several, calls in ((True, 2), (False, 1)):
+    for several, calls, piecewise in ((True, 2, False), (False, 1, False), (True, 2, True), (False, 1, True)):
         job = Job(None, [], Sampling(n=1), tools=TOOLS, several_calls=several)
         job.response_template = response_template("<tool_call>", None, None, ["book"])
-        chat = Chat([job], {})
+        chat = Chat([job], {}, piecewise=piecewise)
         for piece, finish in ((one, None), (one, None), ("", "stop")):
             if not chat.done():
                 chat.take(Token(piece, finish))
@@ -326,11 +327,16 @@ def test_responses_call_tools(client):
     more = client.responses.create(input=result, previous_response_id=first.id, model=MODEL, max_output_tokens=4)
     assert more.usage.input_tokens > first.usage.output_tokens and more.output_text
     with client.responses.stream(input="A room", tool_choice=choice, **asked) as stream:
-        kinds = [event.type for event in stream]
-    assert kinds[2:] == [
-        "response.output_item.added", "response.function_call_arguments.delta",
+        events = list(stream)
+    kinds = [event.type for event in events]
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert len(deltas) > 3 and kinds[2:] == [
+        "response.output_item.added", *["response.function_call_arguments.delta"] * len(deltas),
         "response.function_call_arguments.done", "response.output_item.done", "response.completed",
     ]  # fmt: skip
+    assert events[2].item.name == "book" and events[2].item.arguments == ""
+    assert "".join(deltas) == events[-3].arguments == events[-1].response.output[0].arguments
+    assert set(json.loads("".join(deltas))) == {"size", "beds"}
 
 
 def test_models_heads_tokens_and_embeddings(live, client):

@@ -113,3 +113,15 @@ def test_thoughts_and_calls_in_the_chatbot_and_on_the_way_to_the_model():
     assert "&lt;a tool&gt;" in shown[1]["content"]
     assert [from_bubble(talk, i) for i in range(6)] == [0, 1, 1, 2, 2, None]
     assert sent(talk)[1]["tool_calls"][0]["function"] == call and "reasoning" not in sent(talk)[1]
+
+
+def test_calls_of_a_stream_are_joined():
+    """A name begins a call; what comes without one goes on with its arguments."""
+    from workbench.engine.client import joined_calls
+
+    calls = joined_calls([], [{"name": "book", "arguments": ""}])
+    calls = joined_calls(calls, [{"name": None, "arguments": '{"a'}, {"name": None, "arguments": '": 1}'}])
+    assert joined_calls(calls, [{"name": "look", "arguments": "{}"}]) == [
+        {"name": "book", "arguments": '{"a": 1}'},
+        {"name": "look", "arguments": "{}"},
+    ]

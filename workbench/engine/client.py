@@ -93,10 +93,21 @@ class Delta:
 
     content: str = ""
     reasoning: str = ""
-    calls: list[dict] = field(default_factory=list)
+    calls: list[dict] = field(default_factory=list)  # a name begins a call; without one its arguments go on
     entries: list[dict] = field(default_factory=list)  # of `logprobs.content`
     finish: str | None = None
     usage: dict | None = None
+
+
+def joined_calls(calls: list[dict], more: list[dict]) -> list[dict]:
+    """Calls with what a chunk brings of them."""
+    calls = list(calls)
+    for piece in more:
+        if piece["name"] or not calls:
+            calls.append({"name": piece["name"] or "", "arguments": piece["arguments"]})
+        else:
+            calls[-1] = calls[-1] | {"arguments": calls[-1]["arguments"] + piece["arguments"]}
+    return calls
 
 
 def _restored(error: dict, english: str) -> str:
@@ -146,7 +157,11 @@ async def stream(backend: Endpoint, model: str, messages: list[dict], settings: 
                         choice = chunk.choices[0]
                         delta.content = choice.delta.content or ""
                         delta.reasoning = getattr(choice.delta, "reasoning_content", None) or ""
-                        delta.calls = [call.function.model_dump() for call in choice.delta.tool_calls or []]
+                        delta.calls = [
+                            {"name": None, "arguments": ""} | call.function.model_dump(exclude_none=True)
+                            for call in choice.delta.tool_calls or []
+                            if call.function
+                        ]
                         delta.finish = choice.finish_reason
                         finished = finished or bool(delta.finish)
                         if choice.logprobs and choice.logprobs.content:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from workbench.engine.call_forms import NAME, CallForm
 from workbench.engine.call_reading import calls_fields, python_calls
+from workbench.engine.call_stream import CallStream
 from workbench.engine.thoughts import thoughts_of
 
 _NO_ANCHOR = "\x00"
@@ -19,11 +20,16 @@ _HERMES = CallForm("", f'<tool_call>\n{{"name": "{NAME}", "arguments": ', "}\n</
 
 @dataclass
 class Part:
-    """A piece of an answer: text in `content` or `reasoning`, or one whole tool call with JSON text as `arguments`."""
+    """A piece of an answer: text in `content` or `reasoning`, or a `tool_call` with JSON text as its arguments.
+
+    An `open` call is not whole: more of its arguments come as `arguments`, and `call_end` after the last of them (not
+    where they turn out not to be JSON).
+    """
 
     kind: str
     text: str = ""
     name: str = ""
+    open: bool = False
 
 
 def response_template(template: str, own: dict | None, form: CallForm | None, names: list[str]) -> dict | None:
@@ -64,6 +70,7 @@ def _parser_class():
         def _open_explicit(self, events, field, match):
             super()._open_explicit(events, field, match)
             self._region = match.start(), match.end()
+            events[-1]["captures"] = self._captures
 
         def _close_current(self, events):
             if self._current != "tool_calls" or not self._opened:
@@ -83,7 +90,7 @@ def _parser_class():
             except (ValueError, KeyError, TypeError, RecursionError):
                 del events[events_before:]
                 text = self._buffer[start : self._pos]
-                events.append({"type": "region_chunk", "field": "content", "text": text, "dirty": False})
+                events.append({"type": "region_chunk", "field": "content", "text": text, "dirty": False, "call": True})
                 self._reset_to_implicit()
 
     return Forgiving
@@ -101,15 +108,29 @@ def _is_call(value) -> bool:
 class Reply:
     """Takes an answer's text piece by piece and gives its parts. With no template everything is content.
 
-    `thinking`: the prompt has opened a thought, as DeepSeek-R1's and Qwen3's do.
+    `thinking`: the prompt has opened a thought, as DeepSeek-R1's and Qwen3's do. `piecewise`: calls whose arguments are
+    JSON come as they are written, by forms of ours; otherwise every call comes whole.
     """
 
-    def __init__(self, template: dict | None, prompt: str, tools: list[dict] | None, thinking: bool = False):
+    def __init__(
+        self,
+        template: dict | None,
+        prompt: str,
+        tools: list[dict] | None,
+        thinking: bool = False,
+        piecewise: bool = False,
+    ):
         self._parser, self.calls = None, 0
+        self._stream: CallStream | None = None
+        self._sink: list[Part] = []
+        self._streamed: dict | None = None  # the field of calls that come piecewise
         self._said, self._unsaid = False, ""  # of an answer of which nothing has come out yet
         if template is not None:
             self._own = template.get("start_anchor") != _NO_ANCHOR
             self._parser = _parser_class()(template, prefix=prompt if self._own else "", tools=tools)
+            field = template["fields"].get("tool_calls") or {}
+            if piecewise and not self._own and field.get("content") == "json" and "content_args" not in field:
+                self._streamed = field
             opening = template["fields"].get("reasoning_content", {}).get("open")
             if thinking and not self._own and opening:
                 self._parser.feed(opening)
@@ -142,13 +163,23 @@ class Reply:
     def _parts(self, events: list[dict]) -> list[Part]:
         parts = []
         for event in events:
-            if event["type"] == "region_chunk" and not event.get("dirty") and event.get("text"):
+            if self._streamed and event.get("field") == "tool_calls" and event["type"] != "region_close":
+                self._call_piece(event, parts)
+            elif event.get("call") and self._stream and self._stream.begun:
+                self._sink = parts
+                self._stream.cut()  # what has been sent of it cannot be taken back
+                self._stream = None
+            elif event["type"] == "region_chunk" and not event.get("dirty") and event.get("text"):
                 if event.get("field") == "content":
                     parts.append(Part("content", event["text"]))
                 elif event.get("field") in _REASONING:
                     parts.append(Part("reasoning", event["text"]))
             elif event["type"] == "region_close" and event.get("field") == "tool_calls":
-                for call in _listed(event["value"]):
+                sent = self._stream.begun if self._stream else ()
+                self._stream = None
+                for number, call in enumerate(_listed(event["value"])):
+                    if number in sent:
+                        continue
                     given = call["function"].get("arguments") or {}
                     text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
                     parts.append(Part("tool_call", text, call["function"]["name"]))
@@ -158,3 +189,30 @@ class Reply:
         elif self._said:
             self._unsaid = ""
         return parts
+
+    def _call_piece(self, event: dict, parts: list[Part]) -> None:
+        """Text of a region of calls, or its beginning."""
+        if event["type"] == "region_open":
+            self._sink = parts
+            self._stream = CallStream(self._streamed, event.get("captures", {}), self._schema, self._cast, self._say)
+        elif self._stream:
+            self._sink = parts
+            self._stream.add(event["text"])
+
+    def _say(self, what: str, text: str) -> None:
+        if what == "begin":
+            self._sink.append(Part("tool_call", "", text, open=True))
+            self.calls += 1
+        elif what == "end":
+            self._sink.append(Part("call_end"))
+        elif self._sink and self._sink[-1].kind == "arguments":
+            self._sink[-1].text += text
+        else:
+            self._sink.append(Part("arguments", text))
+
+    def _schema(self, name: str, key: str) -> object:
+        return self._parser._tool_params.get(name, {}).get(key)
+
+    def _cast(self, name: str, key: str, value: object) -> object:
+        call = {"function": {"name": name, "arguments": {key: value}}}
+        return self._parser._coerce_tool_calls(call)["function"]["arguments"][key]

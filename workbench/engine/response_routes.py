@@ -70,7 +70,7 @@ class ResponseRoutes:
         messages = [message.model_dump(exclude_none=True) for message in chat.messages]
         if body.instructions is not None:  # they are for this turn alone
             messages = messages[1:]
-        turn = _Keeping(job, _shown(body, job), self._kept if body.store else None, messages)
+        turn = _Keeping(job, _shown(body, job), self._kept if body.store else None, messages, body.stream)
         return await self._service.answered([job], turn, body.stream, request)
 
     async def read(self, name: str):
@@ -87,8 +87,8 @@ class ResponseRoutes:
 class _Keeping(Turn):
     """A turn that is kept when it ends."""
 
-    def __init__(self, job, shown: dict, kept: Kept | None, messages: list[dict]):
-        super().__init__(job, shown)
+    def __init__(self, job, shown: dict, kept: Kept | None, messages: list[dict], piecewise: bool):
+        super().__init__(job, shown, piecewise)
         self._kept, self._messages = kept, messages
 
     def closing(self) -> list[dict]:

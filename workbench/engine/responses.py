@@ -71,9 +71,10 @@ class Chat(_Streamed):
 
     kind, prefix = "chat.completion", "chatcmpl"
 
-    def __init__(self, jobs: list[Job], head: dict, with_usage: bool = False):
+    def __init__(self, jobs: list[Job], head: dict, with_usage: bool = False, piecewise: bool = False):
+        """`piecewise`: calls may come in pieces, for a stream."""
         super().__init__(jobs, head, with_usage)
-        self.job = jobs[0]
+        self.job, self._piecewise = jobs[0], piecewise
         self.choices: dict[int, Choice] = {}
 
     @property
@@ -89,7 +90,8 @@ class Chat(_Streamed):
         """The parts that a token brings, which are kept in its choice."""
         choice = self.choices.get(token.index)
         if choice is None:  # made with the first token: by then the decoder has rendered the prompt
-            reply = Reply(self.job.response_template, self.job.prompt_text, self.job.tools, self.job.thinking)
+            job = self.job
+            reply = Reply(job.response_template, job.prompt_text, job.tools, job.thinking, self._piecewise)
             choice = self.choices[token.index] = Choice(reply)
         if choice.finish is not None:
             return []
@@ -99,17 +101,23 @@ class Chat(_Streamed):
         choice.infos += token.infos
         kept = []
         for part in parts:
+            if part.kind == "tool_call" and choice.calls and not self.job.several_calls:
+                choice.finish = "tool_calls"  # the first one had no end, for it was no JSON
+                break
             kept.append(part)
             if part.kind == "content":
                 choice.content.append(part.text)
             elif part.kind == "reasoning":
                 choice.reasoning.append(part.text)
-            else:
+            elif part.kind == "arguments":
+                choice.calls[-1]["function"]["arguments"] += part.text
+            elif part.kind == "tool_call":
                 function = {"name": part.name, "arguments": part.text}
                 choice.calls.append({"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function})
-                if not self.job.several_calls:
-                    choice.finish = "tool_calls"
-                    break
+            whole = part.kind == "call_end" or (part.kind == "tool_call" and not part.open)
+            if whole and not self.job.several_calls:
+                choice.finish = "tool_calls"
+                break
         if token.finish and choice.finish is None:
             choice.finish = "tool_calls" if choice.calls and token.finish == "stop" else token.finish
         return kept
@@ -128,10 +136,14 @@ class Chat(_Streamed):
         if first:
             yield self._chunk(token.index, {"role": "assistant", "content": ""})
         called = len(choice.calls) - sum(part.kind == "tool_call" for part in parts)
+        parts = [part for part in parts if part.kind != "call_end"]
         for number, part in enumerate(parts):
             if part.kind == "tool_call":
-                delta: dict = {"tool_calls": [{"index": called, **choice.calls[called]}]}
+                function = {"name": part.name, "arguments": part.text}
+                delta: dict = {"tool_calls": [{"index": called, **choice.calls[called], "function": function}]}
                 called += 1
+            elif part.kind == "arguments":
+                delta = {"tool_calls": [{"index": called - 1, "function": {"arguments": part.text}}]}
             else:
                 delta = {"content" if part.kind == "content" else "reasoning_content": part.text}
             yield self._chunk(token.index, delta, logprobs=None if number else logprobs)

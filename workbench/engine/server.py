@@ -125,7 +125,7 @@ class Routes:
 
     async def chat(self, body: ChatRequest, request: Request):
         job = self._service.chat_job(body)
-        answer = Chat([job], head(Chat.prefix, body.model), with_usage(body))
+        answer = Chat([job], head(Chat.prefix, body.model), with_usage(body), piecewise=body.stream)
         return await self._service.answered([job], answer, body.stream, request)
 
     def _listed(self, name: str) -> dict:

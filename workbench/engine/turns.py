@@ -9,12 +9,13 @@ from workbench.engine.responses import Chat, usage
 
 
 class Turn:
-    """The answer to one request. `shown`: the fields of the response object that repeat the request."""
+    """The answer to one request. `shown`: the fields of the response object that repeat the request; `piecewise`: calls
+    may come in pieces, for a stream."""
 
     last = ""  # a stream ends with `response.completed`
 
-    def __init__(self, job: Job, shown: dict):
-        self._chat, self._job, self._shown = Chat([job], {}), job, shown
+    def __init__(self, job: Job, shown: dict, piecewise: bool = False):
+        self._chat, self._job, self._shown = Chat([job], {}, piecewise=piecewise), job, shown
         self._with_logprobs = job.sampling.logprobs is not None
         self._number, self._begun = 0, False
         self._thought = 0  # tokens of thoughts
@@ -43,7 +44,9 @@ class Turn:
         parts = self._chat.parts(token)
         self._thought += any(part.kind == "reasoning" for part in parts)
         for part in parts:
-            if part.kind != self._open or part.kind == "tool_call":
+            if part.kind == "call_end":
+                continue
+            if (part.kind != self._open and part.kind != "arguments") or part.kind == "tool_call":
                 events += self._close()
                 events += self._begin(part.kind)
             item = self.output[-1]
@@ -58,6 +61,9 @@ class Turn:
                 item["content"][0]["text"] += part.text
                 delta = {"delta": part.text, "content_index": 0}
                 events.append(self._event("response.reasoning_text.delta", **place, **delta))
+            elif part.kind == "arguments":
+                item["arguments"] += part.text
+                events.append(self._event("response.function_call_arguments.delta", **place, delta=part.text))
             else:
                 call = self._chat.choices[token.index].calls[
                     sum(one["type"] == "function_call" for one in self.output) - 1
@@ -65,7 +71,8 @@ class Turn:
                 item |= {"call_id": call["id"], "name": part.name}
                 events.append(self._event("response.output_item.added", output_index=place["output_index"], item=item))
                 item["arguments"] = part.text
-                events.append(self._event("response.function_call_arguments.delta", **place, delta=part.text))
+                if not part.open:
+                    events.append(self._event("response.function_call_arguments.delta", **place, delta=part.text))
         self._finish = self._chat.choices[token.index].finish
         return events
 

@@ -65,6 +65,10 @@ class PagedCache(Cache):
             found.append(read)
         return found[0], found[1]
 
+    def pools(self, layer_idx: int) -> tuple[Tensor, Tensor] | None:
+        """A layer's pools [heads, pages, size, d], None before its first use."""
+        return self._pools.get(layer_idx)
+
     def clear(self, pages: list[int]) -> None:
         """Zeros, so that what an earlier sequence left (infinities of 16 bits among it) cannot reach a later one."""
         for pair in self._pools.values():

@@ -21,13 +21,14 @@ _ROUNDING_16_BIT = 0.15  # near ties, an expert may be another one
 @dataclass(frozen=True)
 class Fit:
     """What was found: how the model wants its masks, the bytes that its cache takes for a token, and the width of its
-    logits; `quick`: the lean forward pass, where it computes the same; or `reason`, why its requests must take
-    turns."""
+    logits; `quick`: the lean forward pass, where it computes the same, and `steps`, whether the step of one row does;
+    or `reason`, why its requests must take turns."""
 
     form: MaskForm = "plain"
     bytes_per_token: int = 0
     width: int = 0
     quick: QuickForward | None = None
+    steps: bool = False
     reason: str = ""
 
 
@@ -63,7 +64,9 @@ def find_fit(model, rope: RopeLengths) -> Fit:
                 reason = reason or (" ".join(str(error).split())[:200] or type(error).__name__)
                 continue
             if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
-                return Fit(form, cost, want[0].shape[-1], _quick(model, rope, form, want))
+                quick = _quick(model, rope, form, want)
+                steps = quick is not None and _right(model, rope, form, quick, want, steps=True)
+                return Fit(form, cost, want[0].shape[-1], quick, steps)
             reason = Message("turns_differ" if cost else "turns_cache")
     finally:
         if window:
@@ -73,14 +76,17 @@ def find_fit(model, rope: RopeLengths) -> Fit:
 
 def _quick(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> QuickForward | None:
     quick = quick_forward(model)
+    return quick if quick is not None and _right(model, rope, form, quick, want) else None
+
+
+def _right(
+    model, rope: RopeLengths, form: MaskForm, quick: QuickForward, want: list[Tensor], steps: bool = False
+) -> bool:
+    """Whether the lean pass, or with `steps` also the step of one row, computes the same."""
     try:
-        right = (
-            quick is not None
-            and _difference(_side_by_side(model, rope, form, quick)[1], want) <= _ROUNDING[torch.float32]
-        )
+        return _difference(_side_by_side(model, rope, form, quick, steps)[1], want) <= _ROUNDING[torch.float32]
     except Exception:
-        return None
-    return quick if right else None
+        return False
 
 
 def _texts(model) -> list[list[int]]:
@@ -102,10 +108,12 @@ def _alone(model) -> list[Tensor]:
     return found
 
 
-def _side_by_side(model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None) -> tuple[int, list[Tensor]]:
+def _side_by_side(
+    model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None, steps: bool = False
+) -> tuple[int, list[Tensor]]:
     """Bytes a token, and the logits of both texts in pieces and together, the first text's before the second's."""
     cache, texts = PagedCache(9, 4), _texts(model)
-    runner = Runner(model, cache, rope, form, quick)
+    runner = Runner(model, cache, rope, form, quick, steps)
     pages = [[3, 5, 7], [6, 2]]
     found: list[list[Tensor]] = [[], []]
     for parts in (((0, 0, 5),), ((0, 5, 9), (1, 0, 6)), ((0, 9, 10), (1, 6, 7)), ((0, 10, 11),)):

@@ -64,7 +64,9 @@ class Passes:
             self.mixed.spans = spans([row.request.inner for row, _ in parts])
         try:
             # the lean pass knows no modules but the base's
-            return self.runner.run([self._piece(row, count) for row, count in parts], own=key is not None)
+            return self.runner.run(
+                [self._piece(row, count) for row, count in parts], key is not None, bool(self.mixed.spans)
+            )
         finally:
             self.mixed.spans = []
 

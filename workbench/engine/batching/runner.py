@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.engine.batching.cache import PagedCache, View
 from workbench.engine.batching.pages import BLANK, TRASH
 from workbench.engine.batching.quick import QuickForward
+from workbench.engine.batching.step import one_step
 from workbench.models.rope_lengths import RopeLengths
 
 MaskForm = Literal["plain", "by_layer_type"]
@@ -30,9 +31,19 @@ class Piece:
 class Runner:
     """Runs pieces through `model`. `form`: how the model wants masks that are given to it."""
 
-    def __init__(self, model, cache: PagedCache, rope: RopeLengths, form: MaskForm, quick: QuickForward | None = None):
-        """`quick`: in the place of the model's own forward pass."""
+    def __init__(
+        self,
+        model,
+        cache: PagedCache,
+        rope: RopeLengths,
+        form: MaskForm,
+        quick: QuickForward | None = None,
+        steps: bool = False,
+    ):
+        """`quick`: in the place of the model's own forward pass. `steps`: one row's next token in one call, where
+        there is such a step."""
         self.model, self.cache, self.rope, self.form, self.quick = model, cache, rope, form, quick
+        self.step = one_step(quick, cache) if steps else None
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self._places = torch.arange(0, device=self.device)
@@ -40,9 +51,9 @@ class Runner:
         window = getattr(self.config, "sliding_window", None)
         self.windowed = bool(window) and (not kinds or "sliding_attention" in kinds)
 
-    def run(self, pieces: Sequence[Piece], own: bool = False) -> Tensor:
+    def run(self, pieces: Sequence[Piece], own: bool = False, mixed: bool = False) -> Tensor:
         """Logits [rows, vocabulary] in float32 after the last token of each piece. `own`: by the model's own forward
-        pass in any case."""
+        pass in any case. `mixed`: some rows have adapters."""
         quick = None if own else self.quick
         ids, positions, write, table = self._layout(pieces)
         length = table.shape[1] * self.cache.size
@@ -53,6 +64,8 @@ class Runner:
             lengths = torch.tensor(filled)
         self.cache.view = View(write, table, self._run_of(pieces))
         with torch.inference_mode(), self.rope.given(lengths):
+            if self.step and ids.numel() == 1 and not own and not mixed and self.step.ready():
+                return self.step(ids, positions, table, pieces[0].start + 1)
             one = ids.numel() == 1 and self.cache.view.run is not None and not self.windowed
             if quick and one:  # it sees all that is there
                 self.cache.view.tokens = pieces[0].start + 1

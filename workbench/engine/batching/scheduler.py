@@ -19,7 +19,7 @@ from workbench.engine.batching.runner import Piece, Runner
 from workbench.engine.scheduler import Call, Scheduler
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
-from workbench.models.half_linear import HalfLinear
+from workbench.models.half_linear import PackedLinear
 
 PAGE = 16  # tokens
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
@@ -41,6 +41,8 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
         f"Up to {rows} answers share forward passes; their cache holds {held:,} tokens"
         f" ({fit.bytes_per_token * held / 2**30:.1f} GiB at most)."
     )
+    if scheduler.batch.passes.runner.step:
+        log("A stream that is alone gets its tokens from the kernels for the CPU.")
     return scheduler
 
 
@@ -52,8 +54,8 @@ class BatchingScheduler(Scheduler):
         limits = _LIMITS.get(device, _LIMITS["cpu"])
         held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
         pages = Pages(held // PAGE + 2, PAGE)
-        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick)
-        packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, HalfLinear))
+        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick, fit.steps)
+        packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, PackedLinear))
         weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
         self.mixed = MixedAdapters()
         passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)

@@ -13,7 +13,7 @@ import gradio as gr
 from workbench.chat import branches, conversations, corrections
 from workbench.chat.math import DELIMITERS
 from workbench.chat.session import MAX_COLUMNS, Sampling, Session, from_bubble, go_on, sent, settled, unshown
-from workbench.engine.client import stream
+from workbench.engine.client import joined_calls, stream
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
 from workbench.storage import files
@@ -178,7 +178,7 @@ class ChatTab:
             if delta.reasoning:
                 answer["reasoning"] = answer.get("reasoning", "") + delta.reasoning
             if delta.calls:
-                answer["calls"] = answer.get("calls", []) + delta.calls
+                answer["calls"] = joined_calls(answer.get("calls", []), delta.calls)
             if delta.finish == "length":
                 answer["cut"] = settings.get("max_tokens")
             if delta.usage:

@@ -1,0 +1,1 @@
+"""Decoding on the CPU by code in C: products with packed weights, and a step of one row."""

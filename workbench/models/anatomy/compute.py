@@ -1,8 +1,8 @@
 """Arithmetic of a token: multiply-adds count as two operations.
 
-A matrix of n parameters takes 2 n operations per token, forward. Attention adds 2 · heads · (width of queries + width of
-values) for every token that is looked at. The backward pass takes as much again for the activations' gradients, and as
-much once more for the weights': with frozen weights (LoRA) a step is about 2, with all trained 3 forward passes.
+A matrix of n parameters takes 2 n operations per token, forward. Attention adds 2 · heads · (width of queries + width
+of values) for every token that is looked at. The backward pass takes as much again for the activations' gradients, and
+as much once more for the weights': with frozen weights (LoRA) a step is about 2, with all trained 3 forward passes.
 """
 
 from workbench.models.anatomy.shapes import Anatomy

@@ -1,8 +1,8 @@
 """Rotary position embedding: how fast each pair of dimensions turns, and what scalings make of that.
 
 The pair i of d dimensions turns by theta^(-2i/d) per token; a whole turn takes 2π · theta^(2i/d) tokens, its
-*wavelength*. Pairs that turn less than once in the texts of training have never shown most of their angles: beyond those
-texts they say what the model has not seen. Scalings: linear (arXiv 2306.15595), dynamic NTK, YaRN (2309.00071), Llama
+*wavelength*. Pairs that turn less than once in the texts of training have never shown most of their angles: beyond
+those texts they say what the model has not seen. Scalings: linear (arXiv 2306.15595), dynamic NTK, YaRN (2309.00071), Llama
 3.1's, longrope (2402.13753), each as transformers computes it (`modeling_rope_utils`).
 """
 
@@ -37,8 +37,8 @@ def _positive(value) -> float | None:
 
 
 def read_rope(config: dict, sizes: Sizes) -> tuple[Rope | None, list[str]]:
-    """A model's rotary embedding and what is wrong with it; None where it cannot be told. Reads both forms: `rope_theta`
-    with `rope_scaling`, and `rope_parameters`."""
+    """A model's rotary embedding and what is wrong with it; None where it cannot be told. Reads both forms:
+    `rope_theta` with `rope_scaling`, and `rope_parameters`."""
     problems: list[str] = []
     inner = config.get("text_config")
     if sizes.model_type != config.get("model_type") and isinstance(inner, dict):

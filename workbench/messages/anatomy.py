@@ -76,6 +76,18 @@ SENTENCES = {
         "long_factor and short_factor should be lists of {wanted} numbers, so that the position encoding is not shown.",
         "long_factor 与 short_factor 应各为 {wanted} 个数字的列表，因此不显示位置编码。",
     ),
+    "anatomy_quantized": (
+        "its files are quantized already ({method}); 4 bits need a plain checkpoint",
+        "其文件已量化（{method}）；4 位需要未量化的检查点",
+    ),
+    "anatomy_experts_odd": (
+        "its experts are transposed and have biases, which 4-bit packing here does not do",
+        "其专家矩阵是转置的且带偏置，此处的 4 位打包不支持",
+    ),
+    "anatomy_experts_block": (
+        "an expert's matrix is no multiple of {most} numbers",
+        "单个专家矩阵的元素数不是 {most} 的倍数",
+    ),
     "anatomy_not_object": ("{file} holds no JSON object.", "{file} 不是 JSON 对象。"),
     "anatomy_no_config": (
         "{folder} has no config.json: it is no model, or its download has only begun.",
@@ -93,12 +105,37 @@ SENTENCES = {
         "There are no weight files (*.safetensors): the config alone is here.",
         "没有权重文件（*.safetensors）：只有配置。",
     ),
-    "anatomy_weights_other": (
-        "The weight files hold {found:,} parameters, the config makes {wanted:,}: what is read of the config does not fit these files.",
-        "权重文件含 {found:,} 个参数，而配置对应 {wanted:,} 个：由配置得出的结构与这些文件不符。",
+    "anatomy_weights_fewer": (
+        "The weight files hold {found:,} parameters, the config makes {wanted:,}: some are missing, or the config is another model's.",
+        "权重文件含 {found:,} 个参数，而配置对应 {wanted:,} 个：有所缺失，或配置属于另一个模型。",
+    ),
+    "anatomy_weights_more": (
+        "The weight files hold {found:,} parameters, of which transformers builds {wanted:,} from the config; the rest is not loaded (layers that guess ahead, a second copy of a tied matrix).",
+        "权重文件含 {found:,} 个参数，transformers 按配置构建其中 {wanted:,} 个，其余不加载（如多 token 预测层、共用矩阵的副本）。",
+    ),
+    "model_not_here": (
+        "There is no model {name} in the workspace. There are: {known}.",
+        "工作区中没有模型 {name}。现有：{known}。",
+    ),
+    "model_loaded": (
+        "{name} is loaded. Unload it in Chat, then delete it.",
+        "{name} 已加载。请先在“对话”中卸载，再删除。",
+    ),
+    "model_in_run": (
+        "The run {id} uses {name} and has not ended. Stop it, or wait, then delete the model.",
+        "运行 {id} 正在使用 {name} 且尚未结束。请停止它或等待结束后再删除模型。",
+    ),
+    "model_not_deleted": (
+        "{name} could not be deleted: {reason}. Look who owns its files.",
+        "无法删除 {name}：{reason}。请检查文件的所有者。",
     ),
     "anatomy_part_file": (
         "{count} files of a download are not finished: {names}. Let it go on, or download the model again.",
         "有 {count} 个文件尚未下载完：{names}。请继续下载，或重新下载该模型。",
     ),
+}
+# words and clauses that become part of a sentence
+PARTS = {
+    "no_header": ("it has no header of the safetensors format", "没有 safetensors 格式的文件头"),
+    "shorter_than_said": ("{missing:,} bytes less than its header says", "比文件头所述少 {missing:,} 字节"),
 }

@@ -60,7 +60,7 @@ EXPERTS: dict[str, Texts] = {
     "moe_layer_freq": (
         "Every so many layers one holds experts; 1: all after the first dense ones.",
         "每隔多少层有一个专家层；1 表示首批稠密层之后全部是专家层。",
-        "2 would halve experts and their memory. transformers reads it for no DeepSeek-V2 or V3.",
+        "2 would halve experts and their memory. transformers does not read it for DeepSeek-V2 and V3.",
         "设为 2 会使专家及其显存减半。transformers 对 DeepSeek-V2/V3 不读取它。",
     ),
     "decoder_sparse_step": (

@@ -2,8 +2,8 @@
 
 The pair i of d dimensions turns by theta^(-2i/d) per token; a whole turn takes 2π · theta^(2i/d) tokens, its
 *wavelength*. Pairs that turn less than once in the texts of training have never shown most of their angles: beyond
-those texts they say what the model has not seen. Scalings: linear (arXiv 2306.15595), dynamic NTK, YaRN (2309.00071), Llama
-3.1's, longrope (2402.13753), each as transformers computes it (`modeling_rope_utils`).
+those texts they say what the model has not seen. Scalings: linear (arXiv 2306.15595), dynamic NTK, YaRN (2309.00071),
+Llama 3.1's, longrope (2402.13753), each as transformers computes it (`modeling_rope_utils`).
 """
 
 import math

@@ -64,12 +64,13 @@ TEXT: dict[str, tuple[str, str]] = {
         "{layers} 层中有 {count} 层只看 {window} 个 token：若缓存可遗忘，整个上下文占 {less}。工作台的引擎全部保留：{all}。",
     ),
     "model_cache_saving": (
-        "Against DeepSeek 67B (95 layers × 2 × 8 × 128 numbers per token): {same} less with 16 bits in both; {published} less with 6 bits per number here, as DeepSeek-V2 is deployed. The second is the figure that its paper gives.",
-        "相比 DeepSeek 67B（每 token 95 层 × 2 × 8 × 128 个数）：同为 16 位时节省 {same}；按 DeepSeek-V2 部署时每个数 6 位计，节省 {published}，后者即论文给出的数字。",
+        "Against DeepSeek 67B (95 layers × 2 × 8 × 128 numbers per token): {same} less with 16 bits in both; {published} less with 6 bits per number here, as DeepSeek-V2 is deployed (arXiv 2405.04434, 3.2.3).{paper}",
+        "相比 DeepSeek 67B（每 token 95 层 × 2 × 8 × 128 个数）：同为 16 位时节省 {same}；按 DeepSeek-V2 部署时每个数 6 位计（arXiv 2405.04434，3.2.3 节），节省 {published}。{paper}",
     ),
+    "model_cache_paper": (" The second is the 93.3 % of its abstract.", "后者即论文摘要中的 93.3%。"),
     "model_flops_words": (
-        "One token takes {token} operations forward (2 per parameter that it is multiplied with), with {context} tokens before it {full}, as attention looks at all of them. A training step takes about {frozen} times that per token with frozen weights (LoRA), {all} times with all trained; recomputation adds one.",
-        "一个 token 前向需 {token} 次运算（每个参与乘法的参数 2 次）；其前有 {context} 个 token 时为 {full}，因为注意力要查看全部。训练每 token 约为其 {frozen} 倍（冻结权重，LoRA）或 {all} 倍（全参数）；重计算再加一倍。",
+        "One token takes {token} forward (2 per parameter that it is multiplied with), with {context} tokens before it {full}, as attention looks at all of them. A training step takes about {frozen} times that per token with frozen weights (LoRA), {all} times with all trained; recomputation adds one.",
+        "一个 token 前向需 {token}（每个参与乘法的参数 2 次）；其前有 {context} 个 token 时为 {full}，因为注意力要查看全部。训练每 token 约为其 {frozen} 倍（冻结权重，LoRA）或 {all} 倍（全参数）；重计算再加一倍。",
     ),
     "model_map": ("Layer by layer", "逐层结构"),
     "map_embedding": ("embedding", "词嵌入"),
@@ -109,6 +110,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Nothing changes up to {before} tokens; at {context} the base is {base} instead of {theta}. Every length has its own turns.",
         "{before} 个 token 以内不变；到 {context} 时基数由 {theta} 变为 {base}。每种长度有各自的转速。",
     ),
+    "rope_says_dynamic_never": (
+        "transformers counts from max_position_embeddings ({before}), which is not less than the {context} aimed at: nothing changes up to there.",
+        "transformers 从 max_position_embeddings（{before}）算起，它不小于目标 {context}：在此之前没有变化。",
+    ),
     "rope_says_yarn": (
         "{kept} fast pairs stay, {full} slow ones turn {factor} times slower, those between a little.",
         "{kept} 对快的维度不变，{full} 对慢的放慢 {factor} 倍，其余介于两者之间。",
@@ -138,7 +143,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "group_fields_unknown": ("Not known here", "此处不认识"),
     "model_here": ("What can be done with it here", "在此可以做什么"),
     "here_lora": ("LoRA targets", "LoRA 目标"),
-    "here_lora_row": ("{name}: {rows} × {columns}, {count}", "{name}：{rows} × {columns}，{count}"),
+    "here_lora_row": (
+        "{name}: {rows} × {columns}, in {count} layers ({component})",
+        "{name}：{rows} × {columns}，共 {count} 层（{component}）",
+    ),
     "here_lora_experts": (" × {experts} experts", " × {experts} 个专家"),
     "here_lora_all": (
         "lora_target: all at rank 16 trains {count} parameters ({share}).",

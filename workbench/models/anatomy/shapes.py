@@ -66,6 +66,7 @@ class Linear:
     [out_features, in_features], `experts` times where it holds one matrix per expert (else 0)."""
 
     name: str
+    component: str
     out_features: int
     in_features: int
     count: int
@@ -154,15 +155,20 @@ class Anatomy:
 
     def linears(self) -> list[Linear]:
         """What `lora_target` can name, by its last name: linear layers but routers and head, and expert parameters."""
-        found: dict[tuple[str, int, int, int], int] = {}
+        found: dict[tuple[str, str, int, int, int], int] = {}
         for layer in self.layers:
             for weight in (w for w in layer.weights if w.linear):
                 name = weight.name.removesuffix(".weight")
                 name = ".".join(name.split(".")[-2:]) if weight.component == "experts" else name.split(".")[-1]
                 *experts, rows, columns = weight.shape
-                key = name, rows, columns, experts[0] if experts else 0
+                if experts and self.sizes.family.sinks:
+                    rows, columns = columns, rows
+                key = name, weight.component, rows, columns, experts[0] if experts else 0
                 found[key] = found.get(key, 0) + len(layer.numbers)
-        return [Linear(name, rows, columns, number, e) for (name, rows, columns, e), number in found.items()]
+        return [
+            Linear(name, component, rows, columns, number, experts_)
+            for (name, component, rows, columns, experts_), number in found.items()
+        ]
 
 
 def _layer(sizes: Sizes, mixture: bool) -> Iterator[Weight]:
@@ -227,12 +233,12 @@ def _mixture(sizes: Sizes) -> Iterator[Weight]:
     experts, family, hidden = sizes.experts, sizes.family, sizes.hidden
     assert experts is not None
     share, count, width = experts.used / experts.count, experts.count, experts.size
-    biased = family.sinks  # gpt-oss: transposed matrices with biases, which LoRA is not put on here
+    biased = family.sinks  # gpt-oss: matrices [in, out], with biases
     up, down = (2 * width, hidden), (hidden, width)
     if biased:
         up, down = up[::-1], down[::-1]
     for name, shape, rows in (("gate_up_proj", up, 2 * width), ("down_proj", down, hidden)):
-        yield Weight(f"mlp.experts.{name}", "experts", (count, *shape), share, linear=not biased)
+        yield Weight(f"mlp.experts.{name}", "experts", (count, *shape), share, linear=True)
         if biased:
             yield Weight(f"mlp.experts.{name}_bias", "experts", (count, rows), share)
     yield Weight(f"mlp.{family.router}.weight", "router", (count, hidden))

@@ -78,7 +78,7 @@ def kind_name(variant: cache.Variant, lang: str) -> str:
     """`MLA`, `GQA, 8 groups`, `MHA, 128 heads`, with a mark at the model's own."""
     kind = "mqa" if variant.kind == "gqa" and variant.groups == 1 else variant.kind
     name = say(f"kind_{kind}", lang, groups=variant.groups)
-    return f"{name} ({say('model_own_kind', lang)})" if variant.own else name
+    return f"{name} · {say('model_own_kind', lang)}" if variant.own else name
 
 
 def cache_chart(anatomy: Anatomy, lang: str) -> str:

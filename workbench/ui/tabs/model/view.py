@@ -88,7 +88,8 @@ def cache_texts(report: Report, lang: str) -> list[str]:
         )
     if sizes.latent:
         same, published = cache.published_saving(sizes)
-        texts.append(say("model_cache_saving", lang, same=f"{same:.1%}", published=f"{published:.1%}"))
+        paper = say("model_cache_paper", lang) if f"{published:.1%}" == "93.3%" else ""
+        texts.append(say("model_cache_saving", lang, same=f"{same:.1%}", published=f"{published:.1%}", paper=paper))
     return texts
 
 
@@ -204,6 +205,8 @@ def _says(one: rope.Rope, kind: str, factor: float, lang: str) -> str:
         return say("rope_says_linear", lang, factor=f"{factor:g}")
     if kind == "dynamic":
         target = rope.stretched(one, factor)
+        if target <= one.context:
+            return say("rope_says_dynamic_never", lang, before=f"{one.context:,}", context=f"{target:,}")
         later = rope.scaled(one, "dynamic", factor, target)
         base = later[1] ** (-one.dims / 2) if len(later) > 1 else one.theta
         values = {"before": f"{one.context:,}", "context": f"{target:,}", "theta": f"{one.theta:,.0f}"}
@@ -255,7 +258,15 @@ def here_rows(report: Report, lang: str) -> list[tuple[str, str]]:
     if report.anatomy is not None:
         linears, total = report.anatomy.linears(), report.anatomy.total
         lines = [
-            say("here_lora_row", lang, name=one.name, rows=one.out_features, columns=one.in_features, count=one.count)
+            say(
+                "here_lora_row",
+                lang,
+                name=one.name,
+                rows=one.out_features,
+                columns=one.in_features,
+                count=one.count,
+                component=say(f"component_{one.component}", lang),
+            )
             + (say("here_lora_experts", lang, experts=one.experts) if one.experts else "")
             for one in linears
         ]

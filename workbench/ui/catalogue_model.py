@@ -50,7 +50,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "kind_mqa": ("MQA", "MQA"),
     "kind_mha": ("MHA, {groups} heads", "MHA（{groups} 头）"),
     "model_own_kind": ("this model", "该模型"),
-    "model_cache_axis": ("KiB per token, all layers, 16 bits (logarithmic)", "每 token KiB（所有层，16 位，对数轴）"),
+    "model_cache_axis": ("KiB per token, all layers, 16 bits", "每 token KiB（所有层，16 位）"),
     "model_cache_words": (
         "Per token and layer: MLA keeps {mla} numbers ({kv} latent + {rope} for the position), GQA {gqa} (2 × {groups} × {width}), MHA {mha} (2 × {heads} × {width}). {foreign}",
         "每 token 每层：MLA 保存 {mla} 个数（潜向量 {kv} + 位置 {rope}），GQA 为 {gqa}（2 × {groups} × {width}），MHA 为 {mha}（2 × {heads} × {width}）。{foreign}",
@@ -80,9 +80,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "map_head": ("norm and output head", "归一化与输出头"),
     "map_title": ("layer {number}: {kind}, {count} parameters", "第 {number} 层：{kind}，{count} 参数"),
     "map_words": (
-        "{name}: {layers} layers, {mixtures} of them mixtures of experts, {windows} with a window",
-        "{name}：共 {layers} 层，其中 {mixtures} 层为专家层，{windows} 层使用窗口",
+        "{name}: {layers} layers, {mixtures} of them mixtures of experts",
+        "{name}：共 {layers} 层，其中 {mixtures} 层为专家层",
     ),
+    "map_windows": ("; {count} see a window only", "；{count} 层只看窗口"),
     "map_inside": ("Inside a layer ({kind}, {number} of them)", "单层内部（{kind}，共 {number} 层）"),
     "map_weight": ("weight", "权重"),
     "map_shape": ("shape", "形状"),

@@ -50,6 +50,8 @@ def shown(value) -> str:
     if isinstance(value, list) and len(value) > 6:
         first = ", ".join(_json(item)[:24] for item in value[:3])
         return f"[{first}, … {len(value)}]"
+    if isinstance(value, dict) and len(value) > 1:  # its parts have lines of their own, or are nobody's business here
+        return f"{{… {len(value)}}}"
     text = _json(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 

@@ -62,6 +62,7 @@ def treemap(name: str, anatomy: Anatomy, lang: str, active: bool = False) -> str
         "labels": labels,
         "parents": parents,
         "values": values,
+        "branchvalues": "total",
         "text": texts,
         "textinfo": "label+text",
         "marker": {"colors": colors, "line": {"width": 1, "color": "#fff"}},
@@ -92,13 +93,14 @@ def cache_chart(anatomy: Anatomy, lang: str) -> str:
         "x": [size / 1024 for size in sizes],
         "text": [memory(size) for size in sizes],
         "textposition": "auto",
+        "cliponaxis": False,
         "marker": {"color": [_OWN if v.own else _OTHER for v in variants]},
         "hovertemplate": "%{y}: %{text}<extra></extra>",
     }
     layout = {
         "margin": {"l": 10, "r": 20, "t": 8, "b": 44},
         "showlegend": False,
-        "xaxis": {"type": "log", "title": {"text": say("model_cache_axis", lang)}, **_GRID},
+        "xaxis": {"rangemode": "tozero", "title": {"text": say("model_cache_axis", lang)}, **_GRID},
         "yaxis": {"automargin": True},
         "hoverlabel": _HOVER,
     }

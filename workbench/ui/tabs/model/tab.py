@@ -71,14 +71,14 @@ class ModelTab:
         self.rope_words = gr.HTML(elem_id="model-rope-words")
         _title("model_here")
         self.here = gr.HTML(elem_id="model-here")
-        _title("model_fields")
-        self.fields = gr.HTML(elem_id="model-fields")
         _title("model_machine")
         self.machine = gr.HTML(elem_id="model-machine")
         with gr.Row(equal_height=True):
             self.remove = gr.Dropdown([], label=t("model_remove"), elem_id="model-remove", scale=3, interactive=True)
             self.delete = gr.Button(t("model_delete"), variant="stop", elem_id="model-delete", scale=1, min_width=110)
         self.deleted = gr.HTML(elem_id="model-deleted")
+        _title("model_fields")
+        self.fields = gr.HTML(elem_id="model-fields")
         self.found = gr.State(None)
 
     def show(self, name, active, factor, request: gr.Request):

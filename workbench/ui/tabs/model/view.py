@@ -136,9 +136,8 @@ def map_html(report: Report, lang: str) -> str:
         boxes.append(f"<span>… {sizes.layers}</span>")
     boxes.append(f"<i class='head' title='{escape(say('map_head', lang), quote=True)}'></i>")
     windows = sum(map(bool, sizes.windows))
-    words = say(
-        "map_words", lang, name=report.found.name, layers=sizes.layers, mixtures=sum(sizes.mixtures), windows=windows
-    )
+    words = say("map_words", lang, name=report.found.name, layers=sizes.layers, mixtures=sum(sizes.mixtures))
+    words += say("map_windows", lang, count=windows) if windows else ""
     shown = ["embedding"]
     shown += [kind for kind, there in (("dense", not all(sizes.mixtures)), ("mixture", any(sizes.mixtures))) if there]
     shown += ["window"] if windows else []

@@ -76,18 +76,6 @@ SENTENCES = {
         "long_factor and short_factor should be lists of {wanted} numbers, so that the position encoding is not shown.",
         "long_factor 与 short_factor 应各为 {wanted} 个数字的列表，因此不显示位置编码。",
     ),
-    "anatomy_quantized": (
-        "its files are quantized already ({method}); 4 bits need a plain checkpoint",
-        "其文件已量化（{method}）；4 位需要未量化的检查点",
-    ),
-    "anatomy_experts_odd": (
-        "its experts are transposed and have biases, which 4-bit packing here does not do",
-        "其专家矩阵是转置的且带偏置，此处的 4 位打包不支持",
-    ),
-    "anatomy_experts_block": (
-        "an expert's matrix is no multiple of {most} numbers",
-        "单个专家矩阵的元素数不是 {most} 的倍数",
-    ),
     "anatomy_not_object": ("{file} holds no JSON object.", "{file} 不是 JSON 对象。"),
     "anatomy_no_config": (
         "{folder} has no config.json: it is no model, or its download has only begun.",
@@ -138,4 +126,16 @@ SENTENCES = {
 PARTS = {
     "no_header": ("it has no header of the safetensors format", "没有 safetensors 格式的文件头"),
     "shorter_than_said": ("{missing:,} bytes less than its header says", "比文件头所述少 {missing:,} 字节"),
+    "anatomy_quantized": (
+        "its files are quantized already ({method}); 4 bits need a plain checkpoint",
+        "其文件已量化（{method}）；4 位需要未量化的检查点",
+    ),
+    "anatomy_experts_odd": (
+        "its experts are transposed and have biases, which 4-bit packing here does not do",
+        "其专家矩阵是转置的且带偏置，此处的 4 位打包不支持",
+    ),
+    "anatomy_experts_block": (
+        "an expert's matrix is no multiple of {most} numbers",
+        "单个专家矩阵的元素数不是 {most} 的倍数",
+    ),
 }

@@ -31,7 +31,7 @@ def machine_html(found: list[Folder], lang: str) -> str:
         f"<tr><td>{escape(one.path.name)}</td><td>{memory(one.bytes)}</td><td>{escape(_state(one, lang))}</td></tr>"
         for one in found
     )
-    return f"<div class='wb-wide'><table class='wb-table' id='machine-table'><tr>{head}</tr>{rows}</table></div>"
+    return f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='machine-table'><tr>{head}</tr>{rows}</table></div>"
 
 
 def _state(one: Folder, lang: str) -> str:

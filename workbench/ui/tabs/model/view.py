@@ -160,7 +160,7 @@ def _inside(layer: Layer, lang: str) -> str:
     title = say("map_inside", lang, kind=_kind(layer, lang), number=len(layer.numbers))
     head = "".join(f"<th>{escape(say(key, lang))}</th>" for key in ("map_weight", "map_shape", "map_count"))
     return (
-        f"<details><summary>{escape(title)}</summary><div class='wb-wide'><table class='wb-table'>"
+        f"<details><summary>{escape(title)}</summary><div class='wb-wide' tabindex='0'><table class='wb-table'>"
         f"<tr>{head}</tr>{rows}</table></div></details>"
     )
 
@@ -193,7 +193,9 @@ def rope_html(report: Report, factor: float, lang: str) -> str:
         f"<tr><td>{escape(name)}</td><td>{context:,}</td><td>{escape(words)}</td></tr>"
         for name, context, words in rope_rows(report, factor, lang)
     )
-    return f"<div class='wb-wide'><table class='wb-table' id='rope-table'><tr>{head}</tr>{body}</table></div>"
+    return (
+        f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='rope-table'><tr>{head}</tr>{body}</table></div>"
+    )
 
 
 def _says(one: rope.Rope, kind: str, factor: float, lang: str) -> str:
@@ -246,9 +248,7 @@ def fields_html(report: Report, lang: str) -> str:
             f"<tr><td><code>{escape(f.name)}</code></td><td>{escape(f.value)}</td>"
             f"<td>{escape(meaning)}</td><td>{escape(effect)}</td>{beside}</tr>"
         )
-    return (
-        f"<div class='wb-wide'><table class='wb-table' id='fields-table'><tr>{head}</tr>{''.join(rows)}</table></div>"
-    )
+    return f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='fields-table'><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def here_rows(report: Report, lang: str) -> list[tuple[str, str]]:
@@ -301,4 +301,4 @@ def here_html(report: Report, lang: str) -> str:
         f"<tr><th scope='row'>{escape(name)}</th><td>{'<br>'.join(map(escape, words.splitlines()))}</td></tr>"
         for name, words in here_rows(report, lang)
     )
-    return f"<div class='wb-wide'><table class='wb-table' id='here-table'>{rows}</table></div>"
+    return f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='here-table'>{rows}</table></div>"

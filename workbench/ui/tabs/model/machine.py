@@ -31,7 +31,8 @@ def machine_html(found: list[Folder], lang: str) -> str:
         f"<tr><td>{escape(one.path.name)}</td><td>{memory(one.bytes)}</td><td>{escape(_state(one, lang))}</td></tr>"
         for one in found
     )
-    return f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='machine-table'><tr>{head}</tr>{rows}</table></div>"
+    table = f"<table class='wb-table' id='machine-table'><tr>{head}</tr>{rows}</table>"
+    return f"<div class='wb-wide' tabindex='0'>{table}</div>"
 
 
 def _state(one: Folder, lang: str) -> str:

@@ -248,7 +248,8 @@ def fields_html(report: Report, lang: str) -> str:
             f"<tr><td><code>{escape(f.name)}</code></td><td>{escape(f.value)}</td>"
             f"<td>{escape(meaning)}</td><td>{escape(effect)}</td>{beside}</tr>"
         )
-    return f"<div class='wb-wide' tabindex='0'><table class='wb-table' id='fields-table'><tr>{head}</tr>{''.join(rows)}</table></div>"
+    table = f"<table class='wb-table' id='fields-table'><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<div class='wb-wide' tabindex='0'>{table}</div>"
 
 
 def here_rows(report: Report, lang: str) -> list[tuple[str, str]]:

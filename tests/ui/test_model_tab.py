@@ -1,6 +1,9 @@
 """The Model tab's handlers: what is shown, what is refused, how a model is deleted."""
 
 import json
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import gradio as gr
@@ -153,3 +156,45 @@ def test_nothing_is_deleted_where_runs_may_only_be_looked_at(tab):
     folder = put(tab, "kept")
     tab.workspace.read_only = True
     assert "wb-note bad" in tab.deleting("kept", ENGLISH) and folder.is_dir()
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What is started as a child process; a child that sleeps stands in for it."""
+    calls, children = [], []
+
+    def start(directory, *arguments, **_):
+        calls.append(arguments)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        threading.Thread(target=child.wait, daemon=True).start()
+        children.append(child)
+        return child
+
+    monkeypatch.setattr(machine.job, "start", start)
+    yield calls
+    for child in children:
+        child.kill()
+
+
+def test_a_download_is_a_job_and_names_are_those_of_a_hub(tab, started):
+    calls = started
+    for name in ("tiny", "../x/y", "a/../b", "--help/x", "a/b/c", "", None, "http://h/x", "o/m" + "x" * 200):
+        assert "no model of a hub" in tab.downloading(name, ENGLISH)
+    assert calls == []
+    assert "The download of org/tiny has begun" in tab.downloading(" org/tiny ", ENGLISH)
+    assert calls[0][:5] == ("workbench", "download", "org/tiny", "--workspace", tab.workspace.root)
+    assert "is still going" in tab.downloading("org/other", ENGLISH)  # one at a time
+    html, seen, *lists = tab.progress(None, None, ENGLISH)
+    assert "Downloading tiny" in html and seen[1] and lists == [gr.skip()] * 3
+    assert tab.progress(seen, None, ENGLISH) == [gr.skip()] * 5
+    put(tab, "tiny")
+    assert "tiny is being downloaded" in tab.deleting("tiny", ENGLISH)
+    assert "stopped" in tab.stopping(ENGLISH).lower()
+    _, after, *lists = tab.progress(seen, "tiny", ENGLISH)
+    assert not after[1] and "tiny" in lists[0]  # the lists anew
+
+
+def test_nothing_is_downloaded_where_runs_may_only_be_looked_at(tab, started):
+    tab.workspace.read_only = True
+    assert "wb-note bad" in tab.downloading("org/tiny", ENGLISH) and "wb-note bad" in tab.stopping(ENGLISH)
+    assert started == []

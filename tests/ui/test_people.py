@@ -31,7 +31,7 @@ WORKING = {
     "start", "preset-save", "preset-delete", "stop", "runs-resume", "runs-stop", "runs-earlier", "runs-later", "runs-delete", "runs-save",
     "data-drop", "data-read-as", "data-save", "data-delete", "data-copy", "data-split", "data-remove", "data-layout-save", "load", "unload",
     "find-models", "merge-add", "merge-export", "merge-stop", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
-    "model-drop", "model-delete",
+    "model-drop", "model-delete", "model-download", "model-download-stop",
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""`workbench inspect`: what a model is, from its config alone."""
+"""`workbench inspect`: what a model is, from its config alone; `workbench download`: a model from a hub."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +12,9 @@ from workbench.storage.workspace import Workspace
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put this module's command into the command line."""
+    """Put this module's commands into the command line."""
     app.command()(inspect)
+    app.command()(download)
 
 
 def inspect(
@@ -39,6 +42,31 @@ def inspect(
     _here(result, language())
     if every:
         _fields(result, language())
+
+
+def download(
+    model: Annotated[str, typer.Argument(help="OWNER/MODEL of the hub.")],
+    revision: Annotated[str, typer.Option("--revision", help="A branch, tag or commit.")] = "main",
+    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+):
+    """Fetch a model into the workspace; again: go on with what is there. Hugging Face, HF_ENDPOINT or ModelScope."""
+    from workbench.messages.message import Message
+    from workbench.models.anatomy.units import memory
+    from workbench.models.download import download as fetch
+    from workbench.runs.job import told
+    from workbench.runs.run import folder_bytes
+    from workbench.runs.state import StateDirectory
+    from workbench.train.metrics_log import progress_writer
+
+    directory = Workspace(workspace).create()
+    state = StateDirectory(state_dir) if state_dir else None
+    result: list[str] = []
+    with told(state, lambda: result[0]):
+        progress = progress_writer(state) if state else (lambda words, share: tell(words, file=sys.stderr))
+        target = fetch(model, revision, directory, progress)
+        result.append(Message("download_done", name=target.name, size=memory(folder_bytes(target))))
+        tell(result[0])
 
 
 def _figures(result, lang: str) -> None:

@@ -101,6 +101,23 @@ SENTENCES = {
         "The weight files hold {found:,} parameters, of which transformers builds {wanted:,} from the config; the rest is not loaded (layers that guess ahead, a second copy of a tied matrix).",
         "权重文件含 {found:,} 个参数，transformers 按配置构建其中 {wanted:,} 个，其余不加载（如多 token 预测层、共用矩阵的副本）。",
     ),
+    "download_name": (
+        "{name} is no model of a hub. Name it as OWNER/MODEL.",
+        "{name} 不是模型库中的模型。请写成 OWNER/MODEL。",
+    ),
+    "download_there": (
+        "There is a model {name} in the workspace already. Delete it first, or use it.",
+        "工作区中已有模型 {name}。请先删除，或直接使用。",
+    ),
+    "download_no_room": (
+        "{name} needs {need} more on the disk, where {free} are free. Delete models or runs, then download it again.",
+        "{name} 还需 {need} 磁盘空间，目前可用 {free}。请删除一些模型或运行后重新下载。",
+    ),
+    "download_failed": (
+        "{name} could not be downloaded: {reason} What came stays; download it again to go on. {advice}",
+        "无法下载 {name}：{reason}已下载的部分会保留，再次下载可继续。{advice}",
+    ),
+    "download_done": ("{name} is in the workspace: {size}.", "{name} 已在工作区中：{size}。"),
     "model_not_here": (
         "There is no model {name} in the workspace. There are: {known}.",
         "工作区中没有模型 {name}。现有：{known}。",
@@ -113,6 +130,10 @@ SENTENCES = {
         "The run {id} uses {name} and has not ended. Stop it, or wait, then delete the model.",
         "运行 {id} 正在使用 {name} 且尚未结束。请停止它或等待结束后再删除模型。",
     ),
+    "model_in_download": (
+        "{name} is being downloaded. Stop that, then delete it.",
+        "{name} 正在下载。请先停止下载，再删除。",
+    ),
     "model_not_deleted": (
         "{name} could not be deleted: {reason}. Look who owns its files.",
         "无法删除 {name}：{reason}。请检查文件的所有者。",
@@ -124,6 +145,9 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "download_asking": ("Asking the hub", "正在询问模型库"),
+    "download_so_far": ("{here} of {total}", "已下载 {here}，共 {total}"),
+    "download_so_far_unknown": ("{here} so far", "已下载 {here}"),
     "no_header": ("it has no header of the safetensors format", "没有 safetensors 格式的文件头"),
     "shorter_than_said": ("{missing:,} bytes less than its header says", "比文件头所述少 {missing:,} 字节"),
     "anatomy_quantized": (

@@ -189,6 +189,9 @@ TEXT: dict[str, tuple[str, str]] = {
     "model_delete": ("Delete", "删除"),
     "model_delete_sure": ("Delete the model {name} with all its files?", "删除模型 {name} 及其全部文件？"),
     "model_deleted": ("{name} is deleted.", "已删除 {name}。"),
-    "inspect_parameters": ("Parameters", "参数构成"),
-    "inspect_share": ("{name:<18} {count:>20,}  {share:>6.1%}", "{name:<18} {count:>20,}  {share:>6.1%}"),
+    "model_fetch": ("Download from the hub: OWNER/MODEL", "从模型库下载：OWNER/MODEL"),
+    "model_download": ("Download", "下载"),
+    "model_download_stop": ("Stop", "停止"),
+    "model_downloading": ("Downloading {name}: {phase}", "正在下载 {name}：{phase}"),
+    "model_download_begun": ("The download of {name} has begun.", "已开始下载 {name}。"),
 }

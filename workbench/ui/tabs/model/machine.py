@@ -1,17 +1,22 @@
-"""The models on this machine: their sizes, whether they are whole, and how one is deleted."""
+"""The models on this machine: their sizes, whether they are whole, how one is deleted; downloads."""
 
 import shutil
+import time
 from html import escape
 
 from workbench.engine.process import Engine
 from workbench.errors import UserError
 from workbench.models.anatomy.folder import Folder, look
 from workbench.models.anatomy.units import memory
+from workbench.models.download import check_name
+from workbench.runs import job
 from workbench.runs.run import list_states
-from workbench.storage.workspace import Workspace
+from workbench.storage.workspace import Workspace, slug
 from workbench.ui.catalogue import say
+from workbench.ui.notes import note, told
 
 MOST = 200  # models that are listed
+_SHOWN_SECONDS = 600.0  # how long it is told what became of a download
 
 
 def models(workspace: Workspace) -> list[Folder]:
@@ -60,7 +65,42 @@ def delete(name: str, workspace: Workspace, engine: Engine) -> None:
         used = str(item.run.config_values().get("model_name_or_path") or "") if item.state.active else ""
         if used.rstrip("/").split("/")[-1] == name:
             raise UserError("model_in_run", name=name, id=item.run.id)
+    for directory in job.jobs(workspace, "download")[:1]:
+        if directory.state().active and directory.id.partition("-download-")[2] == slug(name):
+            raise UserError("model_in_download", name=name)
     try:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     except OSError as error:
         raise UserError("model_not_deleted", name=name, reason=error.strerror or str(error)) from None
+
+
+def start_download(name, workspace: Workspace) -> str:
+    """Begin to fetch a model, as a job that goes on without the page; returns its name.
+
+    Raises:
+        UserError: that is no name of a hub's model; another download is going.
+    """
+    name = check_name(str(name or ""))
+    short = name.split("/")[-1]
+    job.start_job(workspace, "download", short, "workbench", "download", name, "--workspace", workspace.root)
+    return name
+
+
+def stop_download(workspace: Workspace) -> None:
+    """Stop the newest download; what came stays, and the next one of that model goes on."""
+    workspace.check_writable()
+    for directory in job.jobs(workspace, "download")[:1]:
+        job.stop_job(directory)
+
+
+def download_html(workspace: Workspace, lang: str) -> tuple[str, bool]:
+    """How far the newest download is, or what became of it, and whether it is going."""
+    newest = next(iter(job.jobs(workspace, "download")), None)
+    state = newest.state() if newest else None
+    if newest is None or state is None or (state.ended or time.time()) < time.time() - _SHOWN_SECONDS:
+        return "", False
+    if not state.active:
+        return note(told(state.reason, lang) or state.state, "ok" if state.state == "finished" else "bad"), False
+    words = say("model_downloading", lang, name=newest.id.partition("-download-")[2], phase=told(state.phase, lang))
+    bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
+    return f"<div class='wb-note warn'>{escape(words)}{bar}</div>", True

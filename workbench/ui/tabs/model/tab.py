@@ -77,6 +77,17 @@ class ModelTab:
             self.remove = gr.Dropdown([], label=t("model_remove"), elem_id="model-remove", scale=3, interactive=True)
             self.delete = gr.Button(t("model_delete"), variant="stop", elem_id="model-delete", scale=1, min_width=110)
         self.deleted = gr.HTML(elem_id="model-deleted")
+        with gr.Row(equal_height=True):
+            self.wanted = gr.Textbox(
+                label=t("model_fetch"), placeholder="Qwen/Qwen3-8B", max_lines=1, elem_id="model-wanted", scale=3
+            )
+            self.download = gr.Button(t("model_download"), elem_id="model-download", scale=1, min_width=110)
+            self.halt = gr.Button(
+                t("model_download_stop"), variant="stop", elem_id="model-download-stop", scale=1, min_width=90
+            )
+        self.fetched = gr.HTML(elem_id="model-download-state")
+        self.fetching = gr.State(None)
+        self.timer = gr.Timer(1, active=False)
         _title("model_fields")
         self.fields = gr.HTML(elem_id="model-fields")
         self.found = gr.State(None)
@@ -160,6 +171,32 @@ class ModelTab:
         except UserError as error:
             return note(told(error, lang), "bad")
 
+    @needs("train")
+    def downloading(self, name, request: gr.Request):
+        """Begin to fetch a model from a hub."""
+        lang = language(request)
+        try:
+            return note(say("model_download_begun", lang, name=machine.start_download(name, self.workspace)), "warn")
+        except UserError as error:
+            return note(told(error, lang), "bad")
+
+    @needs("train")
+    def stopping(self, request: gr.Request):
+        """Stop the download."""
+        try:
+            machine.stop_download(self.workspace)
+        except UserError as error:
+            return note(told(error, language(request)), "bad")
+        return machine.download_html(self.workspace, language(request))[0]
+
+    def progress(self, seen, name, request: gr.Request):
+        """How far the download is, sent when that has changed; the lists anew when it has ended."""
+        html, going = machine.download_html(self.workspace, language(request))
+        if seen == (html, going):
+            return [gr.skip()] * 5
+        ended = seen is not None and seen[1] and not going
+        return html, (html, going), *(self.refresh(name, request) if ended else [gr.skip()] * 3)
+
     def _wire(self) -> Tab:
         outputs = [
             self.message, self.tiles, self.counted, self.treemap, self.cache, self.cache_words, self.map, self.rope,
@@ -175,7 +212,11 @@ class ModelTab:
         self.delete.click(self.deleting, self.remove, self.deleted, js=asking("model_delete_sure"), **QUIET).then(
             self.refresh, lists.inputs, lists.outputs, **QUIET
         )
-        return Tab(on_select=[(Event(self.show, asked, outputs), lists)])
+        self.download.click(self.downloading, self.wanted, self.fetched, **QUIET)
+        self.halt.click(self.stopping, None, self.fetched, **QUIET)
+        shown = [self.fetched, self.fetching, self.machine, self.name, self.remove]
+        self.timer.tick(self.progress, [self.fetching, self.name], shown, **QUIET)
+        return Tab(timers=[self.timer], on_select=[(Event(self.show, asked, outputs), lists)])
 
 
 def _factor(value) -> float:

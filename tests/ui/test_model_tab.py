@@ -198,3 +198,37 @@ def test_nothing_is_downloaded_where_runs_may_only_be_looked_at(tab, started):
     tab.workspace.read_only = True
     assert "wb-note bad" in tab.downloading("org/tiny", ENGLISH) and "wb-note bad" in tab.stopping(ENGLISH)
     assert started == []
+
+
+NASTY = (
+    None,
+    -1,
+    0,
+    1,
+    3,
+    10**7,
+    10**30,
+    0.5,
+    1e-320,
+    1e308,
+    True,
+    "x",
+    EVIL,
+    [],
+    [None],
+    [1] * 40,
+    {},
+    {"type": {}},
+    {"a": [[]]},
+)
+
+
+@pytest.mark.parametrize("name", ["DeepSeek-V2", "gpt-oss-20b", "Phi-3.5-mini"])
+def test_no_value_of_any_field_breaks_the_tab(tab, name):
+    config = bundled.configs()[name]
+    scaling = config.get("rope_scaling") or {"type": "yarn", "factor": 4.0, "beta_fast": 32}
+    changed = [config | {key: value} for key in config for value in NASTY]
+    changed += [config | {"rope_scaling": scaling | {key: value}} for key in scaling for value in NASTY]
+    for number, values in enumerate(changed):
+        shown = tab._shown(given(json.dumps(values)), number % 2, 1 + number % 30, "zh" if number % 3 else "en")
+        assert len(shown) == 12 and "<img" not in "".join(shown[:11])

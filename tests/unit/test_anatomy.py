@@ -5,7 +5,10 @@ import re
 import struct
 
 import pytest
+from typer.testing import CliRunner
 
+from workbench.cli import shared
+from workbench.cli.main import app
 from workbench.errors import UserError
 from workbench.messages.message import told
 from workbench.models.anatomy import bundled, cache, compute, fields, folder, rope
@@ -370,3 +373,29 @@ def test_a_page_reads_only_where_its_users_may(tmp_path):
     for name in (str(path / "tiny"), str(path / "tiny" / "config.json"), "../outside/models/tiny", "/etc/passwd"):
         with pytest.raises(UserError, match=r"outside|allowed|lies"):
             find(name, space)
+
+
+# the command line
+
+
+@pytest.fixture
+def told_in_english():
+    yield
+    shared.speak("en")
+
+
+def test_inspect_prints_figures_fields_and_json(tmp_path, told_in_english):
+    def inspected(*arguments):
+        done = CliRunner().invoke(app, ["inspect", *arguments, "--workspace", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    text = inspected("DeepSeek-V2")
+    assert "235,741,434,880 parameters" in text and "21.38B" in text and "93.3%" in text and "MLA" in text
+    assert "kv_lora_rank: 512" not in text and "kv_lora_rank: 512" in inspected("DeepSeek-V2", "--fields")
+    assert "路由专家" in inspected("DeepSeek-V2", "--lang", "zh")
+    values = json.loads(inspected("deepseek-ai/DeepSeek-V2", "--lang", "en", "--json"))
+    assert values["parameters"]["total"] == 235_741_434_880 and values["cache"]["as"]["mla"] == 60 * 576 * 2
+    (tmp_path / "bad.json").write_text("{}")
+    text = inspected(str(tmp_path / "bad.json"), "--lang", "en")
+    assert "no model_type" in text and "parameters as transformers" not in text

@@ -257,6 +257,7 @@ button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
 .wb-layers i.window, .wb-layers-legend i.window { background-image: repeating-linear-gradient(45deg, transparent 0 3px, rgba(255,255,255,.55) 3px 5px); }
 #model-map details { margin-top: 6px; font-size: .85rem; }
 #model-map summary { cursor: pointer; }
+#rope-table td:nth-child(2), #rope-table th:nth-child(2) { white-space: nowrap; }
 #fields-table { min-width: 1240px; }
 #fields-table td:first-child { min-width: 175px; }
 #fields-table td:nth-child(2), #fields-table td:nth-child(n+5) { min-width: 92px; }

@@ -14,7 +14,7 @@ from workbench.models.anatomy.sizes import Sizes
 from workbench.storage import files
 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
-SCALINGS = ("linear", "dynamic", "yarn")  # what the options of a run can ask for, beside llama3
+MOST_DIMS = 8192  # of a head: more would only make the pictures slow
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Rope:
 
 
 def _positive(value) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 < value < 1e12
+    good = (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 1e-9 < value < 1e12
+    )
     return float(value) if good else None
 
 
@@ -66,7 +68,7 @@ def read_rope(config: dict, sizes: Sizes) -> tuple[Rope | None, list[str]]:
         key, value = ("rope_theta", theta) if base is None or base <= 1 else ("partial_rotary_factor", share)
         return None, [*problems, Message("anatomy_rope_wrong", key=key, value=files.shown(value, 40))]
     dims = sizes.latent.rope if sizes.latent else int(sizes.head * share) // 2 * 2
-    if dims < 2:
+    if not 2 <= dims <= MOST_DIMS:
         return None, [*problems, Message("anatomy_rope_wrong", key="head_dim", value=str(sizes.head))]
     context = sizes.context
     original = _positive(

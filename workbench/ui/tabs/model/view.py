@@ -168,7 +168,7 @@ def _inside(layer: Layer, lang: str) -> str:
 def rope_rows(report: Report, factor: float, lang: str) -> list[tuple[str, int, str]]:
     """What scalings make of the context: `(scaling, context in tokens, words)`."""
     one = report.rotary
-    if one is None:
+    if one is None or not one.original:
         return []
     rows = [(say("rope_plain", lang), one.original, _says(one, "plain", 1.0, lang))]
     if one.kind != "default":
@@ -182,7 +182,7 @@ def rope_rows(report: Report, factor: float, lang: str) -> list[tuple[str, int, 
 
 def rope_html(report: Report, factor: float, lang: str) -> str:
     """The same as a table."""
-    if report.rotary is None:
+    if report.rotary is None or not report.rotary.original:
         return ""
     pairs = report.rotary.dims // 2
     head = "".join(

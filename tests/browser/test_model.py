@@ -9,6 +9,8 @@ from tests.browser.conftest import Page
 from workbench.models.anatomy import bundled
 from workbench.storage.workspace import Workspace
 
+pytestmark = [pytest.mark.browser, pytest.mark.process]
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
@@ -31,9 +33,8 @@ def shown(tab, page):
 
 
 def choose(tab, name: str) -> None:
-    field = tab.locator("#model-name input")
-    field.fill(name)
-    field.press("Enter")
+    tab.click("#model-name input")
+    tab.get_by_role("option", name=f"{name} (").first.click()
 
 
 def test_a_model_is_chosen_and_its_pictures_are_drawn(shown):

@@ -120,22 +120,22 @@ def put(tab, name: str):
 
 def test_models_on_this_machine_are_listed_and_deleted_by_name(tab):
     folder, other = put(tab, "first"), put(tab, EVIL)
-    table, names, remove = tab.refresh("first", ENGLISH)
+    table, names, remove = tab.refresh(ENGLISH)
     assert "&lt;img" in table and "<img" not in table and "no weights" in table
     assert names.choices[1][1] == "first" and remove.choices == [(EVIL, EVIL), ("first", "first")]
-    assert tab.deleting(None, ENGLISH) == gr.skip()  # the question was answered with no
+    assert tab.deleting(None, ENGLISH) == (gr.skip(), gr.skip())  # the question was answered with no
     for name in ("../first", "first/", ".", "", str(folder), ["first"]):
         tab.deleting(name, ENGLISH)
         assert folder.is_dir() and tab.workspace.models.is_dir()
-    assert "There is no model" in tab.deleting("../runs", ENGLISH)
-    assert "first is deleted" in tab.deleting("first", ENGLISH)
+    assert "There is no model" in tab.deleting("../runs", ENGLISH)[0]
+    assert "first is deleted" in tab.deleting("first", ENGLISH)[0]
     assert not folder.exists() and other.is_dir()
 
 
 def test_a_model_that_is_used_stays(tab):
     folder = put(tab, "used")
     run = create_run(tab.workspace, validated({"model_name_or_path": "org/used", "dataset": "d"}))
-    assert f"The run {run.id} uses used" in tab.deleting("used", ENGLISH)
+    assert f"The run {run.id} uses used" in tab.deleting("used", ENGLISH)[0]
     tab.engine.config = SimpleNamespace(model_name_or_path="used")
     tab.engine.state = lambda: SimpleNamespace(active=True)
     with pytest.raises(UserError, match="used is loaded"):
@@ -155,7 +155,7 @@ def test_of_a_link_only_the_link_is_deleted(tab, tmp_path):
 def test_nothing_is_deleted_where_runs_may_only_be_looked_at(tab):
     folder = put(tab, "kept")
     tab.workspace.read_only = True
-    assert "wb-note bad" in tab.deleting("kept", ENGLISH) and folder.is_dir()
+    assert "wb-note bad" in tab.deleting("kept", ENGLISH)[0] and folder.is_dir()
 
 
 @pytest.fixture
@@ -184,13 +184,13 @@ def test_a_download_is_a_job_and_names_are_those_of_a_hub(tab, started):
     assert "The download of org/tiny has begun" in tab.downloading(" org/tiny ", ENGLISH)
     assert calls[0][:5] == ("workbench", "download", "org/tiny", "--workspace", tab.workspace.root)
     assert "is still going" in tab.downloading("org/other", ENGLISH)  # one at a time
-    html, seen, *lists = tab.progress(None, None, ENGLISH)
+    html, seen, *lists = tab.progress(None, ENGLISH)
     assert "Downloading tiny" in html and seen[1] and lists == [gr.skip()] * 3
-    assert tab.progress(seen, None, ENGLISH) == [gr.skip()] * 5
+    assert tab.progress(seen, ENGLISH) == [gr.skip()] * 5
     put(tab, "tiny")
-    assert "tiny is being downloaded" in tab.deleting("tiny", ENGLISH)
+    assert "tiny is being downloaded" in tab.deleting("tiny", ENGLISH)[0]
     assert "stopped" in tab.stopping(ENGLISH).lower()
-    _, after, *lists = tab.progress(seen, "tiny", ENGLISH)
+    _, after, *lists = tab.progress(seen, ENGLISH)
     assert not after[1] and "tiny" in lists[0]  # the lists anew
 
 

@@ -52,7 +52,8 @@ def treemap(name: str, anatomy: Anatomy, lang: str, active: bool = False) -> str
         texts.append(f"{parameters(count)} · {count / total:.1%}")
 
     for component, count in components.items():
-        add(component, say(f"component_{component}", lang), "all", count, _COLORS[component])
+        label = f"{say(f'component_{component}', lang)} · {parameters(count)}"
+        add(component, label, "all", count, _COLORS[component])
     for (component, weight), count in anatomy.by_name().items():
         counted = round(count * share) if component == "experts" else count
         add(f"{component}/{weight}", weight.removeprefix("model."), component, counted, _COLORS[component])

@@ -147,16 +147,16 @@ class ModelTab:
         result, lang, factor = report(found), language(request), _factor(factor)
         return charts.rope_chart(result, factor, lang), view.rope_html(result, factor, lang)
 
-    def refresh(self, name, request: gr.Request):
-        """What is on this machine, for the lists."""
+    def refresh(self, request: gr.Request):
+        """What is on this machine, for the lists; what is chosen in them stays."""
         lang, here = language(request), machine.models(self.workspace)
         own = [(say("model_on_machine", lang, name=m.path.name, size=memory(m.bytes)), m.path.name) for m in here]
         others = [(say("model_bundled", lang, name=known), known) for known in bundled.ORDER]
         names = [m.path.name for m in here]
         return (
             machine.machine_html(here, lang),
-            gr.Dropdown(choices=[*own, *others], value=name),
-            gr.Dropdown(choices=names, value=None),
+            gr.Dropdown(choices=[*own, *others]),
+            gr.Dropdown(choices=names),
         )
 
     @needs("train")
@@ -164,12 +164,12 @@ class ModelTab:
         """Delete the model that was named, after the question."""
         lang = language(request)
         if not name:
-            return gr.skip()
+            return gr.skip(), gr.skip()
         try:
             machine.delete(str(name), self.workspace, self.engine)
-            return note(say("model_deleted", lang, name=name))
+            return note(say("model_deleted", lang, name=name)), None
         except UserError as error:
-            return note(told(error, lang), "bad")
+            return note(told(error, lang), "bad"), gr.skip()
 
     @needs("train")
     def downloading(self, name, request: gr.Request):
@@ -189,13 +189,13 @@ class ModelTab:
             return note(told(error, language(request)), "bad")
         return machine.download_html(self.workspace, language(request))[0]
 
-    def progress(self, seen, name, request: gr.Request):
+    def progress(self, seen, request: gr.Request):
         """How far the download is, sent when that has changed; the lists anew when it has ended."""
         html, going = machine.download_html(self.workspace, language(request))
         if seen == (html, going):
             return [gr.skip()] * 5
         ended = seen is not None and seen[1] and not going
-        return html, (html, going), *(self.refresh(name, request) if ended else [gr.skip()] * 3)
+        return html, (html, going), *(self.refresh(request) if ended else [gr.skip()] * 3)
 
     def _wire(self) -> Tab:
         outputs = [
@@ -203,19 +203,19 @@ class ModelTab:
             self.rope_words, self.here, self.fields, self.found,
         ]  # fmt: skip
         asked = [self.name, self.active, self.factor]
-        lists = Event(self.refresh, self.name, [self.machine, self.name, self.remove])
+        lists = Event(self.refresh, None, [self.machine, self.name, self.remove])
         self.look.click(self.show, asked, outputs, **QUIET)
         self.name.input(self.show, asked, outputs, **QUIET)
         self.drop.upload(self.dropped, [self.drop, self.active, self.factor], [*outputs, self.drop], **QUIET)
         self.active.input(self.part, [self.found, self.active], self.treemap, **QUIET)
         self.factor.release(self.stretch, [self.found, self.factor], [self.rope, self.rope_words], **QUIET)
-        self.delete.click(self.deleting, self.remove, self.deleted, js=asking("model_delete_sure"), **QUIET).then(
-            self.refresh, lists.inputs, lists.outputs, **QUIET
-        )
+        removed, ask = [self.deleted, self.remove], asking("model_delete_sure")
+        gone = self.delete.click(self.deleting, self.remove, removed, js=ask, **QUIET)
+        gone.then(self.refresh, lists.inputs, lists.outputs, **QUIET)
         self.download.click(self.downloading, self.wanted, self.fetched, **QUIET)
         self.halt.click(self.stopping, None, self.fetched, **QUIET)
         shown = [self.fetched, self.fetching, self.machine, self.name, self.remove]
-        self.timer.tick(self.progress, [self.fetching, self.name], shown, **QUIET)
+        self.timer.tick(self.progress, self.fetching, shown, **QUIET)
         return Tab(timers=[self.timer], on_select=[(Event(self.show, asked, outputs), lists)])
 
 

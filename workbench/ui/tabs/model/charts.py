@@ -34,14 +34,8 @@ def treemap(name: str, anatomy: Anatomy, lang: str, active: bool = False) -> str
     if active and anatomy.sizes.experts:
         share = anatomy.sizes.experts.used / anatomy.sizes.experts.count
     total = sum(components.values())
-    ids, labels, parents, values, colors, texts = (
-        ["all"],
-        [literal(name)],
-        [""],
-        [total],
-        ["#94a3b8"],
-        [parameters(total)],
-    )
+    ids, labels, parents = ["all"], [f"{literal(name)} · {parameters(total)}"], [""]
+    values, colors, texts = [total], ["#94a3b8"], [parameters(total)]
 
     def add(id_: str, label: str, parent: str, count: int, color: str) -> None:
         ids.append(id_)

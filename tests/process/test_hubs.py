@@ -150,3 +150,40 @@ def test_a_downloaded_folder_is_a_dataset(repositories, workbench):
     """As `hf download … --local-dir` leaves it: the file of the wished split is read."""
     done = workbench("data", "check", repositories / "datasets/org/talks")
     assert done.returncode == 0 and "12 rows" in done.stdout
+
+
+def test_a_model_is_downloaded_whole_goes_on_and_is_not_taken_for_another(repositories, workbench, workspace):
+    hub = StandInHub(repositories)
+    there = repositories / "models/org/tiny"
+    (there / "pytorch_model.bin").write_bytes(b"x" * 1000)  # another form of the weights, which is not fetched
+    target = workspace.models / "tiny"
+    try:
+        asked = {"HF_ENDPOINT": hub.url}
+        target.mkdir(parents=True)
+        (target / ".source").write_text("org/tiny\n")  # one that was stopped
+        (target / "config.json").write_text((there / "config.json").read_text())
+        done = workbench("--lang", "en", "download", "org/tiny", **asked)
+        assert done.returncode == 0 and "tiny is in the workspace" in done.stdout, done.stderr
+        names = {p.name for p in target.iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+        assert not names & {".source", ".cache", "pytorch_model.bin"}
+        assert (target / "model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()
+        again = workbench("--lang", "en", "download", "org/tiny", **asked)
+        assert again.returncode == 2 and "There is a model tiny in the workspace already" in again.stderr
+        nothing = workbench("--lang", "en", "download", "org/nothing", **asked)
+        assert nothing.returncode == 2 and "org/nothing does not exist" in nothing.stderr
+        assert not (workspace.models / "nothing").exists()
+    finally:
+        hub.close()
+        (there / "pytorch_model.bin").unlink()
+
+
+def test_a_model_that_has_no_room_is_not_begun(workspace, monkeypatch):
+    from workbench.errors import UserError
+    from workbench.models import download
+
+    monkeypatch.delenv("USE_MODELSCOPE_HUB", raising=False)
+    monkeypatch.setattr(download, "_listed", lambda *_: {"model.safetensors": 1 << 60})
+    with pytest.raises(UserError, match=r"needs 1048576\.0 TiB more on the disk"):
+        download.download("org/large", "main", workspace.create(), lambda *_: None)
+    assert not (workspace.models / "large").exists()

@@ -25,12 +25,13 @@ LOOKING = {
     "data-report", "data-stats", "data-stats-all", "data-stats-stop", "data-apply", "data-batches", "data-batches-stop", "data-files-stop",
     "data-edit-stop", "data-upload-stop", "data-download", "drawer", "send", "halt", "continue", "regenerate", "clear", "confidence", "check",
     "difference-run", "contradiction-run", "reword", "train-corrections", "history-new", "history-rename", "history-delete", "history-export",
-    "probe-stop", "probe-last", "pairs-stop",
+    "probe-stop", "probe-last", "pairs-stop", "model-look",
 }  # fmt: skip
 WORKING = {
     "start", "preset-save", "preset-delete", "stop", "runs-resume", "runs-stop", "runs-earlier", "runs-later", "runs-delete", "runs-save",
     "data-drop", "data-read-as", "data-save", "data-delete", "data-copy", "data-split", "data-remove", "data-layout-save", "load", "unload",
     "find-models", "merge-add", "merge-export", "merge-stop", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
+    "model-drop", "model-delete", "model-download", "model-download-stop",
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def ask(blocks, elem_id: str, user: str, lang: str = "en"):
     return asyncio.run(blocks.process_api(function, inputs, None, request))
 
 
-@pytest.mark.parametrize("elem_id", sorted(WORKING - {"data-drop", "external"}))
+@pytest.mark.parametrize("elem_id", sorted(WORKING - {"data-drop", "model-drop", "external"}))
 def test_who_looks_is_refused_with_one_sentence_whatever_is_sent(built, elem_id):
     blocks, workspace = built
     with pytest.raises(gr.Error, match=r"Your role \(look\) may not do this: it needs train") as refused:

@@ -2,18 +2,18 @@
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workbench import __version__
-from workbench.cli import examine, imports, models, storage
+from workbench.cli import anatomy, examine, imports, models, storage
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
     JsonOption,
+    Language,
     WorkspaceOption,
     from_environment,
     language,
@@ -31,16 +31,10 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override an 
 app.add_typer(data_app, name="data")
 app.add_typer(users_app, name="user")
 models.add_commands(app)
+anatomy.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
-
-
-class Language(StrEnum):
-    """The languages of what is printed."""
-
-    en = "en"
-    zh = "zh"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 LoadingOption = Annotated[list[str] | None, typer.Option("--set", help="A loading option: --set quantization_bit=4.")]
 
 _language = "en"
+
+
+class Language(StrEnum):
+    """The languages of what is printed."""
+
+    en = "en"
+    zh = "zh"
 
 
 def from_environment() -> str:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from workbench.messages import (
+    anatomy,
     chat,
     cli,
     config,
@@ -26,7 +27,7 @@ from workbench.messages import (
     users,
 )
 
-_AREAS = (storage, config, imports, data, datasets, rows, models, runs, train, engine, chat, page, cli, users)
+_AREAS = (storage, config, imports, data, datasets, rows, models, anatomy, runs, train, engine, chat, page, cli, users)
 SENTENCES: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.SENTENCES.items()}
 PARTS: dict[str, tuple[str, str]] = {
     code: texts for area in _AREAS for code, texts in getattr(area, "PARTS", {}).items()

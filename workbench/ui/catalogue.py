@@ -4,6 +4,7 @@ What errors, reasons and reports say is in `workbench.messages`.
 """
 
 from workbench.messages.message import PARTS, told
+from workbench.ui import catalogue_model
 
 # The browser translates every text that equals a key, values of choices too: those must not be keys.
 TEXT = {
@@ -682,6 +683,8 @@ TEXT = {
         "训练表单已使用 {name}；留作评估：{held}。",
     ),
 }
+
+TEXT |= catalogue_model.TEXT
 
 
 def say(key: str, lang: str, **values) -> str:

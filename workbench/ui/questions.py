@@ -5,7 +5,15 @@ import json
 from workbench.ui.catalogue import say
 
 # key of a question in the catalogue, with `{name}`
-KEYS = ("delete_sure", "kill_sure", "data_row_sure", "data_remove_sure", "preset_delete_sure", "conversation_sure")
+KEYS = (
+    "delete_sure",
+    "kill_sure",
+    "data_row_sure",
+    "data_remove_sure",
+    "preset_delete_sure",
+    "conversation_sure",
+    "model_delete_sure",
+)
 
 
 def script() -> str:

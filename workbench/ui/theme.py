@@ -261,6 +261,25 @@ button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
 .live-chart { height: 330px; width: 100%; }
 #runs-charts .live-chart { height: 620px; }
 #compare-chart .live-chart { height: 420px; }
+#model-treemap .live-chart { height: 420px; }
+#model-cache .live-chart { height: 210px; }
+.wb-heading h2 { font-size: 1.05rem; font-weight: 600; margin: 14px 0 2px; }
+.wb-layers { display: flex; flex-wrap: wrap; gap: 3px; margin: 6px 0; }
+.wb-layers i, .wb-layers-legend i { display: inline-block; width: 17px; height: 34px; border-radius: 3px; background: #0369a1; }
+.wb-layers-legend { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: .8rem; }
+.wb-layers-legend i { width: 12px; height: 12px; margin-right: 5px; vertical-align: -1px; }
+.wb-layers i.embedding, .wb-layers i.head, .wb-layers-legend i.embedding, .wb-layers-legend i.head { background: #64748b; }
+.wb-layers i.mixture, .wb-layers-legend i.mixture { background: #4f46e5; }
+.wb-layers i.window, .wb-layers-legend i.window { background-image: repeating-linear-gradient(45deg, transparent 0 3px, rgba(255,255,255,.55) 3px 5px); }
+#model-map details { margin-top: 6px; font-size: .85rem; }
+#model-map summary { cursor: pointer; }
+#rope-table td:nth-child(2), #rope-table th:nth-child(2) { white-space: nowrap; }
+#fields-table { min-width: 1240px; }
+#fields-table td:first-child { min-width: 175px; }
+#fields-table td:nth-child(2), #fields-table td:nth-child(n+5) { min-width: 92px; }
+#fields-table td:nth-child(3), #fields-table td:nth-child(4) { min-width: 215px; }
+#fields-table td:nth-child(2), #fields-table td:nth-child(n+5) { font-variant-numeric: tabular-nums; max-width: 170px; }
+.wb-group th { background: var(--background-fill-secondary); }
 .wb-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .wb-table th, .wb-table td { border: 1px solid var(--border-color-primary); padding: 4px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 #runs-table { max-height: 360px; overflow: auto !important; }

@@ -76,12 +76,14 @@ class Engine:
             while self._process is process and process.poll() is None:
                 state = directory.state()
                 try:
-                    if (
-                        state.state != "running"
-                        or client.get(f"http://127.0.0.1:{state.port}/health").status_code == 200
-                    ):
+                    if state.state != "running":
                         self._heard = time.monotonic()
-                except httpx.HTTPError:
+                    elif (answer := client.get(f"http://127.0.0.1:{state.port}/health")).status_code == 200:
+                        self._heard = time.monotonic()
+                        # another engine may have adapters that were not named here
+                        if new := set(answer.json()["adapters"]) - self._adapters:
+                            self._adapters = self._adapters | new
+                except (httpx.HTTPError, ValueError, KeyError):
                     pass
                 time.sleep(LISTEN_SECONDS)
 

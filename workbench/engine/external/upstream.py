@@ -145,5 +145,6 @@ class Upstream:
             said = said or found.get("detail")
         except (orjson.JSONDecodeError, AttributeError):
             said = content[:300].decode(errors="replace")
-        reason = " ".join(str(said or status).split())[:300]
-        return UserError("engine_refused", engine=self.title, reason=reason.rstrip(".") + ".")
+        # a sentence in any case: others follow it
+        reason = f"{' '.join(str(said or status).split())[:300].rstrip('.')}."
+        return UserError("engine_refused", engine=self.title, reason=reason)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import torch
 import uvicorn
@@ -283,7 +284,8 @@ class StandIn:
                 if top:
                     about["output_top_logprobs"] = [self.best(all_, top) for _, _, all_, _ in told]
             ids = [token for token, *_ in told]
-            return {"text": self.model.tokenizer.decode(ids), "output_ids": ids, "meta_info": about}
+            # some versions put tokens of the prompt before them: sgl-project/sglang#17240
+            return {"text": self.model.tokenizer.decode(ids), "output_ids": prompt[-5:] + ids, "meta_info": about}
 
         return self.events(made, event)
 
@@ -303,19 +305,24 @@ class StandIn:
             about["input_top_logprobs"] = [None if at == first else self.best(rows[at - 1], top) for at in places]
         return {"text": "", "output_ids": [], "meta_info": about}
 
-    @contextlib.contextmanager
     def running(self):
         """On a free port, in this process: its address."""
-        server = uvicorn.Server(uvicorn.Config(self.guarded, interface="asgi3", port=0, log_level="error"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            thread.join(0.01)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
+        return serving(self.guarded)
+
+
+@contextlib.contextmanager
+def serving(app) -> Iterator[str]:
+    """An app on a free port, in this process: its address."""
+    server = uvicorn.Server(uvicorn.Config(app, interface="asgi3", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 def main(engine: str, *given: str) -> None:

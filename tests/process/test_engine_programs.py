@@ -140,7 +140,7 @@ def test_the_other_engine_ends_with_the_process_that_started_it(programs, tiny_m
 
 def test_a_program_that_is_not_there_is_told_at_once(tiny_model, workspace, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="vLLM is not installed here.*WORKBENCH_VLLM.*engine_url"):
+    with pytest.raises(UserError, match=r"vLLM is not installed here.*WORKBENCH_VLLM.*engine_url"):
         Engine(workspace).load(config(tiny_model, engine="vllm"))
     monkeypatch.setenv("WORKBENCH_SGLANG", "/opt/none/python")
     with pytest.raises(UserError, match="no program /opt/none/python"):

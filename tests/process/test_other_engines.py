@@ -1,6 +1,7 @@
 """vLLM and SGLang behind the engine's API: stand-ins that speak their protocols over the tiny model, so that what comes
 through is what the workbench's own engine says of the same model."""
 
+import asyncio
 import json
 import shutil
 import threading
@@ -8,12 +9,15 @@ import time
 
 import openai
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 
-from tests.other_engine import StandIn
+from tests.other_engine import StandIn, serving
 from tests.serving import listening, tiny_decoder
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
 from workbench.engine.backend import ContextOverflow, Job, Sampling, Score
+from workbench.engine.client import Endpoint, complete, score, stream
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.process
@@ -174,6 +178,31 @@ def test_the_page_s_client_gets_chats_logprobs_and_clear_refusals(backend):
             client.embeddings.create(model="tiny-llama", input="x")
 
 
+def test_what_the_chat_tab_asks_works(backend):
+    """Streams with measurements, several answers that are counted, scores with another model, writing on."""
+    ask = {"max_tokens": 8, "temperature": 0}
+
+    async def all_of_it(endpoint: Endpoint):
+        deltas = [delta async for delta in stream(endpoint, "tuned", ASK, ask)]
+        entries = [entry for delta in deltas for entry in delta.entries]
+        text = "".join(delta.content for delta in deltas)
+        ids = [entry["token_id"] for entry in entries]
+        by_base = await score(endpoint, "tiny-llama", ASK, text, ids)
+        counts: list[int] = []
+        answers = await complete(endpoint, "tiny-llama", ASK, n=3, done=counts.append, max_tokens=5, temperature=1.0)
+        begun = [*ASK, {"role": "assistant", "content": text[:3]}]
+        more = {"continue_final_message": True, "add_generation_prompt": False}
+        on = [delta.content async for delta in stream(endpoint, "tuned", begun, ask | {"extra_body": more})]
+        return text, entries, by_base, counts, answers, "".join(on)
+
+    with listening(backend, "tiny-llama") as url:
+        text, entries, by_base, counts, answers, on = asyncio.run(all_of_it(Endpoint(f"{url}/v1", "key")))
+    assert [entry["token_id"] for entry in by_base] == [entry["token_id"] for entry in entries]
+    assert any(abs(one["logprob"] - two["logprob"]) > 1e-3 for one, two in zip(entries, by_base, strict=True))
+    assert counts == [1, 2, 3] and len(answers) == 3
+    assert (text[:3] + on).startswith(text)
+
+
 def test_adapters_come_and_go_while_it_runs(backend, stand_in, adapter, workspace):
     assert backend.adapters == ["tuned"]
     backend.add_adapter("again", str(adapter))
@@ -235,6 +264,60 @@ def test_a_stream_that_breaks_off_is_told(engine, tiny_model, workspace, monkeyp
         with pytest.raises(UserError, match="middle of the answer"):
             seen.extend(job)
         assert job.completion_tokens == 3
+
+
+ODD = {
+    "no list": {"data": 7},
+    "no names": {"data": [7]},
+    "no context": {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": "long"}]},
+    "several models": {
+        "data": [{"id": name, "owned_by": "vllm", "root": name, "max_model_len": 64} for name in ("one", "two")]
+    },
+    "no model": {"data": []},
+}
+
+
+@pytest.mark.parametrize("listed", ODD)
+def test_an_odd_list_of_models_is_told(listed, tiny_model, workspace, monkeypatch):
+    app = FastAPI()
+    app.get("/v1/models")(lambda: ODD[listed])
+    with serving(app) as url, pytest.raises(UserError) as refused:
+        front(url, tiny_model, workspace, monkeypatch)
+    assert str(refused.value).count("\n") == 0 and "Traceback" not in str(refused.value)
+
+
+BROKEN = {
+    "no ids": {"choices": [{"text": "x", "finish_reason": None}]},
+    "a negative id": {"choices": [{"token_ids": [-1], "finish_reason": None}]},
+    "an id that is a word": {"choices": [{"token_ids": ["x"], "finish_reason": None}]},
+    "no choices": {"object": "text_completion"},
+    "an error": {"error": {"message": "out of pages", "code": 500}},
+    "a list": [],
+    "an abort": {"choices": [{"token_ids": [], "finish_reason": "abort"}]},
+    "no number": {
+        "choices": [
+            {"token_ids": [5], "finish_reason": None, "logprobs": {"top_logprobs": [{}], "token_logprobs": ["nan"]}}
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("event", BROKEN)
+def test_an_odd_answer_is_one_sentence_for_that_request(event, tiny_model, workspace, monkeypatch):
+    app = FastAPI()
+    listed = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 64}]}
+    app.get("/v1/models")(lambda: listed)
+    app.post("/v1/completions")(lambda: PlainTextResponse(f"data: {json.dumps(BROKEN[event])}\n\ndata: [DONE]\n\n"))
+    with serving(app) as url:
+        job = front(url, tiny_model, workspace, monkeypatch).submit(Job(None, ASK, Sampling(4, logprobs=1)))
+        with pytest.raises(UserError, match=r"vLLM (answered in another form|does not tell the ids|refused)|This vLLM"):
+            list(job)
+
+
+def test_one_that_is_given_up_before_it_began_ends(backend):
+    job = Job(None, ASK, Sampling(4))
+    job.cancel()
+    assert list(backend.submit(job)) == []
 
 
 def test_many_requests_at_once(backend):

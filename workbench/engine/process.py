@@ -150,10 +150,12 @@ class Engine:
         What the model that is loaded now takes will be free by then. Another engine can split a model over GPUs, and
         knows best what it needs.
         """
+        going = active_runs(self.workspace)
         if config.external and config.tensor_parallel_size > 1:
             return
+        if self.config and self.config.external and self.config.engine_url is None and not going:
+            return  # such an engine takes most of the memory, however small its model is, and gives it back
         free, on_gpu = free_gib(config.devices)
-        going = active_runs(self.workspace)
         if self.config and self.ready:
             free += self._size(self.config, on_gpu)
         need = self._size(config, on_gpu)

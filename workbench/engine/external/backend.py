@@ -13,7 +13,7 @@ from workbench.engine.backend import Capabilities, ContextOverflow, Job, Samplin
 from workbench.engine.batching.rows import row_sampling
 from workbench.engine.detokenizer import AnswerRow, after_prompt
 from workbench.engine.external.dialects import DIALECTS, Dialect, Measured, Seen
-from workbench.engine.external.upstream import Served, Upstream
+from workbench.engine.external.upstream import ODD, Served, Upstream
 from workbench.engine.grammars import Plan
 from workbench.engine.prompts import Prompts
 from workbench.errors import UserError
@@ -22,7 +22,6 @@ from workbench.models.vocabulary import Vocabulary
 from workbench.storage.workspace import Workspace
 
 _SAMPLE = "The 3 quick brown foxes, naïve as ever, cost €27.50; 快速的狐狸。\n\tdef f(x): return x**2"
-_ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what reading an odd answer raises
 
 
 class ExternalBackend:
@@ -82,6 +81,7 @@ class ExternalBackend:
 
     def submit(self, job: Job) -> Job:
         going = asyncio.run_coroutine_threadsafe(self._answer(job), self._upstream.loop)
+        going.add_done_callback(lambda _: job.events.put(None))  # also of one that is given up before it began
         job.cancelled = _Linked(job.cancelled, going.cancel)
         return job
 
@@ -114,7 +114,6 @@ class ExternalBackend:
         finally:
             self._running.pop(id(job), None)
             self._counts["places_freed_total"] += 1
-            job.events.put(None)
 
     async def _row(self, job: Job, index: int, prompt: list[int], limit: int) -> None:
         """One answer, token by token. Raises UserError."""
@@ -123,12 +122,12 @@ class ExternalBackend:
         row = AnswerRow(index, self._tokenizer, sampling.stop, plain, prompt)
         ends = sorted(self._ends)
         body = self._dialect.request(self.model, job.adapter, prompt, sampling, limit, ends)
-        events, seen = self._upstream.stream(self._dialect.stream_path, body), Seen(sampling.logprobs or 0)
+        events, seen = self._upstream.stream(self._dialect.stream_path, body), Seen(sampling.logprobs)
         try:
             async for event in events:
                 try:
                     piece = self._dialect.read(event, seen)
-                except _ODD:
+                except ODD:
                     raise UserError("engine_answer_odd", engine=self._dialect.title) from None
                 for place, (token, measured) in enumerate(zip(piece.ids, piece.measured, strict=True)):
                     finish = piece.finish if place == len(piece.ids) - 1 else None
@@ -146,6 +145,7 @@ class ExternalBackend:
                 if piece.finish:
                     job.events.put(row.close(piece.finish))
                     return
+            raise UserError("engine_ended_midway")
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
@@ -184,7 +184,7 @@ class ExternalBackend:
         found = self._upstream.wait(self._upstream.post(self._dialect.stream_path, body))
         try:
             measured = self._dialect.scores(found, given, request.top)
-        except _ODD:
+        except ODD:
             raise UserError("engine_answer_odd", engine=self._dialect.title) from None
         stream, infos = after_prompt(self._tokenizer, prompt, skip_special=False), []
         for token, figures in zip(given, measured, strict=True):
@@ -246,6 +246,8 @@ def _dialect(engine: str, served: list[Served], upstream: Upstream) -> Dialect:
 def _base(served: list[Served], name: str, upstream: Upstream) -> Served:
     """The base model among those that a server lists: the only one, or the one of this name."""
     bases = [one for one in served if not one.parent]
+    if not bases:
+        raise UserError("engine_answer_odd", engine=upstream.title)
     for one in bases:
         if name in (one.name, one.name.split("/")[-1], one.root.rstrip("/").split("/")[-1]):
             return one

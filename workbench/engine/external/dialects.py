@@ -5,13 +5,14 @@ those of the likeliest ones; what the whole distribution was (entropy) they do n
 
 vLLM: `POST /v1/completions` with `return_token_ids` (0.10.2 and later).
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server/
-SGLang: its own `POST /generate`; the answers of its OpenAI routes have no ids beside log-probabilities.
+SGLang: its own `POST /generate`, whose log-probabilities come with ids; those of its OpenAI routes do not.
 https://docs.sglang.io/basic_usage/native_api.html
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.engine.backend import Sampling
@@ -43,9 +44,8 @@ class Piece:
 class Seen:
     """What was read of a stream so far: SGLang's events repeat what came before, or not, as the server was started."""
 
-    top: int = 0  # alternatives that were asked for
-    ids: list[int] = field(default_factory=list)
-    measured: int = 0
+    top: int | None = None  # alternatives that were asked for; None: no measurements
+    tokens: int = 0
 
 
 class Dialect(Protocol):
@@ -109,10 +109,10 @@ class Vllm:
         if found := choice.get("logprobs"):
             for place, token in enumerate(ids):
                 named = found["top_logprobs"][place] or {}
-                top = _best((_token_id(name), float(value)) for name, value in named.items())
-                if len(top) > seen.top:  # the token itself, which is none of the likeliest, comes beside them
+                top = _best((_token_id(name), value) for name, value in named.items())
+                if len(top) > (seen.top or 0):  # the token itself, which is none of the likeliest, comes beside them
                     top = [pair for pair in top if pair[0] != token]
-                measured[place] = _measured(token, float(found["token_logprobs"][place]), top)
+                measured[place] = _measured(token, _logprob(found["token_logprobs"][place]), top)
         return Piece(_ids(ids), measured, _finish(choice.get("finish_reason"), self.title))
 
     def score_request(self, model, adapter, prompt, given, top) -> dict:
@@ -129,8 +129,8 @@ class Vllm:
         out = []
         for token, entries in zip(given, found[-len(given) :], strict=True):
             mine = entries[str(token)]
-            best = _best((int(id_), float(entry["logprob"])) for id_, entry in entries.items())
-            out.append(Measured(float(mine["logprob"]), mine.get("rank"), best[:top]))
+            best, rank = _best((_id(id_), entry["logprob"]) for id_, entry in entries.items()), mine.get("rank")
+            out.append(Measured(_logprob(mine["logprob"]), None if rank is None else int(rank), best[:top]))
         return out
 
 
@@ -151,9 +151,13 @@ class Sglang:
             chosen["sampling_seed"] = sampling.seed
         if sampling.grammar is not None:
             chosen["json_schema"] = json.dumps(sampling.grammar)
-        body = {"input_ids": prompt, "sampling_params": chosen, "stream": True}
-        if sampling.logprobs is not None:
-            body |= {"return_logprob": True, "top_logprobs_num": sampling.logprobs}
+        body = {
+            "input_ids": prompt,
+            "sampling_params": chosen,
+            "stream": True,
+            "return_logprob": True,  # `output_ids` had tokens of the prompt before them: sgl-project/sglang#17240
+            "top_logprobs_num": sampling.logprobs or 0,
+        }
         return body | ({"lora_path": adapter} if adapter else {})
 
     def read(self, event, seen) -> Piece:
@@ -161,23 +165,18 @@ class Sglang:
         reason = about.get("finish_reason") or {}
         if reason.get("type") == "abort":
             raise UserError("engine_refused", engine=self.title, reason=str(reason.get("message"))[:300])
-        total, ids = int(about["completion_tokens"]), event.get("output_ids")
-        if ids is None:
+        if (length := about.get("output_token_logprobs_length")) is None:
             raise UserError("engine_too_old", engine=self.title, version="0.5")
-        ids, known = _ids(ids), len(seen.ids)
-        if len(ids) != total - known:  # all from the beginning, not only what is new
-            if len(ids) != total and ids[:known] != seen.ids:
-                raise ValueError("tokens are missing")
-            ids = ids[known:]
-        seen.ids += ids
-        measured: list[Measured | None] = [None] * len(ids)
-        if (length := about.get("output_token_logprobs_length")) is not None and length > seen.measured:
-            new = length - seen.measured
-            entries = about["output_token_logprobs"][-new:]
-            tops = (about.get("output_top_logprobs") or [])[-new:] or [None] * new
-            for place, (token, entry, top) in enumerate(zip(ids, entries, tops, strict=False)):
-                measured[place] = self._entry(token, entry, top)
-            seen.measured = length
+        new = int(length) - seen.tokens
+        entries = about["output_token_logprobs"][-new:] if new else []
+        tops = (about.get("output_top_logprobs") or [])[-new:] or [None] * new
+        ids = [_id(entry[1]) for entry in entries]
+        measured: list[Measured | None] = [None] * new
+        if seen.top is not None:
+            measured = [self._entry(*one) for one in zip(ids, entries, tops, strict=True)]
+        if len(ids) != new:
+            raise ValueError("tokens are missing")
+        seen.tokens += new
         return Piece(ids, measured, _finish(reason.get("type"), self.title))
 
     @staticmethod
@@ -185,7 +184,7 @@ class Sglang:
         """From `[logprob, id, text]`, of the token and of the likeliest ones."""
         if entry[1] != token:
             raise ValueError("the measurements are those of other tokens")
-        return _measured(token, float(entry[0]), [(int(one[1]), float(one[0])) for one in top or ()])
+        return _measured(token, _logprob(entry[0]), _best((_id(one[1]), one[0]) for one in top or ()))
 
     def score_request(self, model, adapter, prompt, given, top) -> dict:
         body = {
@@ -230,17 +229,30 @@ def _measured(token: int, logprob: float, top: list[tuple[int, float]]) -> Measu
     return Measured(logprob, 1 + sum(value > logprob for _, value in top) if inside else None, top)
 
 
-def _best(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    return sorted(pairs, key=lambda pair: -pair[1])
+def _best(pairs: Iterable[tuple[int, Any]]) -> list[tuple[int, float]]:
+    """The likeliest first; without those that a grammar forbids, which have no finite logarithm (null in JSON)."""
+    return sorted(((id_, _logprob(value)) for id_, value in pairs if value is not None), key=lambda pair: -pair[1])
+
+
+def _logprob(value: Any) -> float:
+    if not math.isfinite(logprob := float(value)):
+        raise ValueError("no number")
+    return logprob
+
+
+def _id(value: Any) -> int:
+    if not 0 <= (id_ := int(value)) < 1 << 31:
+        raise ValueError("no token")
+    return id_
 
 
 def _ids(values: Sequence[Any]) -> list[int]:
-    return [int(value) for value in values]
+    return [_id(value) for value in values]
 
 
 def _token_id(name: str) -> int:
     """The id in vLLM's `token_id:17`."""
-    return int(name.removeprefix("token_id:"))
+    return _id(name.removeprefix("token_id:"))
 
 
 def _finish(reason: str | None, engine: str) -> str | None:

@@ -16,6 +16,7 @@ _PATIENCE = 3600.0  # seconds between two pieces of an answer
 _SOON = 15.0  # for what is no answer of a model
 _LOADING = 600.0  # for an adapter
 _CONNECTIONS = 1000
+ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what reading an odd answer raises
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Served:
     root: str
     parent: str
     context: int | None
+
+
+def _served(listed: dict) -> Served:
+    names = [str(listed.get(key) or "")[:MAX_NAME] for key in ("id", "owned_by", "root", "parent")]
+    context = listed.get("max_model_len")
+    return Served(*names, context if isinstance(context, int) and context > 1 else None)
 
 
 class Upstream:
@@ -59,24 +66,18 @@ class Upstream:
 
     async def models(self) -> list[Served]:
         """Its models and adapters. Raises UserError."""
-        listed = (await self._asked(self._brief, "GET", "/v1/models"))["data"]
-        return [
-            Served(
-                str(one["id"])[:MAX_NAME],
-                str(one.get("owned_by")),
-                str(one.get("root") or ""),
-                str(one.get("parent") or ""),
-                one["max_model_len"] if isinstance(one.get("max_model_len"), int) else None,
-            )
-            for one in listed[:MAX_MODELS]
-        ]
+        found = await self._asked(self._brief, "GET", "/v1/models")
+        try:
+            return [_served(one) for one in found["data"][:MAX_MODELS]]
+        except ODD:
+            raise UserError("engine_answer_odd", engine=self.title) from None
 
     async def tokens(self, model: str, text: str) -> list[int] | None:
         """How it tokenizes a text; None where it does not tell."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         try:
             return [int(token) for token in (await self._asked(self._brief, "POST", "/tokenize", body))["tokens"]]
-        except (UserError, TypeError, ValueError, KeyError):
+        except (UserError, *ODD):
             return None
 
     async def post(self, path: str, body: dict) -> dict:

@@ -279,8 +279,8 @@ class EngineConfig(ModelOptions):
         ("Engine's address", "引擎地址"),
         (
             "A vLLM or SGLang server that runs already, such as http://10.0.0.5:8000. Of the model here only the tokenizer"
-            " and the chat template are read. Its key comes from WORKBENCH_ENGINE_KEY.",
-            "已在运行的 vLLM 或 SGLang 服务器，如 http://10.0.0.5:8000。此处的模型只读取分词器与对话模板。密钥取自 WORKBENCH_ENGINE_KEY。",
+            " and the chat template are read. The command line takes its key from WORKBENCH_ENGINE_KEY.",
+            "已在运行的 vLLM 或 SGLang 服务器，如 http://10.0.0.5:8000。此处的模型只读取分词器与对话模板。命令行从 WORKBENCH_ENGINE_KEY 取其密钥。",
         ),
         max_length=500,
         affects=("loading",),

@@ -149,7 +149,7 @@ class EnginePanel:
             return gr.Checkbox(value=option.default, **common)
         if option.kind == "choice":
             return gr.Dropdown(list(option.choices), value=option.default, **common)
-        if option.kind in ("int", "float"):
+        if option.kind in ("int", "float") and option.default is not None:  # an empty number would arrive as 0
             whole = {"precision": 0} if option.kind == "int" else {}
             return gr.Number(value=option.default, **whole, **common)
         return gr.Textbox(value=option.default, max_lines=1, **common)

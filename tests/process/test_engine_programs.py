@@ -104,8 +104,17 @@ def test_the_page_starts_asks_and_ends_another_engine(kind, programs, tiny_model
     assert gone(started)
 
 
-def test_one_that_does_not_start_is_told_by_its_error(programs, tiny_model, workspace, monkeypatch):
-    monkeypatch.setenv("STAND_IN_FAILS", "1")
+FAILS = """#!/bin/sh
+sleep 600 &
+echo "torch.OutOfMemoryError: CUDA out of memory."
+echo "RuntimeError: Engine core initialization failed. See root cause above."
+echo "[rank0]: resource_tracker: There appear to be 1 leaked objects"
+exit 1
+"""
+
+
+def test_one_that_does_not_start_is_told_by_its_error(programs, tiny_model, workspace):
+    (programs / "sglang").write_text(FAILS)
     engine = Engine(workspace)
     engine.load(config(tiny_model, engine="sglang"))
     try:

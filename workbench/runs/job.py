@@ -89,8 +89,9 @@ def end_tree(process: subprocess.Popen, seconds: float) -> None:
 
 
 def end_group() -> None:
-    """Kill what else is in this process's group, if it leads one: what a program that has ended left behind."""
-    if os.getpgid(0) != os.getpid():
+    """Kill what else is in this process's group: what a program that has ended left behind. Only in a session of its
+    own, as `start` gives it: the group of a terminal's job is not this process's alone."""
+    if os.getsid(0) != os.getpid():
         return
     for other in psutil.pids():
         with contextlib.suppress(ProcessLookupError, PermissionError):

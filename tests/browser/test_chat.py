@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import ROOT, Page, open_generation
+from tests.other_engine import StandIn
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 QUESTION = "What is the capital of Zorbia?"
@@ -202,3 +203,31 @@ def test_another_server_answers_with_its_confidence(tab, tiny_model, tmp_path):
         page.end()
         server.terminate()
         server.wait(15)
+
+
+def test_another_engine_is_looked_at_closely(tab, page, demo_model):
+    """A vLLM server (a stand-in) that runs elsewhere: the same tab with all of its looks."""
+    with StandIn("vllm", demo_model, key="sesame", served="served", context=2048).running() as url:
+        tab.goto(page.url)
+        tab.get_by_role("tab", name="Chat", exact=True).click()
+        tab.click("#chat-other-engine button")
+        tab.fill("#chat-engine_url input, #chat-engine_url textarea", url)
+        tab.click("#load")
+        expect(tab.locator("#engine-status")).to_contain_text("refuses the key", timeout=90_000)
+        tab.fill("#chat-engine-key input", "sesame")
+        tab.click("#load")
+        expect(tab.locator("#engine-status")).to_contain_text(f"is ready on vLLM, {url}", timeout=90_000)
+        open_generation(tab, temperature=0, max_tokens=12)
+        ask(tab, QUESTION)
+        answer = tab.locator("#chat-left .bot.message").last.inner_text()
+        tokens = tab.locator("#confidence .wb-tokens .tk")
+        assert re.sub(r"\W", "", "".join(tokens.all_inner_texts())) == re.sub(r"\W", "", answer)
+        tokens.nth(2).hover()
+        card = tab.locator("#confidence .wb-pop")
+        expect(card).to_contain_text(re.compile(r"probability .* rank 1.* entropy –"))  # which nobody knows here
+        tokens.first.click()
+        card.locator("button").nth(1).click()
+        expect(tab.locator("#branches label")).to_have_count(2, timeout=60_000)
+        part(tab, "Consistency")
+        tab.click("#check")
+        expect(tab.locator("#consistency-summary")).to_contain_text("Support by 5 more samples", timeout=120_000)

@@ -338,6 +338,45 @@ def test_probes_that_never_ran_say_so(page):
     assert "wb-note warn" in message and table == ""
 
 
+def test_another_engine_is_loaded_from_the_chat_tab(page, tiny_model, monkeypatch):
+    panel, loaded = page.chat.panel, []
+    monkeypatch.setattr(page.workspace, "allowed", [*page.workspace.allowed, tiny_model])
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    def load(request=ENGLISH, key="", **changed):
+        values = {name: panel.defaults[name].default for name in _MORE} | changed
+        return panel._load(request, str(tiny_model), "", 0, key, *values.values())[0]
+
+    assert "vLLM is not installed here" in load(engine="vllm", tensor_parallel_size=4)
+    assert "此处未安装 SGLang" in load(CHINESE, engine="sglang")
+    for wrong in ("http://me:secret@host:8000", "file:///etc/passwd", "http://host/?key=1", "host:8000"):
+        told = load(engine_url=wrong)
+        assert "engine_url should be an address" in told and wrong not in told
+    assert "engine_url 应为地址" in load(CHINESE, engine_url="x")
+    assert "tensor_parallel_size: only with engine" in load(tensor_parallel_size=4)
+    monkeypatch.setattr(panel.engine, "load", lambda *given: loaded.append(given))
+    load(engine="vllm", engine_url="http://10.0.0.5:8000/v1", key="sesame", gpu_memory_utilization="", max_model_len="")
+    ((config, adapter, key),) = loaded
+    assert (config.engine, config.engine_url, adapter, key) == ("vllm", "http://10.0.0.5:8000/v1", "", "sesame")
+
+
+def test_an_adapter_leaves_the_choice_of_the_engine_alone(page):
+    run = create_run(page.workspace, validated(VALUES | {"template": "llama3"}), state="finished")
+    with gr.Blocks():
+        page.chat.panel.build()
+    # the browser sends 0 for a number that is empty, which would be another value
+    assert [
+        name for name, part in page.chat.panel.more.items() if isinstance(part, gr.Number) and part.value is None
+    ] == []
+    take, *_ = page.chat.panel.take_adapter
+    model, bits, *more = take(run.id)
+    more = dict(zip(_MORE, more, strict=True))
+    assert (model, bits, more["template"]) == ("m", 0, "llama3")
+    assert {name for name, value in more.items() if skipped(value)} == {
+        "engine", "engine_url", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "devices",
+    }  # fmt: skip
+
+
 def test_an_import_for_chatting_goes_to_the_chat_tab(page):
     text = (
         "model_name_or_path: a/b\nadapter_name_or_path: saves/x\ntemplate: llama3\ninfer_backend: vllm\n"

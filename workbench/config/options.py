@@ -264,6 +264,69 @@ class EngineConfig(ModelOptions):
             "int8：内存减半、回答更快，但结果可能略有不同。",
         ),
     )
+    engine: Literal["own", "vllm", "sglang"] = opt(
+        "own",
+        "memory",
+        ("Engine", "引擎"),
+        (
+            "What decodes: the workbench's own engine, or vLLM or SGLang, which is started here or found at engine_url.",
+            "由谁解码：本工作台自己的引擎，或 vLLM、SGLang（在此启动，或位于 engine_url）。",
+        ),
+        affects=("loading",),
+    )
+    engine_url: str | None = opt(
+        None,
+        "memory",
+        ("Engine's address", "引擎地址"),
+        (
+            "A vLLM or SGLang server that runs already, such as http://10.0.0.5:8000. Of the model here only the tokenizer"
+            " and the chat template are read. The command line takes its key from WORKBENCH_ENGINE_KEY.",
+            "已在运行的 vLLM 或 SGLang 服务器，如 http://10.0.0.5:8000。此处的模型只读取分词器与对话模板。命令行从 WORKBENCH_ENGINE_KEY 取其密钥。",
+        ),
+        max_length=500,
+        affects=("loading",),
+    )
+    tensor_parallel_size: int = opt(
+        1,
+        "memory",
+        ("GPUs for one model", "单个模型的 GPU 数"),
+        (
+            "For vLLM and SGLang: the model is split over so many GPUs.",
+            "用于 vLLM 与 SGLang：模型分布在这么多 GPU 上。",
+        ),
+        ge=1,
+        le=64,
+        affects=("loading",),
+    )
+    gpu_memory_utilization: float | None = opt(
+        None,
+        "memory",
+        ("Share of the GPU memory", "GPU 显存份额"),
+        (
+            "For vLLM (gpu-memory-utilization) and SGLang (mem-fraction-static). Empty: as the engine has it.",
+            "用于 vLLM（gpu-memory-utilization）与 SGLang（mem-fraction-static）。留空：由引擎决定。",
+        ),
+        ge=0.05,
+        le=0.99,
+        affects=("loading",),
+    )
+    max_model_len: int | None = opt(
+        None,
+        "memory",
+        ("Longest context", "最大上下文"),
+        (
+            "For vLLM and SGLang: tokens of a prompt and its answer. Empty: as the model has it.",
+            "用于 vLLM 与 SGLang：提示与回答的 token 总数。留空：由模型决定。",
+        ),
+        ge=16,
+        le=16_777_216,
+        affects=("loading",),
+    )
+
+    @property
+    def external(self) -> bool:
+        """Whether another engine decodes."""
+        return self.engine != "own" or self.engine_url is not None
 
 
 class RunConfig(ModelOptions):

@@ -6,6 +6,7 @@ what is wrong, what exists, what to do.
 
 import difflib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,8 +81,8 @@ def validated(values: dict, model: type[Config] = RunConfig, *, where: str = "")
         problems = list(dict.fromkeys(_sentence(e, model) for e in error.errors()))
     else:
         problems = conflicts(config) if isinstance(config, RunConfig) else []
-        if isinstance(config, EngineConfig) and not config.model_name_or_path:
-            problems.append(Message("engine_model_empty"))
+        if isinstance(config, EngineConfig):
+            problems = engine_conflicts(config)
         if not problems:
             return config
     lines = Message("lines", problems=problems)
@@ -94,6 +95,33 @@ def coerced(key: str, value, model: type[ModelOptions] = RunConfig):
         return getattr(model(**{key: value}), key)
     except ValidationError as error:
         raise UserError(_sentence(error.errors()[0], model)) from None
+
+
+_OF_OWN_ENGINE = ("quantization_bit", "flash_attn", "rope_scaling", "cpu_weights")
+_OF_STARTED_ENGINE = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+_URL = re.compile(r"https?://[^\s/@?#\\]+(/[^\s@?#\\]*)?")  # without a name and a password, which would be shown
+
+
+def engine_conflicts(config: EngineConfig) -> list[Message]:
+    """Sentences for what cannot be loaded as asked for, found without loading anything."""
+    c, problems = config, []
+
+    def check(names: Sequence[str], code: str) -> None:
+        changed = [name for name in names if getattr(c, name) != EngineConfig.model_fields[name].default]
+        if changed:
+            problems.append(Message(code, names=changed))
+
+    if not c.model_name_or_path:
+        problems.append(Message("engine_model_empty"))
+    if c.engine_url is not None and not _URL.fullmatch(c.engine_url):
+        problems.append(Message("engine_url_wrong"))
+    if c.external:
+        check(_OF_OWN_ENGINE, "engine_only_own")
+    else:
+        check(_OF_STARTED_ENGINE, "engine_only_others")
+    if c.engine_url is not None:
+        check((*_OF_STARTED_ENGINE, "infer_dtype"), "engine_runs_already")
+    return problems
 
 
 def conflicts(config: RunConfig) -> list[Message]:

@@ -42,17 +42,17 @@ class Sampling:
 class TokenInfo:
     """What the model thought of one token: of its own distribution, before temperature and penalties.
 
-    `logprob` in nats, `rank` from 1, `entropy` in nats; `top` holds the likeliest tokens as (id, bytes, logprob,
-    whether it ends the answer). `text` is what the token added to the answer (empty while a letter of several bytes is
-    incomplete).
+    `logprob` in nats, `rank` from 1, `entropy` in nats; rank and entropy are None where a backend cannot tell. `top`
+    holds the likeliest tokens as (id, bytes, logprob, whether it ends the answer). `text` is what the token added to
+    the answer (empty while a letter of several bytes is incomplete).
     """
 
     id: int
     text: str
     bytes: bytes
     logprob: float
-    rank: int
-    entropy: float
+    rank: int | None
+    entropy: float | None
     top: list[tuple[int, bytes, float, bool]]
 
 

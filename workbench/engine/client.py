@@ -34,7 +34,7 @@ class Endpoint:
             max_retries=0,
             timeout=_PATIENCE,
             http_client=httpx.AsyncClient(
-                transport=_Bounded(limit),
+                transport=Bounded(limit),
                 headers={"accept-encoding": "identity"},
                 follow_redirects=False,
                 timeout=_PATIENCE,
@@ -42,14 +42,15 @@ class Endpoint:
         )
 
 
-class _Bounded:
+class Bounded:
     """An httpx transport whose answers end in an error when they are larger than `limit` bytes, or packed, so that
-    their size is not known."""
+    their size is not known. At most `connections` at a time; further requests wait."""
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, connections: int = 100):
         import httpx
 
-        self._limit, self._inner = limit, httpx.AsyncHTTPTransport()
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=20)
+        self._limit, self._inner = limit, httpx.AsyncHTTPTransport(limits=limits)
 
     async def handle_async_request(self, request):
         import httpx

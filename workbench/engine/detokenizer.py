@@ -52,6 +52,10 @@ class AnswerRow:
             sent.end, sent.end_info = self._tokenizer.id_to_token(token) or "", info
         return sent
 
+    def close(self, finish: str) -> Token:
+        """No more tokens come: what was held back of the text and of the measurements."""
+        return Token(self._text.rest(), finish, self.index, self._measured(all_=True))
+
     def _measured(self, all_: bool) -> list[TokenInfo]:
         """Measurements of tokens whose text has begun to go out; after a stop text the rest belongs to nobody. A token
         that is a part of a letter waits for the letter."""

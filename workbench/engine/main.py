@@ -1,14 +1,17 @@
 """Load a model and serve it: what `python -m workbench serve` runs."""
 
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from workbench.config.options import EngineConfig
+from workbench.engine.backend import Backend
 from workbench.engine.door import Door
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -36,31 +39,21 @@ def serve(
     Raises:
         UserError: the port is in use, or the model or an adapter cannot be loaded.
     """
-    from workbench.train.supervise import ALLOCATOR
-
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    if config.devices == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif config.devices != "auto":
-        os.environ["CUDA_VISIBLE_DEVICES"] = config.devices
-    else:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if not config.external:
+        _set_environment(config)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)
+    closing: list[Callable[[], None]] = []  # what to end before this process ends
     if exit_with_stdin:
-        threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+        threading.Thread(target=_exit_at_end_of_input, args=(closing,), daemon=True).start()
     if state:
         state.update(state="starting", started=time.time(), port=listener.getsockname()[1], **own_process())
 
-    import torch
     import transformers
     import uvicorn
 
-    from workbench.engine.batching.scheduler import backend_of
     from workbench.engine.quiet_end import end_quietly
     from workbench.engine.server import build_app
-    from workbench.engine.transformers_backend import TransformersDecoder
     from workbench.train.metrics_log import log, progress_writer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
@@ -80,27 +73,84 @@ def serve(
         if "RoPE scaling" in line:  # what the context becomes
             warn(line)
 
-    decoder = TransformersDecoder(config, workspace, progress, tell)
-    for name, path in adapters.items():
-        progress(Message("phase_adapter", name=name), 0.0)
-        decoder.add_adapter(name, path)
-    progress(Message("phase_trying"), 1.0)
-    scheduler = backend_of(decoder, log)
-    if reason := scheduler.capabilities.not_batched:
+    load = _another_engine if config.external else _own_engine
+    backend, device = load(config, workspace, adapters, progress, tell, state, closing)
+    if reason := backend.capabilities.not_batched:
         warn(Message("takes_turns", reason=reason))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     name = base_name(config)
     if state:
         state.update(state="running", phase="", progress=1.0, device=device)
     log(f"{name} is ready on {device}: http://{host}:{listener.getsockname()[1]}/v1")
     # a key protects as well, and clients in containers have other names for this machine
     door = None if api_key else Door(() if host in ("0.0.0.0", "::") else (host,))
-    app = build_app(scheduler, name, api_key, cors, door)
+    app = build_app(backend, name, api_key, cors, door)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     end_quietly()
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for end in closing:
+            end()
     if state:
         state.update(state="stopped", ended=time.time())
+
+
+def _set_environment(config: EngineConfig) -> None:
+    """What torch reads when it starts: the allocator, and which GPUs there are."""
+    from workbench.train.supervise import ALLOCATOR
+
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    if config.devices == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif config.devices != "auto":
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.devices
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def _own_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
+    """The backend on a model in this process, and the name of its device. Raises UserError."""
+    import torch
+
+    from workbench.engine.batching.scheduler import backend_of
+    from workbench.engine.transformers_backend import TransformersDecoder
+
+    decoder = TransformersDecoder(config, workspace, progress, log)
+    for name, path in adapters.items():
+        progress(Message("phase_adapter", name=name), 0.0)
+        decoder.add_adapter(name, path)
+    progress(Message("phase_trying"), 1.0)
+    return backend_of(decoder, log), torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _another_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
+    """The backend on vLLM or SGLang, and where that is. Raises UserError."""
+    from workbench.engine.external.front import Front
+
+    front = Front(config, workspace, base_name(config), adapters, progress, log, state)
+    closing.append(front.stop)
+
+    def stopped(signum, frame):
+        front.stop()
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stopped)  # the server's own handler replaces it while that runs
+    try:
+        backend = front.start()
+    except BaseException:
+        front.stop()
+        raise
+
+    def died(reason: Message | str) -> None:
+        log(reason)
+        if state:
+            state.update(state="failed", reason=reason, ended=time.time())
+        front.stop()
+        os._exit(1)
+
+    front.watch(died)
+    return backend, front.device
 
 
 def base_name(config: EngineConfig) -> str:
@@ -120,6 +170,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _exit_at_end_of_input() -> None:
+def _exit_at_end_of_input(closing: list[Callable[[], None]]) -> None:
     sys.stdin.buffer.read()
+    for end in closing:
+        end()
     os._exit(0)

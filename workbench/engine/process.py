@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import changed_values
+from workbench.engine.external.program import find_program
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.locate import locate_adapter, locate_model
@@ -23,6 +24,7 @@ from workbench.storage.workspace import Workspace
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks
+_OTHERS_END_SECONDS = 20.0  # that another engine, with a process for each GPU, may take to end
 SILENT = Message("engine_silent", seconds=SILENT_SECONDS)
 
 
@@ -74,12 +76,14 @@ class Engine:
             while self._process is process and process.poll() is None:
                 state = directory.state()
                 try:
-                    if (
-                        state.state != "running"
-                        or client.get(f"http://127.0.0.1:{state.port}/health").status_code == 200
-                    ):
+                    if state.state != "running":
                         self._heard = time.monotonic()
-                except httpx.HTTPError:
+                    elif (answer := client.get(f"http://127.0.0.1:{state.port}/health")).status_code == 200:
+                        self._heard = time.monotonic()
+                        # another engine may have adapters that were not named here
+                        if new := set(answer.json()["adapters"]) - self._adapters:
+                            self._adapters = self._adapters | new
+                except (httpx.HTTPError, ValueError, KeyError):
                     pass
                 time.sleep(LISTEN_SECONDS)
 
@@ -97,16 +101,21 @@ class Engine:
             raise UserError(SILENT)
         return f"http://127.0.0.1:{state.port}"
 
-    def load(self, config: EngineConfig, adapter: str = "") -> None:
-        """Start a process that loads `config`; an engine that runs is ended first. Returns at once.
+    def load(self, config: EngineConfig, adapter: str = "", engine_key: str = "") -> None:
+        """Start a process that loads `config`; an engine that runs is ended first. Returns at once. `engine_key`: what
+        the server at `engine_url` wants.
 
         Raises:
-            UserError: the model or the adapter does not exist, or there is no room beside a run that is going.
+            UserError: the model, the adapter or the other engine does not exist, or there is no room beside a run that
+                is going.
         """
         locate_model(config.model_name_or_path, self.workspace)
         if adapter:
             locate_adapter(adapter, self.workspace)
-        self.check_room(config)
+        if config.engine_url is None:
+            if config.external:
+                find_program(config.engine)
+            self.check_room(config)
         with self._lock:
             self._end()
             directory = job.new_directory(self.workspace.engines, Path(config.model_name_or_path).name)
@@ -125,7 +134,8 @@ class Engine:
                 "--state-dir",
                 directory.path,
                 "--exit-with-stdin",
-                changes={"WORKBENCH_API_KEY": self._key},
+                # this page's own WORKBENCH_ENGINE_KEY is not for an address that a user has given
+                changes={"WORKBENCH_API_KEY": self._key, "WORKBENCH_ENGINE_KEY": engine_key},
                 stdin=subprocess.PIPE,
             )
             # an engine that dies before its first word would otherwise look as if it were still starting
@@ -137,10 +147,15 @@ class Engine:
     def check_room(self, config: EngineConfig) -> None:
         """Say before it is tried that a model will not fit, and above all that it would end a run beside it.
 
-        What the model that is loaded now takes will be free by then.
+        What the model that is loaded now takes will be free by then. Another engine can split a model over GPUs, and
+        knows best what it needs.
         """
-        free, on_gpu = free_gib(config.devices)
         going = active_runs(self.workspace)
+        if config.external and config.tensor_parallel_size > 1:
+            return
+        if self.config and self.config.external and self.config.engine_url is None and not going:
+            return  # such an engine takes most of the memory, however small its model is, and gives it back
+        free, on_gpu = free_gib(config.devices)
         if self.config and self.ready:
             free += self._size(self.config, on_gpu)
         need = self._size(config, on_gpu)
@@ -151,7 +166,9 @@ class Engine:
         raise UserError("engine_too_large", need=need, free=free)
 
     def _size(self, config: EngineConfig, on_gpu: bool) -> float:
-        """GiB that a model takes, or 0 when its files are not here to tell."""
+        """GiB that a model takes here, or 0 when its files are not here to tell."""
+        if config.engine_url is not None:
+            return 0.0
         return loaded_gib(
             Path(locate_model(config.model_name_or_path, self.workspace)), config.quantization_bit, on_gpu
         )
@@ -173,6 +190,6 @@ class Engine:
         process, self._process = self._process, None
         if process is None:
             return
-        job.end(process)
+        job.end(process, _OTHERS_END_SECONDS if self.config and self.config.external else job.END_SECONDS)
         if process.stdin:
             process.stdin.close()

@@ -40,6 +40,8 @@ class TransformersDecoder:
     )
 
     def __init__(self, config: EngineConfig, workspace: Workspace, progress: Progress, log: Callable[[str], None]):
+        if config.external:
+            raise UserError("engine_only_serves")
         self.workspace = workspace
         dtype = compute_dtype() if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
         self.tokenizer = load_tokenizer(config, workspace, progress)

@@ -31,6 +31,23 @@ SENTENCES = {
         "Choose a model first (model_name_or_path is empty).",
         "请先选择模型（model_name_or_path 为空）。",
     ),
+    "engine_url_wrong": (
+        "engine_url should be an address such as http://10.0.0.5:8000, without a name, password or query. Give the key in"
+        " WORKBENCH_ENGINE_KEY.",
+        "engine_url 应为地址，如 http://10.0.0.5:8000，不含用户名、密码或查询。密钥请放在 WORKBENCH_ENGINE_KEY 中。",
+    ),
+    "engine_only_own": (
+        "{names}: only the workbench's own engine does this. Leave it out, or set engine: own.",
+        "{names}：只有本工作台自己的引擎支持。请去掉，或设 engine: own。",
+    ),
+    "engine_only_others": (
+        "{names}: only with engine: vllm or sglang. Leave it out, or choose one of them.",
+        "{names}：仅用于 engine: vllm 或 sglang。请去掉，或选择其中之一。",
+    ),
+    "engine_runs_already": (
+        "{names}: the server at engine_url runs already. Set this where it is started, and leave it out here.",
+        "{names}：engine_url 的服务器已在运行。请在启动它的地方设置，此处去掉。",
+    ),
     "adapter_without_base": (
         "adapter_name_or_path is set without its base. Set model_name_or_path to the model it was trained on.",
         "设置了 adapter_name_or_path，但没有基座模型。请将 model_name_or_path 设为训练它时所用的模型。",

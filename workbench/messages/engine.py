@@ -69,6 +69,83 @@ SENTENCES = {
         "The engine could not load the adapter ({error}). Load the model again.",
         "引擎无法加载适配器（{error}）。请重新加载模型。",
     ),
+    # another engine: vLLM, SGLang
+    "engine_program_missing": (
+        "{engine} is not installed here: there is no program {program}. Install it in an environment of its own and name"
+        " its program in {variable}, or give engine_url of a server that runs.",
+        "此处未安装 {engine}：没有程序 {program}。请在单独的环境中安装并用 {variable} 指明其程序，或给出正在运行的服务器的 engine_url。",
+    ),
+    "engine_rank_too_large": (
+        "The adapter {name} has rank {rank}; this engine takes at most {most}. Merge it into the base and load that.",
+        "适配器 {name} 的秩为 {rank}，此引擎最多支持 {most}。请将其并入基座模型后加载。",
+    ),
+    "engine_program_ended": (
+        "{engine} ended ({code}): {line}",
+        "{engine} 已退出（{code}）：{line}",
+    ),
+    "engine_start_slow": (
+        "{engine} was not ready after {minutes:.0f} minutes. Look into {log}, and load the model again.",
+        "{engine} 在 {minutes:.0f} 分钟后仍未就绪。请查看 {log}，然后重新加载模型。",
+    ),
+    "engine_unreachable": (
+        "{engine} at {url} does not answer ({reason}). Check the address, and whether it runs.",
+        "{url} 的 {engine} 没有响应（{reason}）。请检查地址以及它是否在运行。",
+    ),
+    "engine_key_refused": (
+        "{engine} at {url} refuses the key. Give the right one, in the Chat tab or in WORKBENCH_ENGINE_KEY.",
+        "{url} 的 {engine} 拒绝了密钥。请在“对话”页或 WORKBENCH_ENGINE_KEY 中给出正确的密钥。",
+    ),
+    "engine_refused": (
+        "{engine} refused the request: {reason}",
+        "{engine} 拒绝了请求：{reason}",
+    ),
+    "engine_adapter_refused": (
+        "{engine} did not load the adapter {name}: {reason} Choose the adapter before the model is loaded, or name it"
+        " where that server is started.",
+        "{engine} 未能加载适配器 {name}：{reason} 请在加载模型之前选择适配器，或在启动该服务器时指定。",
+    ),
+    "engine_answer_odd": (
+        "{engine} answered in another form than it documents. Use a newer version.",
+        "{engine} 的回答与其文档不符。请使用更新的版本。",
+    ),
+    "engine_too_old": (
+        "This {engine} does not tell the ids of its tokens. Use version {version} or later.",
+        "此 {engine} 不提供 token id。请使用 {version} 或更高版本。",
+    ),
+    "engine_unknown": (
+        "{url} is neither vLLM nor SGLang. Give such a server's address, or use Another server in the Chat tab.",
+        "{url} 既不是 vLLM 也不是 SGLang。请给出这类服务器的地址，或使用“对话”页中的其他服务器。",
+    ),
+    "engine_other_model": (
+        "The server at {url} has another tokenizer than {name}. Choose the model that it serves: {served}.",
+        "{url} 的服务器与 {name} 的分词器不同。请选择它所提供的模型：{served}。",
+    ),
+    "engine_several_models": (
+        "The server at {url} has several models: {served}. Give the address of one that serves {name} alone.",
+        "{url} 的服务器有多个模型：{served}。请给出只提供 {name} 的地址。",
+    ),
+    "engine_no_context": (
+        "{engine} does not tell how long its context is. Use a newer version.",
+        "{engine} 未说明上下文长度。请使用更新的版本。",
+    ),
+    "engine_no_calls": (
+        "{engine} cannot be held to calls of tools in this model's form. Leave tool_choice at auto, or load the model with"
+        " the workbench's own engine.",
+        "{engine} 无法强制按此模型的格式调用工具。请将 tool_choice 保持为 auto，或用本工作台自己的引擎加载模型。",
+    ),
+    "engine_no_form_after_thought": (
+        "{engine} cannot be held to JSON after a thought. Turn thinking off, leave response_format out, or load the model"
+        " with the workbench's own engine.",
+        "{engine} 无法在思考之后强制输出 JSON。请关闭思考、去掉 response_format，或用本工作台自己的引擎加载模型。",
+    ),
+    "engine_no_merge": (
+        "{engine} cannot add adapters up. Export them as one model, and load that.",
+        "{engine} 无法叠加适配器。请将它们导出为一个模型后加载。",
+    ),
+    "engine_only_serves": (
+        "This command decodes with the workbench's own engine. Leave engine and engine_url out, or use serve.",
+        "此命令使用本工作台自己的引擎解码。请去掉 engine 与 engine_url，或使用 serve。",
+    ),
     # adapters
     "adapter_refused": (
         "The adapter {path} does not fit this model: {reason}",
@@ -156,6 +233,7 @@ SENTENCES = {
 PARTS = {
     "phase_starting": ("Starting", "正在启动"),
     "phase_adapter": ("Loading adapter {name}", "正在加载适配器 {name}"),
+    "phase_other_engine": ("Starting {engine}: {line}", "正在启动 {engine}：{line}"),
     "phase_trying": ("Trying the model", "正在试运行模型"),
     "turns_layers": ("it has layers of kind {kinds}", "它含有 {kinds} 类型的层"),
     "turns_rotary": (

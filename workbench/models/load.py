@@ -77,7 +77,7 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
     """
     from transformers import AutoTokenizer
 
-    source = _source(options, workspace, progress)
+    source = model_source(options, workspace, progress)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=options.model_revision, trust_remote_code=options.trust_remote_code
@@ -114,7 +114,7 @@ def load_model(
     from workbench.models.integrity import check_loaded, check_shards
 
     deepseek_moe.install()
-    source = _source(options, workspace, progress)
+    source = model_source(options, workspace, progress)
     common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
     attention = attention_implementation(options, log)
     if Path(source).is_dir():
@@ -192,7 +192,33 @@ def _does_not_fit(source: str, options: ModelOptions) -> str:
     return Message("model_too_large_by", free=free, total=total, need=need, missing=lacking, advice=advice)
 
 
-def _source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:
+def generation_settings(options: ModelOptions, workspace: Workspace, progress: Progress):
+    """The model's `GenerationConfig`, read without its weights: end tokens and sampling values.
+
+    Raises:
+        UserError: the model is missing.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    source = model_source(options, workspace, progress)
+    more = {"revision": options.model_revision}
+    try:
+        return GenerationConfig.from_pretrained(source, **more)
+    except OSError:  # a model without the file: what its config says counts, as when it is loaded
+        pass
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code, **more)
+        return GenerationConfig.from_model_config(config)
+    except Exception as error:
+        raise UserError(_load_failure(source, error)) from None
+
+
+def model_source(options: ModelOptions, workspace: Workspace, progress: Progress) -> str:
+    """The folder or hub id that a library is given for a model; a demo model is made first, ModelScope's fetched.
+
+    Raises:
+        UserError: the model is missing, or its folder is not what one should be.
+    """
     source = locate_model(options.model_name_or_path, workspace)
     if is_demo(options.model_name_or_path):
         return str(ensure_demo_model(workspace, progress))

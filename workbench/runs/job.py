@@ -7,6 +7,7 @@ unless it is told not to.
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -19,13 +20,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.locks import locked
 from workbench.storage.workspace import CODE, Workspace, slug
 
-_END_SECONDS = 3.0  # that a child may take to end when it is asked to
+END_SECONDS = 3.0  # that a child may take to end when it is asked to
 _KEPT = 20  # folders of jobs that have ended
 
 
@@ -45,6 +48,55 @@ def popen(module: str, *arguments, env: dict[str, str] | None = None, **options)
     """A child in a session of its own. `options` are those of `subprocess.Popen`."""
     own_group: dict[str, Any] = {} if "process_group" in options else {"start_new_session": True}
     return subprocess.Popen(command(module, *arguments), env=env or environment(), **own_group, **options)
+
+
+def popen_program(line: list[str], env: dict[str, str], **options) -> subprocess.Popen:
+    """A program that is not ours, such as another engine. It stays in the caller's process group, so that whoever ends
+    the caller with its group ends it, too; when the caller dies alone, Linux sends it SIGTERM. Call it on a thread that
+    lives as long as the process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def die_with_parent() -> None:
+        if libc:
+            libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    return subprocess.Popen(line, env=env, preexec_fn=die_with_parent, **options)
+
+
+def end_tree(process: subprocess.Popen, seconds: float) -> None:
+    """Ask a program to end; after `seconds` kill it and what it has started. Returns when it is gone."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started += psutil.Process(process.pid).children(recursive=True)
+    if process.poll() is None:
+        process.kill()
+    _, left = psutil.wait_procs(started, timeout=0.2)
+    for child in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+
+
+def end_group() -> None:
+    """Kill what else is in this process's group: what a program that has ended left behind. Only in a session of its
+    own, as `start` gives it: the group of a terminal's job is not this process's alone."""
+    if os.getsid(0) != os.getpid():
+        return
+    for other in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if other != os.getpid() and os.getpgid(other) == os.getpid():
+                os.kill(other, signal.SIGKILL)
 
 
 def start(
@@ -79,12 +131,12 @@ def kill(process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def end(process: subprocess.Popen) -> None:
-    """Ask a child to end, kill it when it does not, and return when it is gone."""
+def end(process: subprocess.Popen, seconds: float = END_SECONDS) -> None:
+    """Ask a child to end, kill it when it does not within `seconds`, and return when it is gone."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(_END_SECONDS)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             kill(process)
     process.wait()
@@ -123,7 +175,7 @@ def stop_job(directory: StateDirectory) -> None:
     if state.active and state.pid:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(state.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + END_SECONDS
         while time.monotonic() < deadline and directory.state().active:
             time.sleep(0.02)
         if directory.state().active:  # only then is the process certainly the job's own

@@ -274,6 +274,12 @@ TEXT = {
     "chart_grad_norm": ("Gradient norm", "梯度范数"),
     "chart_memory": ("Memory, GiB (peak, reserved)", "内存 GiB（峰值、保留）"),
     "chart_utilization": ("GPU utilization, %", "GPU 利用率 %"),
+    "other_engine": ("Another engine (vLLM, SGLang)", "其他引擎（vLLM、SGLang）"),
+    "engine_key": ("Its API key", "其 API 密钥"),
+    "engine_key_info": (
+        "For the address above. It is kept in the open page only.",
+        "用于上面的地址。仅保存在打开的页面中。",
+    ),
     "other_server": ("Another server (OpenAI-compatible)", "其他服务器（OpenAI 兼容）"),
     "use_other_server": ("Answer from this server", "由此服务器回答"),
     "server_url": ("Base URL, with /v1", "基础 URL（含 /v1）"),

@@ -27,7 +27,9 @@ from workbench.ui.strings import language, t
 _MORE = sorted(
     options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code"
 )  # the risky one last
-
+# which engine it is, and how that is set up: kept when another adapter brings its other settings
+_ENGINE = ("engine", "engine_url", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+_KEPT = (*_ENGINE, "devices")
 
 MAX_MERGED = 16  # adapters
 _SHOWN_SECONDS = 86_400.0  # for which the end of an export is shown
@@ -57,7 +59,17 @@ class EnginePanel:
             [(t("none"), 0), ("8", 8), ("4", 4)], value=0, label=t("quantization"), elem_id="chat-quantization"
         )
         with gr.Accordion(t("loading_options"), open=False, elem_id="chat-loading-options"):
-            self.more = {name: self._widget(name) for name in _MORE}
+            made = {name: self._widget(name) for name in _MORE if name not in _ENGINE}
+        with gr.Accordion(t("other_engine"), open=False, elem_id="chat-other-engine"):
+            made |= {name: self._widget(name) for name in _ENGINE}
+            self.engine_key = gr.Textbox(
+                label=t("engine_key"),
+                info=t("engine_key_info"),
+                type="password",
+                max_lines=1,
+                elem_id="chat-engine-key",
+            )
+        self.more = {name: made[name] for name in _MORE}
         with gr.Row():
             load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
             unload = gr.Button(t("unload"), elem_id="unload", min_width=100, interactive=False)
@@ -88,7 +100,7 @@ class EnginePanel:
 
         load.click(
             self._load,
-            [self.model, self.adapter, self.quantization, *self.more.values()],
+            [self.model, self.adapter, self.quantization, self.engine_key, *self.more.values()],
             [self.status, self.seen],
             **QUIET,
         )
@@ -137,8 +149,9 @@ class EnginePanel:
             return gr.Checkbox(value=option.default, **common)
         if option.kind == "choice":
             return gr.Dropdown(list(option.choices), value=option.default, **common)
-        if option.kind == "float":
-            return gr.Number(value=option.default, **common)
+        if option.kind in ("int", "float") and option.default is not None:  # an empty number would arrive as 0
+            whole = {"precision": 0} if option.kind == "int" else {}
+            return gr.Number(value=option.default, **whole, **common)
         return gr.Textbox(value=option.default, max_lines=1, **common)
 
     @property
@@ -185,14 +198,14 @@ class EnginePanel:
         return validated(values, EngineConfig)
 
     @people.needs("train")
-    def _load(self, request: gr.Request, model_name, chosen, bits, *rest):
+    def _load(self, request: gr.Request, model_name, chosen, bits, engine_key, *rest):
         lang = language(request)
         try:
             config = self._config(model_name, bits, *rest)
             self.workspace.confine(config)
             if chosen:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
-            self.engine.load(config, chosen or "")
+            self.engine.load(config, chosen or "", engine_key or "")
         except UserError as error:
             return note(told(error, lang), "bad"), ("failed", None)
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
@@ -263,7 +276,7 @@ class EnginePanel:
             values = run.config_values() if run else {}
             if not values:
                 return [gr.skip()] * (2 + len(_MORE))
-            kept = [gr.skip() if name == "devices" else values.get(name, self.defaults[name].default) for name in _MORE]
+            kept = [gr.skip() if name in _KEPT else values.get(name, self.defaults[name].default) for name in _MORE]
             return [values.get("model_name_or_path") or gr.skip(), values.get("quantization_bit") or 0, *kept]
 
         return take, self.adapter, [self.model, self.quantization, *self.more.values()]

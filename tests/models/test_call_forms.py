@@ -68,6 +68,16 @@ OWN = {
         "<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}<|tool_call_end|>{% endfor %}"
         "<|tool_calls_section_end|>{{ eos_token }}",
     ),
+    # no name but within the id: Kimi-K2's
+    "kimi-k2": _TURNS.replace(
+        "CALLS",
+        "<|tool_calls_section_begin|>{% for c in m.tool_calls %}<|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>"
+        "{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}{{ c.function.arguments | tojson }}"
+        "{% endif %}<|tool_call_end|>{% endfor %}<|tool_calls_section_end|>{{ eos_token }}",
+    ).replace(
+        "{% elif m.tool_calls %}",
+        "{% elif m.role == 'tool' %}## Return of {{ m.tool_call_id }}\n{{ m.content }}{% elif m.tool_calls %}",
+    ),
     "minimax-m2": _TURNS.replace(
         "CALLS",
         "<minimax:tool_call>{% for c in m.tool_calls %}{{ '\\n' }}"
@@ -138,7 +148,7 @@ def _trl() -> dict[str, str]:
 ALL = _trl() | {f"bundled-{name}": templates.read(name) for name in templates.names() if templates.read(name)} | OWN
 # forms whose arguments are JSON, and those of them that are read by us
 PIECEWISE = ["qwen2_5", "llama3_1", "bundled-glm4", "mistral", "mistral-v11", "deepseek-v3", "deepseek-v31",
-             "command-r7b", "sections"]  # fmt: skip
+             "command-r7b", "sections", "kimi-k2"]  # fmt: skip
 SEVERAL = {name for name in ALL if not name.endswith(("llama3_1", "llama3_2", "bundled-llama3", "glm4", "gptoss"))}
 
 
@@ -158,7 +168,7 @@ def written(template: str, calls, text_arguments: bool = False) -> str:
     """What the template itself makes of calls: all that follows the question."""
     listed = [
         {
-            "id": f"abcdefgh{n}",
+            "id": f"functions.{name}:{n}" if template == OWN["kimi-k2"] else f"abcdefgh{n}",
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(given) if text_arguments else given},
         }
@@ -304,6 +314,29 @@ def test_whatever_the_grammar_lets_a_model_write_is_a_call(name, seed, tiny_mode
         assert called == "f-1" and set(given) <= set(schema["properties"]) and {"nights", "deep"} <= set(given)
         assert 1 <= given["nights"] <= 9 and given["deep"]["x"] in (1, "y") and len(given["deep"]) == 1
         assert given.get("kind", "red") in ("red", "a b, c") and given.get("quiet", True) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("kimi-k2", ["functions.book:0", "functions.book:1"]), ("mistral", ["000000000", "000000001"])],
+)
+def test_calls_that_clients_send_back_have_ids_that_the_template_takes(name, expected, tiny_model):
+    tokenizer = tokenizer_for(OWN[name], tiny_model)
+    messages = [{"role": "user", "content": "Zq"}]
+    for number in range(2):
+        call = {
+            "id": f"call_{number}aaaaaaaaaa",
+            "type": "function",
+            "function": {"name": "book", "arguments": {"a": 1}},
+        }
+        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        messages.append({"role": "tool", "content": f"Done {number}.", "tool_call_id": call["id"]})
+    job = Job(None, [*messages, {"role": "user", "content": "Thanks"}], Sampling(), tools=TOOLS)
+    Prompts(tokenizer, {2}).ids(job)
+    assert [job.prompt_text.count(id_) for id_ in expected] == [2 if name == "kimi-k2" else 1] * 2
+    assert "call_" not in job.prompt_text.replace("tool_call", "") and messages[1]["tool_calls"][0]["id"].startswith(
+        "call_"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(SILENT))

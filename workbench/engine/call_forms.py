@@ -7,13 +7,16 @@ out; what their models write is listed here.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
+from workbench.engine.call_ids import named
 from workbench.engine.thoughts import KNOWN
 from workbench.errors import UserError
 
-NAME, ID = "\x00", "\x01"  # stand in a form for a function's name and a call's id
+NAME, ID, NUMBER = "\x00", "\x01", "\x02"  # stand in a form for a function's name, a call's id, and its number
 _NAMES = ("Zname1kW", "Zname2kW")
 _KEYS = ("Zkey1kW", "Zkey2kW", "Zkey3kW")
 _ARGUMENTS = {_KEYS[0]: "Zval1kW", _KEYS[1]: 7351, _KEYS[2]: "Zval2kW"}
@@ -35,7 +38,8 @@ PROBE_TOOLS = [
 
 @dataclass(frozen=True)
 class CallForm:
-    """What is written around a call. `NAME` and `ID` stand in the texts for the function's name and the call's id.
+    """What is written around a call. `NAME`, `ID` and `NUMBER` stand in the texts for the function's name, the call's
+    id, and its number in a conversation.
 
     An answer with calls is `begin`, a call, `separator`, the next call …, `end`; one call in a turn where `separator`
     is None. A call is `opener`, its arguments, `closer`. `bare` is a whole call without arguments.
@@ -87,19 +91,19 @@ def _rendered_form(render: Callable[..., str], ends: tuple[str, ...]) -> CallFor
 
     def written(calls: list[tuple[str, dict]]) -> str:
         """What an answer with these calls adds to the prompt; empty where the template does not do it."""
-        for arguments in (dict, json.dumps):
-            for content in ("", None):
-                listed = [
-                    {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments(given)}}
-                    for (name, given), id_ in zip(calls, _IDS, strict=False)
-                ]
-                try:
-                    text = render([_QUESTION, {"role": "assistant", "content": content, "tool_calls": listed}])
-                except UserError:
-                    continue
-                same = min(len(_common(text, prompt)), _before_thought(prompt))
-                if len(prompt) - same <= 40 and all(name in text[same:] for name, _ in calls):
-                    return _answer(text[same:], ends)
+        names = [named(name, number) for number, (name, _) in enumerate(calls)]
+        for arguments, content, ids in product((dict, json.dumps), ("", None), (_IDS, names)):
+            listed = [
+                {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments(given)}}
+                for (name, given), id_ in zip(calls, ids, strict=False)
+            ]
+            try:
+                text = render([_QUESTION, {"role": "assistant", "content": content, "tool_calls": listed}])
+            except UserError:
+                continue
+            same = min(len(_common(text, prompt)), _before_thought(prompt))
+            if len(prompt) - same <= 40 and all(name in text[same:] for name, _ in calls):
+                return _answer(text[same:], ends)
         return ""
 
     one = written([(_NAMES[0], _ARGUMENTS)])
@@ -135,7 +139,7 @@ def _marked(text: str) -> str:
         text = text.replace(name, NAME)
     for id_ in _IDS:
         text = text.replace(id_, ID)
-    return text
+    return re.sub(f"functions\\.{NAME}:[01]", f"functions.{NAME}:{NUMBER}", text)
 
 
 def _arguments(text: str, start: int) -> tuple[int, int] | None:

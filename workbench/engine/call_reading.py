@@ -6,7 +6,7 @@ import json
 
 import regex
 
-from workbench.engine.call_forms import ID, NAME, CallForm
+from workbench.engine.call_forms import ID, NAME, NUMBER, CallForm
 
 _FUNCTION = {"name": "{name}", "arguments": "{content}"}
 _SPACES = r"\s{0,8}"  # before a mark; bounded, for a model may write nothing but line breaks for long
@@ -84,7 +84,8 @@ def _flexible(text: str, name: str = r"[\w.-]+") -> str:
             if number:
                 pattern += r"(?P=name)" if named else f"(?P<name>{name})"
                 named = True
-            pattern += r"\s{0,16}" if part.isspace() else regex.escape(part).replace(regex.escape(ID), r"\w+")
+            exact = regex.escape(part).replace(regex.escape(ID), r"\w+").replace(regex.escape(NUMBER), r"\d{1,6}")
+            pattern += r"\s{0,16}" if part.isspace() else exact
     return pattern
 
 
@@ -92,7 +93,7 @@ def _outer_json(form: CallForm) -> dict | None:
     """For calls that are JSON as a whole: an object with name and arguments, or a list of such objects."""
     name, arguments = "Zname", {"Zkey": 1}
     text = form.begin + form.opener + json.dumps(arguments) + form.closer + form.end
-    text = text.replace(NAME, name).replace(ID, "Zid")
+    text = text.replace(NAME, name).replace(ID, "Zid").replace(NUMBER, "0")
     for start, letter in enumerate(text):
         if letter not in "{[":
             continue

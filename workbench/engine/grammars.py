@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from workbench.engine.call_forms import ID, NAME, CallForm
+from workbench.engine.call_forms import ID, NAME, NUMBER, CallForm
 from workbench.engine.call_reading import value_end
 from workbench.engine.thoughts import Thoughts
 from workbench.errors import UserError
@@ -126,12 +126,11 @@ class _Writer:
         return " ".join(filter(None, parts))
 
     def _text(self, text: str, name: str) -> str:
-        """A text of a form, with the function's name and some id in it."""
-        parts = []
-        for number, piece in enumerate(text.replace(NAME, name).split(ID)):
-            if number:
-                parts.append("/[a-zA-Z0-9]{9}/")
-            parts.append(self._literal(piece))
+        """A text of a form, with the function's name, and some id or number in it."""
+        some = {ID: "/[a-zA-Z0-9]{9}/", NUMBER: "/[0-9]{1,3}/"}
+        parts = [
+            some.get(piece) or self._literal(piece) for piece in re.split(f"([{ID}{NUMBER}])", text.replace(NAME, name))
+        ]
         return " ".join(filter(None, parts))
 
     def _call(self, form: CallForm, tool: Tool) -> str:

@@ -5,7 +5,8 @@ import json
 import threading
 
 from workbench.engine.backend import Job
-from workbench.engine.call_forms import PROBE_TOOLS, CallForm, call_form
+from workbench.engine.call_forms import NUMBER, PROBE_TOOLS, CallForm, call_form
+from workbench.engine.call_ids import named, nine, with_ids
 from workbench.engine.grammars import Plan, Tool
 from workbench.engine.limits import time_limit
 from workbench.engine.reply_parser import response_template
@@ -96,11 +97,17 @@ class Prompts:
         messages, tools = job.messages, job.tools
         if tools and self._place_for_tools(template) == "system":
             messages, tools = _in_system(messages, tools), None
+        called = any(message.get("tool_calls") for message in messages)
+        if called and tools and (form := self._form(template)) and NUMBER in form.opener:
+            messages = with_ids(messages, named)
         try:
             return self._render(messages, tools, **values)
         except UserError:
-            if not any(message.get("tool_calls") for message in messages):
+            if not called:
                 raise
+        try:
+            return self._render(with_ids(messages, nine), tools, **values)  # Mistral's want ids of nine letters
+        except UserError:
             return self._render(_as_text(messages), tools, **values)  # DeepSeek's want the arguments as JSON text
 
     def _place_for_tools(self, template: str) -> str:

@@ -85,7 +85,7 @@ def load(workspace: Workspace, log: Callable[[str], None]) -> ctypes.CDLL | None
     key = [_SOURCE.read_text(), *_FLAGS, compiler, name, *sorted(flags)]
     target = workspace.cache / "cpu" / f"{hashlib.sha256('|'.join(key).encode()).hexdigest()[:16]}.so"
     try:
-        if not target.exists():
+        if not (target.exists() and target.stat().st_uid == os.getuid()):  # nothing is loaded that another user wrote
             _compile(compiler, target)
         library = ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:

@@ -190,10 +190,10 @@ def written(template: str, calls, text_arguments: bool = False) -> str:
     return text.rpartition("</think>")[2].strip() if "</think>" in text else text.rstrip()
 
 
-def planned(tokenizer, forced=(), several=True, tools=TOOLS, grammar=None) -> Job:
+def planned(tokenizer, forced=(), several=True, tools=TOOLS, grammar=None, strict=()) -> Job:
     ends = {2} | {i for t in ("<|call|>",) if (i := tokenizer.convert_tokens_to_ids(t)) is not None}
     job = Job(None, [{"role": "user", "content": "Zq"}], Sampling(grammar=grammar), tools=tools)
-    job.forced, job.several_calls = list(forced), several
+    job.forced, job.several_calls, job.strict = list(forced), several, list(strict)
     Prompts(tokenizer, ends).ids(job)
     return job
 
@@ -337,6 +337,23 @@ def test_calls_that_clients_send_back_have_ids_that_the_template_takes(name, exp
     assert "call_" not in job.prompt_text.replace("tool_call", "") and messages[1]["tool_calls"][0]["id"].startswith(
         "call_"
     )
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "mistral", "deepseek-v31", "kimi-k2", "bundled-qwen", "qwen3_5_nothink"])
+@pytest.mark.parametrize("special", [True, False])
+def test_a_strict_function_is_called_by_its_schema_and_text_is_free(name, special, tiny_model):
+    template = ALL[name]
+    text = written(template, CALLS[:1])
+    tokenizer = tokenizer_for(template, tiny_model, marks_in(text) if special else ())
+    job = planned(tokenizer, strict=["book", "look.up-2"])
+    thought = "so\n</think>\n\n" if job.thinking else ""
+    for free in ("Just words, 1 < 2 and [a].", "", "Let me look.\n" + text, text):
+        assert accepts(tokenizer, job, thought + free), free
+    wrong = [(CALLS[0][0], CALLS[0][1] | {"nobody": "asked"})]
+    assert not accepts(tokenizer, job, thought + written(template, wrong))
+    assert not accepts(tokenizer, job, thought + "Words. " + written(template, [("nobody", CALLS[0][1])]))
+    assert read(job, thought + text, 5) == CALLS[:1]
+    assert planned(tokenizer, tools=TOOLS).sampling.grammar is None  # without strict the model is free
 
 
 @pytest.mark.parametrize("name", sorted(SILENT))

@@ -428,3 +428,15 @@ def test_samples_are_counted_while_they_are_written(live):
         complete(Endpoint(live[0], ""), MODEL, HI, n=4, done=counted.append, temperature=1.5, seed=1, max_tokens=8)
     )
     assert counted == [1, 2, 3, 4] and len(samples) == 4 and len(set(samples)) > 1
+
+
+def test_a_strict_function_is_no_part_of_the_prompt_and_of_no_harm(live):
+    """Whether its schema binds a call is tested with every form in tests/models/test_call_forms.py."""
+    strict = [{**tool, "function": tool["function"] | {"strict": True}} for tool in TOOLS]
+    asked = {"messages": HI, "temperature": 0, "max_tokens": 6}
+    answers = [post(live, "chat/completions", asked | {"tools": tools}).json() for tools in (TOOLS, strict)]
+    assert answers[0]["usage"]["prompt_tokens"] == answers[1]["usage"]["prompt_tokens"]
+    assert answers[1]["choices"][0]["finish_reason"] in ("length", "stop")
+    flat = [{"type": "function", **tool["function"]} for tool in strict]
+    turn = post(live, "responses", {"input": "Hi", "tools": flat, "max_output_tokens": 6}).json()
+    assert turn["usage"]["input_tokens"] == answers[0]["usage"]["prompt_tokens"]

@@ -75,8 +75,9 @@ class Job:
 
     What to answer is `messages` (with `tools`, and `continue_final` to go on writing the last message), or `prompt`:
     plain text or token ids that the chat template does not touch. `forced`: names of tools of which the answer calls
-    one, or with `several_calls` some. The decoder leaves the rendered text in `prompt_text`, how the model writes
-    thoughts and calls in `response_template`, and whether the prompt has opened a thought in `thinking`.
+    one, or with `several_calls` some; `strict`: those whose schemas bind calls that are not forced. The decoder leaves
+    the rendered text in `prompt_text`, how the model writes thoughts and calls in `response_template`, and whether the
+    prompt has opened a thought in `thinking`.
     """
 
     adapter: str | None
@@ -86,6 +87,7 @@ class Job:
     special_tokens: bool = True  # around a prompt of plain text, as the tokenizer puts them
     tools: list[dict] | None = None
     forced: list[str] = field(default_factory=list)
+    strict: list[str] = field(default_factory=list)
     several_calls: bool = True
     continue_final: bool = False
     template_values: dict = field(default_factory=dict)  # for the chat template, such as `enable_thinking`

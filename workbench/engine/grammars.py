@@ -8,7 +8,7 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from workbench.engine.call_forms import ID, NAME, NUMBER, CallForm
@@ -21,6 +21,7 @@ MAX_SCHEMA_DEPTH = 48  # of lists and objects inside each other
 MAX_SCHEMA_VALUES = 5_000  # half a second of llguidance's; 20,000 take six
 MAX_CALLS = 16  # that a grammar lets a model make in one turn
 MAX_INTEGER = 2**53 - 1  # what every JSON reader keeps exact: https://www.rfc-editor.org/rfc/rfc7493#section-2.2
+_MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 _VALUES = ("enum", "const", "default", "examples")  # parts of a schema that are no schemas
 _SPACES = {"whitespace_pattern": r"[ \n]{0,16}"}  # in JSON: endless white space is valid, but no answer
 
@@ -39,6 +40,7 @@ class Plan:
     of both where both are given.
 
     `thoughts` with `opened`: the prompt has opened a thought, which ends first; without, there may be one.
+    `free`: any text, in which calls alone are bound; the form has to have a `mark`.
     """
 
     schema: dict | None = None  # None: no JSON
@@ -47,11 +49,19 @@ class Plan:
     several: bool = False
     thoughts: Thoughts | None = None
     opened: bool = False
+    free: bool = False
     ends: tuple[int, ...] = ()  # token ids that end an answer
 
     def lark(self, token: Callable[[str], int | None]) -> str:
         """The grammar. `token(text)`: the id of a special token, None for what is plain text."""
         return _Writer(token).write(self)
+
+
+def mark(form: CallForm) -> str:
+    """What a text with calls has and one without has not: the first mark of a form. Empty where calls begin as any
+    other text may."""
+    found = _MARK.search((form.begin + form.opener).partition(NAME)[0])
+    return found[0] if found else ""
 
 
 def check_schema(schema: object, what: str) -> None:
@@ -74,8 +84,10 @@ class _Writer:
 
     def write(self, plan: Plan) -> str:
         layout, ways = plan.thoughts, []
-        if plan.form:
-            ways.append(self._calls(plan))
+        if plan.form and plan.free:
+            ways += self._free(plan)
+        elif plan.form:
+            ways.append(self._calls(plan, plan.form))
         if plan.schema is not None:
             lead = self._literal(layout.answer) if layout else ""
             ways.append(f"{lead} {self._rule('json', f'%json {_json(plan.schema)}')}")
@@ -114,11 +126,27 @@ class _Writer:
         text = self._rule("text", "/(?s:.*)/", f"[suffix={first}]")
         return text + rest
 
-    def _calls(self, plan: Plan) -> str:
+    def _free(self, plan: Plan) -> list[str]:
+        """Text without calls, and text that ends with some."""
+        assert plan.form is not None
+        form, first = plan.form, mark(plan.form)
+        if self._token(first) is not None:
+            words = self._rule("words", "/(?s:.*)/")
+            return [words, f"{words} {self._calls(plan, form)}"]
+        self._rules.append(f"WORDS: /(?s:.*)/ & ~/(?s:.*){re.escape(first)}(?s:.*)/")
+        place = (form.begin + form.opener).index(first) + len(first)
+        begin, opener = form.begin[place:], form.opener[max(0, place - len(form.begin)) :]
+        return ["WORDS", f"{self._until(first)} {self._calls(plan, replace(form, begin=begin, opener=opener))}"]
+
+    def _calls(self, plan: Plan, first: CallForm) -> str:
+        """Calls in the plan's form, the first in the form `first`."""
         form = plan.form
         assert form is not None
         call = self._rule("call", " | ".join(self._call(form, tool) for tool in plan.tools))
-        parts = [self._literal(form.begin), call]
+        begun = call
+        if first.opener != form.opener:
+            begun = self._rule("call", " | ".join(self._call(first, tool) for tool in plan.tools))
+        parts = [self._literal(first.begin), begun]
         if plan.several and form.separator is not None:
             more = f"{self._literal(form.separator)} {call}"
             parts.append(f"({more.strip()}){{0,{MAX_CALLS - 1}}}")

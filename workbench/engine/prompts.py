@@ -7,7 +7,7 @@ import threading
 from workbench.engine.backend import Job
 from workbench.engine.call_forms import NUMBER, PROBE_TOOLS, CallForm, call_form
 from workbench.engine.call_ids import named, nine, with_ids
-from workbench.engine.grammars import Plan, Tool
+from workbench.engine.grammars import Plan, Tool, mark
 from workbench.engine.limits import time_limit
 from workbench.engine.reply_parser import response_template
 from workbench.engine.thoughts import left_open, may_think, thoughts_of
@@ -74,7 +74,8 @@ class Prompts:
     def _plan(self, job: Job, form: CallForm | None, layout, given: str | None) -> None:
         """The grammar of a request, in `job.sampling.grammar`."""
         wanted = job.sampling.grammar
-        if not job.forced and wanted is None:
+        strict = form is not None and wanted is None and not job.forced and _is_strict(job, form)
+        if not job.forced and wanted is None and not strict:
             return
         plan = Plan(ends=self.ends)
         if layout and (job.thinking or may_think(layout, job.prompt_text, given)):
@@ -84,8 +85,12 @@ class Prompts:
         if form and job.tools:
             plan.form, plan.several = form, job.several_calls
             known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in job.tools}
-            plan.tools = [Tool(name, _arguments(known[name] or {})) for name in job.forced or known]
-        if not job.forced:
+            loose = set(known).difference(job.strict) if strict else ()
+            schemas = {name: {"type": "object"} if name in loose else _arguments(known[name] or {}) for name in known}
+            plan.tools = [Tool(name, schemas[name]) for name in job.forced or known]
+        if strict:
+            plan.free = True
+        elif not job.forced:
             plan.schema = wanted if isinstance(wanted, dict) else {"type": "object"}
         job.sampling.grammar = plan
 
@@ -147,6 +152,13 @@ class Prompts:
             raise UserError("template_slow", seconds=TEMPLATE_SECONDS) from None
         except Exception as error:  # Jinja raises many kinds
             raise UserError("template_cannot_render", reason=str(error)[:300]) from None
+
+
+def _is_strict(job: Job, form: CallForm) -> bool:
+    """Whether calls that the model decides on are bound to their schemas: a function asks for that, and it can be
+    told where a call begins. Where arguments stand by themselves, all have to be known."""
+    every = all(tool["function"]["name"] in job.strict for tool in job.tools or ())
+    return bool(job.strict) and bool(mark(form)) and (every or not form.pairs)
 
 
 def _arguments(schema: dict) -> dict:

@@ -57,6 +57,7 @@ class ToolFunction(Lenient):
     name: str
     description: str = ""
     parameters: dict = Field(default_factory=dict)
+    strict: bool | None = Field(None, exclude=True)  # no part of what the model reads
 
     @field_validator("name")
     @classmethod
@@ -201,6 +202,10 @@ class ChatRequest(Generation):
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
             tools = [tool for tool in tools if chosen is None or tool.function.name in chosen]
         return [tool.model_dump() for tool in tools] or None
+
+    def strict(self) -> list[str]:
+        """Names of the tools whose calls are bound to their schemas where the model decides on a call."""
+        return [tool.function.name for tool in self.tools or () if tool.function.strict]
 
     def forced(self) -> list[str]:
         """Names of the tools of which one must be called; empty where none must."""

@@ -37,6 +37,7 @@ class Service:
             sampling,
             tools=body.definitions(),
             forced=body.forced(),
+            strict=body.strict(),
             several_calls=body.several_calls,
             continue_final=body.continue_final_message,
             template_values=values,

@@ -31,10 +31,12 @@ class FlatTool(Lenient):
     name: str
     description: str = ""
     parameters: dict = Field(default_factory=dict)
+    strict: bool | None = None
 
     def nested(self) -> dict:
         """As chat completions have it."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        function |= {"strict": self.strict}
         return {"type": "function", "function": function}
 
 

@@ -90,6 +90,7 @@ class ExternalBackend:
         self._counts["requests_total"] += 1
         self._running[id(job)] = job
         try:
+            job.strict = []  # the other engine knows no more of our grammars than JSON schemas
             prompt = await asyncio.to_thread(self.prompts.ids, job)
             job.prompt_tokens = len(prompt)
             room = self.context - len(prompt)

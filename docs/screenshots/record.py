@@ -6,6 +6,7 @@ the seconds that went by in the corner; nothing else is changed. The result is `
 """
 
 import argparse
+import contextlib
 import io
 import sys
 import tempfile
@@ -105,8 +106,10 @@ def chat(recording: Recording) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    parser.add_argument("--workspace", help="keep the workspace in this folder; `take.py` can show its run")
+    kept = parser.parse_args().workspace
+    new = contextlib.nullcontext(kept) if kept else tempfile.TemporaryDirectory()
+    with new as folder, sync_playwright() as playwright:
         page = Page(Path(folder))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:

@@ -40,6 +40,13 @@ def runs_tab(tab, name: str) -> None:
     tab.screenshot(path=HERE / f"{name}.png", full_page=True)
 
 
+def model_tab(tab, name: str) -> None:
+    tab.click("#tab-model-button")
+    tab.wait_for_selector("#model-treemap .slice, #model-treemap .treemaplayer", timeout=60_000)
+    tab.wait_for_timeout(1500)
+    tab.screenshot(path=HERE / f"{name}.png")
+
+
 def chat_tab(tab) -> None:
     """The base model's answer to the article's question, token by token, and the contradiction probe."""
     tab.get_by_role("tab", name="Chat", exact=True).click()
@@ -76,6 +83,7 @@ def main() -> None:
             train_tab(tab, f"train-{words}")
             data_tab(tab, f"data-{words}")
             runs_tab(tab, f"runs-{words}")
+            model_tab(tab, f"model-{words}")
             if words == "en":
                 chat_tab(tab)
             context.close()

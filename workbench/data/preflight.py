@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
 from workbench.data import templates
-from workbench.data.registry import select
+from workbench.data.registry import DatasetInfo, select
 from workbench.data.validate import check_first_rows
 from workbench.errors import UserError
 from workbench.models.adapters import check_embeddings
@@ -30,6 +30,17 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
     Raises:
         UserError: a missing model, adapter or dataset, a missing package, an unreadable first row.
     """
+    for info in check_names(config, workspace):
+        if info.path:
+            check_first_rows(info, skip_broken=config.skip_broken_rows)
+
+
+def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
+    """What can be found wrong without opening a data file, in milliseconds; the datasets that the run reads.
+
+    Raises:
+        UserError: a missing model, adapter or dataset, a missing package.
+    """
     folder = Path(locate_model(config.model_name_or_path or "", workspace))
     if config.finetuning_type == "lora":
         check_embeddings(config, _tied(folder))
@@ -37,10 +48,10 @@ def preflight(config: RunConfig, workspace: Workspace) -> None:
         locate_adapter(config.adapter_name_or_path, workspace)
     templates.read(config.template)
     folder = dataset_folder(config.dataset_dir, workspace)
-    for names in (config.dataset, config.eval_dataset):
-        for info in select(names or "", folder, workspace):
-            if info.path:
-                check_first_rows(info, skip_broken=config.skip_broken_rows)
+    datasets = [
+        info for names in (config.dataset, config.eval_dataset) for info in select(names or "", folder, workspace)
+    ]
     for name in split_names(config.report_to):
         if name not in ("none", "all") and importlib.util.find_spec(name) is None:
             raise UserError("reporter_missing", name=name)
+    return datasets

@@ -58,6 +58,16 @@ def locate_model(name: str, workspace: Workspace) -> str:
     raise UserError("model_missing", name=name, known=available)
 
 
+def to_fetch(name: str, workspace: Workspace) -> bool:
+    """Whether a model's files are on no disk of this machine yet. Raises UserError as `locate_model`."""
+    from huggingface_hub import try_to_load_from_cache
+
+    located = locate_model(name, workspace)
+    if Path(located).is_dir() or is_demo(name):
+        return False
+    return not isinstance(try_to_load_from_cache(located, "config.json"), str)
+
+
 _JSON = (
     "config.json",
     "generation_config.json",

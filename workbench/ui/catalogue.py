@@ -77,6 +77,10 @@ TEXT = {
     "start": ("Start training", "开始训练"),
     "stop": ("Stop", "停止"),
     "stop_run": ("Stop (saves a checkpoint)", "停止（保存检查点）"),
+    "config_ok_fetch": (
+        "The config is valid. {model} is not on this machine: a start fetches it first; the Model tab does that now.",
+        "配置有效。本机没有 {model}：启动时会先下载；也可现在在“模型”页下载。",
+    ),
     "config_ok": ("The config is valid.", "配置有效。"),
     "started": ("Started {id}.", "已启动 {id}。"),
     "run": ("Run", "运行"),

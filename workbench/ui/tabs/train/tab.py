@@ -5,10 +5,13 @@ from html import escape
 import gradio as gr
 
 from workbench.config.llamafactory import Imported, import_text
+from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, delete_preset, list_presets, save_preset
 from workbench.config.run_config import to_yaml
+from workbench.data.preflight import check_names
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
+from workbench.models.locate import to_fetch
 from workbench.runs.run import Run, group_name, list_states
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
@@ -129,16 +132,26 @@ class TrainTab:
     def preview(self, request: gr.Request, base: Base, *contents):
         """The YAML, the command, whether it is valid, what differs from the base, and the form for the browser."""
         lang, values = language(request), self.form.read(list(contents))
+        text = to_yaml(values)
         try:
             config = self.form.config(list(contents))
             text = to_yaml(config.model_dump(exclude_unset=True))
-            message = note(say("config_ok", lang))
-            if config.trust_remote_code:
-                message = note(say("trust_warning", lang), "warn")
+            message = self._outlook(config, lang)
         except UserError as error:
-            text, message = to_yaml(values), note(told(error, lang), "bad")
+            message = note(told(error, lang), "bad")
         changed = bases.changes_html(base, values, lang)
         return text, bases.command_line(base, values, self.workspace.runs), message, changed, bases.draft(base, values)
+
+    def _outlook(self, config: RunConfig, lang: str) -> str:
+        """What would come of a start, as far as that is told without a look at data. Raises UserError: nothing."""
+        self.workspace.confine(config)
+        check_names(config, self.workspace)
+        if config.trust_remote_code:
+            return note(say("trust_warning", lang), "warn")
+        model = config.model_name_or_path or ""
+        if to_fetch(model, self.workspace):
+            return note(say("config_ok_fetch", lang, model=model), "warn")
+        return note(say("config_ok", lang))
 
     def based_on(self, base: Base, values: dict, lang: str) -> list:
         """Outputs of `filled`: the form with `values`, and where they come from."""

@@ -11,6 +11,7 @@ from workbench.engine.backend import Capabilities, Token
 from workbench.engine.scheduler import Scheduler
 from workbench.engine.server import build_app
 from workbench.errors import UserError
+from workbench.messages.message import Message, restored
 
 pytestmark = pytest.mark.process
 
@@ -67,7 +68,8 @@ def test_any_request_gets_an_answer_or_an_error_in_openais_shape(case):
         assert not text
     elif response.status_code >= 400:
         error = json.loads(text)["error"]
-        assert error["message"] and set(error) == {"message", "type", "param", "code"}
+        assert error["message"] and set(error) - {"told"} == {"message", "type", "param", "code"}
+        assert not error.get("told") or isinstance(restored(error["told"], error["message"]), Message)
     elif "text/event-stream" in str(response.headers.get("content-type")):
         ended = "event: response.completed" if case.path == "/v1/responses" else "data: [DONE]"
         assert ended in text and text.endswith("\n\n")

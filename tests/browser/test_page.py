@@ -153,7 +153,10 @@ def test_every_preset_fills_a_valid_form(opened):
         opened.fill("#preset input", name.strip())
         opened.keyboard.press("Enter")
         expect(opened.locator("#run-command")).to_contain_text(f"train {name.strip().lstrip('✓').strip()}")
-        expect(opened.locator("#train-message")).to_contain_text("valid")
+        # the article's dataset is not ours to give: what a start would say is said at once
+        missing = "deepseek-moe-16b" in name
+        words = "oaast_sft_zh.json does not exist" if missing else "The config is valid"
+        expect(opened.locator("#train-message")).to_contain_text(words)
 
 
 def test_language_and_theme_switch_and_stay(opened):

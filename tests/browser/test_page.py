@@ -270,13 +270,19 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     )
 
     # edit the question: everything after it is asked anew
+    regenerated = bots.last.inner_text()
     opened.locator("#chat-left .user.message").last.hover()
     opened.locator("#chat-left button[aria-label='Edit'], #chat-left button[title='Edit']").first.click()
     opened.locator("#chat-left textarea").fill("What is 2 plus 2?")
     opened.locator("#chat-left button[aria-label='Submit'], #chat-left button[title='Submit']").first.click()
     expect(opened.locator("#chat-left .user.message").last).to_contain_text("2 plus 2", timeout=30_000)
 
-    # a question before the answer to the edited one has begun: none of the two is lost, and one answer follows
+    opened.wait_for_function(  # the server knows of the edit
+        "old => { const b = document.querySelector('#chat-left .bot.message'); return !b || b.innerText !== old }",
+        arg=regenerated,
+    )
+
+    # a question before the answer to the edited one has begun, or just as it does: none of the two is lost, and one answer follows
     opened.fill("#message textarea", "Say it in one word.")
     opened.click("#send")
     questions = opened.locator("#chat-left .user.message")

@@ -1,11 +1,9 @@
 """The engine's API in this process, on a free port: faster to start than a process of its own."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
-import uvicorn
-
+from tests.other_engine import serving
 from workbench.engine.batching.scheduler import backend_of
 from workbench.engine.scheduler import Scheduler
 from workbench.engine.server import build_app
@@ -22,16 +20,8 @@ def served(decoder, name: str = "base", key: str = "") -> Iterator[tuple[str, Sc
 @contextlib.contextmanager
 def listening(scheduler: Scheduler, name: str = "base", key: str = "") -> Iterator[str]:
     """The API over a backend on a free port: its address."""
-    server = uvicorn.Server(uvicorn.Config(build_app(scheduler, name, key), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with serving(build_app(scheduler, name, key)) as url:
+        yield url
 
 
 def tiny_decoder(folder, workspace, *, template: str = "chatml", context: int = 4096):

@@ -41,6 +41,10 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
         f"Up to {rows} answers share forward passes; their cache holds {held:,} tokens"
         f" ({fit.bytes_per_token * held / 2**30:.1f} GiB at most)."
     )
+    if fit.recorded:
+        log("Decoding steps are recorded (CUDA graphs); weights in 4 bits are read as they are.")
+    elif fit.not_recorded:
+        log(f"Decoding steps are not recorded (CUDA graphs), which makes them slower: {fit.not_recorded}.")
     if scheduler.batch.passes.runner.step:
         log("A stream that is alone gets its tokens from the kernels for the CPU.")
     return scheduler
@@ -54,7 +58,9 @@ class BatchingScheduler(Scheduler):
         limits = _LIMITS.get(device, _LIMITS["cpu"])
         held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
         pages = Pages(held // PAGE + 2, PAGE)
-        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick, fit.steps)
+        longest = pages.needed(min(decoder.context, held)) + 1 if fit.recorded else 0
+        cache = PagedCache(pages.count, PAGE, fit.alike)
+        runner = Runner(decoder.base, cache, decoder.rope, fit.form, fit.quick, fit.steps, longest)
         packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, PackedLinear))
         weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
         self.mixed = MixedAdapters()
@@ -80,6 +86,8 @@ class BatchingScheduler(Scheduler):
                 raise UserError("adapter_in_use", name=name)
             if gone := self.decoder.remove_adapter(name):
                 self.mixed.forget(gone)
+                if recorded := self.batch.passes.runner.recorded:
+                    recorded.forget(gone)
 
         self.call(remove)
 

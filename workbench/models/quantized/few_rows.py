@@ -1,0 +1,51 @@
+"""Packed weights times a few rows, as decoding has them: the kernels of `few_rows_kernels.py`, where they can be used.
+
+Without gradients, on a GPU with Triton. Everything else is computed by the operators of `linears.py` and `experts.py`.
+"""
+
+import torch
+from torch import Tensor
+
+from workbench.models.quantized.weights import is_packed, on_gpu, products_in, unpacked
+
+MOST = 64  # rows; for more, unpacking the weights once is faster
+
+
+def takes(x: Tensor) -> bool:
+    """Whether activations [..., width] are few rows without gradients on a GPU."""
+    return not torch.is_grad_enabled() and x.numel() <= MOST * x.shape[-1] and x.numel() > 0 and on_gpu(x)
+
+
+def linear(module, x: Tensor, a: Tensor | None = None, b: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    """What a packed linear layer gives for x [..., in], with or without LoRA's A [r, in] and B [out, r]."""
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    state = module.weight.quant_state
+    rows = x.reshape(-1, x.shape[-1]).to(state.dtype).contiguous()
+    if not kernels.fits(state):
+        out = rows @ unpacked(module.weight).t()
+        if a is not None and b is not None:
+            out += rows @ a.to(out.dtype).t() @ b.to(out.dtype).t() * scale
+        out = out if module.bias is None else out + module.bias.to(out.dtype)
+    else:
+        low = None if a is None else kernels.low_rank(rows, a)
+        out = kernels.linear(rows, module.weight.data, state, module.bias, low, b, scale)
+    return out.view(*x.shape[:-1], module.out_features).to(x.dtype)
+
+
+def experts(module, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """What packed experts without LoRA give for x [rows, H] with the choices [rows, k]."""
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    up, down = (module._parameters[name] for name in ("gate_up_proj", "down_proj"))
+    rows = x.to(products_in(x.dtype, x.device.type)).contiguous()
+    out = kernels.experts(rows, index, weight, (up.data, up.quant_state), (down.data, down.quant_state))
+    return out.to(x.dtype)
+
+
+def fits_experts(module) -> bool:
+    """Whether a module's packed experts are as the kernels read them."""
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    parameters = [module._parameters.get(name) for name in ("gate_up_proj", "down_proj")]
+    return all(one is not None and is_packed(one) and kernels.fits(one.quant_state) for one in parameters)

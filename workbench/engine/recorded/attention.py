@@ -36,7 +36,7 @@ class _State:
 
 @contextmanager
 def reading(model, places: Places) -> Iterator[None]:
-    """Inside, the attention of `model` reads pages where `places` says. The cache gives its pools for keys and values."""
+    """Inside, the attention of `model` reads pages where `places` says; keys and values are the cache's pools."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
     configs = {id(m.config): m.config for m in model.modules() if getattr(m, "config", None) is not None}
     before = [(config, getattr(config, "_attn_implementation", None)) for config in configs.values()]

@@ -1,132 +1,78 @@
-"""Triton kernels for a few rows, as decoding has them: packed weights are unpacked in registers and multiplied at once.
+"""Kernels for a few rows, as decoding has them: packed weights are unpacked in registers and multiplied at once.
 
 A decoding step is bound by reading weights. So each weight is read once, in its 4 bits, and only those of the experts
-that a row has chosen. Unpacked weights are rounded to the activations' dtype as `kernels.dequantize` does, products
-are summed in float32. What a row gets does not depend on how many rows there are: sums run in the same order.
+that a row has chosen. What a row gets does not depend on how many rows there are: sums run in the same order, in
+float32.
 
-Two weights share a byte, the first in the high half. Rows of a weight hold whole blocks of 64 that share a scale.
+The products are CUDA (`few_rows.cu`): a code is turned into a number by picking bytes out of registers, and Triton
+would carry words through shared memory before that. A code stands for a bfloat16 number times a factor for which the
+sixteen of them fit best; so weights are a little nearer to NF4's own than those that `kernels.dequantize` rounds after
+scaling. What is around the products is Triton.
 """
+
+import functools
+from pathlib import Path
 
 import torch
 import triton
 import triton.language as tl
 
+from workbench.models.quantized.nvrtc import CudaModule
+
 _BLOCK = 64  # weights that share a scale
+_NESTED = 256  # scales that share a scale
+_WARPS = 4  # of a block, as in the source
+_SOURCE = Path(__file__).with_name("few_rows.cu")
 
 
 def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-@triton.jit
-def _unpacked_tile(
-    packed,
-    absmax,
-    nested_absmax,
-    nested_code,
-    offset,
-    code,
-    rows,
-    inside,
-    k,
-    K,
-    dtype: tl.constexpr,
-    NESTED: tl.constexpr,
-    NESTED_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Of BLOCK_N rows the weights k … k + BLOCK_K - 1: those at even and those at odd places, [BLOCK_K / 2, BLOCK_N]
-    each."""
-    column = k // 64 + tl.arange(0, BLOCK_K // 64)
-    block = rows[None, :] * (K // 64) + column[:, None]
-    there = inside[None, :] & (column < K // 64)[:, None]
-    if NESTED:
-        scale = tl.load(nested_code + tl.load(absmax + block, mask=there, other=0).to(tl.int32))
-        scale = scale * tl.load(nested_absmax + block // NESTED_BLOCK, mask=there, other=0.0) + tl.load(offset)
-    else:
-        scale = tl.load(absmax + block, mask=there, other=0.0)
-    places = block[:, None, :] * 32 + tl.arange(0, 32)[None, :, None]
-    byte = tl.load(packed + places, mask=there[:, None, :], other=0).to(tl.int32)
-    even = (tl.load(code + (byte >> 4)) * scale[:, None, :]).to(dtype)
-    odd = (tl.load(code + (byte & 15)) * scale[:, None, :]).to(dtype)
-    return tl.reshape(even, (BLOCK_K // 2, BLOCK_N)), tl.reshape(odd, (BLOCK_K // 2, BLOCK_N))
+def source(code: tuple[float, ...], half: bool) -> str:
+    """The CUDA source for a quantization's sixteen numbers; `half`: for float16 instead of bfloat16."""
+    numbers, factor = fitting_numbers(code)
+    bits = [int(one) & 0xFFFF for one in torch.tensor(numbers).to(torch.bfloat16).view(torch.int16)]
+    words = []
+    for shift in (8, 0):  # the high bytes of all numbers, four in a word, then the low ones
+        parts = [bits[i] >> shift & 0xFF for i in range(16)]
+        words += [f"{sum(parts[4 * i + j] << 8 * j for j in range(4)):#010x}u" for i in range(4)]
+    defined = {"CODES": ", ".join(words), "FACTOR": f"{factor!r}f", "HALF": int(half)}
+    return "".join(f"#define {name} {value}\n" for name, value in defined.items()) + _SOURCE.read_text()
 
 
-@triton.jit
-def _halves(x, rows, inside, k, K, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Of activations [·, K] the columns k …, at even and at odd places: [BLOCK_M, BLOCK_K / 2] each."""
-    column = k + tl.arange(0, BLOCK_K)
-    tile = tl.load(x + rows[:, None] * K + column[None, :], mask=inside[:, None] & (column < K)[None, :], other=0.0)
-    return tl.split(tl.reshape(tile, (BLOCK_M, BLOCK_K // 2, 2)))
+@functools.cache
+def fitting_numbers(code: tuple[float, ...]) -> tuple[list[float], float]:
+    """`(numbers, factor)`: bfloat16 numbers that give a quantization's sixteen when multiplied with the factor, as
+    nearly as can be."""
+    exact = torch.tensor(code, dtype=torch.float64)
+    factors = torch.linspace(1, 2, 4001, dtype=torch.float64)[:, None]
+    rounded = (exact * factors).to(torch.bfloat16).double() / factors
+    factor = float(factors[((rounded - exact) ** 2).sum(1).argmin()])
+    return (exact * factor).to(torch.bfloat16).tolist(), 1 / factor
 
 
-@triton.jit
-def _linear(
-    x,
-    packed,
-    absmax,
-    nested_absmax,
-    nested_code,
-    offset,
-    code,
-    low,
-    b,
-    bias,
-    out,
-    scale,
-    M,
-    N,
-    K: tl.constexpr,
-    R,
-    RANK: tl.constexpr,
-    BIAS: tl.constexpr,
-    NESTED: tl.constexpr,
-    NESTED_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    dtype: tl.constexpr = x.dtype.element_ty
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        x_even, x_odd = _halves(x, m, m < M, k, K, BLOCK_M, BLOCK_K)
-        even, odd = _unpacked_tile(
-            packed, absmax, nested_absmax, nested_code, offset, code, n, n < N, k, K,
-            dtype, NESTED, NESTED_BLOCK, BLOCK_N, BLOCK_K,
-        )  # fmt: skip
-        total = tl.dot(x_even, even, total, input_precision="ieee")
-        total = tl.dot(x_odd, odd, total, input_precision="ieee")
-    if RANK:
-        r = tl.arange(0, RANK)
-        left = tl.load(low + m[:, None] * R + r[None, :], mask=(m < M)[:, None] & (r < R)[None, :], other=0.0)
-        right = tl.load(b + n[None, :] * R + r[:, None], mask=(n < N)[None, :] & (r < R)[:, None], other=0.0)
-        total += scale * tl.dot(left, right.to(dtype), input_precision="ieee")
-    if BIAS:
-        total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    places = m[:, None] * N + n[None, :]
-    tl.store(out + places, total.to(out.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
+@functools.cache
+def _module(code: tuple[float, ...], dtype: torch.dtype) -> CudaModule:
+    return CudaModule(source(code, dtype is torch.float16), _SOURCE.name)
 
 
-def _packing(state) -> tuple:
-    """The arguments that say how to unpack, of bitsandbytes' QuantState."""
+def _packing(data: torch.Tensor, state) -> tuple[CudaModule, list]:
+    """The functions for weights of this QuantState, and their arguments that say where they lie."""
+    module = getattr(state, "few_rows", None)
+    if module is None:
+        module = state.few_rows = _module(tuple(state.code.tolist()), state.dtype)
     nested = state.state2 if state.nested else None
-    tensors = (
-        state.absmax,
-        nested.absmax if nested else state.absmax,
-        nested.code if nested else state.code,
-        state.offset if nested else state.absmax,
-        state.code,
-    )
-    return tensors, {"NESTED": bool(nested), "NESTED_BLOCK": nested.blocksize if nested else 1}
+    if nested is None:
+        return module, [data, state.absmax, state.absmax, state.absmax, state.absmax, state.absmax, 0]
+    return module, [data, state.absmax, state.absmax, nested.absmax, nested.code, state.offset, 1]
 
 
 def fits(state) -> bool:
     """Whether weights with this QuantState are packed as these kernels read them."""
-    nested = not state.nested or state.state2.dtype is torch.float32
-    return state.blocksize == _BLOCK and state.shape[-1] % _BLOCK == 0 and nested
+    nested = not state.nested or (state.state2.dtype is torch.float32 and state.state2.blocksize == _NESTED)
+    whole = state.blocksize == _BLOCK and state.shape[-1] % _BLOCK == 0 and state.code.numel() == 16
+    return nested and whole and state.dtype in (torch.bfloat16, torch.float16)
 
 
 def linear(
@@ -141,20 +87,21 @@ def linear(
     """`x Wᵀ + scale · low Bᵀ + bias`.
 
     Args:
-        x: [M, K], contiguous, in the dtype to multiply in.
+        x: [M, K], contiguous, in the weights' dtype.
         data, state: the packed W [N, K].
         low, b: nothing, or [M, r] and B [N, r].
     """
-    (rows, _), width = x.shape, state.shape[0]
-    out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
-    tensors, packing = _packing(state)
-    block_m = 16 if rows <= 16 else 32
-    grid = (triton.cdiv(width, 16), triton.cdiv(rows, block_m))
+    (rows, width), count = x.shape, state.shape[0]
+    out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
+    module, packing = _packing(data, state)
+    each, many = (2 if count >= 1024 else 1), (1 if rows == 1 else 4)
     rank = 0 if b is None else b.shape[1]
-    _linear[grid](
-        x, data, *tensors, x if low is None else low, x if b is None else b, x if bias is None else bias, out, scale,
-        rows, width, K=x.shape[1], R=rank, RANK=max(16, _power_of_2(rank)) if rank else 0, BIAS=bias is not None,
-        **packing, BLOCK_M=block_m, BLOCK_N=16, BLOCK_K=128, num_warps=4, num_stages=3,
+    factor = x if b is None else b.detach().float().contiguous()
+    offset = x if bias is None else bias.detach().to(x.dtype)
+    module.launch(
+        f"linear_{each}_{many}", (triton.cdiv(count, each * _WARPS), triton.cdiv(rows, many)), 32 * _WARPS,
+        x, *packing, x if low is None else low, factor, offset, out, float(scale), rows, count, width, rank,
+        int(bias is not None),
     )  # fmt: skip
     return out
 
@@ -179,130 +126,6 @@ def low_rank(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _pairs_of(keys, expert, tile, S, PAIRS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Which of the S pairs are the ones number tile · BLOCK_M … of an expert: `(pairs [BLOCK_M], which of them are
-    there)`."""
-    pair = tl.arange(0, PAIRS)
-    mine = (tl.load(keys + pair, mask=pair < S, other=-1) == expert).to(tl.int32)
-    rank = tl.cumsum(mine, axis=0) - 1
-    wanted = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    hit = (rank[None, :] == wanted[:, None]) & (mine[None, :] == 1)
-    return tl.sum(tl.where(hit, pair[None, :], 0), axis=1), wanted < tl.sum(mine, axis=0)
-
-
-@triton.jit
-def _expert_of(keys, S, PAIRS: tl.constexpr, BY_PAIR: tl.constexpr):
-    """`(expert, how many pairs it has)` of this program; none for one that another program has."""
-    program, pair = tl.program_id(0), tl.arange(0, PAIRS)
-    key = tl.load(keys + pair, mask=pair < S, other=-1)
-    if BY_PAIR:
-        expert = tl.load(keys + program)
-        earlier = tl.sum(((key == expert) & (pair < program)).to(tl.int32), axis=0)
-        count = tl.where(earlier > 0, 0, tl.sum((key == expert).to(tl.int32), axis=0))
-    else:
-        expert = program.to(tl.int64)
-        count = tl.sum((key == expert).to(tl.int32), axis=0)
-    return expert, count
-
-
-@triton.jit
-def _gate_up(
-    x,
-    keys,
-    weight,
-    packed,
-    absmax,
-    nested_absmax,
-    nested_code,
-    offset,
-    code,
-    out,
-    S,
-    I,
-    TOP_K: tl.constexpr,
-    K: tl.constexpr,
-    PAIRS: tl.constexpr,
-    TILES: tl.constexpr,
-    BY_PAIR: tl.constexpr,
-    NESTED: tl.constexpr,
-    NESTED_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    expert, count = _expert_of(keys, S, PAIRS, BY_PAIR)
-    dtype: tl.constexpr = x.dtype.element_ty
-    n = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    first = expert * (2 * I) + n
-    for tile in tl.static_range(TILES):
-        if tile * BLOCK_M < count:
-            pair, there = _pairs_of(keys, expert, tile, S, PAIRS, BLOCK_M)
-            gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for k in range(0, K, BLOCK_K):
-                x_even, x_odd = _halves(x, (pair // TOP_K).to(tl.int64), there, k, K, BLOCK_M, BLOCK_K)
-                even, odd = _unpacked_tile(
-                    packed, absmax, nested_absmax, nested_code, offset, code, first, n < I, k, K,
-                    dtype, NESTED, NESTED_BLOCK, BLOCK_N, BLOCK_K,
-                )  # fmt: skip
-                gate = tl.dot(x_even, even, gate, input_precision="ieee")
-                gate = tl.dot(x_odd, odd, gate, input_precision="ieee")
-                even, odd = _unpacked_tile(
-                    packed, absmax, nested_absmax, nested_code, offset, code, first + I, n < I, k, K,
-                    dtype, NESTED, NESTED_BLOCK, BLOCK_N, BLOCK_K,
-                )  # fmt: skip
-                up = tl.dot(x_even, even, up, input_precision="ieee")
-                up = tl.dot(x_odd, odd, up, input_precision="ieee")
-            gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
-            w = tl.load(weight + pair, mask=there, other=0.0).to(tl.float32)
-            gated = gate * tl.sigmoid(gate) * up * w[:, None]
-            places = pair[:, None].to(tl.int64) * I + n[None, :]
-            tl.store(out + places, gated.to(dtype), mask=there[:, None] & (n < I)[None, :])
-
-
-@triton.jit
-def _down(
-    x,
-    keys,
-    packed,
-    absmax,
-    nested_absmax,
-    nested_code,
-    offset,
-    code,
-    out,
-    S,
-    N,
-    K: tl.constexpr,
-    PAIRS: tl.constexpr,
-    TILES: tl.constexpr,
-    BY_PAIR: tl.constexpr,
-    NESTED: tl.constexpr,
-    NESTED_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    expert, count = _expert_of(keys, S, PAIRS, BY_PAIR)
-    dtype: tl.constexpr = x.dtype.element_ty
-    n = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    for tile in tl.static_range(TILES):
-        if tile * BLOCK_M < count:
-            pair, there = _pairs_of(keys, expert, tile, S, PAIRS, BLOCK_M)
-            total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for k in range(0, K, BLOCK_K):
-                x_even, x_odd = _halves(x, pair.to(tl.int64), there, k, K, BLOCK_M, BLOCK_K)
-                even, odd = _unpacked_tile(
-                    packed, absmax, nested_absmax, nested_code, offset, code, expert * N + n, n < N, k, K,
-                    dtype, NESTED, NESTED_BLOCK, BLOCK_N, BLOCK_K,
-                )  # fmt: skip
-                total = tl.dot(x_even, even, total, input_precision="ieee")
-                total = tl.dot(x_odd, odd, total, input_precision="ieee")
-            places = pair[:, None].to(tl.int64) * N + n[None, :]
-            tl.store(out + places, total.to(dtype), mask=there[:, None] & (n < N)[None, :])
-
-
-@triton.jit
 def _sum_of_choices(rows, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -322,29 +145,22 @@ def experts(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, up: tupl
     rows, width = x.shape
     pairs, k = index.numel(), index.shape[1]
     count, double, _ = up[1].shape
-    inner = double // 2
+    inner, many = double // 2, 1 if rows == 1 else 4
     by_pair = pairs <= count
-    common = {
-        "PAIRS": max(16, _power_of_2(pairs)),
-        "TILES": triton.cdiv(rows, 16),
-        "BY_PAIR": by_pair,
-        "BLOCK_M": 16,
-        "num_warps": 4,
-        "num_stages": 3,
-    }
-    keys, weight = index.reshape(-1).contiguous(), weight.reshape(-1).contiguous()
+    keys, weight = index.reshape(-1).to(torch.int64).contiguous(), weight.reshape(-1).float().contiguous()
     programs = pairs if by_pair else count
     gated = torch.empty(pairs, inner, dtype=x.dtype, device=x.device)
-    tensors, packing = _packing(up[1])
-    _gate_up[(programs, triton.cdiv(inner, 16))](
-        x, keys, weight, up[0], *tensors, gated, pairs, inner, TOP_K=k, K=width, BLOCK_N=16, BLOCK_K=128,
-        **packing, **common,
+    module, packing = _packing(*up)
+    module.launch(
+        f"gate_up_{many}", (programs, triton.cdiv(inner, _WARPS)), 32 * _WARPS,
+        x, keys, weight, *packing, gated, pairs, inner, width, k, int(by_pair),
     )  # fmt: skip
     out = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
-    tensors, packing = _packing(down[1])
-    _down[(programs, triton.cdiv(width, 32))](
-        gated, keys, down[0], *tensors, out, pairs, width, K=inner, BLOCK_N=32, BLOCK_K=128, **packing, **common
-    )
+    module, packing = _packing(*down)
+    module.launch(
+        f"down_{many}", (programs, triton.cdiv(width, 2 * _WARPS)), 32 * _WARPS,
+        gated, keys, *packing, out, pairs, width, inner, int(by_pair),
+    )  # fmt: skip
     total = torch.empty_like(x)
     _sum_of_choices[(rows, triton.cdiv(width, 1024))](out, total, width, K=k, BLOCK=1024, num_warps=4)
     return total

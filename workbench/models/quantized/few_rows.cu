@@ -1,27 +1,28 @@
 // Packed (4-bit) weights times a few rows, as decoding has them. Compiled by NVRTC; see few_rows_kernels.py.
 //
-// A warp has a row of weights (or several): each lane takes words of eight codes, turns them into numbers by picking
-// bytes out of registers (prmt), multiplies, and the lanes add up. What a row of activations gets does not depend on how
-// many there are: sums run in the same order, in float32.
+// A block has 16 rows of weights, and its warps share the blocks of 64 weights that these consist of. A lane turns two
+// words of eight codes into pairs of numbers by picking bytes out of registers (prmt): they are what it has to bring to
+// a product of the tensor cores (mma m16n8k16: 16 rows of weights, 8 of activations), if the order of the weights within
+// a block is the lanes' own and activations are read in the same. Sums are float32, a block's is scaled when it is
+// complete. What a row of activations gets does not depend on how many there are: sums run in the same order.
 //
 // Two weights share a byte, the first in the high half; 64 share a scale, which may be packed itself (256 scales a
 // block: a code's number times the block's scale, plus an offset).
 //
-// CODES: eight words, the high bytes of the sixteen numbers as bfloat16 and then the low ones. FACTOR: what numbers are
-// multiplied with. HALF: activations are float16, else bfloat16.
+// CODES: eight words, the high bytes of the sixteen numbers (in the activations' type) and then the low ones. FACTOR:
+// what numbers are multiplied with. HALF: activations are float16, else bfloat16.
 
 typedef unsigned int u32;
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef long long i64;
 
-#define WARPS 4
+#define WARPS 8
 #define UNROLLED 4
 
 struct Scales {
-    const u8 *packed;         // of nested ones
-    const float *plain;       // else
-    const float *outer, *numbers, *offset;
+    const u8 *packed;  // of nested ones, else null
+    const float *plain, *outer, *numbers, *offset;
 };
 
 #ifdef __CUDACC_RTC__
@@ -30,43 +31,42 @@ __device__ __forceinline__ u32 pick(u32 a, u32 b, u32 which) {
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(which));
     return d;
 }
-#endif
 
-__device__ __forceinline__ float low_half(u32 pair) {
+__device__ __forceinline__ void mma(float *sum, const u32 *a, u32 b0, u32 b1) {
+#if HALF
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+#else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+#endif
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float number(u16 bits) {
 #if HALF
     float value;
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(value) : "r"(pair));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
     return value;
 #else
-    return __uint_as_float(pair << 16);
+    return __uint_as_float((u32)bits << 16);
 #endif
 }
 
-__device__ __forceinline__ float high_half(u32 pair) {
-#if HALF
-    float value;
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}" : "=f"(value) : "r"(pair));
-    return value;
-#else
-    return __uint_as_float(pair & 0xffff0000u);
-#endif
-}
-
-// Round to nearest, ties to even.
+// To nearest, ties to even.
 __device__ __forceinline__ u16 rounded(float value) {
-#if HALF
     u16 bits;
+#if HALF
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
 #else
-    u32 bits = __float_as_uint(value);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (u16)((bits >> 16) | 0x40u);
-    return (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
 #endif
+    return bits;
 }
+#endif
 
-// The numbers of a word's eight codes, in the order of the weights.
-__device__ __forceinline__ void eight(u32 word, float *v) {
+// The numbers of a word's eight codes as four pairs, in the order of the weights, the first in the low half.
+__device__ __forceinline__ void pairs_of(u32 word, u32 *pair) {
     const u32 c[8] = {CODES};
     u32 low = word & 0x77777777u, high = word >> 1;
 #pragma unroll
@@ -74,12 +74,8 @@ __device__ __forceinline__ void eight(u32 word, float *v) {
         u32 which = (high & 0x4444u) | 0x3210u;
         u32 h = pick(pick(c[0], c[1], low), pick(c[2], c[3], low), which);
         u32 l = pick(pick(c[4], c[5], low), pick(c[6], c[7], low), which);
-        u32 pair = pick(l, h, 0x5140u);
-        v[4 * half] = __uint_as_float(pair & 0xffff0000u);
-        v[4 * half + 1] = __uint_as_float(pair << 16);
-        pair = pick(l, h, 0x7362u);
-        v[4 * half + 2] = __uint_as_float(pair & 0xffff0000u);
-        v[4 * half + 3] = __uint_as_float(pair << 16);
+        pair[2 * half] = pick(l, h, 0x4051u);
+        pair[2 * half + 1] = pick(l, h, 0x6273u);
         low >>= 16;
         high >>= 16;
     }
@@ -90,105 +86,112 @@ __device__ __forceinline__ float scale_of(const Scales &scales, i64 block) {
     return scales.numbers[scales.packed[block]] * scales.outer[block >> 8] + *scales.offset;
 }
 
-// sums[r][m] += weights row[r] · x[m], of this lane's words. x[m] is 0 where there is no such row.
-template <int R, int M>
+// Adds what this warp's blocks of weights give to sums[r][t]: of tile r of 16 rows of weights (first[r] …, `there` of
+// them) and tile t of 8 rows of activations. x[t]: this lane's row (lane / 4) of the tile, or null.
+template <int R, int T>
 __device__ __forceinline__ void products(
-    const u32 *words, const Scales &scales, const i64 *row, const u16 *const *x, int K, float (*sums)[M]) {
-    const int count = K / 8, lane = threadIdx.x & 31;
-    for (int start = lane; start < count; start += 32 * UNROLLED) {
-        u32 word[UNROLLED][R];
-        float scale[UNROLLED][R];
+    const u32 *words, const Scales &scales, const i64 *first, int there, const u16 *const *x, int K,
+    float (*sums)[T][4]) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3, count = K / 64;
+    for (int start = warp; start < count; start += WARPS * UNROLLED) {
+        uint2 word[UNROLLED][R][2];
+        float scale[UNROLLED][R][2];
 #pragma unroll
         for (int u = 0; u < UNROLLED; u++) {
-            int at = start + 32 * u;
+            const int block = start + WARPS * u;
 #pragma unroll
-            for (int r = 0; r < R; r++) word[u][r] = at < count ? words[row[r] * count + at] : 0u;
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const i64 at = (first[r] + g + 8 * i) * count + block;
+                    const bool inside = block < count && g + 8 * i < there;
+                    word[u][r][i] = inside ? ((const uint2 *)words)[at * 4 + c] : make_uint2(0u, 0u);
+                    scale[u][r][i] = inside ? scale_of(scales, at) : 0.0f;
+                }
         }
 #pragma unroll
         for (int u = 0; u < UNROLLED; u++) {
-            int at = start + 32 * u;
+            const int block = start + WARPS * u;
+            if (block >= count) break;
+            u32 a[R][2][8];  // row g and row g + 8: eight pairs
 #pragma unroll
-            for (int r = 0; r < R; r++) scale[u][r] = at < count ? scale_of(scales, row[r] * (K / 64) + at / 8) : 0.0f;
-        }
+            for (int r = 0; r < R; r++)
 #pragma unroll
-        for (int u = 0; u < UNROLLED; u++) {
-            int at = start + 32 * u;
-            float v[R][8];
+                for (int i = 0; i < 2; i++) {
+                    pairs_of(word[u][r][i].x, a[r][i]);
+                    pairs_of(word[u][r][i].y, a[r][i] + 4);
+                }
 #pragma unroll
-            for (int r = 0; r < R; r++) eight(word[u][r], v[r]);
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                uint4 pairs = make_uint4(0u, 0u, 0u, 0u);
-                if (at < count && x[m]) pairs = ((const uint4 *)x[m])[at];
-                float a[8] = {low_half(pairs.x), high_half(pairs.x), low_half(pairs.y), high_half(pairs.y),
-                              low_half(pairs.z), high_half(pairs.z), low_half(pairs.w), high_half(pairs.w)};
+            for (int t = 0; t < T; t++) {
+                uint4 b[2] = {make_uint4(0u, 0u, 0u, 0u), make_uint4(0u, 0u, 0u, 0u)};
+                if (x[t]) {
+                    b[0] = ((const uint4 *)x[t])[block * 8 + 2 * c];
+                    b[1] = ((const uint4 *)x[t])[block * 8 + 2 * c + 1];
+                }
 #pragma unroll
                 for (int r = 0; r < R; r++) {
-                    float sum = v[r][0] * a[0];
+                    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-                    for (int i = 1; i < 8; i++) sum = fmaf(v[r][i], a[i], sum);
-                    sums[r][m] = fmaf(scale[u][r], sum, sums[r][m]);
+                    for (int w = 0; w < 2; w++) {
+                        const u32 one[4] = {a[r][0][4 * w], a[r][1][4 * w], a[r][0][4 * w + 1], a[r][1][4 * w + 1]};
+                        mma(sum, one, b[w].x, b[w].y);
+                        const u32 two[4] = {a[r][0][4 * w + 2], a[r][1][4 * w + 2], a[r][0][4 * w + 3], a[r][1][4 * w + 3]};
+                        mma(sum, two, b[w].z, b[w].w);
+                    }
+#pragma unroll
+                    for (int i = 0; i < 4; i++) sums[r][t][i] = fmaf(scale[u][r][i >> 1], sum[i], sums[r][t][i]);
                 }
             }
         }
     }
 }
 
-template <int R, int M>
-__device__ __forceinline__ void add_up(float (*sums)[M]) {
+// Sums of all warps, in shared memory: parts [warps][values][32 lanes].
+template <int VALUES>
+__device__ __forceinline__ void put(float *parts, const float *sums) {
 #pragma unroll
-    for (int r = 0; r < R; r++)
+    for (int i = 0; i < VALUES; i++) parts[((threadIdx.x >> 5) * VALUES + i) * 32 + (threadIdx.x & 31)] = sums[i];
+    __syncthreads();
+}
+
+template <int VALUES>
+__device__ __forceinline__ float added_up(const float *parts, int value, int lane) {
+    float sum = 0.0f;
 #pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int lanes = 16; lanes; lanes >>= 1) sums[r][m] += __shfl_xor_sync(0xffffffffu, sums[r][m], lanes);
+    for (int w = 0; w < WARPS; w++) sum += parts[(w * VALUES + value) * 32 + lane];
+    return sum * FACTOR;
 }
 
 // out [M, N] = x [M, K] Wᵀ + scale · low [M, rank] Bᵀ [N, rank] + bias
-template <int R, int M>
+template <int T>
 __device__ __forceinline__ void linear(
     const u16 *x, const u32 *words, const Scales &scales, const u16 *low, const float *b, const u16 *bias, u16 *out,
-    float scale, int rows, int N, int K, int rank) {
-    const int lane = threadIdx.x & 31, first = blockIdx.y * M;
-    i64 row[R];
-    const u16 *at[M];
-    float sums[R][M];
+    float scale, int M, int N, int K, int rank) {
+    __shared__ float parts[WARPS * T * 4 * 32];
+    const i64 first[1] = {(i64)blockIdx.x * 16};
+    const int m = blockIdx.y * T * 8, g = (threadIdx.x & 31) >> 2;
+    const u16 *at[T];
+    float sums[1][T][4];
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-        row[r] = (i64)(blockIdx.x * WARPS + (threadIdx.x >> 5)) * R + r;
-        if (row[r] >= N) row[r] = N - 1;
+    for (int t = 0; t < T; t++) {
+        at[t] = m + t * 8 + g < M ? x + (i64)(m + t * 8 + g) * K : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[0][t][i] = 0.0f;
     }
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-        at[m] = first + m < rows ? x + (i64)(first + m) * K : 0;
-#pragma unroll
-        for (int r = 0; r < R; r++) sums[r][m] = 0.0f;
+    products<1, T>(words, scales, first, N - (int)first[0], at, K, sums);
+    put<T * 4>(parts, &sums[0][0][0]);
+    for (int e = threadIdx.x; e < T * 4 * 32; e += WARPS * 32) {
+        const int lane = e & 31, value = e >> 5;
+        const i64 n = first[0] + (lane >> 2) + 8 * ((value & 3) >> 1), row = m + (value >> 2) * 8 + 2 * (lane & 3) + (value & 1);
+        if (n >= N || row >= M) continue;
+        float sum = added_up<T * 4>(parts, value, lane), more = 0.0f;
+        for (int i = 0; i < rank; i++) more = fmaf(number(low[row * rank + i]), b[n * rank + i], more);
+        sum = fmaf(scale, more, sum) + (bias ? number(bias[n]) : 0.0f);
+        out[row * N + n] = rounded(sum);
     }
-    products<R, M>(words, scales, row, at, K, sums);
-#pragma unroll
-    for (int r = 0; r < R; r++)
-#pragma unroll
-        for (int m = 0; m < M; m++) sums[r][m] *= FACTOR;
-    for (int i = lane; i < rank; i += 32)
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            float left = at[m] ? scale * low_half(low[(i64)(first + m) * rank + i]) : 0.0f;
-#pragma unroll
-            for (int r = 0; r < R; r++) sums[r][m] = fmaf(left, b[row[r] * rank + i], sums[r][m]);
-        }
-    add_up<R, M>(sums);
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            i64 n = (i64)(blockIdx.x * WARPS + (threadIdx.x >> 5)) * R + r;
-            if (lane == 0 && at[m] && n < N)
-                out[(i64)(first + m) * N + n] = rounded(sums[r][m] + (bias ? low_half(bias[n]) : 0.0f));
-        }
 }
 
-// The pairs (row, choice) of an expert, M at a time: next() fills pair[] with their numbers, or -1.
-template <int M>
+// The pairs (row, choice) of an expert, eight at a time: `next` gives this lane's, number lane / 4, or -1.
 struct Pairs {
     const i64 *keys;
     i64 expert;
@@ -197,16 +200,19 @@ struct Pairs {
 
     __device__ __forceinline__ bool next(int *pair) {
         const int lane = threadIdx.x & 31;
-#pragma unroll
-        for (int m = 0; m < M; m++) {
+        bool some = false;
+        *pair = -1;
+        for (int number = 0; number < 8; number++) {
             while (left == 0u && base + 32 < count) {
                 base += 32;
                 left = __ballot_sync(0xffffffffu, base + lane < count && keys[base + lane] == expert);
             }
-            pair[m] = left ? base + __ffs(left) - 1 : -1;
+            if (left == 0u) break;
+            some = true;
+            if (lane >> 2 == number) *pair = base + __ffs(left) - 1;
             left &= left - 1u;
         }
-        return pair[0] >= 0;
+        return some;
     }
 };
 
@@ -221,93 +227,75 @@ __device__ __forceinline__ i64 expert_of(const i64 *keys, int by_pair) {
 }
 
 // out [pairs, I] = weight · silu(gate) · up for the rows x [·, K] of the pairs (pair / k)
-template <int M>
-__device__ __forceinline__ void gate_up(
-    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const Scales &scales, u16 *out, int pairs,
-    int I, int K, int k, int by_pair) {
-    const int lane = threadIdx.x & 31;
-    const i64 n = blockIdx.y * WARPS + (threadIdx.x >> 5), expert = expert_of(keys, by_pair);
-    if (expert < 0 || n >= I) return;
-    const i64 row[2] = {expert * 2 * I + n, expert * 2 * I + I + n};
-    Pairs<M> mine = {keys, expert, pairs, -32, 0u};
-    int pair[M];
-    while (mine.next(pair)) {
-        const u16 *at[M];
-        float sums[2][M];
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            at[m] = pair[m] < 0 ? 0 : x + (i64)(pair[m] / k) * K;
-            sums[0][m] = sums[1][m] = 0.0f;
-        }
-        products<2, M>(words, scales, row, at, K, sums);
-        add_up<2, M>(sums);
-#pragma unroll
-        for (int m = 0; m < M; m++)
-            if (lane == 0 && pair[m] >= 0) {
-                float gate = low_half(rounded(sums[0][m] * FACTOR)), up = low_half(rounded(sums[1][m] * FACTOR));
-                out[(i64)pair[m] * I + n] = rounded(gate / (1.0f + expf(-gate)) * up * weight[pair[m]]);
+extern "C" __global__ void __launch_bounds__(32 * WARPS) gate_up(
+    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const u8 *packed, const float *plain,
+    const float *outer, const float *numbers, const float *offset, int nested, u16 *out, int pairs, int I, int K,
+    int k, int by_pair) {
+    __shared__ float parts[WARPS * 8 * 32];
+    __shared__ int chosen[8];
+    const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset};
+    const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
+    const i64 expert = expert_of(keys, by_pair);
+    if (expert < 0) return;
+    const i64 first[2] = {expert * 2 * I + n, expert * 2 * I + I + n};
+    Pairs mine = {keys, expert, pairs, -32, 0u};
+    int pair;
+    while (mine.next(&pair)) {
+        const u16 *at[1] = {pair < 0 ? 0 : x + (i64)(pair / k) * K};
+        float sums[2][1][4] = {{{0.0f, 0.0f, 0.0f, 0.0f}}, {{0.0f, 0.0f, 0.0f, 0.0f}}};
+        products<2, 1>(words, scales, first, I - n, at, K, sums);
+        if (threadIdx.x < 32 && (lane & 3) == 0) chosen[lane >> 2] = pair;
+        put<8>(parts, &sums[0][0][0]);
+        if (threadIdx.x < 128) {
+            const int value = threadIdx.x >> 5, row = n + (lane >> 2) + 8 * (value >> 1);
+            const int one = chosen[2 * (lane & 3) + (value & 1)];
+            if (one >= 0 && row < I) {
+                const float gate = number(rounded(added_up<8>(parts, value, lane)));
+                const float up = number(rounded(added_up<8>(parts, value + 4, lane)));
+                out[(i64)one * I + row] = rounded(gate / (1.0f + expf(-gate)) * up * weight[one]);
             }
+        }
+        __syncthreads();
     }
 }
 
 // out [pairs, N] = x [pairs, K] times the matrix of each pair's expert
-template <int M>
-__device__ __forceinline__ void down(
-    const u16 *x, const i64 *keys, const u32 *words, const Scales &scales, u16 *out, int pairs, int N, int K,
-    int by_pair) {
-    const int lane = threadIdx.x & 31;
-    const i64 n = (i64)(blockIdx.y * WARPS + (threadIdx.x >> 5)) * 2, expert = expert_of(keys, by_pair);
-    if (expert < 0 || n >= N) return;
-    const i64 row[2] = {expert * N + n, expert * N + (n + 1 < N ? n + 1 : n)};
-    Pairs<M> mine = {keys, expert, pairs, -32, 0u};
-    int pair[M];
-    while (mine.next(pair)) {
-        const u16 *at[M];
-        float sums[2][M];
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            at[m] = pair[m] < 0 ? 0 : x + (i64)pair[m] * K;
-            sums[0][m] = sums[1][m] = 0.0f;
+extern "C" __global__ void __launch_bounds__(32 * WARPS) down(
+    const u16 *x, const i64 *keys, const u32 *words, const u8 *packed, const float *plain, const float *outer,
+    const float *numbers, const float *offset, int nested, u16 *out, int pairs, int N, int K, int by_pair) {
+    __shared__ float parts[WARPS * 4 * 32];
+    __shared__ int chosen[8];
+    const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset};
+    const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
+    const i64 expert = expert_of(keys, by_pair);
+    if (expert < 0) return;
+    const i64 first[1] = {expert * N + n};
+    Pairs mine = {keys, expert, pairs, -32, 0u};
+    int pair;
+    while (mine.next(&pair)) {
+        const u16 *at[1] = {pair < 0 ? 0 : x + (i64)pair * K};
+        float sums[1][1][4] = {{{0.0f, 0.0f, 0.0f, 0.0f}}};
+        products<1, 1>(words, scales, first, N - n, at, K, sums);
+        if (threadIdx.x < 32 && (lane & 3) == 0) chosen[lane >> 2] = pair;
+        put<4>(parts, &sums[0][0][0]);
+        if (threadIdx.x < 128) {
+            const int value = threadIdx.x >> 5, row = n + (lane >> 2) + 8 * (value >> 1);
+            const int one = chosen[2 * (lane & 3) + (value & 1)];
+            if (one >= 0 && row < N) out[(i64)one * N + row] = rounded(added_up<4>(parts, value, lane));
         }
-        products<2, M>(words, scales, row, at, K, sums);
-        add_up<2, M>(sums);
-#pragma unroll
-        for (int m = 0; m < M; m++)
-            if (lane == 0 && pair[m] >= 0) {
-                out[(i64)pair[m] * N + n] = rounded(sums[0][m] * FACTOR);
-                if (n + 1 < N) out[(i64)pair[m] * N + n + 1] = rounded(sums[1][m] * FACTOR);
-            }
+        __syncthreads();
     }
 }
 
-#define PACKED const u32 *words, const u8 *packed, const float *plain, const float *outer, const float *numbers, \
-    const float *offset, int nested
-#define SCALES Scales scales = {nested ? packed : 0, plain, outer, numbers, offset}
-
-#define LINEAR(R, M) \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_##R##_##M( \
-        const u16 *x, PACKED, const u16 *low, const float *b, const u16 *bias, u16 *out, double scale, int rows, \
-        int N, int K, int rank, int biased) { \
-        SCALES; \
-        linear<R, M>(x, words, scales, low, b, biased ? bias : 0, out, (float)scale, rows, N, K, rank); \
+#define LINEAR(T) \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_##T( \
+        const u16 *x, const u32 *words, const u8 *packed, const float *plain, const float *outer, \
+        const float *numbers, const float *offset, int nested, const u16 *low, const float *b, const u16 *bias, \
+        u16 *out, double scale, int M, int N, int K, int rank, int biased) { \
+        const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset}; \
+        linear<T>(x, words, scales, low, b, biased ? bias : 0, out, (float)scale, M, N, K, rank); \
     }
 
-#define EXPERTS(M) \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) gate_up_##M( \
-        const u16 *x, const i64 *keys, const float *weight, PACKED, u16 *out, int pairs, int I, int K, int k, \
-        int by_pair) { \
-        SCALES; \
-        gate_up<M>(x, keys, weight, words, scales, out, pairs, I, K, k, by_pair); \
-    } \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) down_##M( \
-        const u16 *x, const i64 *keys, PACKED, u16 *out, int pairs, int N, int K, int by_pair) { \
-        SCALES; \
-        down<M>(x, keys, words, scales, out, pairs, N, K, by_pair); \
-    }
-
-LINEAR(1, 1)
-LINEAR(1, 4)
-LINEAR(2, 1)
-LINEAR(2, 4)
-EXPERTS(1)
-EXPERTS(4)
+LINEAR(1)
+LINEAR(2)
+LINEAR(4)

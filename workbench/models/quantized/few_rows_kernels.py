@@ -21,7 +21,7 @@ from workbench.models.quantized.nvrtc import CudaModule
 
 _BLOCK = 64  # weights that share a scale
 _NESTED = 256  # scales that share a scale
-_WARPS = 4  # of a block, as in the source
+_ROWS, _THREADS = 16, 256  # of a block, as in the source
 _SOURCE = Path(__file__).with_name("few_rows.cu")
 
 
@@ -29,32 +29,32 @@ def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def source(code: tuple[float, ...], half: bool) -> str:
-    """The CUDA source for a quantization's sixteen numbers; `half`: for float16 instead of bfloat16."""
-    numbers, factor = fitting_numbers(code)
-    bits = [int(one) & 0xFFFF for one in torch.tensor(numbers).to(torch.bfloat16).view(torch.int16)]
+def source(code: tuple[float, ...], dtype: torch.dtype) -> str:
+    """The CUDA source for a quantization's sixteen numbers and 16-bit activations."""
+    numbers, factor = fitting_numbers(code, dtype)
+    bits = [int(one) & 0xFFFF for one in torch.tensor(numbers, dtype=torch.float64).to(dtype).view(torch.int16)]
     words = []
     for shift in (8, 0):  # the high bytes of all numbers, four in a word, then the low ones
         parts = [bits[i] >> shift & 0xFF for i in range(16)]
         words += [f"{sum(parts[4 * i + j] << 8 * j for j in range(4)):#010x}u" for i in range(4)]
-    defined = {"CODES": ", ".join(words), "FACTOR": f"{factor!r}f", "HALF": int(half)}
+    defined = {"CODES": ", ".join(words), "FACTOR": f"{factor!r}f", "HALF": int(dtype is torch.float16)}
     return "".join(f"#define {name} {value}\n" for name, value in defined.items()) + _SOURCE.read_text()
 
 
 @functools.cache
-def fitting_numbers(code: tuple[float, ...]) -> tuple[list[float], float]:
-    """`(numbers, factor)`: bfloat16 numbers that give a quantization's sixteen when multiplied with the factor, as
-    nearly as can be."""
+def fitting_numbers(code: tuple[float, ...], dtype: torch.dtype) -> tuple[list[float], float]:
+    """`(numbers, factor)`: 16-bit numbers that give a quantization's sixteen when multiplied with the factor, as nearly
+    as can be."""
     exact = torch.tensor(code, dtype=torch.float64)
     factors = torch.linspace(1, 2, 4001, dtype=torch.float64)[:, None]
-    rounded = (exact * factors).to(torch.bfloat16).double() / factors
+    rounded = (exact * factors).to(dtype).double() / factors
     factor = float(factors[((rounded - exact) ** 2).sum(1).argmin()])
-    return (exact * factor).to(torch.bfloat16).tolist(), 1 / factor
+    return (exact * factor).to(dtype).tolist(), 1 / factor
 
 
 @functools.cache
 def _module(code: tuple[float, ...], dtype: torch.dtype) -> CudaModule:
-    return CudaModule(source(code, dtype is torch.float16), _SOURCE.name)
+    return CudaModule(source(code, dtype), _SOURCE.name)
 
 
 def _packing(data: torch.Tensor, state) -> tuple[CudaModule, list]:
@@ -72,7 +72,8 @@ def fits(state) -> bool:
     """Whether weights with this QuantState are packed as these kernels read them."""
     nested = not state.nested or (state.state2.dtype is torch.float32 and state.state2.blocksize == _NESTED)
     whole = state.blocksize == _BLOCK and state.shape[-1] % _BLOCK == 0 and state.code.numel() == 16
-    return nested and whole and state.dtype in (torch.bfloat16, torch.float16)
+    tensor_cores = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return nested and whole and tensor_cores and state.dtype in (torch.bfloat16, torch.float16)
 
 
 def linear(
@@ -94,12 +95,12 @@ def linear(
     (rows, width), count = x.shape, state.shape[0]
     out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
     module, packing = _packing(data, state)
-    each, many = (2 if count >= 1024 else 1), (1 if rows == 1 else 4)
+    tiles = 1 if rows <= 8 else 2 if rows <= 16 else 4
     rank = 0 if b is None else b.shape[1]
     factor = x if b is None else b.detach().float().contiguous()
     offset = x if bias is None else bias.detach().to(x.dtype)
     module.launch(
-        f"linear_{each}_{many}", (triton.cdiv(count, each * _WARPS), triton.cdiv(rows, many)), 32 * _WARPS,
+        f"linear_{tiles}", (triton.cdiv(count, _ROWS), triton.cdiv(rows, 8 * tiles)), _THREADS,
         x, *packing, x if low is None else low, factor, offset, out, float(scale), rows, count, width, rank,
         int(bias is not None),
     )  # fmt: skip
@@ -145,20 +146,20 @@ def experts(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, up: tupl
     rows, width = x.shape
     pairs, k = index.numel(), index.shape[1]
     count, double, _ = up[1].shape
-    inner, many = double // 2, 1 if rows == 1 else 4
+    inner = double // 2
     by_pair = pairs <= count
     keys, weight = index.reshape(-1).to(torch.int64).contiguous(), weight.reshape(-1).float().contiguous()
     programs = pairs if by_pair else count
     gated = torch.empty(pairs, inner, dtype=x.dtype, device=x.device)
     module, packing = _packing(*up)
     module.launch(
-        f"gate_up_{many}", (programs, triton.cdiv(inner, _WARPS)), 32 * _WARPS,
+        "gate_up", (programs, triton.cdiv(inner, _ROWS)), _THREADS,
         x, keys, weight, *packing, gated, pairs, inner, width, k, int(by_pair),
     )  # fmt: skip
     out = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     module, packing = _packing(*down)
     module.launch(
-        f"down_{many}", (programs, triton.cdiv(width, 2 * _WARPS)), 32 * _WARPS,
+        "down", (programs, triton.cdiv(width, _ROWS)), _THREADS,
         gated, keys, *packing, out, pairs, width, inner, int(by_pair),
     )  # fmt: skip
     total = torch.empty_like(x)

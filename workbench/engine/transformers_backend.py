@@ -20,7 +20,7 @@ from workbench.models.cpu.library import load as load_kernels
 from workbench.models.cpu.linear import BlockedLinear, fits
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
-from workbench.models.fused_norms import use_fused_norms
+from workbench.models.fused import use_fused
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
@@ -55,7 +55,7 @@ class TransformersDecoder:
         self._on_gpu = next(self.base.parameters()).device.type == "cuda"
         if self._on_gpu and triton_is_here():
             use_packed_linears(self.base)
-            use_fused_norms(self.base)
+            use_fused(self.base)
         self.model = self.base
         self.adapters: list[str] = []
         # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 _TOKENS = 32  # that a program looks at together
-_LEAST = 64  # tokens of a part
+_LEAST = 32  # tokens of a part
 
 
 def _power_of_2(n: int) -> int:

@@ -21,7 +21,7 @@ typedef long long i64;
 #define UNROLLED 4
 
 struct Scales {
-    const u8 *packed;  // of nested ones, else null
+    const u8 *packed;  // nested ones
     const float *plain, *outer, *numbers, *offset;
 };
 
@@ -81,69 +81,89 @@ __device__ __forceinline__ void pairs_of(u32 word, u32 *pair) {
     }
 }
 
-__device__ __forceinline__ float scale_of(const Scales &scales, i64 block) {
-    if (scales.packed == 0) return scales.plain[block];
-    return scales.numbers[scales.packed[block]] * scales.outer[block >> 8] + *scales.offset;
+template <bool NESTED>
+__device__ __forceinline__ float scale_of(const Scales &scales, u32 block) {
+    if (!NESTED) return scales.plain[block];
+    return fmaf(scales.numbers[scales.packed[block]], scales.outer[block >> 8], *scales.offset);
 }
 
-// Adds what this warp's blocks of weights give to sums[r][t]: of tile r of 16 rows of weights (first[r] …, `there` of
-// them) and tile t of 8 rows of activations. x[t]: this lane's row (lane / 4) of the tile, or null.
-template <int R, int T>
-__device__ __forceinline__ void products(
-    const u32 *words, const Scales &scales, const i64 *first, int there, const u16 *const *x, int K,
-    float (*sums)[T][4]) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3, count = K / 64;
-    for (int start = warp; start < count; start += WARPS * UNROLLED) {
-        uint2 word[UNROLLED][R][2];
-        float scale[UNROLLED][R][2];
+// Adds what UNROLLED blocks of weights give, from `start` on, every WARPS-th. ALL: they are all there.
+template <int R, int T, bool NESTED, bool ALL>
+__device__ __forceinline__ void some_products(
+    const uint2 *const (*words)[2], const u32 (*rows)[2], const Scales *scales, const uint4 *const *x, int start,
+    int count, float (*sums)[T][4]) {
+    uint2 word[UNROLLED][R][2];
+    float scale[UNROLLED][R][2];
 #pragma unroll
-        for (int u = 0; u < UNROLLED; u++) {
-            const int block = start + WARPS * u;
+    for (int u = 0; u < UNROLLED; u++) {
+        const int wanted = start + WARPS * u, block = ALL || wanted < count ? wanted : count - 1;
 #pragma unroll
-            for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++)
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const i64 at = (first[r] + g + 8 * i) * count + block;
-                    const bool inside = block < count && g + 8 * i < there;
-                    word[u][r][i] = inside ? ((const uint2 *)words)[at * 4 + c] : make_uint2(0u, 0u);
-                    scale[u][r][i] = inside ? scale_of(scales, at) : 0.0f;
+            for (int i = 0; i < 2; i++) {
+                word[u][r][i] = words[r][i][block * 4];
+                scale[u][r][i] = scale_of<NESTED>(scales[r], rows[r][i] + block);
+            }
+    }
+#pragma unroll
+    for (int u = 0; u < UNROLLED; u++) {
+        const int block = start + WARPS * u;
+        if (!ALL && block >= count) break;
+        u32 a[R][2][8];  // of rows g and g + 8: eight pairs
+#pragma unroll
+        for (int r = 0; r < R; r++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                pairs_of(word[u][r][i].x, a[r][i]);
+                pairs_of(word[u][r][i].y, a[r][i] + 4);
+            }
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            uint4 b[2] = {make_uint4(0u, 0u, 0u, 0u), make_uint4(0u, 0u, 0u, 0u)};
+            if (x[t]) {
+                b[0] = x[t][block * 8];
+                b[1] = x[t][block * 8 + 1];
+            }
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+                for (int w = 0; w < 2; w++) {
+                    const u32 one[4] = {a[r][0][4 * w], a[r][1][4 * w], a[r][0][4 * w + 1], a[r][1][4 * w + 1]};
+                    mma(sum, one, b[w].x, b[w].y);
+                    const u32 two[4] = {a[r][0][4 * w + 2], a[r][1][4 * w + 2], a[r][0][4 * w + 3], a[r][1][4 * w + 3]};
+                    mma(sum, two, b[w].z, b[w].w);
                 }
-        }
 #pragma unroll
-        for (int u = 0; u < UNROLLED; u++) {
-            const int block = start + WARPS * u;
-            if (block >= count) break;
-            u32 a[R][2][8];  // row g and row g + 8: eight pairs
-#pragma unroll
-            for (int r = 0; r < R; r++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    pairs_of(word[u][r][i].x, a[r][i]);
-                    pairs_of(word[u][r][i].y, a[r][i] + 4);
-                }
-#pragma unroll
-            for (int t = 0; t < T; t++) {
-                uint4 b[2] = {make_uint4(0u, 0u, 0u, 0u), make_uint4(0u, 0u, 0u, 0u)};
-                if (x[t]) {
-                    b[0] = ((const uint4 *)x[t])[block * 8 + 2 * c];
-                    b[1] = ((const uint4 *)x[t])[block * 8 + 2 * c + 1];
-                }
-#pragma unroll
-                for (int r = 0; r < R; r++) {
-                    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-                    for (int w = 0; w < 2; w++) {
-                        const u32 one[4] = {a[r][0][4 * w], a[r][1][4 * w], a[r][0][4 * w + 1], a[r][1][4 * w + 1]};
-                        mma(sum, one, b[w].x, b[w].y);
-                        const u32 two[4] = {a[r][0][4 * w + 2], a[r][1][4 * w + 2], a[r][0][4 * w + 3], a[r][1][4 * w + 3]};
-                        mma(sum, two, b[w].z, b[w].w);
-                    }
-#pragma unroll
-                    for (int i = 0; i < 4; i++) sums[r][t][i] = fmaf(scale[u][r][i >> 1], sum[i], sums[r][t][i]);
-                }
+                for (int i = 0; i < 4; i++) sums[r][t][i] = fmaf(scale[u][r][i >> 1], sum[i], sums[r][t][i]);
             }
         }
     }
+}
+
+// Adds what this warp's blocks of weights give to sums[r][t]: of tile r of 16 rows of weights (from first[r] on, `there`
+// of them) and tile t of 8 rows of activations. x[t]: this lane's row (lane / 4) of the tile, or null.
+template <int R, int T, bool NESTED>
+__device__ __forceinline__ void products(
+    const u32 *const *words, const Scales *scales, const i64 *first, int there, const u16 *const *x, int K,
+    float (*sums)[T][4]) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3, count = K / 64;
+    const uint2 *at[R][2];
+    u32 rows[R][2];
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            rows[r][i] = (u32)(first[r] + min(g + 8 * i, there - 1)) * (u32)count;  // what is beyond is not stored
+            at[r][i] = (const uint2 *)words[r] + (i64)rows[r][i] * 4 + c;
+        }
+    const uint4 *from[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) from[t] = x[t] ? (const uint4 *)x[t] + 2 * c : 0;
+    int start = threadIdx.x >> 5;
+    for (; start + WARPS * (UNROLLED - 1) < count; start += WARPS * UNROLLED)
+        some_products<R, T, NESTED, true>(at, rows, scales, from, start, count, sums);
+    if (start < count) some_products<R, T, NESTED, false>(at, rows, scales, from, start, count, sums);
 }
 
 // Sums of all warps, in shared memory: parts [warps][values][32 lanes].
@@ -163,7 +183,7 @@ __device__ __forceinline__ float added_up(const float *parts, int value, int lan
 }
 
 // out [M, N] = x [M, K] Wᵀ + scale · low [M, rank] Bᵀ [N, rank] + bias
-template <int T>
+template <int T, bool NESTED>
 __device__ __forceinline__ void linear(
     const u16 *x, const u32 *words, const Scales &scales, const u16 *low, const float *b, const u16 *bias, u16 *out,
     float scale, int M, int N, int K, int rank) {
@@ -178,16 +198,45 @@ __device__ __forceinline__ void linear(
 #pragma unroll
         for (int i = 0; i < 4; i++) sums[0][t][i] = 0.0f;
     }
-    products<1, T>(words, scales, first, N - (int)first[0], at, K, sums);
+    products<1, T, NESTED>(&words, &scales, first, N - (int)first[0], at, K, sums);
     put<T * 4>(parts, &sums[0][0][0]);
     for (int e = threadIdx.x; e < T * 4 * 32; e += WARPS * 32) {
         const int lane = e & 31, value = e >> 5;
-        const i64 n = first[0] + (lane >> 2) + 8 * ((value & 3) >> 1), row = m + (value >> 2) * 8 + 2 * (lane & 3) + (value & 1);
+        const i64 n = first[0] + (lane >> 2) + 8 * ((value & 3) >> 1);
+        const i64 row = m + (value >> 2) * 8 + 2 * (lane & 3) + (value & 1);
         if (n >= N || row >= M) continue;
         float sum = added_up<T * 4>(parts, value, lane), more = 0.0f;
         for (int i = 0; i < rank; i++) more = fmaf(number(low[row * rank + i]), b[n * rank + i], more);
         sum = fmaf(scale, more, sum) + (bias ? number(bias[n]) : 0.0f);
         out[row * N + n] = rounded(sum);
+    }
+}
+
+// out [M, N] = silu(x Gᵀ) · (x Uᵀ), each factor rounded
+template <int T>
+__device__ __forceinline__ void gated(
+    const u16 *x, const u32 *const *words, const Scales *scales, u16 *out, int M, int N, int K) {
+    __shared__ float parts[WARPS * T * 8 * 32];
+    const i64 first[2] = {(i64)blockIdx.x * 16, (i64)blockIdx.x * 16};
+    const int m = blockIdx.y * T * 8, g = (threadIdx.x & 31) >> 2;
+    const u16 *at[T];
+    float sums[2][T][4];
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        at[t] = m + t * 8 + g < M ? x + (i64)(m + t * 8 + g) * K : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[0][t][i] = sums[1][t][i] = 0.0f;
+    }
+    products<2, T, true>(words, scales, first, N - (int)first[0], at, K, sums);
+    put<T * 8>(parts, &sums[0][0][0]);
+    for (int e = threadIdx.x; e < T * 4 * 32; e += WARPS * 32) {
+        const int lane = e & 31, value = e >> 5;
+        const i64 n = first[0] + (lane >> 2) + 8 * ((value & 3) >> 1);
+        const i64 row = m + (value >> 2) * 8 + 2 * (lane & 3) + (value & 1);
+        if (n >= N || row >= M) continue;
+        const float gate = number(rounded(added_up<T * 8>(parts, value, lane)));
+        const float up = number(rounded(added_up<T * 8>(parts, value + T * 4, lane)));
+        out[row * N + n] = rounded(number(rounded(gate / (1.0f + expf(-gate)))) * up);
     }
 }
 
@@ -227,23 +276,24 @@ __device__ __forceinline__ i64 expert_of(const i64 *keys, int by_pair) {
 }
 
 // out [pairs, I] = weight · silu(gate) · up for the rows x [·, K] of the pairs (pair / k)
-extern "C" __global__ void __launch_bounds__(32 * WARPS) gate_up(
-    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const u8 *packed, const float *plain,
-    const float *outer, const float *numbers, const float *offset, int nested, u16 *out, int pairs, int I, int K,
-    int k, int by_pair) {
+template <bool NESTED>
+__device__ __forceinline__ void gate_up(
+    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const Scales &scales, u16 *out, int pairs,
+    int I, int K, int k, int by_pair) {
     __shared__ float parts[WARPS * 8 * 32];
     __shared__ int chosen[8];
-    const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset};
     const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
     const i64 expert = expert_of(keys, by_pair);
     if (expert < 0) return;
     const i64 first[2] = {expert * 2 * I + n, expert * 2 * I + I + n};
+    const u32 *const both[2] = {words, words};
+    const Scales same[2] = {scales, scales};
     Pairs mine = {keys, expert, pairs, -32, 0u};
     int pair;
     while (mine.next(&pair)) {
         const u16 *at[1] = {pair < 0 ? 0 : x + (i64)(pair / k) * K};
         float sums[2][1][4] = {{{0.0f, 0.0f, 0.0f, 0.0f}}, {{0.0f, 0.0f, 0.0f, 0.0f}}};
-        products<2, 1>(words, scales, first, I - n, at, K, sums);
+        products<2, 1, NESTED>(both, same, first, I - n, at, K, sums);
         if (threadIdx.x < 32 && (lane & 3) == 0) chosen[lane >> 2] = pair;
         put<8>(parts, &sums[0][0][0]);
         if (threadIdx.x < 128) {
@@ -260,12 +310,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) gate_up(
 }
 
 // out [pairs, N] = x [pairs, K] times the matrix of each pair's expert
-extern "C" __global__ void __launch_bounds__(32 * WARPS) down(
-    const u16 *x, const i64 *keys, const u32 *words, const u8 *packed, const float *plain, const float *outer,
-    const float *numbers, const float *offset, int nested, u16 *out, int pairs, int N, int K, int by_pair) {
+template <bool NESTED>
+__device__ __forceinline__ void down(
+    const u16 *x, const i64 *keys, const u32 *words, const Scales &scales, u16 *out, int pairs, int N, int K,
+    int by_pair) {
     __shared__ float parts[WARPS * 4 * 32];
     __shared__ int chosen[8];
-    const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset};
     const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
     const i64 expert = expert_of(keys, by_pair);
     if (expert < 0) return;
@@ -275,7 +325,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) down(
     while (mine.next(&pair)) {
         const u16 *at[1] = {pair < 0 ? 0 : x + (i64)pair * K};
         float sums[1][1][4] = {{{0.0f, 0.0f, 0.0f, 0.0f}}};
-        products<1, 1>(words, scales, first, N - n, at, K, sums);
+        products<1, 1, NESTED>(&words, &scales, first, N - n, at, K, sums);
         if (threadIdx.x < 32 && (lane & 3) == 0) chosen[lane >> 2] = pair;
         put<4>(parts, &sums[0][0][0]);
         if (threadIdx.x < 128) {
@@ -287,15 +337,44 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) down(
     }
 }
 
-#define LINEAR(T) \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_##T( \
-        const u16 *x, const u32 *words, const u8 *packed, const float *plain, const float *outer, \
-        const float *numbers, const float *offset, int nested, const u16 *low, const float *b, const u16 *bias, \
-        u16 *out, double scale, int M, int N, int K, int rank, int biased) { \
-        const Scales scales = {nested ? packed : 0, plain, outer, numbers, offset}; \
-        linear<T>(x, words, scales, low, b, biased ? bias : 0, out, (float)scale, M, N, K, rank); \
+#define PACKED(w) \
+    const u32 *w##words, const u8 *w##packed, const float *w##plain, const float *w##outer, const float *w##numbers, \
+        const float *w##offset
+#define SCALES(w) {w##packed, w##plain, w##outer, w##numbers, w##offset}
+#define KERNEL extern "C" __global__ void __launch_bounds__(32 * WARPS)
+
+#define LINEAR(T, KIND, NESTED) \
+    KERNEL linear_##KIND##_##T( \
+        const u16 *x, PACKED(), const u16 *low, const float *b, const u16 *bias, u16 *out, double scale, int M, int N, \
+        int K, int rank, int biased) { \
+        const Scales scales = SCALES(); \
+        linear<T, NESTED>(x, words, scales, low, b, biased ? bias : 0, out, (float)scale, M, N, K, rank); \
     }
 
-LINEAR(1)
-LINEAR(2)
-LINEAR(4)
+#define GATED(T) \
+    KERNEL gated_##T(const u16 *x, PACKED(gate_), PACKED(up_), u16 *out, int M, int N, int K) { \
+        const u32 *const words[2] = {gate_words, up_words}; \
+        const Scales scales[2] = {SCALES(gate_), SCALES(up_)}; \
+        gated<T>(x, words, scales, out, M, N, K); \
+    }
+
+#define EXPERTS(KIND, NESTED) \
+    KERNEL gate_up_##KIND( \
+        const u16 *x, const i64 *keys, const float *weight, PACKED(), u16 *out, int pairs, int I, int K, int k, \
+        int by_pair) { \
+        const Scales scales = SCALES(); \
+        gate_up<NESTED>(x, keys, weight, words, scales, out, pairs, I, K, k, by_pair); \
+    } \
+    KERNEL down_##KIND( \
+        const u16 *x, const i64 *keys, PACKED(), u16 *out, int pairs, int N, int K, int by_pair) { \
+        const Scales scales = SCALES(); \
+        down<NESTED>(x, keys, words, scales, out, pairs, N, K, by_pair); \
+    }
+
+#define ALL(KIND, NESTED) \
+    LINEAR(1, KIND, NESTED) LINEAR(2, KIND, NESTED) LINEAR(4, KIND, NESTED) EXPERTS(KIND, NESTED)
+
+ALL(nested, true)
+ALL(plain, false)
+GATED(1)
+GATED(2)

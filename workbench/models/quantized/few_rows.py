@@ -43,6 +43,26 @@ def experts(module, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
+def gated(gate, up, x: Tensor) -> Tensor:
+    """`silu(gate(x)) · up(x)` of two packed layers for which `fits_gated` holds."""
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    rows = x.reshape(-1, x.shape[-1]).to(gate.weight.quant_state.dtype).contiguous()
+    parts = [(layer.weight.data, layer.weight.quant_state) for layer in (gate, up)]
+    return kernels.gated(rows, *parts).view(*x.shape[:-1], gate.out_features).to(x.dtype)
+
+
+def fits_gated(gate, up) -> bool:
+    """Whether `gated` can compute these two layers."""
+    weights = [getattr(layer, "weight", None) for layer in (gate, up)]
+    if not all(is_packed(one) and one.is_cuda and one.quant_state.nested for one in weights):
+        return False
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    same = weights[0].quant_state.shape == weights[1].quant_state.shape
+    return same and gate.bias is None and up.bias is None and all(kernels.fits(one.quant_state) for one in weights)
+
+
 def fits_experts(module) -> bool:
     """Whether a module's packed experts are as the kernels read them."""
     from workbench.models.quantized import few_rows_kernels as kernels

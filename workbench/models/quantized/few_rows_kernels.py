@@ -57,15 +57,15 @@ def _module(code: tuple[float, ...], dtype: torch.dtype) -> CudaModule:
     return CudaModule(source(code, dtype), _SOURCE.name)
 
 
-def _packing(data: torch.Tensor, state) -> tuple[CudaModule, list]:
-    """The functions for weights of this QuantState, and their arguments that say where they lie."""
+def _packing(data: torch.Tensor, state) -> tuple[CudaModule, str, list[torch.Tensor]]:
+    """The functions for weights of this QuantState, how its scales are packed, and where everything lies."""
     module = getattr(state, "few_rows", None)
     if module is None:
         module = state.few_rows = _module(tuple(state.code.tolist()), state.dtype)
     nested = state.state2 if state.nested else None
     if nested is None:
-        return module, [data, state.absmax, state.absmax, state.absmax, state.absmax, state.absmax, 0]
-    return module, [data, state.absmax, state.absmax, nested.absmax, nested.code, state.offset, 1]
+        return module, "plain", [data, *[state.absmax] * 5]
+    return module, "nested", [data, state.absmax, state.absmax, nested.absmax, nested.code, state.offset]
 
 
 def fits(state) -> bool:
@@ -94,16 +94,31 @@ def linear(
     """
     (rows, width), count = x.shape, state.shape[0]
     out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
-    module, packing = _packing(data, state)
+    module, kind, packing = _packing(data, state)
     tiles = 1 if rows <= 8 else 2 if rows <= 16 else 4
     rank = 0 if b is None else b.shape[1]
     factor = x if b is None else b.detach().float().contiguous()
     offset = x if bias is None else bias.detach().to(x.dtype)
     module.launch(
-        f"linear_{tiles}", (triton.cdiv(count, _ROWS), triton.cdiv(rows, 8 * tiles)), _THREADS,
+        f"linear_{kind}_{tiles}", (triton.cdiv(count, _ROWS), triton.cdiv(rows, 8 * tiles)), _THREADS,
         x, *packing, x if low is None else low, factor, offset, out, float(scale), rows, count, width, rank,
         int(bias is not None),
     )  # fmt: skip
+    return out
+
+
+def gated(x: torch.Tensor, gate: tuple, up: tuple) -> torch.Tensor:
+    """`silu(x Gᵀ) · (x Uᵀ)`, rounded after each step: [M, K] -> [M, I].
+
+    Args:
+        gate, up: `(data, state)` of the packed G and U [I, K], with nested scales.
+    """
+    (rows, width), count = x.shape, gate[1].shape[0]
+    out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
+    module, _, packing = _packing(*gate)
+    tiles = 1 if rows <= 8 else 2
+    grid = triton.cdiv(count, _ROWS), triton.cdiv(rows, 8 * tiles)
+    module.launch(f"gated_{tiles}", grid, _THREADS, x, *packing, *_packing(*up)[2], out, rows, count, width)
     return out
 
 
@@ -151,37 +166,17 @@ def experts(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, up: tupl
     keys, weight = index.reshape(-1).to(torch.int64).contiguous(), weight.reshape(-1).float().contiguous()
     programs = pairs if by_pair else count
     gated = torch.empty(pairs, inner, dtype=x.dtype, device=x.device)
-    module, packing = _packing(*up)
+    module, kind, packing = _packing(*up)
     module.launch(
-        "gate_up", (programs, triton.cdiv(inner, _ROWS)), _THREADS,
+        f"gate_up_{kind}", (programs, triton.cdiv(inner, _ROWS)), _THREADS,
         x, keys, weight, *packing, gated, pairs, inner, width, k, int(by_pair),
     )  # fmt: skip
     out = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
-    module, packing = _packing(*down)
+    module, kind, packing = _packing(*down)
     module.launch(
-        "down", (programs, triton.cdiv(width, _ROWS)), _THREADS,
+        f"down_{kind}", (programs, triton.cdiv(width, _ROWS)), _THREADS,
         gated, keys, *packing, out, pairs, width, inner, int(by_pair),
     )  # fmt: skip
     total = torch.empty_like(x)
     _sum_of_choices[(rows, triton.cdiv(width, 1024))](out, total, width, K=k, BLOCK=1024, num_warps=4)
     return total
-
-
-@triton.jit
-def _rms_norm(x, weight, out, H, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    value = tl.load(x + row * H + column, mask=column < H, other=0.0).to(tl.float32)
-    value = value * tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
-    w = tl.load(weight + column, mask=column < H, other=0.0)
-    value = value.to(x.dtype.element_ty).to(tl.float32) * w.to(tl.float32)
-    tl.store(out + row * H + column, value.to(out.dtype.element_ty), mask=column < H)
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """`weight · x / √(mean(x²) + eps)`, with the rounding of transformers' own."""
-    x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
-    width = x.shape[-1]
-    _rms_norm[(x.numel() // width,)](x, weight, out, width, eps, BLOCK=_power_of_2(width), num_warps=4)
-    return out

@@ -30,7 +30,7 @@ def _fuse(module: nn.Module, eps: float) -> None:
     def forward(x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not x.is_cuda:
             return plain(x)
-        from workbench.models.quantized.few_rows_kernels import rms_norm
+        from workbench.models.fused.kernels import rms_norm
 
         return rms_norm(x, module.weight, eps)
 
@@ -39,7 +39,7 @@ def _fuse(module: nn.Module, eps: float) -> None:
 
 def _same(module: nn.Module, weight: Tensor, eps: float) -> bool:
     """Whether the module computes what the kernel does, to the last digits of its dtype."""
-    from workbench.models.quantized.few_rows_kernels import rms_norm
+    from workbench.models.fused.kernels import rms_norm
 
     generator = torch.Generator(device=weight.device).manual_seed(0)
     x = torch.randn(3, weight.shape[0], dtype=weight.dtype, device=weight.device, generator=generator)

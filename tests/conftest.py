@@ -9,6 +9,17 @@ from tests.tiny import make_tiny_data, make_tiny_model
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 ROOT = Path(__file__).parents[1]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+LONGEST = ("tests/browser/test_story.py", "tests/browser/test_chat.py")
+
+if WORKER:  # several processes of tests share the cores: torch's threads would only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files of a folder come first in it, so that several processes of tests end together."""
+    folders = list(dict.fromkeys(Path(item.location[0]).parent for item in items))
+    items.sort(key=lambda item: (folders.index(Path(item.location[0]).parent), item.location[0] not in LONGEST))
 
 
 @pytest.fixture
@@ -22,7 +33,8 @@ def demo_model(tmp_path_factory) -> Path:
     """The folder of the demo model, converted once for all tests of the session."""
     from workbench.models.demo import ensure_demo_model
 
-    place = Workspace(os.environ.get("WORKBENCH_TEST_MODELS") or tmp_path_factory.mktemp("demo")).create()
+    own = tmp_path_factory.getbasetemp()  # in that of the whole session when several processes share it
+    place = Workspace(os.environ.get("WORKBENCH_TEST_MODELS") or (own.parent if WORKER else own) / "demo").create()
     return ensure_demo_model(place, lambda phase, share: None)
 
 

@@ -1,3 +1,18 @@
 """QLoRA Workbench: fine-tune a language model in 4 bits from the browser, and talk to the result."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
+
 __version__ = "0.1.0"
+
+
+@contextlib.contextmanager
+def loading_libraries() -> Iterator[None]:
+    """Around the imports with which a process starts. Modules stay, so that there is no garbage among them: without
+    the collector, which walks them again and again, torch, transformers and PEFT load a fifth faster."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -244,6 +244,9 @@ def config(**more) -> dict:
     return {"model_name_or_path": "tiny", "dataset": "small", "template": "auto", "dataset_dir": "uploads", **more}
 
 
+QUICK = {"dataset_dir": "uploads"}  # without a model no tokenizer is loaded: for jobs that only have to be there
+
+
 @contextlib.contextmanager
 def working(place):
     worker = DataWorker(place)
@@ -336,7 +339,7 @@ def test_each_user_has_two_jobs(place, monkeypatch):
     monkeypatch.setattr(worker_client, "JOB_PATIENCE", 0.3)
 
     async def three(worker) -> str:
-        first, second, third = (worker.job("check", user="ann", dataset="small", config=config()) for _ in range(3))
+        first, second, third = (worker.job("check", user="ann", dataset="small", config=QUICK) for _ in range(3))
         await anext(first)
         await anext(second)
         try:
@@ -354,7 +357,7 @@ def test_each_user_has_two_jobs(place, monkeypatch):
 @pytest.mark.process
 def test_a_job_waits_for_the_place_of_one_that_ends(place):
     async def last(worker) -> dict:
-        first, second, third = (worker.job("check", user="ann", dataset="small", config=config()) for _ in range(3))
+        first, second, third = (worker.job("check", user="ann", dataset="small", config=QUICK) for _ in range(3))
         await anext(first)
         await anext(second)
         waiting = asyncio.ensure_future(anext(third))
@@ -366,10 +369,10 @@ def test_a_job_waits_for_the_place_of_one_that_ends(place):
         return answers[-1]
 
     async def too_many(worker) -> list:
-        going = [worker.job("check", user="ann", dataset="small", config=config()) for _ in range(2)]
+        going = [worker.job("check", user="ann", dataset="small", config=QUICK) for _ in range(2)]
         for one in going:
             await anext(one)
-        more = [worker.job("check", user="ann", dataset="small", config=config()) for _ in range(6)]
+        more = [worker.job("check", user="ann", dataset="small", config=QUICK) for _ in range(6)]
         tasks = [asyncio.ensure_future(anext(one)) for one in more]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         refused = [task.exception() for task in done]
@@ -460,19 +463,20 @@ def test_patterns_that_never_end_are_ended():
 
 
 @pytest.mark.process
-def test_one_address_does_not_get_all_places(place):
+def test_one_address_does_not_get_all_places(place, monkeypatch):
     """Each request with a cookie of its own."""
+    monkeypatch.setattr(worker_client, "JOB_PATIENCE", 0.3)
 
     async def many(worker) -> tuple[int, bool]:
         begun, refused = [], 0
         for number in range(8):
-            job = worker.job("check", user=f"10.0.0.1 cookie{number}", dataset="small", config=config())
+            job = worker.job("check", user=f"10.0.0.1 cookie{number}", dataset="small", config=QUICK)
             try:
                 await anext(job)
                 begun.append(job)
             except UserError:
                 refused += 1
-        other = worker.job("check", user="10.0.0.2 ann", dataset="small", config=config())
+        other = worker.job("check", user="10.0.0.2 ann", dataset="small", config=QUICK)
         answered = bool(await anext(other))
         for job in [*begun, other]:
             await job.aclose()

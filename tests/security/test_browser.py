@@ -18,7 +18,7 @@ from workbench.config.run_config import validated
 from workbench.data.worker_client import JOB_MEMORY
 from workbench.runs.run import Run, create_run
 from workbench.storage.locks import locked
-from workbench.storage.workspace import Workspace
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = pytest.mark.browser
 
@@ -139,7 +139,7 @@ MARKUP = (
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory):
+def broken(tmp_path_factory, demo_model):
     """A page on a workspace with one broken file of each kind, and a run and a conversation that are fine."""
     workspace = Workspace(tmp_path_factory.mktemp("b")).create()
     for name in ("state.json", "meta.json", "run.yaml", "trainer_log.jsonl", "samples.jsonl"):
@@ -165,6 +165,7 @@ def broken(tmp_path_factory):
     for folder in (workspace.uploads, workspace.corrections):
         (folder / "dataset_info.json").write_text(DEEP)
     (workspace.corrections / "corrections.jsonl").write_text(DEEP)
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
     (workspace.models / "bad").mkdir()
     (workspace.models / "bad" / "config.json").write_text(DEEP)
     (workspace.root / "probes").mkdir()

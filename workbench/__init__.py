@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 @contextlib.contextmanager
 def loading_libraries() -> Iterator[None]:
     """Around the imports with which a process starts. Modules stay, so that there is no garbage among them: without
-    the collector, which walks them again and again, torch, transformers and PEFT load a fifth faster. Later
+    the collector, which would walk them again and again, torch, transformers and gradio load in less time. Later
     collections leave them out, too."""
     gc.disable()
     try:

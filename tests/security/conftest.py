@@ -37,7 +37,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, demo_model):
-    """On a workspace with the demo model: the first look at a row would convert it, for half a minute."""
+    """On a workspace with the demo model: the first look at a row would have to convert it."""
     workspace = Workspace(tmp_path_factory.mktemp("w")).create()
     (workspace.models / DEMO_MODEL).symlink_to(demo_model)
     page = Page(workspace.root)

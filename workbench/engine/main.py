@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench import loading_libraries
 from workbench.config.options import EngineConfig
 from workbench.engine.backend import Backend
 from workbench.engine.door import Door
@@ -49,12 +50,13 @@ def serve(
     if state:
         state.update(state="starting", started=time.time(), port=listener.getsockname()[1], **own_process())
 
-    import transformers
-    import uvicorn
+    with loading_libraries():
+        import transformers
+        import uvicorn
 
-    from workbench.engine.quiet_end import end_quietly
-    from workbench.engine.server import build_app
-    from workbench.train.metrics_log import log, progress_writer
+        from workbench.engine.quiet_end import end_quietly
+        from workbench.engine.server import build_app
+        from workbench.train.metrics_log import log, progress_writer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
     transformers.utils.logging.disable_progress_bar()
@@ -111,10 +113,11 @@ def _set_environment(config: EngineConfig) -> None:
 
 def _own_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
     """The backend on a model in this process, and the name of its device. Raises UserError."""
-    import torch
+    with loading_libraries():
+        import torch
 
-    from workbench.engine.batching.scheduler import backend_of
-    from workbench.engine.transformers_backend import TransformersDecoder
+        from workbench.engine.batching.scheduler import backend_of
+        from workbench.engine.transformers_backend import TransformersDecoder
 
     decoder = TransformersDecoder(config, workspace, progress, log)
     for name, path in adapters.items():
@@ -126,7 +129,8 @@ def _own_engine(config, workspace, adapters, progress, log, state, closing) -> t
 
 def _another_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
     """The backend on vLLM or SGLang, and where that is. Raises UserError."""
-    from workbench.engine.external.front import Front
+    with loading_libraries():
+        from workbench.engine.external.front import Front
 
     front = Front(config, workspace, base_name(config), adapters, progress, log, state)
     closing.append(front.stop)

@@ -16,6 +16,7 @@ from workbench.engine.backend import Backend
 from workbench.engine.door import Door
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.models.kernel_cache import use_kernel_cache
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
 
@@ -42,6 +43,7 @@ def serve(
     """
     if not config.external:
         _set_environment(config)
+        use_kernel_cache(workspace)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)
     closing: list[Callable[[], None]] = []  # what to end before this process ends

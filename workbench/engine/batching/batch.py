@@ -39,8 +39,11 @@ class Limits:
 class Batch:
     """Requests on one model."""
 
-    def __init__(self, decoder: "TransformersDecoder", passes: Passes, pages: Pages, limits: Limits, width: int):
-        """`width`: of the logits."""
+    def __init__(
+        self, decoder: "TransformersDecoder", passes: Passes, pages: Pages, limits: Limits, width: int, most: int = 0
+    ):
+        """`width`: of the logits. `most`: pages that there may be when more are needed, 0 for no more than now."""
+        self._most = max(most, pages.count)
         self.decoder, self.passes, self.pages, self.limits, self.width = decoder, passes, pages, limits, width
         self.metrics = Metrics()
         self.waiting: deque[Request] = deque()
@@ -53,8 +56,8 @@ class Batch:
 
     @property
     def capacity(self) -> int:
-        """Tokens that the cache holds."""
-        return (self.pages.count - 2) * self.pages.size
+        """Tokens that the cache holds, or can hold when it has grown."""
+        return (self._most - 2) * self.pages.size
 
     def add(self, job: Job) -> None:
         """Take a job on; what is wrong with it goes to its client."""
@@ -150,11 +153,29 @@ class Batch:
     def _may_begin(self, row: Row, rows: list[Row]) -> bool:
         """Whether there is room for the whole of a row of which nothing is in the cache, and for the others to grow."""
         holders = sum(not other.fresh for other in rows)
-        return not holders or self.pages.free >= self.pages.needed(len(row.tokens) + 1) + holders
+        needed = self.pages.needed(len(row.tokens) + 1) + holders
+        return not holders or self.pages.free >= needed or self._enlarge(needed)
+
+    def _enlarge(self, needed: int) -> bool:
+        """Let the cache grow to at least twice its size, if it may; whether so many pages are free then."""
+        pages, runner = self.pages, self.passes.runner
+        if pages.count >= self._most:
+            return False
+        count = min(self._most, max(2 * pages.count, pages.count + needed))
+        try:
+            runner.grow(count)
+        except torch.OutOfMemoryError:  # somebody else has the memory by now
+            torch.cuda.empty_cache()
+            self._most = pages.count
+            return False
+        pages.grow(count)
+        return pages.free >= needed
 
     def _room(self, row: Row, count: int, rows: list[Row], granted: dict[Row, int]) -> bool:
         """Pages for `count` more tokens of a row, if need be from younger ones."""
         while (new := row.grow(self.pages, row.computed + count)) is None:
+            if self._enlarge(self.pages.needed(row.computed + count)):
+                continue
             younger = [other for other in rows[rows.index(row) + 1 :] if not other.fresh]
             if not younger:
                 return False
@@ -181,7 +202,9 @@ class Batch:
                         ready.append((fork, place))
                     row.forks = []
             if ready:
-                chosen = choose([row for row, _ in ready], logits[[place for _, place in ready]])
+                places = [place for _, place in ready]
+                some = logits if places == list(range(len(logits))) else logits[places]
+                chosen = choose([row for row, _ in ready], some)
                 for (row, _), one in zip(ready, chosen, strict=True):
                     if row in row.request.rows:
                         self._take(row, one)

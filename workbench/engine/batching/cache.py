@@ -93,6 +93,25 @@ class PagedCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # rows differ: positions are always given
 
+    def grow(self, pages: int) -> None:
+        """Have `pages` pages from now on; what is in the others stays. Addresses change.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for more; nothing has changed then.
+        """
+        larger: list[Tensor] = []
+        for old in self._stacks or [pool for pair in self._pools.values() for pool in pair]:
+            new = old.new_zeros((*old.shape[:-3], pages, *old.shape[-2:]))
+            new[..., : self.pages, :, :] = old
+            larger.append(new)
+        if self._stacks:
+            self._stacks = larger
+            numbers = {layer: number for number, layer in enumerate(self._pools)}
+            self._pools = {layer: (larger[0][n], larger[1][n]) for layer, n in numbers.items()}
+        else:
+            self._pools = {layer: (larger[2 * n], larger[2 * n + 1]) for n, layer in enumerate(self._pools)}
+        self.pages = pages
+
     @property
     def same(self) -> int:
         """How many layers have pools, if all have the same; else 0."""

@@ -50,7 +50,8 @@ def choose(rows: Sequence[Row], logits: Tensor) -> list[Chosen]:
     with torch.inference_mode():
         simple = [i for i, row in enumerate(rows) if row.sampler.greedy and plain(row.sampler.sampling)]
         if simple:
-            for i, token in zip(simple, logits[simple].argmax(dim=-1).tolist(), strict=True):
+            some = logits if len(simple) == len(rows) else logits[simple]
+            for i, token in zip(simple, some.argmax(dim=-1).tolist(), strict=True):
                 chosen[i].token = token
         for i in set(range(len(rows))).difference(simple):
             try:

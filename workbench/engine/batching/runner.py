@@ -57,6 +57,14 @@ class Runner:
             width = int(window) if self.windowed else 0
             self.recorded = RecordedSteps(model, cache, rope, form, width, recorded)
 
+    def grow(self, pages: int) -> None:
+        """Let the cache have `pages` pages. Raises torch.OutOfMemoryError, then nothing has changed."""
+        if self.recorded:
+            self.recorded.forget_all()
+        self.cache.grow(pages)
+        if self.step:
+            self.step = one_step(self.quick, self.cache)
+
     def run(self, pieces: Sequence[Piece], own: bool = False, mixed: bool = False) -> Tensor:
         """Logits [rows, vocabulary] in float32 after the last token of each piece. `own`: by the model's own forward
         pass in any case. `mixed`: some rows have adapters."""

@@ -74,6 +74,10 @@ class RecordedSteps:
         recording.graph.replay()
         return recording.logits[: len(pieces)]
 
+    def forget_all(self) -> None:
+        """Something that all recordings read has another address now."""
+        self._graphs, self._pool = {}, None
+
     def forget(self, adapter: str) -> None:
         """The adapter is gone, or another one has its name."""
         self._graphs = {key: one for key, one in self._graphs.items() if key[0] != adapter}

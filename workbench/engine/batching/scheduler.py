@@ -74,16 +74,16 @@ class BatchingScheduler(Scheduler):
         for name in decoder.adapters:
             self._try_adapter(decoder, name)
         if device == "cuda":
-            self._warm_up(limits.piece_alone)
+            self._warm_up(decoder, limits.piece_alone)
         super().__init__(decoder)
 
-    def _warm_up(self, tokens: int) -> None:
+    def _warm_up(self, decoder: TransformersDecoder, tokens: int) -> None:
         """Read a made-up prompt and decode, so that kernels are compiled before somebody waits for them."""
         pages, runner = self.batch.pages, self.batch.passes.runner
-        tokens = min(tokens, (pages.count - 3) * PAGE, self.decoder.context - 1)
+        tokens = min(tokens, (pages.count - 3) * PAGE, decoder.context - 1)
         taken = pages.take(pages.needed(tokens + 1)) or []
-        self.decoder.select(None)
-        lengths = [tokens + 1] * tokens if self.decoder.rope.kind else None
+        decoder.select(None)
+        lengths = [tokens + 1] * tokens if decoder.rope.kind else None
         try:
             runner.run([Piece([0] * tokens, 0, taken, lengths)])
             runner.decode([Piece([0], tokens, taken, lengths and lengths[:1])], None)

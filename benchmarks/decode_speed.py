@@ -2,15 +2,13 @@
 
     python benchmarks/decode_speed.py FOLDER [--shapes v2-lite qwen3-8b llama-3-8b] [--layers N] [--profile]
 
-For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one
-stream of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with a
-LoRA adapter (rank 16 on all linear layers; of a mixture of experts on its attention), sampled, of 8 and 32 streams; seconds to the first token of
-a prompt of 4,096 tokens, and of the same prompt again. Greedy, prompts of about 100 tokens, 256 new ones, medians of
-three. The floor: what a step of one stream must read at the speed at which this card copies.
+For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one stream
+of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA
+of rank 16, sampled, of 8 and 32 streams; seconds to the first token of a prompt of 4,096 tokens, and of the same prompt again. Greedy, prompts of about 100 tokens, 256
+new ones, medians of three. The floor: what a step of one stream must read at the speed at which this card copies.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -21,6 +19,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 LAYERS = {"v2-lite": 27, "qwen3-8b": 36, "llama-3-8b": 32}
 TOKENS = 256
+ATTENTION = "q_proj,kv_a_proj_with_mqa,kv_b_proj,o_proj"
+TARGETS = {
+    "v2-lite": {ATTENTION: "attention", "all": "all, experts among them"},
+    "qwen3-8b": {"all": "all"},
+    "llama-3-8b": {"all": "all"},
+}
 
 
 def config_of(shape: str, layers: int):
@@ -43,24 +47,19 @@ def config_of(shape: str, layers: int):
     )  # fmt: skip
 
 
-def write_adapter(folder: Path, model) -> None:
-    """LoRA of rank 16 with random factors on the packed linear layers of `model`; of a mixture of experts those of its
-    attention (PEFT would take the others' names for its experts, too)."""
-    import bitsandbytes as bnb
-    import torch
-    from safetensors.torch import save_file
+def write_adapter(folder: Path, model, target: str) -> None:
+    """LoRA of rank 16 with random factors on `target` of `model`."""
+    from workbench.config.options import RunConfig
+    from workbench.config.run_config import validated
+    from workbench.models.adapters import add_lora
 
-    tensors, names = {}, set()
-    mixture = any(hasattr(module, "packed_lora") for module in model.modules())
-    for name, module in model.named_modules():
-        if isinstance(module, bnb.nn.Linear4bit) and not (mixture and ".mlp." in name):
-            names.add(name.rpartition(".")[2])
-            for part, shape in (("A", (16, module.in_features)), ("B", (module.out_features, 16))):
-                tensors[f"base_model.model.{name}.lora_{part}.weight"] = torch.randn(shape) * 0.01
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 16, "lora_alpha": 32, "target_modules": sorted(names)}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    values = {"model_name_or_path": "x", "dataset": "x", "lora_target": target, "lora_rank": 16, "lora_alpha": 32}
+    tuned = add_lora(model, validated(values, RunConfig), print)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.01)
+    tuned.save_pretrained(str(folder))
+    tuned.unload()
 
 
 def floor_bytes(model) -> float:
@@ -147,12 +146,15 @@ def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool)
     column["8 streams"] = tokens_per_second(8)
     tokens_per_second(32, 1)  # records what the others replay
     column["32 streams"] = tokens_per_second(32)
-    write_adapter(folder / f"adapter-{shape}", decoder.base)
-    backend.add_adapter("lora", str(folder / f"adapter-{shape}"))
-    tokens_per_second(1, 1, "lora")
-    column["one stream, LoRA"] = tokens_per_second(1, adapter="lora")
-    tokens_per_second(32, 1, "lora")
-    column["32 streams, LoRA"] = tokens_per_second(32, 2, "lora")
+    for target, said in TARGETS[shape].items():
+        place = folder / f"adapter-{shape}-{len(target)}"
+        backend.call(lambda place=place, target=target: write_adapter(place, decoder.base, target))
+        backend.add_adapter(said, str(place))
+        tokens_per_second(1, 1, said)
+        column[f"one stream, LoRA on {said}"] = tokens_per_second(1, adapter=said)
+        tokens_per_second(32, 1, said)
+        column[f"32 streams, LoRA on {said}"] = tokens_per_second(32, 2, said)
+        backend.remove_adapter(said)
     long = (decoder.tokenizer(chat_speed.TEXT * 400)["input_ids"] * 8)[:4096]
     firsts, knowns = [], []
     for number in range(3):
@@ -162,6 +164,7 @@ def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool)
     column["the same, known"] = f"{statistics.median(knowns):.3f} s"
     free, total = torch.cuda.mem_get_info()
     column["GPU memory, in the end"] = f"{(total - free) / 2**30:.2f} GiB"
+    column["a prompt that does not fit beside an answer"] = short_of_memory(backend, long)
     recorded = backend.batch.passes.runner.recorded
     column["recorded steps"] = (recorded.reason or "yes") if recorded else "no"
     graph = recorded._graphs.get((None, 1)) if recorded else None
@@ -172,6 +175,31 @@ def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool)
                 if key[1] in (1, 32):
                     backend.call(lambda one=one, key=key: kernels(one.graph, f"{shape} {key}"))
     return column
+
+
+def short_of_memory(backend, long: list[int]) -> str:
+    """What becomes of a long prompt for which there is no memory, of a short answer beside it, and of the next."""
+    import chat_speed
+    import torch
+
+    def limit() -> None:
+        torch.cuda.empty_cache()
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (200 << 20)) / total)
+
+    (short,) = chat_speed.jobs_of(1, 300)
+    backend.submit(short)
+    next(iter(short))
+    backend.call(limit)
+    said = "is answered"
+    try:
+        chat_speed.first_token(backend, [77, *long[1:]])
+    except Exception as error:
+        said = f"hears {getattr(error, 'message', error)!s}"[:120]
+    count = 1 + sum(1 for _ in short)
+    backend.call(lambda: torch.cuda.set_per_process_memory_fraction(1.0))
+    seconds = chat_speed.first_token(backend, [78, *long[1:]])
+    return f"it {said}; the answer beside it has {count} of 300 tokens; the next one's first after {seconds:.2f} s"
 
 
 def replay(graph, column: dict[str, str], must_read: float, speed: float) -> None:
@@ -211,6 +239,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     parser.add_argument("--profile", action="store_true", help="print the kernels of a step")
     options = parser.parse_args()
+    from workbench.train.supervise import ALLOCATOR
+
+    for name, value in ALLOCATOR.items():  # as the engine's process has it
+        os.environ.setdefault(name, value)
     os.environ.setdefault("TRITON_CACHE_DIR", str(options.folder / "kernels"))
     import gc
 

@@ -19,13 +19,14 @@ RUNS = """
     { run(wide, high, [&] { linear_##KIND##_##T(x, words, packed, plain, outer, numbers, offset, low, b, bias, out, \\
         scale, M, N, K, rank, biased); }); }
 #define RUN_EXPERTS(KIND) extern "C" void run_gate_up_##KIND(int wide, int high, const u16 *x, const i64 *keys, \\
-    const float *weight, PACKED(), u16 *out, int pairs, int I, int K, int k, int by_pair) \\
-    { run(wide, high, [&] { gate_up_##KIND(x, keys, weight, words, packed, plain, outer, numbers, offset, out, pairs, \\
+    const float *weight, PACKED(), LORA, u16 *out, int pairs, int I, int K, int k, int by_pair) \\
+    { run(wide, high, [&] { gate_up_##KIND(x, keys, weight, words, packed, plain, outer, numbers, offset, low, b, rank, \\
+        of_expert, of_row, of_rank, out, pairs, \\
         I, K, k, by_pair); }); } \\
-    extern "C" void run_down_##KIND(int wide, int high, const u16 *x, const i64 *keys, PACKED(), u16 *out, int pairs, \\
-    int N, int K, int by_pair) \\
-    { run(wide, high, [&] { down_##KIND(x, keys, words, packed, plain, outer, numbers, offset, out, pairs, N, K, \\
-        by_pair); }); }
+    extern "C" void run_down_##KIND(int wide, int high, const u16 *x, const i64 *keys, PACKED(), LORA, u16 *out, \\
+    int pairs, int N, int K, int by_pair) \\
+    { run(wide, high, [&] { down_##KIND(x, keys, words, packed, plain, outer, numbers, offset, low, b, rank, of_expert, \\
+        of_row, of_rank, out, pairs, N, K, by_pair); }); }
 RUN_LINEAR(1, nested) RUN_LINEAR(2, nested) RUN_LINEAR(4, nested) RUN_LINEAR(1, plain) RUN_LINEAR(4, plain)
 RUN_EXPERTS(nested) RUN_EXPERTS(plain)
 extern "C" void run_gated_2(int wide, int high, const u16 *x, PACKED(gate_), PACKED(up_), u16 *out, int M, int N, int K)
@@ -110,8 +111,10 @@ def test_a_row_is_the_same_alone_and_in_company(library):
         assert torch.equal(alone[0], together[row])
 
 
-@pytest.mark.parametrize("kind, rows, experts", [("nested", 1, 6), ("plain", 9, 5), ("nested", 20, 7)])
-def test_experts(library, kind, rows, experts):
+@pytest.mark.parametrize(
+    "kind, rows, experts, rank", [("nested", 1, 6, 0), ("plain", 9, 5, 0), ("nested", 20, 7, 0), ("nested", 3, 4, 5)]
+)
+def test_experts(library, kind, rows, experts, rank):
     torch.manual_seed(2)
     k, width, inner = 3, 128, 64
     up, gate_up = packed((experts, 2 * inner, width), kind == "nested")
@@ -121,21 +124,27 @@ def test_experts(library, kind, rows, experts):
     pairs, by_pair = rows * k, int(rows * k <= experts)
     grid = pairs if by_pair else experts
     gated, found = torch.full((pairs, inner), torch.nan).bfloat16(), torch.full((pairs, width), torch.nan).bfloat16()
+    expert = index.flatten()
+    # B as PEFT has it: [out, r, E], seen as [E, out, r]
+    up_b, down_b = (torch.randn(out, rank, experts).permute(2, 0, 1) * 0.1 for out in (2 * inner, width))
+    lows = [torch.randn(pairs, rank).bfloat16() for _ in range(2)]
+    of_up, of_down = ([low, b.permute(1, 2, 0), rank, *b.stride()] for low, b in zip(lows, (up_b, down_b), strict=True))
     call(
-        getattr(library, f"run_gate_up_{kind}"), (grid, inner // 16), x, index, weight, *up, gated, pairs, inner,
+        getattr(library, f"run_gate_up_{kind}"), (grid, inner // 16), x, index, weight, *up, *of_up, gated, pairs, inner,
         width, k, by_pair,
     )  # fmt: skip
     want = torch.empty(pairs, inner)
     for pair in range(pairs):
-        gate, other = (gate_up[index[pair // k, pair % k]] @ x[pair // k].float()).chunk(2)
+        both = gate_up[expert[pair]] @ x[pair // k].float() + up_b[expert[pair]] @ lows[0][pair].float()
+        gate, other = both.chunk(2)
         want[pair] = torch.nn.functional.silu(gate) * other * weight[pair // k, pair % k]
     close(gated, want, 8e-3)
     call(
-        getattr(library, f"run_down_{kind}"), (grid, width // 16), gated, index, *down, found, pairs, width, inner,
+        getattr(library, f"run_down_{kind}"), (grid, width // 16), gated, index, *down, *of_down, found, pairs, width, inner,
         by_pair,
     )  # fmt: skip
-    expert = index.flatten()
-    close(found, torch.einsum("poi,pi->po", out_of[expert], gated.float()))
+    want = torch.einsum("poi,pi->po", out_of[expert], gated.float())
+    close(found, want + torch.einsum("por,pr->po", down_b[expert], lows[1].float()))
 
 
 def test_gated_layers(library):

@@ -12,7 +12,7 @@ import torch
 
 from workbench.engine.backend import ContextOverflow, Job
 from workbench.engine.batching import plan
-from workbench.engine.batching.choice import Chosen, choose
+from workbench.engine.batching.choice import Chosen, choose, plain
 from workbench.engine.batching.metrics import Metrics
 from workbench.engine.batching.pages import Pages
 from workbench.engine.batching.passes import Passes
@@ -36,6 +36,17 @@ class Limits:
     piece_beside: int
 
 
+@dataclass(frozen=True)
+class _Late:
+    """A row's token that has not gone out. `end`: it is an end token; `ended`: nothing follows; `full`: nothing may."""
+
+    row: Row
+    chosen: Chosen
+    end: bool
+    ended: bool
+    full: bool
+
+
 class Batch:
     """Requests on one model."""
 
@@ -48,6 +59,7 @@ class Batch:
         self.metrics = Metrics()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
+        self._late: list[_Late] = []  # chosen tokens that have not gone out yet
         self._arrived = 0
 
     @property
@@ -91,6 +103,7 @@ class Batch:
                 list(prompt),
                 Sampler(row_sampling(job, index), ids, decoder.tokenizer, self.width),
                 AnswerRow(index, decoder.tokenizer, sampling.stop, job.response_template is None, prompt),
+                plain=plain(sampling),
             )
             for index in range(sampling.n)
         ]
@@ -100,7 +113,10 @@ class Batch:
     # a step
 
     def step(self) -> None:
-        """Everybody one token further, and some prompts a piece."""
+        """Everybody one token further, and some prompts a piece.
+
+        Where a GPU decodes by itself, tokens go out while it computes the next ones.
+        """
         for request in [one for one in [*self.waiting, *self.running] if one.job.cancelled.is_set()]:
             self.metrics.count("requests_cancelled_total")
             self._end(request)
@@ -110,6 +126,8 @@ class Batch:
         self.metrics.count("steps_total")
         before = self.passes.count
         decoding, reading = self._choose_rows()
+        if not decoding and not reading:
+            self._send()
         if reading:
             self._read(self.passes.run(reading, self._fail), dict(reading))
         if decoding:
@@ -117,6 +135,8 @@ class Batch:
             alive = [row for row in decoding if row in row.request.rows]
             self._read(self.passes.decode(alive, self._fail), dict.fromkeys(alive, 1))
         self.metrics.count("passes_total", self.passes.count - before)
+        if not self.passes.runner.recorded:
+            self._send()
 
     def _admit(self) -> None:
         held = sum(len(row.forks) + 1 for request in self.running for row in request.rows)
@@ -190,6 +210,7 @@ class Batch:
         """Take what passes give: rows that have been read to their end get their next token."""
         rope = self.passes.runner.rope
         for rows, logits in results:
+            self._send()
             ready = []
             for place, row in enumerate(rows):
                 if row not in row.request.rows:  # its request has failed meanwhile
@@ -204,6 +225,7 @@ class Batch:
             if ready:
                 places = [place for _, place in ready]
                 some = logits if places == list(range(len(logits))) else logits[places]
+                self.metrics.generated(len(ready))
                 chosen = choose([row for row, _ in ready], some)
                 for (row, _), one in zip(ready, chosen, strict=True):
                     if row in row.request.rows:
@@ -217,30 +239,39 @@ class Batch:
 
     def _take(self, row: Row, chosen: Chosen) -> None:
         """A row goes on with a token, or ends."""
-        request, decoder = row.request, self.decoder
+        request = row.request
         if chosen.error is not None:
             self._fail(row, chosen.error)
             return
-        token, job = chosen.token, request.job
-        row.tokens.append(token)
-        job.completion_tokens += 1
-        self.metrics.generated(1)
-        info = None
-        if chosen.figures is not None and chosen.others is not None:
-            info = decoder._info(token, chosen.figures, chosen.others, job.sampling.logprobs or 0)
-        end = token in decoder._ends
+        row.tokens.append(chosen.token)
+        request.job.completion_tokens += 1
+        end = chosen.token in self.decoder._ends
         ended = end or row.sampler.grammars[0].stopped
         full = len(row.tokens) - row.prompt >= request.limit
-        sent = row.text.add(token, info, end=end, ended=ended, full=full)
-        job.events.put(sent)
-        if sent.finish:
-            row.drop(self.pages)
-            request.rows.remove(row)
-            if not request.rows:
-                self.metrics.count("requests_finished_total")
-                self._end(request)
+        self._late.append(_Late(row, chosen, end, ended, full))
+        if ended or full:
+            self._send()
         elif self.passes.runner.rope.reread(len(row.tokens) - 1, len(row.tokens)):
             row.drop(self.pages)
+
+    def _send(self) -> None:
+        """What was chosen goes to the clients. A stop text ends a row here; what has been chosen since is dropped."""
+        late, self._late = self._late, []
+        for one in late:
+            row, request = one.row, one.row.request
+            if row not in request.rows:
+                continue
+            token, job, info = one.chosen.token, request.job, None
+            if one.chosen.figures is not None and one.chosen.others is not None:
+                info = self.decoder._info(token, one.chosen.figures, one.chosen.others, job.sampling.logprobs or 0)
+            sent = row.text.add(token, info, end=one.end, ended=one.ended, full=one.full)
+            job.events.put(sent)
+            if sent.finish:
+                row.drop(self.pages)
+                request.rows.remove(row)
+                if not request.rows:
+                    self.metrics.count("requests_finished_total")
+                    self._end(request)
 
     # ends
 
@@ -253,6 +284,7 @@ class Batch:
 
     def _fail(self, row: Row, error: Exception) -> None:
         request = row.request
+        self._send()
         if request not in self.running:
             return
         self.metrics.count("requests_failed_total")

@@ -154,11 +154,10 @@ def _side_by_side(
         pieces = [
             Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts
         ]
-        if runner.recorded and all(len(piece.tokens) == 1 for piece in pieces):
-            rows = runner.decode(pieces, None)
+        if runner.recorded:
+            rows = runner.in_steps(pieces, None)
             if rows is None:
                 raise _NotRecorded(runner.recorded.reason)
-            rows = rows.clone()
         else:
             rows = runner.run(pieces)
         for (i, _, _), logits in zip(parts, rows, strict=True):

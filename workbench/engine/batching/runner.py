@@ -12,9 +12,10 @@ from workbench.engine.batching.cache import PagedCache, View
 from workbench.engine.batching.pages import BLANK, TRASH
 from workbench.engine.batching.quick import QuickForward
 from workbench.engine.batching.step import one_step
-from workbench.engine.recorded.steps import RecordedSteps
+from workbench.engine.recorded.steps import ROWS, RecordedSteps
 from workbench.models.rope_lengths import RopeLengths
 
+STEP_ROWS = ROWS[-1]
 MaskForm = Literal["plain", "by_layer_type"]
 
 
@@ -103,6 +104,25 @@ class Runner:
         if self.recorded is None or self.recorded.reason:
             return None
         return self.recorded.run(pieces, adapter)
+
+    def in_steps(self, pieces: Sequence[Piece], adapter: str | None) -> Tensor | None:
+        """As `run` for short pieces, by recordings: each token is a row of its own. A row sees what those before it
+        write in the same step, because every layer writes before it reads. None where steps are not recorded."""
+        rows = [
+            Piece([token], piece.start + i, piece.pages, piece.lengths and [piece.lengths[i]])
+            for piece in pieces
+            for i, token in enumerate(piece.tokens)
+        ]
+        ends = list(itertools.accumulate(len(piece.tokens) for piece in pieces))
+        found: list[Tensor] = []
+        for start in range(0, len(rows), STEP_ROWS):
+            logits = self.decode(rows[start : start + STEP_ROWS], adapter)
+            if logits is None:
+                return None
+            here = [end - 1 - start for end in ends if start < end <= start + STEP_ROWS]
+            if here:
+                found.append(logits[here])  # a copy: the next step writes over its logits
+        return torch.cat(found)
 
     def _layout(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Ids and positions [rows, length], the places to write to, and the table of pages. Short pieces are filled up

@@ -420,8 +420,8 @@ class _Combine(torch.autograd.Function):
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
     up, down = (lora_factors(self, name) for name in ("gate_up_proj", "down_proj"))
-    if self.plain_silu and not up and not down and few_rows.takes(hidden_states) and few_rows.fits_experts(self):
-        return few_rows.experts(self, hidden_states, top_k_index, top_k_weights)
+    if self.plain_silu and few_rows.takes(hidden_states) and few_rows.fits_experts(self):
+        return few_rows.experts(self, hidden_states, top_k_index, top_k_weights, up, down)
     source, back, ends = route(top_k_index, self.num_experts)
     double, width = self.packed_sizes
     if self.plain_silu:

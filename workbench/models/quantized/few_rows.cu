@@ -275,11 +275,26 @@ __device__ __forceinline__ i64 expert_of(const i64 *keys, int by_pair) {
     return expert;
 }
 
+// LoRA on experts: low [pairs, rank] is A x, and B of expert e, row n and rank i lies at e · of_expert + n · of_row +
+// i · of_rank.
+struct Factors {
+    const u16 *low;
+    const float *b;
+    int rank, of_expert, of_row, of_rank;
+
+    __device__ __forceinline__ float product(i64 expert, int n, int pair) const {
+        float sum = 0.0f;
+        const float *from = b + expert * of_expert + (i64)n * of_row;
+        for (int i = 0; i < rank; i++) sum = fmaf(number(low[(i64)pair * rank + i]), from[(i64)i * of_rank], sum);
+        return sum;
+    }
+};
+
 // out [pairs, I] = weight · silu(gate) · up for the rows x [·, K] of the pairs (pair / k)
 template <bool NESTED>
 __device__ __forceinline__ void gate_up(
-    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const Scales &scales, u16 *out, int pairs,
-    int I, int K, int k, int by_pair) {
+    const u16 *x, const i64 *keys, const float *weight, const u32 *words, const Scales &scales, const Factors &lora,
+    u16 *out, int pairs, int I, int K, int k, int by_pair) {
     __shared__ float parts[WARPS * 8 * 32];
     __shared__ int chosen[8];
     const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
@@ -300,8 +315,13 @@ __device__ __forceinline__ void gate_up(
             const int value = threadIdx.x >> 5, row = n + (lane >> 2) + 8 * (value >> 1);
             const int one = chosen[2 * (lane & 3) + (value & 1)];
             if (one >= 0 && row < I) {
-                const float gate = number(rounded(added_up<8>(parts, value, lane)));
-                const float up = number(rounded(added_up<8>(parts, value + 4, lane)));
+                float gate = added_up<8>(parts, value, lane), up = added_up<8>(parts, value + 4, lane);
+                if (lora.rank) {
+                    gate += lora.product(expert, row, one);
+                    up += lora.product(expert, I + row, one);
+                }
+                gate = number(rounded(gate));
+                up = number(rounded(up));
                 out[(i64)one * I + row] = rounded(gate / (1.0f + expf(-gate)) * up * weight[one]);
             }
         }
@@ -312,8 +332,8 @@ __device__ __forceinline__ void gate_up(
 // out [pairs, N] = x [pairs, K] times the matrix of each pair's expert
 template <bool NESTED>
 __device__ __forceinline__ void down(
-    const u16 *x, const i64 *keys, const u32 *words, const Scales &scales, u16 *out, int pairs, int N, int K,
-    int by_pair) {
+    const u16 *x, const i64 *keys, const u32 *words, const Scales &scales, const Factors &lora, u16 *out, int pairs,
+    int N, int K, int by_pair) {
     __shared__ float parts[WARPS * 4 * 32];
     __shared__ int chosen[8];
     const int n = blockIdx.y * 16, lane = threadIdx.x & 31;
@@ -331,7 +351,11 @@ __device__ __forceinline__ void down(
         if (threadIdx.x < 128) {
             const int value = threadIdx.x >> 5, row = n + (lane >> 2) + 8 * (value >> 1);
             const int one = chosen[2 * (lane & 3) + (value & 1)];
-            if (one >= 0 && row < N) out[(i64)one * N + row] = rounded(added_up<4>(parts, value, lane));
+            if (one >= 0 && row < N) {
+                float sum = added_up<4>(parts, value, lane);
+                if (lora.rank) sum += lora.product(expert, row, one);
+                out[(i64)one * N + row] = rounded(sum);
+            }
         }
         __syncthreads();
     }
@@ -358,17 +382,22 @@ __device__ __forceinline__ void down(
         gated<T>(x, words, scales, out, M, N, K); \
     }
 
+#define LORA const u16 *low, const float *b, int rank, int of_expert, int of_row, int of_rank
+#define FACTORS {low, b, rank, of_expert, of_row, of_rank}
+
 #define EXPERTS(KIND, NESTED) \
     KERNEL gate_up_##KIND( \
-        const u16 *x, const i64 *keys, const float *weight, PACKED(), u16 *out, int pairs, int I, int K, int k, \
+        const u16 *x, const i64 *keys, const float *weight, PACKED(), LORA, u16 *out, int pairs, int I, int K, int k, \
         int by_pair) { \
         const Scales scales = SCALES(); \
-        gate_up<NESTED>(x, keys, weight, words, scales, out, pairs, I, K, k, by_pair); \
+        const Factors lora = FACTORS; \
+        gate_up<NESTED>(x, keys, weight, words, scales, lora, out, pairs, I, K, k, by_pair); \
     } \
     KERNEL down_##KIND( \
-        const u16 *x, const i64 *keys, PACKED(), u16 *out, int pairs, int N, int K, int by_pair) { \
+        const u16 *x, const i64 *keys, PACKED(), LORA, u16 *out, int pairs, int N, int K, int by_pair) { \
         const Scales scales = SCALES(); \
-        down<NESTED>(x, keys, words, scales, out, pairs, N, K, by_pair); \
+        const Factors lora = FACTORS; \
+        down<NESTED>(x, keys, words, scales, lora, out, pairs, N, K, by_pair); \
     }
 
 #define ALL(KIND, NESTED) \

@@ -33,13 +33,15 @@ def linear(module, x: Tensor, a: Tensor | None = None, b: Tensor | None = None, 
     return out.view(*x.shape[:-1], module.out_features).to(x.dtype)
 
 
-def experts(module, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """What packed experts without LoRA give for x [rows, H] with the choices [rows, k]."""
+def experts(module, x: Tensor, index: Tensor, weight: Tensor, up_lora: list[Tensor], down_lora: list[Tensor]) -> Tensor:
+    """What packed experts give for x [rows, H] with the choices [rows, k]; LoRA as `expert_lora.lora_factors` gives
+    it."""
     from workbench.models.quantized import few_rows_kernels as kernels
 
     up, down = (module._parameters[name] for name in ("gate_up_proj", "down_proj"))
     rows = x.to(products_in(x.dtype, x.device.type)).contiguous()
-    out = kernels.experts(rows, index, weight, (up.data, up.quant_state), (down.data, down.quant_state))
+    packed = (up.data, up.quant_state), (down.data, down.quant_state)
+    out = kernels.experts(rows, index, weight, *packed, up_lora, down_lora)
     return out.to(x.dtype)
 
 

@@ -142,6 +142,35 @@ def low_rank(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
+def _low_of_pairs(x, a, keys, out, R, EACH: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
+    pair, r = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    expert = tl.load(keys + pair).to(tl.int64)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for k in range(0, K, BLOCK):
+        column = k + tl.arange(0, BLOCK)
+        left = tl.load(x + pair // EACH * K + column, mask=column < K, other=0.0)
+        right = tl.load(a + (expert * R + r) * K + column, mask=column < K, other=0.0).to(x.dtype.element_ty)
+        total += left.to(tl.float32) * right.to(tl.float32)
+    tl.store(out + pair * R + r, tl.sum(total, axis=0).to(out.dtype.element_ty))
+
+
+def low_of_pairs(x: torch.Tensor, a: torch.Tensor, keys: torch.Tensor, each: int) -> torch.Tensor:
+    """`A x` of each pair: rows `x[pair // each]` of [·, K] and A [E, r, K] of the expert `keys[pair]` -> [pairs, r]."""
+    a = a.contiguous()
+    out = torch.empty(keys.shape[0], a.shape[1], dtype=x.dtype, device=x.device)
+    _low_of_pairs[out.shape](x, a, keys, out, a.shape[1], EACH=each, K=x.shape[1], BLOCK=1024, num_warps=4)
+    return out
+
+
+def _factors(x: torch.Tensor, lora: list[torch.Tensor], keys: torch.Tensor, each: int) -> list:
+    """The kernels' arguments for LoRA on experts: nothing, or A [E, r, K] and B [E, N, r]."""
+    if not lora:
+        return [x, x, 0, 0, 0, 0]
+    a, b = lora[0], lora[1].detach().float()
+    return [low_of_pairs(x, a.detach(), keys, each), b, b.shape[2], *b.stride()]
+
+
+@triton.jit
 def _sum_of_choices(rows, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -151,12 +180,21 @@ def _sum_of_choices(rows, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + token * H + column, total.to(out.dtype.element_ty), mask=column < H)
 
 
-def experts(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, up: tuple, down: tuple) -> torch.Tensor:
+def experts(
+    x: torch.Tensor,
+    index: torch.Tensor,
+    weight: torch.Tensor,
+    up: tuple,
+    down: tuple,
+    up_lora: list[torch.Tensor],
+    down_lora: list[torch.Tensor],
+) -> torch.Tensor:
     """Σ over a row's choices of `weight · W_d (silu(W_g x) ⊙ W_u x)`: [M, H] -> [M, H].
 
     Args:
         x: [M, H], contiguous. index, weight: [M, k], the chosen experts and their weights.
         up, down: `(data, state)` of the packed gate_up_proj [E, 2I, H] and down_proj [E, H, I].
+        up_lora, down_lora: nothing, or LoRA's A [E, r, in] and B [E, out, r] (scaled) of each.
     """
     rows, width = x.shape
     pairs, k = index.numel(), index.shape[1]
@@ -169,13 +207,13 @@ def experts(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, up: tupl
     module, kind, packing = _packing(*up)
     module.launch(
         f"gate_up_{kind}", (programs, triton.cdiv(inner, _ROWS)), _THREADS,
-        x, keys, weight, *packing, gated, pairs, inner, width, k, int(by_pair),
+        x, keys, weight, *packing, *_factors(x, up_lora, keys, k), gated, pairs, inner, width, k, int(by_pair),
     )  # fmt: skip
     out = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     module, kind, packing = _packing(*down)
     module.launch(
         f"down_{kind}", (programs, triton.cdiv(width, _ROWS)), _THREADS,
-        gated, keys, *packing, out, pairs, width, inner, int(by_pair),
+        gated, keys, *packing, *_factors(gated, down_lora, keys, 1), out, pairs, width, inner, int(by_pair),
     )  # fmt: skip
     total = torch.empty_like(x)
     _sum_of_choices[(rows, triton.cdiv(width, 1024))](out, total, width, K=k, BLOCK=1024, num_warps=4)

@@ -3,9 +3,10 @@
     python benchmarks/decode_speed.py FOLDER [--shapes v2-lite qwen3-8b llama-3-8b] [--layers N] [--profile]
 
 For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one stream
-of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA
-of rank 16, sampled, of 8 and 32 streams; seconds to the first token of a prompt of 4,096 tokens, and of the same prompt again. Greedy, prompts of about 100 tokens, 256
-new ones, medians of three. The floor: what a step of one stream must read at the speed at which this card copies.
+of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA of
+rank 16, sampled, of 8 and 32 streams; seconds to the first token of a prompt of 4,096 tokens, and of the same prompt
+again; what becomes of a prompt for which there is no memory. Greedy, prompts of about 100 tokens, 256 new ones, medians
+of three. The floor: what a step of one stream must read at the speed at which this card copies.
 """
 
 import argparse
@@ -166,7 +167,7 @@ def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool)
     column["GPU memory, in the end"] = f"{(total - free) / 2**30:.2f} GiB"
     column["a prompt that does not fit beside an answer"] = short_of_memory(backend, long)
     recorded = backend.batch.passes.runner.recorded
-    column["recorded steps"] = (recorded.reason or "yes") if recorded else "no"
+    column["recorded steps"] = "no" if recorded is None else ", ".join(recorded.refused.values()) or "yes"
     graph = recorded._graphs.get((None, 1)) if recorded else None
     if graph:
         backend.call(lambda: replay(graph.graph, column, floor_bytes(decoder.base), speed))

@@ -81,6 +81,8 @@ def serve(
     backend, device = load(config, workspace, adapters, progress, tell, state, closing)
     if reason := backend.capabilities.not_batched:
         warn(Message("takes_turns", reason=reason))
+    if reason := getattr(backend, "not_recorded", ""):
+        warn(Message("not_recorded", reason=reason))
     name = base_name(config)
     if state:
         state.update(state="running", phase="", progress=1.0, device=device)

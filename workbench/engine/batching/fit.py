@@ -32,7 +32,7 @@ class Fit:
     quick: QuickForward | None = None
     steps: bool = False
     recorded: bool = False
-    not_recorded: str = ""
+    not_recorded: Message | str = ""
     alike: int = 0
     reason: str = ""
 
@@ -95,21 +95,21 @@ def _right(
         return False
 
 
-def _recorded(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> tuple[bool, str]:
+def _recorded(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> tuple[bool, Message | str]:
     """Whether steps can be recorded and compute the same, and else why not (nothing on a CPU)."""
     embeddings = model.get_input_embeddings().weight
     if embeddings.device.type != "cuda":
         return False, ""
     if not triton_is_here():
-        return False, "Triton is not there"
+        return False, Message("recorded_triton")
     if len({parameter.device for parameter in model.parameters()}) > 1:
-        return False, "the model is on several GPUs"
+        return False, Message("recorded_split")
     try:
         difference = _difference(_side_by_side(model, rope, form, None, recorded=True)[2], want)
     except _NotRecorded as error:
         return False, str(error)
     if difference > _ROUNDING.get(embeddings.dtype, _ROUNDING_16_BIT):
-        return False, f"a recorded step gives another answer (by {difference:.0%})"
+        return False, Message("recorded_differs")
     return True, ""
 
 
@@ -157,7 +157,7 @@ def _side_by_side(
         if runner.recorded:
             rows = runner.in_steps(pieces, None)
             if rows is None:
-                raise _NotRecorded(runner.recorded.reason)
+                raise _NotRecorded(runner.recorded.refused[None])
         else:
             rows = runner.run(pieces)
         for (i, _, _), logits in zip(parts, rows, strict=True):

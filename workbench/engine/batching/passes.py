@@ -34,7 +34,7 @@ class Passes:
     def decode(self, rows: Sequence[Row], fail: Callable[[Row, Exception], None]) -> Iterator[tuple[list[Row], Tensor]]:
         """One token more of each row; gives rows with their logits [rows, vocabulary], pass by pass. A row whose pass
         fails alone is handed to `fail`."""
-        if self.runner.recorded and not self.runner.recorded.reason:
+        if self.runner.recorded:
             for group in plan.together([row.request.inner for row in rows]):
                 yield from self.run([(rows[i], 1) for i in group], fail, recorded=True)
             return

@@ -101,9 +101,7 @@ class Runner:
     def decode(self, pieces: Sequence[Piece], adapter: str | None) -> Tensor | None:
         """As `run` for pieces of one token each, by a recording; `adapter` is the one that is switched on in the whole
         model. None where steps are not recorded."""
-        if self.recorded is None or self.recorded.reason:
-            return None
-        return self.recorded.run(pieces, adapter)
+        return None if self.recorded is None else self.recorded.run(pieces, adapter)
 
     def in_steps(self, pieces: Sequence[Piece], adapter: str | None) -> Tensor | None:
         """As `run` for short pieces, by recordings: each token is a row of its own. A row sees what those before it

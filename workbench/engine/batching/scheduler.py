@@ -44,6 +44,7 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
     )
     if fit.recorded:
         log("Decoding steps are recorded (CUDA graphs); weights in 4 bits are read as they are.")
+        scheduler.batch.passes.runner.recorded.report = log
     elif fit.not_recorded:
         log(f"Decoding steps are not recorded (CUDA graphs), which makes them slower: {fit.not_recorded}.")
     if scheduler.batch.passes.runner.step:
@@ -68,6 +69,7 @@ class BatchingScheduler(Scheduler):
         runner = Runner(decoder.base, cache, decoder.rope, fit.form, fit.quick, fit.steps, longest)
         packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, PackedLinear))
         weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
+        self.not_recorded = fit.not_recorded
         self.mixed = MixedAdapters()
         passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)
         self.batch = Batch(decoder, passes, pages, limits, fit.width, most)
@@ -88,7 +90,8 @@ class BatchingScheduler(Scheduler):
             runner.run([Piece([0] * tokens, 0, taken, lengths)])
             runner.decode([Piece([0], tokens, taken, lengths and lengths[:1])], None)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            pass
+        torch.cuda.empty_cache()  # a training beside this may want what a long prompt takes
         pages.release(taken)
 
     @property

@@ -14,6 +14,7 @@ import triton.language as tl
 
 _TOKENS = 32  # that a program looks at together
 _LEAST = 32  # tokens of a part
+_PARTS = 32  # of a row
 
 
 def _power_of_2(n: int) -> int:
@@ -176,7 +177,7 @@ def attend(
     group = heads // groups
     block = 16 if group <= 16 or d > 256 else 32
     tiles = triton.cdiv(group, block)
-    parts = 32 if heads * dv <= 16384 else 16
+    parts = _PARTS if heads * dv <= 16384 else _PARTS // 2
     sums = torch.empty(rows, heads, parts, dv, dtype=torch.float32, device=q.device)
     logs = torch.empty(rows, heads, parts, dtype=torch.float32, device=q.device)
     out = torch.empty(rows, heads, dv, dtype=q.dtype, device=q.device)

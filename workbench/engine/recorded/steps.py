@@ -31,13 +31,15 @@ class RecordedSteps:
     """The recordings of one model and one cache.
 
     Attributes:
-        reason: why steps are not recorded, or nothing.
+        refused: the adapters (None: the base) whose steps cannot be recorded, with the reason.
+        report: is told of these.
     """
 
     def __init__(self, model, cache: PagedCache, rope: RopeLengths, form: str, window: int, pages: int):
         """`form`: as the runner's. `window`: of sliding layers, or 0. `pages`: the most that a row can have."""
         self.model, self.cache, self.rope, self.form, self.window = model, cache, rope, form, window
-        self.reason = ""
+        self.refused: dict[str | None, str] = {}
+        self.report: Callable[[str], None] = lambda line: None
         device = model.get_input_embeddings().weight.device
         most = ROWS[-1]
         self._numbers = torch.zeros(_NUMBERS, most, dtype=torch.int64, device=device)
@@ -56,7 +58,7 @@ class RecordedSteps:
 
         The logits are those of the recording: they hold until the next step.
         """
-        if self.reason or len(pieces) > ROWS[-1]:
+        if adapter in self.refused or len(pieces) > ROWS[-1]:
             return None
         rows = next(count for count in ROWS if count >= len(pieces))
         self._fill(pieces, rows)
@@ -68,8 +70,9 @@ class RecordedSteps:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of whatever a model's code does that cannot be recorded
-                self.reason = " ".join(str(error).split())[:200] or type(error).__name__
-                torch.cuda.synchronize()
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                self.refused[adapter] = reason
+                self.report(f"Steps of this adapter are not recorded, which makes them slower: {reason}.")
                 return None
         recording.graph.replay()
         return recording.logits[: len(pieces)]
@@ -81,6 +84,7 @@ class RecordedSteps:
     def forget(self, adapter: str) -> None:
         """The adapter is gone, or another one has its name."""
         self._graphs = {key: one for key, one in self._graphs.items() if key[0] != adapter}
+        self.refused.pop(adapter, None)
 
     def _fill(self, pieces: Sequence, rows: int) -> None:
         """What the step reads, from its pieces."""
@@ -113,18 +117,31 @@ class RecordedSteps:
                 self._factors = factors.new_empty(ROWS[-1], 1, factors.shape[-1])
             self._factors[:rows].copy_(factors)
 
-    def _record(self, adapter: str | None, rows: int) -> _Recording:
-        numbers = self._numbers[:, :rows]
+    def _record(self, adapter: str | None, rows: int) -> "_Recording":
         places = Places(self._table[:rows], self._lengths[:rows], self.window, self._latent(adapter))
-        view = View(numbers[2], self._table[:rows].to(torch.int64)[:, :1], in_place=True)
-        ids, positions = numbers[0, :, None], numbers[1, :, None]
-        mask = torch.ones(rows, 1, 1, 1, dtype=torch.bool, device=ids.device)  # four dimensions: nothing is made of it
-        masks = mask if self.form == "plain" else {"full_attention": mask, "sliding_attention": mask}
+        # kernels are compiled, and workspaces made, outside of the recording
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._forward(rows, places)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            logits = self._forward(rows, places)
+        self._pool = self._pool or graph.pool()
+        return _Recording(graph, logits, places)
 
-        def forward() -> Tensor:
+    def _forward(self, rows: int, places: Places) -> Tensor:
+        """The step for so many rows: logits [rows, vocabulary] in float32."""
+        numbers = self._numbers[:, :rows]
+        mask = torch.ones(rows, 1, 1, 1, dtype=torch.bool, device=numbers.device)  # four dimensions: it is left alone
+        masks = mask if self.form == "plain" else {"full_attention": mask, "sliding_attention": mask}
+        factors = None if self._factors is None else self._factors[:rows]
+        self.cache.view = View(numbers[2], self._table[:rows, :1], in_place=True)
+        with torch.inference_mode(), self.rope.fixed(factors), reading(self.model, places):
             out = self.model(
-                input_ids=ids,
-                position_ids=positions,
+                input_ids=numbers[0, :, None],
+                position_ids=numbers[1, :, None],
                 attention_mask=masks,
                 past_key_values=self.cache,
                 use_cache=True,
@@ -132,27 +149,9 @@ class RecordedSteps:
             )
             return out.logits[:, -1].float()
 
-        factors = None if self._factors is None else self._factors[:rows]
-        self.cache.view = view
-        with torch.inference_mode(), self.rope.fixed(factors), reading(self.model, places):
-            _on_a_side(forward)  # kernels are compiled, and workspaces made, outside of the recording
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                logits = forward()
-        self._pool = self._pool or graph.pool()
-        return _Recording(graph, logits, places)
-
     def _latent(self, adapter: str | None) -> dict:
         """Matrices of latent attention that another recording of the same adapter has made."""
         for (name, _), recording in self._graphs.items():
             if name == adapter:
                 return recording.places.latent
         return {}
-
-
-def _on_a_side(forward: Callable[[], Tensor]) -> None:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        forward()
-    torch.cuda.current_stream().wait_stream(stream)

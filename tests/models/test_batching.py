@@ -145,6 +145,21 @@ def test_the_cache_grows_when_it_is_too_small(decoder):
     assert backend.metrics()["prompt_tokens_reused_total"] > 0
 
 
+def test_a_cache_that_cannot_grow_ends_one_request_only(decoder, monkeypatch):
+    want = alone(decoder, job(PROMPTS[0], 4))
+    backend = BatchingScheduler(decoder, find_fit(decoder.base, decoder.rope), tokens=4096, first=64)
+
+    def grow(pages):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backend.batch.passes.runner, "grow", grow)
+    with pytest.raises(UserError) as error:
+        list(backend.submit(job(PROMPTS[3] * 2)))
+    assert error.value.message.code == "request_memory"
+    same([answers(backend.submit(job(PROMPTS[0], 4)))], [want])
+    assert backend.metrics()["kv_tokens_most"] == 64
+
+
 @pytest.fixture
 def decoder(tiny_model, workspace):
     return decoder_of(tiny_model, workspace)

@@ -24,6 +24,7 @@ from workbench.models.fused import use_fused
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
+from workbench.models.quantized import few_rows
 from workbench.models.quantized.linears import use_packed_linears
 from workbench.models.quantized.weights import triton_is_here
 from workbench.models.rope_lengths import RopeLengths
@@ -56,6 +57,8 @@ class TransformersDecoder:
         if self._on_gpu and triton_is_here():
             use_packed_linears(self.base)
             use_fused(self.base)
+            if reason := few_rows.unusable():
+                log(f"Weights in 4 bits are unpacked in every step, which makes answers slower: {reason}")
         self.model = self.base
         self.adapters: list[str] = []
         # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do

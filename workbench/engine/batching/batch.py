@@ -126,8 +126,8 @@ class Batch:
         self.metrics.count("steps_total")
         before = self.passes.count
         decoding, reading = self._choose_rows()
-        if not decoding and not reading:
-            self._send()
+        if not decoding and not reading:  # the cache could not grow as was expected when this request came
+            self._fail(self.running[0].rows[0], UserError("request_memory"))
         if reading:
             self._read(self.passes.run(reading, self._fail), dict(reading))
         if decoding:

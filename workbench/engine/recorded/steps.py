@@ -50,6 +50,7 @@ class RecordedSteps:
         self._host_table = torch.zeros(most, pages, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._host_lengths = torch.ones(most, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._known: list[tuple[Sequence[int], int]] = [((), 0)] * most  # whose pages a row of the table holds
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self._graphs: dict[tuple[str | None, int], _Recording] = {}
         self._pool = None
 
@@ -88,6 +89,8 @@ class RecordedSteps:
 
     def _fill(self, pieces: Sequence, rows: int) -> None:
         """What the step reads, from its pieces."""
+        if self._copied:
+            self._copied.synchronize()  # what an earlier step reads has left the host's memory
         size, numbers = self.cache.size, self._host_numbers.numpy()
         table, lengths = self._host_table.numpy(), self._host_lengths.numpy()
         widest = 1
@@ -109,6 +112,8 @@ class RecordedSteps:
         self._numbers[:, :rows].copy_(self._host_numbers[:, :rows], non_blocking=True)
         self._lengths[:rows].copy_(self._host_lengths[:rows], non_blocking=True)
         self._table[:rows, :widest].copy_(self._host_table[:rows, :widest], non_blocking=True)
+        if self._copied:
+            self._copied.record()
         if self.rope.kind:
             given = np.ones((rows, 1), dtype=np.int64)
             given[: len(pieces), 0] = [piece.lengths[0] for piece in pieces]

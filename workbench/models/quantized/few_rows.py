@@ -3,6 +3,8 @@
 Without gradients, on a GPU with Triton. Everything else is computed by the operators of `linears.py` and `experts.py`.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,20 @@ MOST = 64  # rows; for more, unpacking the weights once is faster
 
 def takes(x: Tensor) -> bool:
     """Whether activations [..., width] are few rows without gradients on a GPU."""
-    return not torch.is_grad_enabled() and x.numel() <= MOST * x.shape[-1] and x.numel() > 0 and on_gpu(x)
+    few = not torch.is_grad_enabled() and 0 < x.numel() <= MOST * x.shape[-1]
+    return few and on_gpu(x) and not unusable()
+
+
+@functools.cache
+def unusable() -> str:
+    """Why the kernels cannot be used on this machine, or nothing: they are compiled and tried once."""
+    from workbench.models.quantized import few_rows_kernels as kernels
+
+    try:
+        difference = kernels.try_out()
+    except (OSError, RuntimeError, AttributeError) as error:  # no NVRTC, or one that does not know the GPU
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return "" if difference < 0.01 else f"a product was wrong by {difference:.0%}"
 
 
 def linear(module, x: Tensor, a: Tensor | None = None, b: Tensor | None = None, scale: float = 1.0) -> Tensor:

@@ -107,6 +107,21 @@ def linear(
     return out
 
 
+def try_out() -> float:
+    """The relative difference of a small product to the same with weights that bitsandbytes unpacks; 0 where nothing
+    would fit these kernels."""
+    import bitsandbytes as bnb
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    weight, x = (torch.randn(32, 128, device="cuda", generator=generator).to(dtype) for _ in range(2))
+    data, state = bnb.functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    if not fits(state):
+        return 0.0
+    want = x.float() @ bnb.functional.dequantize_4bit(data, state).float().t()
+    return float((linear(x, data, state).float() - want).norm() / want.norm())
+
+
 def gated(x: torch.Tensor, gate: tuple, up: tuple) -> torch.Tensor:
     """`silu(x Gᵀ) · (x Uᵀ)`, rounded after each step: [M, K] -> [M, I].
 

@@ -32,13 +32,19 @@ def progress_writer(run: Run) -> Progress:
     return write
 
 
-_noted_peak = 0
+_noted_peak = _noted_reserved = 0
 
 
 def note_peak() -> None:
-    """Keep the GPU's peak so far: its counter is about to be set back."""
-    global _noted_peak
-    _noted_peak = _gpu_peak()
+    """Keep the GPU's peaks so far: their counters are about to be set back."""
+    global _noted_peak, _noted_reserved
+    _noted_peak, _noted_reserved = _gpu_peak(), _gpu_reserved()
+
+
+def _gpu_reserved() -> int:
+    import torch
+
+    return max(_noted_reserved, sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())))
 
 
 def _gpu_peak() -> int:
@@ -66,6 +72,7 @@ def _gpu_now() -> dict:
     now = {
         "vram_allocated": round(sum(torch.cuda.memory_allocated(i) for i in everywhere) / 2**30, 3),
         "vram_reserved": round(sum(torch.cuda.memory_reserved(i) for i in everywhere) / 2**30, 3),
+        "peak_reserved": round(_gpu_reserved() / 2**30, 3),
     }
     try:
         now["gpu_utilization"] = torch.cuda.utilization()

@@ -17,5 +17,5 @@ COMPILED = 1.0
 IN_FLIGHT = 4
 
 # A process on the CPU with torch, transformers, PEFT and bitsandbytes, before a model is loaded.
-HOST_BASE = 760 * MIB
+HOST_BASE = 655 * MIB
 HOST_FRAGMENTS = 1.05

@@ -84,7 +84,9 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     norms = sum(1 for name in sizes.family.norms)
 
     # attention as transformers runs it
-    attention = 4 * h + _inputs(("q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "kv_a_proj_with_mqa"), lora, h, how)
+    attention = 4 * h + _inputs(
+        ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "kv_a_proj_with_mqa"), lora, h, how
+    )
     if sizes.latent:
         attention += 4 * (sizes.latent.kv + (sizes.latent.q or 0))
         attention += b * sizes.latent.kv * bool({"kv_b_proj"} & lora or how.bits == 8)
@@ -149,7 +151,9 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     elif layer.mixture:
         fused += used * (2 * b * inner + b * h)
     compiled = tokens * (b * h + half + core + fused)
-    stored = tokens * (b * h + b * result + 4 * sizes.heads + b * min(_stored_linears(sizes, layer), _LINEARS * h) + routing)
+    stored = tokens * (
+        b * h + b * result + 4 * sizes.heads + b * min(_stored_linears(sizes, layer), _LINEARS * h) + routing
+    )
     if how.bits != 4:
         stored = tokens * (b * h + b * result + 4 * sizes.heads + routing)
     recomputed = compiled - (tokens * 2 * b * inner * used if layer.mixture and how.packed_experts else 0)

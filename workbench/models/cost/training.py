@@ -53,8 +53,7 @@ class TrainingMemory:
             or (config.torch_compile == "auto" and worth_compiling(self.tokens_in_all, sizes.layers, sizes.hidden))
         )
         self.recorded = self.fast and (
-            config.cuda_graphs == "on"
-            or (config.cuda_graphs == "auto" and (self.compiled or not config.lora_dropout))
+            config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not config.lora_dropout))
         )
         self.batch: Batch = batch(config, sizes, rows, recorded=self.recorded)
         if not self.fast:
@@ -141,7 +140,9 @@ class TrainingMemory:
         costs = self._costs(tokens)
         last_number = self.anatomy.sizes.layers - 1
         last = next(cost for layer, cost in costs if last_number in layer.numbers)
-        alone = bool(self.trained.targets.experts) and self.config.activation_memory == "least" and self.how.packed_experts
+        alone = (
+            bool(self.trained.targets.experts) and self.config.activation_memory == "least" and self.how.packed_experts
+        )
         keeps_last = not alone
         per_layer = max(cost.stored for _, cost in costs)
         waiting = per_layer * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
@@ -208,7 +209,12 @@ class TrainingMemory:
     def estimate(self) -> Estimate:
         """The run's parts at its largest need."""
         tokens = self.batch.tokens
-        facts: dict = {"tokens": tokens, "compiled": self.compiled, "recorded": self.recorded, "joined": self.batch.joined}
+        facts: dict = {
+            "tokens": tokens,
+            "compiled": self.compiled,
+            "recorded": self.recorded,
+            "joined": self.batch.joined,
+        }
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):
             tokens = max(self.batch.least, int(tokens * 0.8) // 128 * 128)

@@ -1,0 +1,79 @@
+"""Memory of the host that a run on the CPU takes: everything is float32 there, and steps are transformers' own."""
+
+from dataclasses import dataclass, replace
+
+from workbench.config.options import RunConfig
+from workbench.models.anatomy.shapes import Anatomy
+from workbench.models.cost import constants
+from workbench.models.cost.adapters import trained
+from workbench.models.cost.batch import Rows, batch, eager
+from workbench.models.cost.layers import How, layer_cost
+from workbench.models.cost.parts import Estimate
+from workbench.models.cost.weights import Form, Loaded
+
+CHUNK = 512  # positions whose logits exist at once (`train/fast/cross_entropy.py`)
+
+
+@dataclass
+class HostMemory:
+    """The estimate of a run without a GPU."""
+
+    anatomy: Anatomy
+    config: RunConfig
+    rows: Rows
+
+    def estimate(self) -> Estimate:
+        """The run's parts at its largest need: resident memory of the trainer's process."""
+        config, sizes = self.config, self.anatomy.sizes
+        form = Form(config.quantization_bit or 0, config.double_quantization, bytes=4)
+        loaded, learned = Loaded(self.anatomy, form), trained(self.anatomy, config)
+        made = batch(config, sizes, self.rows, recorded=False, grain=1)
+        how = How(
+            rank=config.lora_rank,
+            mixed=True,
+            bits=form.bits,
+            packed_experts=form.bits == 4 and loaded.fused_fits,
+            width=4,
+            scores=made.longest if eager(config, sizes) else 0,
+        )
+        weights = loaded.bytes
+        static = {
+            "weights": weights.plain + weights.packed,
+            "constants": weights.constants,
+            "adapters": learned.copies(4),
+            "gradients": learned.gradients(4),
+            "optimizer": learned.state(config.optim, 4),
+        }
+        tokens, costs = made.tokens, []
+        for layer in self.anatomy.layers:
+            cost = layer_cost(sizes, layer, learned.targets.of_layer(layer.numbers[0]), how, tokens)
+            costs.append((layer, replace(cost, unpacked=2 * cost.unpacked, passing=cost.passing + cost.unpacked)))
+        keeps = config.disable_gradient_checkpointing
+        stored = sum((c.kept if keeps else c.input) * len(layer.numbers) for layer, c in costs)
+        positions = min(CHUNK, tokens)
+        phases = [
+            {
+                "phase": "head",
+                "activations": stored + 3 * tokens * sizes.hidden * 4,
+                "logits": 3 * positions * sizes.vocabulary * 4,
+            }
+        ]
+        for _, cost in costs:
+            layer_bytes = (0 if keeps else cost.kept) + cost.passing - cost.unpacked
+            phases.append({"phase": "layers", "activations": stored, "layer": layer_bytes, "workspace": cost.unpacked})
+        if config.eval_strategy != "no":
+            length = min(made.longest, config.cutoff_len or made.longest)
+            seen = config.per_device_eval_batch_size * length
+            phases.append({"phase": "evaluation", "logits": 3 * 4 * seen * sizes.vocabulary})
+        largest = max(phases, key=_bytes)
+        parts = static | {name: value for name, value in largest.items() if name != "phase"}
+        gaps = int(_bytes(largest) * (constants.HOST_FRAGMENTS - 1))
+        parts |= {"recordings": gaps, "context": constants.HOST_BASE}
+        facts = {"tokens": tokens, "compiled": False, "recorded": False, "joined": made.joined}
+        facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}
+        total = sum(parts.values())
+        return Estimate(parts, total, str(largest["phase"]), facts)
+
+
+def _bytes(phase: dict) -> int:
+    return int(sum(value for name, value in phase.items() if name != "phase"))

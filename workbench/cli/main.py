@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, examine, imports, models, storage
+from workbench.cli import anatomy, costs, examine, imports, models, storage
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -32,6 +32,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(users_app, name="user")
 models.add_commands(app)
 anatomy.add_commands(app)
+costs.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)

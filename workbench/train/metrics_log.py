@@ -63,7 +63,8 @@ def peak_memory_gib() -> float:
 
 
 def _gpu_now() -> dict:
-    """Memory of the GPUs in GiB, and how busy the first one is in percent where nvidia-ml-py can tell."""
+    """Memory of the GPUs in GiB, and where nvidia-ml-py can tell, how busy the first one is in percent
+    and what it draws in watts."""
     import torch
 
     if not torch.cuda.is_available():
@@ -76,6 +77,7 @@ def _gpu_now() -> dict:
     }
     try:
         now["gpu_utilization"] = torch.cuda.utilization()
+        now["power"] = round(torch.cuda.power_draw() / 1000, 1)
     except (ModuleNotFoundError, RuntimeError):
         pass
     return now

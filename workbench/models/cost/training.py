@@ -214,6 +214,7 @@ class TrainingMemory:
             "compiled": self.compiled,
             "recorded": self.recorded,
             "joined": self.batch.joined,
+            "layers": self.anatomy.sizes.layers,
         }
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):

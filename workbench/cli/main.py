@@ -15,6 +15,7 @@ from workbench.cli.shared import (
     JsonOption,
     Language,
     WorkspaceOption,
+    check_run,
     from_environment,
     language,
     speak,
@@ -93,7 +94,6 @@ def train(
     from workbench.runs.run import Run, create_run, group_name
     from workbench.runs.state import own_process, state_word
     from workbench.train import queue
-    from workbench.train.devices import check_devices
     from workbench.train.supervise import supervise
 
     space = Workspace(workspace).create()
@@ -107,8 +107,7 @@ def train(
         preflight(parsed, space)
     else:
         parsed = load_run_config(config_file(config, space), set_ or [])
-        preflight(parsed, space)
-        check_devices(parsed)
+        check_run(parsed, space)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if group := group_name(group):
         run.set_notes(group=group)
@@ -290,15 +289,12 @@ def queue_add(
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
-    from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
     from workbench.train import queue
-    from workbench.train.devices import check_devices
 
     space = Workspace(workspace).create()
     parsed = load_run_config(config_file(config, space), set_ or [])
-    check_devices(parsed)
-    preflight(parsed, space)
+    check_run(parsed, space)
     run = create_run(space, parsed)
     queue.start_queued(space)
     print(run.id)

@@ -105,16 +105,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "cost_hours": ("{hours} h", "{hours} 小时"),
     "cost_minutes": ("{minutes} min", "{minutes} 分钟"),
     "cost_seconds": ("{seconds} s", "{seconds} 秒"),
-    "cost_start_over": (
-        "Started, but it may run out of memory: about {total} are needed, {device} has {memory}.",
-        "已开始，但可能显存不足：约需 {total}，{device} 有 {memory}。",
-    ),
-    "cost_valid_over": (
-        "The config is valid, but about {total} are needed and {device} has {memory}. Below is what saves most.",
-        "配置有效，但约需 {total}，而 {device} 只有 {memory}。下方列出最省显存的改动。",
-    ),
-    "cost_valid_disk": (
-        "The config is valid, but the disk has {free} free and the checkpoints take about {need}.",
-        "配置有效，但磁盘剩余 {free}，检查点约需 {need}。",
-    ),
+    "cost_valid_but": ("The config is valid, but: {warning}", "配置有效，但：{warning}"),
+    "cost_started_but": ("{started} {warning}", "{started}{warning}"),
+    "cost_more": ("How this comes about", "如何得出"),
+    "cost_preset_take": ("Take it", "采用"),
 }

@@ -90,6 +90,14 @@ class Trained:
         """Bytes of what is held beside the model's own weights; `width`: bytes of one of these."""
         return 4 * self.adapters + width * self.copied
 
+    def facts(self, width: int) -> dict:
+        """What others want to know of it: bytes of what is trained, and targets that are not there."""
+        return {
+            "trained": 4 * self.adapters + width * self.modules,
+            "trained_parameters": self.adapters + self.modules,
+            "unknown_targets": list(self.targets.unknown),
+        }
+
     def gradients(self, width: int) -> int:
         return 4 * self.adapters + width * self.modules
 

@@ -31,9 +31,13 @@ class Rows:
 
     def longest_of(self, config: RunConfig, context: int) -> int:
         """Tokens of the longest row that a run makes of them."""
-        cut = config.cutoff_len or context or 4096
         if packs(config):
-            return cut
+            return config.cutoff_len or context or 4096
+        return self.longest_evaluated(config, context)
+
+    def longest_evaluated(self, config: RunConfig, context: int) -> int:
+        """The same of the rows of evaluation, which are never packed."""
+        cut = config.cutoff_len or context or 4096
         return max(1, min(self.longest, cut) if self.longest else cut)
 
 

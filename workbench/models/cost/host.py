@@ -62,14 +62,14 @@ class HostMemory:
             layer_bytes = (0 if keeps else cost.kept) + cost.passing - cost.unpacked
             phases.append({"phase": "layers", "activations": stored, "layer": layer_bytes, "workspace": cost.unpacked})
         if config.eval_strategy != "no":
-            length = min(made.longest, config.cutoff_len or made.longest)
-            seen = config.per_device_eval_batch_size * length
+            seen = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
             phases.append({"phase": "evaluation", "logits": 3 * 4 * seen * sizes.vocabulary})
         largest = max(phases, key=_bytes)
         parts = static | {name: value for name, value in largest.items() if name != "phase"}
         gaps = int(_bytes(largest) * (constants.HOST_FRAGMENTS - 1))
         parts |= {"recordings": gaps, "context": constants.HOST_BASE}
         facts = {"tokens": tokens, "compiled": False, "recorded": False, "joined": made.joined}
+        facts |= learned.facts(4)
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}
         total = sum(parts.values())
         return Estimate(parts, total, str(largest["phase"]), facts)

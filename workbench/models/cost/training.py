@@ -215,6 +215,7 @@ class TrainingMemory:
             "recorded": self.recorded,
             "joined": self.batch.joined,
             "layers": self.anatomy.sizes.layers,
+            **self.trained.facts(self.form.bytes),
         }
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):
@@ -281,7 +282,7 @@ class TrainingMemory:
         config = self.config
         if config.eval_strategy == "no":
             return []
-        tokens = config.per_device_eval_batch_size * min(self.batch.longest, config.cutoff_len or self.batch.longest)
+        tokens = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, self.anatomy.sizes.context)
         logits = tokens * self.anatomy.sizes.vocabulary * 10
         return [{"phase": "evaluation", "activations": tokens * self.anatomy.sizes.hidden * 12, "logits": logits}]
 

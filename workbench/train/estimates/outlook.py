@@ -36,6 +36,7 @@ class Outlook:
         factor, corrected_by: what earlier runs make of it, and how many of them.
         fits: size of a card in GB -> whether it fits there.
         changes: what saves most.
+        unknown_targets, target_names: parts of `lora_target` that match nothing, and what could be named.
         known_bytes: where there is no estimate: of the weight files, the least that it takes.
     """
 
@@ -50,6 +51,8 @@ class Outlook:
     duration: Duration | None = None
     problems: list[Message] = field(default_factory=list)
     notes: list[Message] = field(default_factory=list)
+    unknown_targets: tuple[str, ...] = ()
+    target_names: list[str] = field(default_factory=list)
     known_bytes: int = 0
 
     @property
@@ -115,6 +118,8 @@ def outlook(
 
     result.estimate = on(config, device.memory, device.count, device.gpu)
     result.notes += result.estimate.notes
+    result.unknown_targets = tuple(result.estimate.facts.get("unknown_targets", ()))
+    result.target_names = sorted({one.name.rpartition(".")[2] for one in anatomy.linears()})
     for size in SIZES:
         memory = card_memory(size)
         result.fits[size] = fits(on(config, memory, 1, True), result.factor if device.gpu else 1.0, memory)
@@ -173,7 +178,7 @@ def chat_outlook(config: EngineConfig, adapter: str, workspace: Workspace) -> Ou
         bits = config.quantization_bit or 16
         if options["quantization_bit"] < bits:
             then = chat_memory(anatomy, config.model_copy(update=options), device.memory, device.gpu, adapters)
-            saving = result.estimate.total - then.total
+            saving = result.estimate.total - then.total + then.parts["cache"] - result.estimate.parts["cache"]
             if saving >= LEAST:
                 found.append(Change(options, saving, then.total <= device.memory))
     result.changes = sorted(found, key=lambda change: -change.saving)[:MOST]

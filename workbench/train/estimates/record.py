@@ -1,4 +1,4 @@
-"""What was expected of a run, and what it came to: `estimate.json` in its folder, and a line of the workspace's history.
+"""What was expected of a run, and what it came to: `estimate.json` in its folder, and an entry of the history.
 
 The supervisor writes both. An estimate is no part of a run: whatever goes wrong with it, the run goes on.
 """

@@ -72,4 +72,5 @@ def table_html(workspace: Workspace, lang: str) -> str:
         button = f"<button type='button' class='wb-link' data-preset='{escape(name, quote=True)}'>{take}</button>"
         rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         lines.append(f"<tr><td>{escape(name)}{mark}</td>{rest}<td>{button}</td></tr>")
-    return f"<div class='wb-wide' tabindex='0'><table class='wb-table'><tr>{head}<th></th></tr>{''.join(lines)}</table></div>"
+    table = f"<table class='wb-table'><tr>{head}<th></th></tr>{''.join(lines)}</table>"
+    return f"<div class='wb-wide' tabindex='0'>{table}</div>"

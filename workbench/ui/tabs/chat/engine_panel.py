@@ -18,14 +18,12 @@ from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.runs import job
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL
-from workbench.train.estimates.outlook import chat_outlook
 from workbench.ui import people
 from workbench.ui.catalogue import say
-from workbench.ui.costs.panel import CostPanel, changed_options, shown
+from workbench.ui.costs.chat_panel import ChatCosts
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
-from workbench.ui.tabs.record import Event
 
 _MORE = sorted(
     options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code"
@@ -44,7 +42,7 @@ class EnginePanel:
     def __init__(self, engine: Engine):
         self.engine, self.workspace = engine, engine.workspace
         self._newest_export = next(iter(job.jobs(self.workspace, "export")), None)
-        self.costs = CostPanel("chat")
+        self.costs = ChatCosts(self.workspace)
         self.defaults = {option.name: option for option in options(EngineConfig)}
 
     def build(self) -> None:
@@ -119,13 +117,7 @@ class EnginePanel:
         ).then(lambda: None, None, self.seen, **QUIET)
         self.adapter.input(*self.take_adapter, **QUIET)
         asked = [self.model, self.quantization, *self.more.values()]
-        gr.on(
-            [widget.change for widget in (*asked, self.adapter)],
-            *self.expecting[:3],
-            trigger_mode="always_last",
-            **QUIET,
-        )
-        self.costs.words.click(self._apply, None, self.quantization, **QUIET)
+        self.costs.wire(self.config_of, self.adapter, asked)
         self.timer = gr.Timer(1, active=False)
         self.timer.tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
         self.pick.input(_with_line, [self.pick, self.weights], [self.weights, self.pick], **QUIET)
@@ -202,7 +194,7 @@ class EnginePanel:
         await add_adapter(Endpoint(self.engine.url, self.engine.key), body)
         self.engine.remember(body["name"])
 
-    def _config(self, model_name, bits, *rest) -> EngineConfig:
+    def config_of(self, model_name, bits, *rest) -> EngineConfig:
         values = dict(zip(_MORE, rest, strict=True)) | {
             "model_name_or_path": model_name,
             "quantization_bit": bits or None,
@@ -213,7 +205,7 @@ class EnginePanel:
     def _load(self, request: gr.Request, model_name, chosen, bits, engine_key, *rest):
         lang = language(request)
         try:
-            config = self._config(model_name, bits, *rest)
+            config = self.config_of(model_name, bits, *rest)
             self.workspace.confine(config)
             if chosen:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
@@ -222,34 +214,13 @@ class EnginePanel:
             return note(told(error, lang), "bad"), ("failed", None)
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
 
-    @property
-    def expecting(self) -> Event:
-        """What the settings come to in memory."""
-        return Event(
-            self._expected, [self.adapter, self.model, self.quantization, *self.more.values()], self.costs.outputs
-        )
-
-    def _expected(self, request: gr.Request, chosen, *asked):
-        lang = language(request)
-        try:
-            config = self._config(*asked)
-            self.workspace.confine(config)
-            return shown(chat_outlook(config, chosen or "", self.workspace), lang)
-        except UserError as error:  # Load tells the same
-            return "", f"<div class='wb-sub'>{escape(told(error, lang))}</div>"
-
-    def _apply(self, event: gr.EventData):
-        """Set what one of the changes that save memory sets."""
-        bits = changed_options(event, ("quantization_bit",)).get("quantization_bit")
-        return bits if bits in (4, 8) else gr.skip()
-
     def _differs(self, asked: tuple) -> list[str]:
         """Names of the load settings that differ from those of the loaded model."""
         loaded = self.engine.config
         if loaded is None or self.engine.state() is None or not self.engine.state().active:
             return []
         try:
-            wanted = self._config(*asked)
+            wanted = self.config_of(*asked)
         except UserError:  # Load tells
             return []
         names = ("model_name_or_path", "quantization_bit", *_MORE)

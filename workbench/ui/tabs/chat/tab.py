@@ -538,6 +538,6 @@ class ChatTab:
         )
         return Tab(
             on_load=[(arriving,), (coming_back, Event(*looking))],
-            on_select=[(arriving,), (self.panel.expecting,)],
+            on_select=[(arriving,), (self.panel.costs.expecting,)],
             timers=[self.panel.timer],
         )

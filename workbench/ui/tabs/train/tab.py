@@ -4,18 +4,15 @@ from html import escape
 
 import gradio as gr
 
-from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, delete_preset, list_presets, save_preset
 from workbench.config.run_config import to_yaml
-from workbench.data.preflight import check_names
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
-from workbench.models.locate import to_fetch
 from workbench.runs.run import Run, group_name, list_states
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.train.estimates.check import check_start
-from workbench.train.estimates.outlook import Outlook, outlook
+from workbench.train.estimates.outlook import outlook
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.costs import panel
@@ -31,6 +28,7 @@ from workbench.ui.tabs.train import base as bases
 from workbench.ui.tabs.train import importing
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.run_panel import RunPanel, run_choices
+from workbench.ui.tabs.train.verdict import verdict
 
 _PARTS = 4  # the place of the side's parts among the outputs `filled`
 
@@ -140,25 +138,12 @@ class TrainTab:
             self.workspace.confine(config)
             expected = outlook(config, self.workspace)
             costs = panel.shown(expected, lang)
-            message = self._outlook(config, expected, lang)
+            message = verdict(config, expected, self.workspace, lang)
         except UserError as error:
             message = note(told(error, lang), "bad")
         changed = bases.changes_html(base, values, lang)
         command = bases.command_line(base, values, self.workspace.runs)
         return text, command, message, changed, bases.draft(base, values), *costs
-
-    def _outlook(self, config: RunConfig, expected: Outlook, lang: str) -> str:
-        """What would come of a start, as far as that is told without a look at data. Raises UserError: nothing."""
-        check_names(config, self.workspace)
-        warnings = check_start(config, self.workspace, expected)
-        if config.trust_remote_code:
-            return note(say("trust_warning", lang), "warn")
-        if warnings:
-            return note(say("cost_valid_but", lang, warning="\n".join(told(w, lang) for w in warnings)), "warn")
-        model = config.model_name_or_path or ""
-        if to_fetch(model, self.workspace):
-            return note(say("config_ok_fetch", lang, model=model), "warn")
-        return note(say("config_ok", lang))
 
     def based_on(self, base: Base, values: dict, lang: str) -> list:
         """Outputs of `filled`: the form with `values`, and where they come from."""

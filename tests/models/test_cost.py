@@ -1,13 +1,11 @@
 """Estimates against what torch, bitsandbytes and PEFT do: bytes of packed weights, trained parameters, tensors that
 autograd keeps."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from tests.tiny import make_tiny_data, make_tiny_model
 from workbench.config.run_config import validated
 from workbench.models.anatomy.shapes import Anatomy, Weight
 from workbench.models.anatomy.sizes import read_sizes
@@ -95,29 +93,3 @@ def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind):
 def _tensors(model) -> Iterator[torch.Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-
-
-@pytest.mark.process
-def test_a_run_keeps_its_estimate_and_what_was_measured(tmp_path):
-    from workbench.runs.run import create_run
-    from workbench.storage.workspace import Workspace
-    from workbench.train.estimates import history, record
-    from workbench.train.supervise import supervise
-
-    workspace = Workspace(tmp_path / "w").create()
-    config = validated(
-        {
-            "model_name_or_path": str(make_tiny_model(tmp_path / "model")),
-            "dataset": "small", "dataset_dir": str(make_tiny_data(tmp_path / "data")), "max_steps": 2, "cutoff_len": 64,
-            "logging_steps": 1, "save_strategy": "no", "plot_loss": False, "devices": "cpu",
-        }
-    )  # fmt: skip
-    run = create_run(workspace, config)
-    assert supervise(run, config, workspace, echo=False) == 0
-    kept = record.read(run)
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    assert kept["measured"] == max(row["peak_memory"] for row in rows)
-    assert kept["estimate"] == pytest.approx(kept["measured"], rel=0.15)
-    (one,) = history.read(workspace)
-    assert (one.run, one.device, one.measured) == (run.id, "CPU", kept["measured"])
-    assert one.estimate <= kept["estimate"]  # rows are counted by then

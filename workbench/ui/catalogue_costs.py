@@ -2,7 +2,7 @@
 
 TEXT: dict[str, tuple[str, str]] = {
     "cost_title": ("Memory and time", "显存与时间"),
-    "cost_total": ("{total} of {memory} ({device})", "{total} / {memory}（{device}）"),
+    "cost_total": ("{total} of {memory} ({device}).", "{total} / {memory}（{device}）。"),
     "cost_least": ("At least {total}: the weights alone.", "至少 {total}：仅权重。"),
     "cost_fits": ("It fits here, with {left} to spare.", "可在此运行，剩余 {left}。"),
     "cost_fits_not": ("It does not fit here: {over} too much.", "此处放不下：超出 {over}。"),
@@ -75,7 +75,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "显存有余时缓存可增至 {tokens} token（{size}）。",
     ),
     "cost_apply": ("Apply", "应用"),
-    "cost_axis": ("GiB", "GiB"),
     "cost_of_run": (
         "Estimated {estimate} GiB, measured {measured} GiB: {ratio}.",
         "估计 {estimate} GiB，实测 {measured} GiB：{ratio}。",
@@ -106,7 +105,6 @@ TEXT: dict[str, tuple[str, str]] = {
     "cost_minutes": ("{minutes} min", "{minutes} 分钟"),
     "cost_seconds": ("{seconds} s", "{seconds} 秒"),
     "cost_valid_but": ("The config is valid, but: {warning}", "配置有效，但：{warning}"),
-    "cost_started_but": ("{started} {warning}", "{started}{warning}"),
     "cost_more": ("How this comes about", "如何得出"),
     "cost_preset_take": ("Take it", "采用"),
 }

@@ -30,7 +30,7 @@ class CostPanel:
     def build(self) -> None:
         """Lay the parts out."""
         self.chart = gr.HTML(
-            html_template="<div class='live-chart' style='min-height:0'></div>",
+            html_template="<div class='live-chart wb-cost-chart'></div>",
             js_on_load=CHART_JS,
             elem_id=f"{self.name}-cost-chart",
         )

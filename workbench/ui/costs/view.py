@@ -48,9 +48,8 @@ def total_line(result: Outlook, lang: str) -> str:
     name = f"{device.count} × {device.name}" if device.gpu and device.count > 1 else device.name
     text = say("cost_total", lang, total=memory(result.total), memory=memory(device.memory), device=name)
     left = device.memory - result.total
-    if left >= 0:
-        return f"{text}. {say('cost_fits', lang, left=memory(left))}"
-    return f"{text}. {say('cost_fits_not', lang, over=memory(-left))}"
+    fits = say("cost_fits", lang, left=memory(left)) if left >= 0 else say("cost_fits_not", lang, over=memory(-left))
+    return f"{text} {fits}"
 
 
 def cards_line(result: Outlook, lang: str) -> str:
@@ -155,11 +154,11 @@ def chart(result: Outlook, lang: str) -> str:
     top = max(limit, result.total / GIB) * 1.04
     layout = {
         "barmode": "stack",
-        "height": 210,
-        "margin": {"l": 10, "r": 12, "t": 8, "b": 36},
-        "xaxis": {"range": [0, top], "title": {"text": say("cost_axis", lang)}, "gridcolor": "rgba(128,128,128,.18)"},
+        "height": 190,
+        "margin": {"l": 10, "r": 12, "t": 4, "b": 22},
+        "xaxis": {"range": [0, top], "ticksuffix": " GiB", "gridcolor": "rgba(128,128,128,.18)"},
         "yaxis": {"visible": False},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}, "traceorder": "normal"},
         "hoverlabel": _HOVER,
         "shapes": [
             {

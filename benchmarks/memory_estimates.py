@@ -2,7 +2,8 @@
 
 python benchmarks/memory_estimates.py run FOLDER [--jobs 6] [--seconds 280] [--only WORD …] [--json FILE]
     makes models and rows in FOLDER, trains every case for a few steps through `python -m workbench train`, prints a
-    table and writes all figures. On a machine without a GPU: add `--cpu --tiny`, which measures host memory.
+    table and writes all figures. `--cpu --tiny` goes through the same with tiny models on the CPU; `--demo` measures
+    the host's memory with the demo model (135M) instead.
 python benchmarks/memory_estimates.py table FILE
     the table again, from the figures of an earlier call and the formulas as they are now
 python benchmarks/memory_estimates.py cases
@@ -35,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 GIB = 1 << 30
 ROOM = 72 * GIB  # of the card, for all cases together
 ROWS = 160
+DEMO = "SmolLM2-135M-Instruct"
 MODELS = {  # bundled config -> what is changed
     "qwen3-8b": ("Qwen3-8B", {"num_hidden_layers": 8}),
     "llama3-8b": ("Llama-3-8B", {"num_hidden_layers": 4}),
@@ -114,13 +116,41 @@ def cases() -> list[dict]:
     ]  # fmt: skip
 
 
+def demo_cases() -> list[dict]:
+    """Short runs of the demo model on the host."""
+
+    def case(name: str, **options) -> dict:
+        values = {"quantization_bit": 4, "per_device_train_batch_size": 2, "cutoff_len": 256, "lora_rank": 16}
+        return {"name": name, "model": DEMO, "options": values | {"dataset": "long", "template": "chatml"} | options}
+
+    return [
+        case("demo 4 bit 2 × 256"),
+        case("demo 4 bit 2 × 256, packed, mixed", packing=True, dataset="mixed"),
+        case("demo 4 bit 2 × 1024", cutoff_len=1024),
+        case("demo 32 bit 4 × 512", quantization_bit=None, cutoff_len=512, per_device_train_batch_size=4),
+        case(
+            "demo 4 bit, evaluation 8 × 256",
+            val_size=8,
+            eval_strategy="steps",
+            eval_steps=1,
+            per_device_eval_batch_size=8,
+        ),
+        case("demo 4 bit, no checkpointing 2 × 256", disable_gradient_checkpointing=True),
+        case("demo full 2 × 256", quantization_bit=None, finetuning_type="full"),
+        case("demo 4 bit r256, 1 × 512", lora_rank=256, cutoff_len=512, per_device_train_batch_size=1),
+    ]
+
+
 # ---- models and rows
 
 
 def config_of(model: str, tiny: bool) -> dict:
-    """The config of one of `MODELS`."""
+    """The config of one of `MODELS`, or of the demo model."""
     from workbench.models.anatomy import bundled
+    from workbench.models.cost.known import DEMO_CONFIG
 
+    if model == DEMO:
+        return DEMO_CONFIG
     name, changes = MODELS[model]
     config = dict(bundled.configs()[name]) | changes
     if tiny:
@@ -138,6 +168,8 @@ def make_model(folder: Path, model: str, tiny: bool) -> Path:
     from workbench.models.anatomy.sizes import read_sizes
 
     target = folder / "models" / model
+    if model == DEMO and not target.exists():
+        subprocess.run([sys.executable, "-m", "workbench.models.demo", str(folder)], cwd=ROOT, check=True)
     if (target / "tokenizer.json").exists():
         return target
     target.mkdir(parents=True, exist_ok=True)
@@ -301,7 +333,7 @@ def values_of(case: dict, folder: Path, options) -> dict:
         "preprocessing_num_workers": 1,
     } | case["options"]
     if options.cpu:
-        values |= {"devices": "cpu", "max_steps": 2}
+        values |= {"devices": "cpu", "max_steps": 2, "gradient_accumulation_steps": 1}
     if options.tiny:
         values |= {"cutoff_len": min(256, values["cutoff_len"])}
     return {key: value for key, value in values.items() if value is not None}
@@ -382,7 +414,8 @@ def run_all(folder: Path, options) -> dict:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     card = Card()
-    chosen = [case | {"number": i} for i, case in enumerate(cases())]
+    listed = demo_cases() if options.demo else cases()
+    chosen = [case | {"number": i} for i, case in enumerate(listed)]
     if options.only:
         chosen = [case for case in chosen if any(word in case["name"] for word in options.only)]
     make_rows(folder, options.tiny)
@@ -435,7 +468,7 @@ def run_all(folder: Path, options) -> dict:
             chosen = chosen[1:]
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(one, chosen))
-    order = {case["name"]: i for i, case in enumerate(cases())}
+    order = {case["name"]: i for i, case in enumerate(listed)}
     results.sort(key=lambda result: order[result["name"]])
     device["context"] = context
     return {"device": device, "seconds": round(time.monotonic() - began), "cases": results}
@@ -498,7 +531,9 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--demo", action="store_true")
     options = parser.parse_args()
+    options.cpu = options.cpu or options.demo
     if options.what == "cases":
         for case in cases():
             print(case["name"], case["options"])

@@ -21,7 +21,7 @@ _SAME: dict[str, tuple[str, dict]] = {
     "glm-4-9b-chat-hf": ("GLM-4-9B", {}),
 }
 # the demo model's, which is converted on first use
-_DEMO = {
+DEMO_CONFIG = {
     "model_type": "llama",
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -49,7 +49,7 @@ def config_of(name: str, workspace: Workspace) -> Found:
         if getattr(error.message, "code", "") != "anatomy_not_found":
             raise
         if is_demo(name):
-            return Found(DEMO_MODEL, _DEMO, "bundled")
+            return Found(DEMO_MODEL, DEMO_CONFIG, "bundled")
         if same := _SAME.get(name.rstrip("/").split("/")[-1].lower()):
             sizes, differing = same
             return Found(sizes, bundled.configs()[sizes] | differing, "bundled")

@@ -49,7 +49,7 @@ def total_line(result: Outlook, lang: str) -> str:
     text = say("cost_total", lang, total=memory(result.total), memory=memory(device.memory), device=name)
     left = device.memory - result.total
     fits = say("cost_fits", lang, left=memory(left)) if left >= 0 else say("cost_fits_not", lang, over=memory(-left))
-    return f"{text} {fits}"
+    return text + ("" if lang == "zh" else " ") + fits
 
 
 def cards_line(result: Outlook, lang: str) -> str:
@@ -158,7 +158,9 @@ def chart(result: Outlook, lang: str) -> str:
         "margin": {"l": 10, "r": 12, "t": 4, "b": 22},
         "xaxis": {"range": [0, top], "ticksuffix": " GiB", "gridcolor": "rgba(128,128,128,.18)"},
         "yaxis": {"visible": False},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}, "traceorder": "normal"},
+        "legend": {
+            "orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}, "traceorder": "normal",
+        },
         "hoverlabel": _HOVER,
         "shapes": [
             {

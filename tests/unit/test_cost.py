@@ -23,6 +23,8 @@ from workbench.models.cost.host import HostMemory
 from workbench.models.cost.plan import Need, lacking, plan, worth_compiling
 from workbench.models.cost.training import Gpu, TrainingMemory
 from workbench.models.cost.weights import Form, Loaded, packed_bytes
+from workbench.runs.run import create_run
+from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
 from workbench.train.estimates.check import check_start
@@ -326,13 +328,11 @@ def test_rows_by_their_bytes_and_by_an_earlier_run(tmp_path):
     assert rows_of(config(dataset="b", dataset_dir=str(folder)), workspace).count == 2
     assert rows_of(config(dataset="c", dataset_dir=str(folder)), workspace) == Rows()
     assert rows_of(config(dataset="nosuch", dataset_dir=str(folder)), workspace) == Rows()
-    from workbench.runs.run import create_run
-
     run = create_run(workspace, asked, state="finished")
-    (run.path / "data.json").write_text(json.dumps({"a": {"kept": 3, "tokens": 60, "longest": 25}}))
+    write_atomically(run.path / "data.json", json.dumps({"a": {"kept": 3, "tokens": 60, "longest": 25}}))
     assert rows_of(asked, workspace) == Rows(3, 60, 25, "counted")
     assert rows_of(config(dataset="a", dataset_dir=str(folder), cutoff_len=99), workspace).source == "bytes"
-    (run.path / "data.json").write_text("[1")
+    write_atomically(run.path / "data.json", "[1")
     assert rows_of(asked, workspace).source == "bytes"
 
 

@@ -10,12 +10,13 @@ from workbench.data.dataset import data_files
 from workbench.data.registry import DatasetInfo, select
 from workbench.errors import UserError
 from workbench.models.cost.batch import Rows
-from workbench.runs.run import list_states
+from workbench.runs.run import Listed, list_states
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, dataset_folder
 
 MAX_LINES = 64 << 20  # bytes of a file of lines that is looked through
 MAX_JSON = 2 << 20  # bytes of a JSON file that is read
+LISTED = 200  # runs that are looked at for the same data
 _TEMPLATE = 64  # tokens that a chat template adds to a row
 _SAME = ("cutoff_len", "template", "max_samples", "train_on_prompt", "mask_history", "enable_thinking")
 
@@ -75,24 +76,44 @@ def _counted(config: RunConfig, infos: list[DatasetInfo], paths: list[Path], wor
     if not names:
         return None
     changed = max((path.stat().st_mtime for path in paths), default=0.0)
-    for item in list_states(workspace)[:200]:
-        values = item.run.config_values()
-        if values.get("model_name_or_path") != config.model_name_or_path or item.state.created < changed:
+    defaults = RunConfig.model_fields
+    for item in list_states(workspace)[:LISTED]:
+        if item.state.created < changed:
             continue
-        defaults = RunConfig.model_fields
+        values, data = _read(item)
+        if values.get("model_name_or_path") != config.model_name_or_path:
+            continue
         if any(values.get(key, defaults[key].get_default()) != getattr(config, key) for key in _SAME):
             continue
+        told = [one for name in names if isinstance(one := data.get(name), dict) and one.get("longest")]
+        if len(told) < len(names):
+            continue
+        try:
+            kept, tokens = (sum(int(one.get(key) or 0) for one in told) for key in ("kept", "tokens"))
+            longest = max(int(one["longest"]) for one in told)
+        except (TypeError, ValueError):
+            continue
+        return Rows(kept, tokens, longest, "counted", uniform=kept > 0 and tokens == kept * longest)
+    return None
+
+
+_known: dict[str, tuple[int, tuple[dict, dict]]] = {}
+
+
+def _read(item: Listed) -> tuple[dict, dict]:
+    """Options of a run, and what its data came to; read again only when the run has changed."""
+    key = str(item.run.path)
+    kept = _known.get(key)
+    if kept is None or kept[0] != item.changed:
         try:
             data = files.read_object(item.run.path / "data.json")
         except (OSError, UserError):
-            continue
-        told = [data.get(name) for name in names]
-        if not all(isinstance(one, dict) and one.get("longest") for one in told):
-            continue
-        kept, tokens = (sum(int(one.get(key) or 0) for one in told if one) for key in ("kept", "tokens"))
-        longest = max(int(one["longest"]) for one in told if one)
-        return Rows(kept, tokens, longest, "counted", uniform=kept > 0 and tokens == kept * longest)
-    return None
+            data = {}
+        kept = item.changed, (item.run.config_values(), data)
+        if len(_known) > 5 * LISTED:
+            _known.clear()
+        _known[key] = kept
+    return kept[1]
 
 
 def _bytes_of(path: Path) -> _Bytes | None:

@@ -35,6 +35,8 @@ class HostMemory:
             packed_experts=form.bits == 4 and loaded.fused_fits,
             width=4,
             scores=made.longest if eager(config, sizes) else 0,
+            dropout=config.lora_dropout > 0 and config.finetuning_type == "lora",
+            full=config.finetuning_type == "full",
         )
         weights = loaded.bytes
         static = {

@@ -32,6 +32,7 @@ class How:
         bits: 4, 8 or 0 of the weights; experts: whether fused experts are packed.
         width: bytes of an activation.
         scores: tokens that a token looks at if attention has all its scores at once, else 0.
+        dropout: adapters drop some of their inputs; full: all weights are trained.
     """
 
     rank: int = 0
@@ -40,6 +41,8 @@ class How:
     packed_experts: bool = False
     width: int = 2
     scores: int = 0
+    dropout: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     on_experts = any(".experts." in f".{name}" for name in adapted)
     used, inner, shared = _experts(sizes, layer)
     dense = sizes.dense if not layer.mixture else shared
-    norms = sum(1 for name in sizes.family.norms)
+    norms = len(sizes.family.norms)
 
     # attention as transformers runs it
     attention = 4 * h + _inputs(
@@ -89,21 +92,25 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     )
     if sizes.latent:
         attention += 4 * (sizes.latent.kv + (sizes.latent.q or 0))
-        attention += b * sizes.latent.kv * bool({"kv_b_proj"} & lora or how.bits == 8)
-        attention += b * (sizes.latent.q or 0) * bool({"q_b_proj"} & lora or how.bits == 8)
+        attention += _inputs(("kv_b_proj",), lora, sizes.latent.kv, how)
+        attention += _inputs(("q_b_proj",), lora, sizes.latent.q or 0, how)
     if sizes.family.head_norms:
         attention += 4 * (query + key)
     attention += b * (query + key + value + result) + 4 * sizes.heads
     attention += how.scores * sizes.heads * (4 + b) + (b * 2 * query if how.scores else 0)
-    if how.mixed and "o_proj" in lora and how.bits == 0:
-        attention += b * result
+    if "o_proj" in lora and (how.dropout or (how.mixed and how.bits == 0)):  # else it is attention's result
+        attention += _inputs(("o_proj",), lora, result, how)
+    low = b * how.rank * len(adapted)  # rows of the adapters' narrow side
+    attention += low
+    if how.full:  # a trained norm keeps what its weight is multiplied with
+        attention += b * h + b * (query + key) * bool(sizes.family.head_norms)
     # feed-forward
-    feed = 4 * h * (norms - 1) + b * h * bool(norms > 2)
+    feed = 4 * h * (norms - 1) + b * h * (norms - 1) * how.full
     gated = 0
     if dense:
         names = ("gate_proj", "up_proj", "gate_up_proj")
         feed += 3 * b * dense + _inputs(names, lora, h, how)
-        product = b * dense * bool("down_proj" in lora or how.bits == 8)
+        product = _inputs(("down_proj",), lora, dense, how)
         feed += product
         gated = max(b * dense, 3 * b * dense - product)
     rows = tokens * used
@@ -117,6 +124,7 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
             feed += 0 if feed_has_input(lora, dense) else b * h
         else:
             feed += used * (3 * b * inner + b * h)
+            feed += (used * (b * h + b * inner) + b * h) * how.full
     kept = tokens * (attention + feed)
 
     # what passes, beside what is kept
@@ -144,18 +152,15 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     if sizes.family.head_norms:  # before and after their norms
         core += b * (query + key)
     first = {"q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "kv_a_proj_with_mqa"}
-    core += b * h * bool(first & lora)  # the input of LoRA factors
+    core += b * h * bool(first & lora) + low  # the input of LoRA factors
     fused = 2 * b * dense + routing
     if layer.mixture and how.packed_experts:
         fused += 2 * b * inner * used + b * h
     elif layer.mixture:
         fused += used * (2 * b * inner + b * h)
     compiled = tokens * (b * h + half + core + fused)
-    stored = tokens * (
-        b * h + b * result + 4 * sizes.heads + b * min(_stored_linears(sizes, layer), _LINEARS * h) + routing
-    )
-    if how.bits != 4:
-        stored = tokens * (b * h + b * result + 4 * sizes.heads + routing)
+    linears = _stored_linears(sizes, layer) if how.bits == 4 else 0
+    stored = tokens * (b * h + b * result + 4 * sizes.heads + b * linears + routing + low)
     recomputed = compiled - (tokens * 2 * b * inner * used if layer.mixture and how.packed_experts else 0)
     beyond = recomputed + again - stored
     return LayerCost(tokens * b * h, kept, passing, unpacked, compiled, compiled_passing, stored, beyond)
@@ -167,14 +172,18 @@ def feed_has_input(lora: set[str], dense: int) -> bool:
 
 
 def _inputs(names: tuple[str, ...], lora: set[str], width: int, how: How) -> int:
-    """Bytes of a norm's result that the linear layers behind it keep: one tensor for all, but with 16-bit weights a
-    copy for each adapter (PEFT casts it to 32 bits, autocast back)."""
+    """Bytes of an input of this width that the linear layers behind it keep.
+
+    It is one tensor for all of them, where an adapter, an 8-bit product or a trained weight needs it. PEFT casts it to
+    32 bits for each adapter of 16-bit weights, and autocast back: a copy for each. Dropout makes one for each, too, and
+    a mask of a byte.
+    """
     count = sum(name in lora for name in names)
-    if how.bits == 8:
-        return how.width * width
-    if how.mixed and how.bits == 0 and how.width == 2:
+    if how.dropout:
+        return (how.width + 1) * width * count + how.width * width * (how.bits == 8)
+    if how.mixed and how.bits == 0 and how.width == 2 and not how.full:
         return how.width * width * count
-    return how.width * width * bool(count)
+    return how.width * width * bool(count or how.bits == 8 or how.full)
 
 
 def _experts(sizes: Sizes, layer: Layer) -> tuple[int, int, int]:

@@ -78,6 +78,8 @@ class TrainingMemory:
             bits=self.form.bits,
             packed_experts=self.form.bits == 4 and self.loaded.fused_fits,
             scores=self.batch.longest if eager(self.config, self.anatomy.sizes) else 0,
+            dropout=self.config.lora_dropout > 0 and self.config.finetuning_type == "lora",
+            full=self.config.finetuning_type == "full",
         )
 
     def _costs(self, tokens: int) -> list[tuple[Layer, LayerCost]]:
@@ -103,10 +105,12 @@ class TrainingMemory:
         }
 
     def _logits(self, tokens: int) -> int:
-        """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients."""
-        positions = min(CHUNK, tokens)
-        frozen = self.config.finetuning_type == "lora" and not self.config.additional_target
-        return positions * self.anatomy.sizes.vocabulary * (2 if frozen else 14)
+        """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
+        for each chunk beside the sum of those before."""
+        positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
+        if self.config.finetuning_type == "lora" and not self.config.additional_target:
+            return positions * sizes.vocabulary * 2
+        return positions * sizes.vocabulary * 14 + 4 * sizes.vocabulary * sizes.hidden
 
     def _ends(self, tokens: int) -> int:
         """Around the head: the last norm's input in 32 bits, its result, its gradient."""

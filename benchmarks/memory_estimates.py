@@ -333,7 +333,7 @@ def values_of(case: dict, folder: Path, options) -> dict:
         "preprocessing_num_workers": 1,
     } | case["options"]
     if options.cpu:
-        values |= {"devices": "cpu", "max_steps": 1, "gradient_accumulation_steps": 1}
+        values |= {"devices": "cpu", "max_steps": 2, "gradient_accumulation_steps": 1}
     if options.tiny:
         values |= {"cutoff_len": min(256, values["cutoff_len"])}
     return {key: value for key, value in values.items() if value is not None}

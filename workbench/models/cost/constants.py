@@ -18,4 +18,7 @@ IN_FLIGHT = 4
 
 # A process on the CPU with torch, transformers, PEFT and bitsandbytes, before a model is loaded.
 HOST_BASE = 655 * MIB
-HOST_FRAGMENTS = 1.05
+# Of what the layers would keep of a step, the memory that it takes: with layers computed again, and with all kept.
+HOST_PASSED, HOST_KEPT = 1.0, 2.4
+# The demo model's first run converts it in the trainer's process.
+DEMO_CONVERSION = 1420 * MIB

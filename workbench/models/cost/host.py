@@ -6,7 +6,7 @@ from workbench.config.options import RunConfig
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import trained
-from workbench.models.cost.batch import Rows, batch, eager
+from workbench.models.cost.batch import Rows, batch, eager, evaluation_logits
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.weights import Form, Loaded
@@ -16,11 +16,16 @@ CHUNK = 512  # positions whose logits exist at once (`train/fast/cross_entropy.p
 
 @dataclass
 class HostMemory:
-    """The estimate of a run without a GPU."""
+    """The estimate of a run without a GPU. `converts`: the demo model is made first, in the same process.
+
+    The memory that a layer's passing tensors leave is hardly used again by glibc (before 2.38, `memalign` does not find
+    it), so that a step takes about what all its layers would keep, computed again or not.
+    """
 
     anatomy: Anatomy
     config: RunConfig
     rows: Rows
+    converts: bool = False
 
     def estimate(self) -> Estimate:
         """The run's parts at its largest need: resident memory of the trainer's process."""
@@ -51,25 +56,21 @@ class HostMemory:
             cost = layer_cost(sizes, layer, learned.targets.of_layer(layer.numbers[0]), how, tokens)
             costs.append((layer, replace(cost, unpacked=2 * cost.unpacked, passing=cost.passing + cost.unpacked)))
         keeps = config.disable_gradient_checkpointing
-        stored = sum((c.kept if keeps else c.input) * len(layer.numbers) for layer, c in costs)
-        positions = min(CHUNK, tokens)
-        phases = [
-            {
-                "phase": "head",
-                "activations": stored + 3 * tokens * sizes.hidden * 4,
-                "logits": 3 * positions * sizes.vocabulary * 4,
-            }
-        ]
-        for _, cost in costs:
-            layer_bytes = (0 if keeps else cost.kept) + cost.passing - cost.unpacked
-            phases.append({"phase": "layers", "activations": stored, "layer": layer_bytes, "workspace": cost.unpacked})
-        if config.eval_strategy != "no":
+        kept = sum(cost.kept * len(layer.numbers) for layer, cost in costs)
+        grown = kept * (constants.HOST_KEPT if keeps else constants.HOST_PASSED)
+        unpacked = max(cost.unpacked for _, cost in costs)
+        logits = 2 * min(CHUNK, tokens) * sizes.vocabulary * 4
+        trains = {"phase": "layers", "activations": int(grown), "workspace": unpacked}
+        trains["logits"] = max(0, logits - int(grown))  # these come in the place of what the layers have left
+        phases = [trains]
+        if config.eval_strategy != "no":  # what training has left stays
             seen = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
-            phases.append({"phase": "evaluation", "logits": 3 * 4 * seen * sizes.vocabulary})
+            phases.append(trains | {"phase": "evaluation", "logits": trains["logits"] + evaluation_logits(seen, 4)})
+        if self.converts:
+            phases.append({"phase": "loading", "workspace": constants.DEMO_CONVERSION})
         largest = max(phases, key=_bytes)
         parts = static | {name: value for name, value in largest.items() if name != "phase"}
-        gaps = int(_bytes(largest) * (constants.HOST_FRAGMENTS - 1))
-        parts |= {"recordings": gaps, "context": constants.HOST_BASE}
+        parts["context"] = constants.HOST_BASE
         facts = {"tokens": tokens, "compiled": False, "recorded": False, "joined": made.joined}
         facts |= learned.facts(4)
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}

@@ -14,7 +14,7 @@ from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import Trained, trained
-from workbench.models.cost.batch import Batch, Rows, batch, eager
+from workbench.models.cost.batch import Batch, Rows, batch, eager, evaluation_logits
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
@@ -282,13 +282,13 @@ class TrainingMemory:
         }
 
     def _evaluation(self) -> list[dict]:
-        """Evaluation has all logits of its batch: in 16 bits, in 32, and the logarithm of their softmax."""
-        config = self.config
+        """An evaluation keeps nothing; a layer's passing tensors, and a tile of logits."""
+        config, sizes = self.config, self.anatomy.sizes
         if config.eval_strategy == "no":
             return []
-        tokens = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, self.anatomy.sizes.context)
-        logits = tokens * self.anatomy.sizes.vocabulary * 10
-        return [{"phase": "evaluation", "activations": tokens * self.anatomy.sizes.hidden * 12, "logits": logits}]
+        tokens = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
+        passing = max(cost.input * 2 + cost.passing for _, cost in self._costs(tokens))
+        return [{"phase": "evaluation", "layer": passing, "logits": evaluation_logits(tokens, 2)}]
 
     def _notes(self) -> list[Message]:
         notes = []

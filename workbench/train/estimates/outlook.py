@@ -20,7 +20,7 @@ from workbench.models.cost.known import config_of
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.time import Duration, duration
 from workbench.models.cost.training import Gpu, TrainingMemory
-from workbench.models.locate import locate_adapter
+from workbench.models.locate import is_demo, locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
 from workbench.train.estimates.rows import rows_of
@@ -111,10 +111,13 @@ def outlook(
     entries = history.read(workspace)
     result.factor, result.corrected_by = history.correction(entries, result.model, device.name)
 
+    name = config.model_name_or_path or ""
+    converts = is_demo(name) and not Path(locate_model(name, workspace), "config.json").is_file()
+
     def on(changed: RunConfig, memory: int, count: int, gpu: bool) -> Estimate:
         if gpu:
             return TrainingMemory(anatomy, changed, rows, Gpu(memory, count)).estimate()
-        return HostMemory(anatomy, changed, rows).estimate()
+        return HostMemory(anatomy, changed, rows, converts).estimate()
 
     result.estimate = on(config, device.memory, device.count, device.gpu)
     result.notes += result.estimate.notes

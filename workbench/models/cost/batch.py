@@ -8,7 +8,6 @@ from workbench.models.anatomy.sizes import Sizes
 
 GRAIN = 128  # sizes of joined micro-batches are multiples of this (`train/fast/rows.py`)
 _SINGLE = "eager", "disabled"
-_TILE = 4096, 8192  # positions and tokens of the vocabulary whose logits TRL's fused head has at once
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,6 @@ def batch(config: RunConfig, sizes: Sizes, rows: Rows, *, recorded: bool, grain:
         bound = min(bound, rows.tokens)
     tokens = max(longest, min(longest * size, bound))
     return Batch(_rounded(tokens, grain), longest, True, _rounded(longest, grain))
-
-
-def evaluation_logits(tokens: int, width: int) -> int:
-    """Bytes of logits in an evaluation of so many tokens: TRL's head has a tile of them, and a copy in 32 bits."""
-    return min(_TILE[0], tokens) * _TILE[1] * (width + 4)
 
 
 def _rounded(size: int, grain: int) -> int:

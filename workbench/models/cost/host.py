@@ -6,7 +6,7 @@ from workbench.config.options import RunConfig
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import trained
-from workbench.models.cost.batch import Rows, batch, eager, evaluation_logits
+from workbench.models.cost.batch import Rows, batch, eager
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.weights import Form, Loaded
@@ -63,9 +63,10 @@ class HostMemory:
         trains = {"phase": "layers", "activations": int(grown), "workspace": unpacked}
         trains["logits"] = max(0, logits - int(grown))  # these come in the place of what the layers have left
         phases = [trains]
-        if config.eval_strategy != "no":  # what training has left stays
+        if config.eval_strategy != "no":
             seen = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
-            phases.append(trains | {"phase": "evaluation", "logits": trains["logits"] + evaluation_logits(seen, 4)})
+            left = int(grown * constants.HOST_LEFT)
+            phases.append({"phase": "evaluation", "activations": left, "logits": 4 * seen * sizes.vocabulary})
         if self.converts:
             phases.append({"phase": "loading", "workspace": constants.DEMO_CONVERSION})
         largest = max(phases, key=_bytes)

@@ -32,6 +32,7 @@ class How:
         bits: 4, 8 or 0 of the weights; experts: whether fused experts are packed.
         width: bytes of an activation.
         scores: tokens that a token looks at if attention has all its scores at once, else 0.
+        unpacked: experts are kept unpacked, so that nothing needs to be unpacked.
         dropout: adapters drop some of their inputs; full: all weights are trained.
     """
 
@@ -41,6 +42,7 @@ class How:
     packed_experts: bool = False
     width: int = 2
     scores: int = 0
+    unpacked: bool = False
     dropout: bool = False
     full: bool = False
 
@@ -118,7 +120,7 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     work = None
     if layer.mixture and sizes.experts:
         routing = 8 * sizes.experts.count + 24 * used
-        work = ExpertWork(rows, h, inner, sizes.experts.count, how.rank if on_experts else 0)
+        work = ExpertWork(rows, h, inner, sizes.experts.count, how.rank if on_experts else 0, how.unpacked)
         feed += routing
         if how.packed_experts:
             feed += 0 if feed_has_input(lora, dense) else b * h
@@ -154,6 +156,8 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     first = {"q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "kv_a_proj_with_mqa"}
     core += b * h * bool(first & lora) + low  # the input of LoRA factors
     fused = 2 * b * dense + routing
+    if dense:
+        fused += b * h * bool({"gate_proj", "up_proj", "gate_up_proj"} & lora) + b * dense * ("down_proj" in lora)
     if layer.mixture and how.packed_experts:
         fused += 2 * b * inner * used + b * h
     elif layer.mixture:

@@ -14,7 +14,7 @@ from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import Trained, trained
-from workbench.models.cost.batch import Batch, Rows, batch, eager, evaluation_logits
+from workbench.models.cost.batch import Batch, Rows, batch, eager
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
@@ -52,8 +52,13 @@ class TrainingMemory:
             config.torch_compile == "on"
             or (config.torch_compile == "auto" and worth_compiling(self.tokens_in_all, sizes.layers, sizes.hidden))
         )
-        self.recorded = self.fast and (
-            config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not config.lora_dropout))
+        self.recorded = (
+            self.fast
+            and config.quantization_bit != 8
+            and (  # 8-bit products cannot be recorded
+                config.cuda_graphs == "on"
+                or (config.cuda_graphs == "auto" and (self.compiled or not config.lora_dropout))
+            )
         )
         self.batch: Batch = batch(config, sizes, rows, recorded=self.recorded)
         if not self.fast:
@@ -82,10 +87,10 @@ class TrainingMemory:
             full=self.config.finetuning_type == "full",
         )
 
-    def _costs(self, tokens: int) -> list[tuple[Layer, LayerCost]]:
-        targets = self.trained.targets
+    def _costs(self, tokens: int, unpacked: bool = False) -> list[tuple[Layer, LayerCost]]:
+        targets, how = self.trained.targets, replace(self.how, unpacked=unpacked)
         return [
-            (layer, layer_cost(self.anatomy.sizes, layer, targets.of_layer(layer.numbers[0]), self.how, tokens))
+            (layer, layer_cost(self.anatomy.sizes, layer, targets.of_layer(layer.numbers[0]), how, tokens))
             for layer in self.anatomy.layers
         ]
 
@@ -108,9 +113,11 @@ class TrainingMemory:
         """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
         for each chunk beside the sum of those before."""
         positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
+        if self.form.bits == 8:
+            return int(tokens * sizes.vocabulary * constants.EIGHT_BIT)
         if self.config.finetuning_type == "lora" and not self.config.additional_target:
             return positions * sizes.vocabulary * 2
-        return positions * sizes.vocabulary * 14 + 4 * sizes.vocabulary * sizes.hidden
+        return positions * sizes.vocabulary * constants.TRAINED + 2 * sizes.vocabulary * sizes.hidden
 
     def _ends(self, tokens: int) -> int:
         """Around the head: the last norm's input in 32 bits, its result, its gradient."""
@@ -139,19 +146,19 @@ class TrainingMemory:
                 )
         return phases
 
-    def _need(self, tokens: int) -> tuple[Need, list[dict[str, int]]]:
-        """What a compiled step needs whose layers are computed again, and its phases."""
-        costs = self._costs(tokens)
+    def _need(self, tokens: int, unpacked: bool = False) -> tuple[Need, list[dict[str, int]]]:
+        """What a compiled step needs whose layers are computed again, and its phases. `unpacked`: all experts are kept
+        unpacked."""
+        costs = self._costs(tokens, unpacked)
         last_number = self.anatomy.sizes.layers - 1
         last = next(cost for layer, cost in costs if last_number in layer.numbers)
         alone = (
             bool(self.trained.targets.experts) and self.config.activation_memory == "least" and self.how.packed_experts
         )
         keeps_last = not alone
-        per_layer = max(cost.stored for _, cost in costs)
-        waiting = per_layer * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
+        waiting = self._waiting(costs)
         stored = sum(cost.stored * len(layer.numbers) for layer, cost in costs) - (last.stored if keeps_last else 0)
-        kept = int(last.compiled * constants.COMPILED) if keeps_last else last.stored
+        kept = last.compiled if keeps_last else last.stored
         phases = [
             {
                 "phase": "head",
@@ -180,6 +187,10 @@ class TrainingMemory:
             )
         return Need(max(_bytes(phase) for phase in phases), stored, kept), phases
 
+    def _waiting(self, costs: list[tuple[Layer, LayerCost]]) -> int:
+        """Bytes that are on their way to the host or back."""
+        return max(cost.stored for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
+
     def _compiled(self, tokens: int) -> tuple[list[dict[str, int]], Plan, Need]:
         need, phases = self._need(tokens)
         before = sum(self.static.values())
@@ -195,8 +206,11 @@ class TrainingMemory:
                 self._unpacked_experts(),
                 least=self.config.activation_memory == "least",
             )
-        for phase in phases:
-            phase["activations"] += chosen.more - chosen.unpacked
+        if chosen.unpacked_layers and chosen.unpacked_layers == len(self._unpacked_experts()):
+            _, phases = self._need(tokens, unpacked=True)
+        waiting = 0 if chosen.on_host else self._waiting(self._costs(tokens))
+        for phase in phases:  # nothing waits for its copy that stays
+            phase["activations"] += chosen.more - chosen.unpacked - waiting
             phase["unpacked"] = chosen.unpacked
         return phases, chosen, need
 
@@ -248,47 +262,53 @@ class TrainingMemory:
             }
         else:
             phases = self._plain(tokens)
-        phases += self._evaluation()
-        loading = self._loading()
         largest = max(phases, key=_bytes)
         dynamic = _bytes(largest)
+        share = constants.GAPS if self.recorded else constants.GAPS_PLAIN
+        gaps = constants.GAPS_LEAST + int(min(dynamic, facts.get("step", dynamic)) * share)
+        moments = [self._loading(), _with(static, largest) | {"recordings": gaps}]
         early = self.recorded and self.batch.joined  # recordings are made before the optimizer has anything
-        before = sum(static.values()) - (static["optimizer"] if early else 0)
-        allocated = max(_bytes(loading), before + dynamic, sum(static.values()))
-        gaps = int(min(dynamic, facts.get("step", dynamic)) * (constants.FRAGMENTS - 1))
-        parts = dict.fromkeys(("weights", "constants"), 0) | static
-        phase = largest["phase"]
-        for name, value in largest.items():
-            if name != "phase":
-                parts[name] = parts.get(name, 0) + value
-        parts["recordings"] = gaps
-        if sum(parts.values()) < _bytes(loading):
-            parts = {name: value for name, value in loading.items() if name != "phase"}
-            phase = "loading"
+        standing = sum(static.values())
+        allocated = [_bytes(moments[0]) - moments[0]["recordings"], standing + dynamic]
+        if early:
+            allocated[1] = standing + max(dynamic - static["optimizer"], int(dynamic * constants.SECOND), 0)
+        for phase in self._evaluation():  # beside what recordings hold
+            allocated.append(standing + _bytes(phase))
+            moments.append(_with(static, phase) | {"recordings": gaps + (dynamic if self.recorded else 0)})
+        chosen_moment = max(moments, key=_bytes)
+        parts = {name: value for name, value in chosen_moment.items() if name != "phase"}
         parts["context"] = constants.CONTEXT
-        facts |= {"phases": {p["phase"]: _bytes(p) for p in sorted(phases, key=_bytes)}, "loading": _bytes(loading)}
-        return Estimate(parts, int(allocated), str(phase), facts)
+        facts |= {"phases": {p["phase"]: _bytes(p) for p in sorted(phases, key=_bytes)}}
+        facts["loading"] = _bytes(moments[0])
+        return Estimate(parts, int(max(allocated)), str(chosen_moment["phase"]), facts)
 
     def _loading(self) -> dict:
         """The weights, and the copies of the largest tensor of which it is put together and packed."""
         weights = self.loaded.bytes
         experts = max((2 * w.count for w, _ in self.anatomy.counted() if w.component == "experts"), default=0)
-        largest = max(self.loaded.largest, experts)
+        plain = not self.how.packed_experts
+        largest = experts if plain else max(self.loaded.largest, experts)
+        copies, gaps = (
+            (constants.LOADING_PLAIN, constants.LOADING_PLAIN_GAPS)
+            if plain
+            else (constants.LOADING, constants.LOADING_GAPS)
+        )
         return {
             "phase": "loading",
             "weights": (weights.plain + weights.packed) // self.cards,
             "constants": weights.constants // self.cards,
-            "workspace": int(largest * constants.LOADING),
+            "workspace": int(largest * copies),
+            "recordings": int(largest * gaps),
         }
 
     def _evaluation(self) -> list[dict]:
-        """An evaluation keeps nothing; a layer's passing tensors, and a tile of logits."""
+        """An evaluation keeps nothing, but has all logits of its batch, in 16 and in 32 bits."""
         config, sizes = self.config, self.anatomy.sizes
         if config.eval_strategy == "no":
             return []
         tokens = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
-        passing = max(cost.input * 2 + cost.passing for _, cost in self._costs(tokens))
-        return [{"phase": "evaluation", "layer": passing, "logits": evaluation_logits(tokens, 2)}]
+        logits = int(tokens * sizes.vocabulary * constants.EVALUATED)
+        return [{"phase": "evaluation", "layer": 2 * tokens * sizes.hidden * 2, "logits": logits}]
 
     def _notes(self) -> list[Message]:
         notes = []
@@ -303,6 +323,11 @@ class TrainingMemory:
         if self.config.adapter_name_or_path:
             notes.append(Message("cost_adapter_as_said"))
         return notes
+
+
+def _with(static: dict[str, int], phase: dict) -> dict:
+    """The parts of a phase on top of what stands."""
+    return phase | {name: value + phase.get(name, 0) for name, value in static.items()}
 
 
 def _bytes(phase: dict) -> int:

@@ -3,7 +3,7 @@
 python benchmarks/memory_estimates.py run FOLDER [--jobs 6] [--seconds 280] [--only WORD …] [--json FILE]
     makes models and rows in FOLDER, trains every case for a few steps through `python -m workbench train`, prints a
     table and writes all figures. `--cpu --tiny` goes through the same with tiny models on the CPU; `--demo` measures
-    the host's memory with the demo model (135M) instead.
+    the host's memory with the demo model (135M) instead; `--held-out` runs other models, which nothing was fitted to.
 python benchmarks/memory_estimates.py table FILE
     the table again, from the figures of an earlier call and the formulas as they are now
 python benchmarks/memory_estimates.py cases
@@ -49,32 +49,41 @@ MODELS = {  # bundled config -> what is changed
     ),
     "v2-lite": ("DeepSeek-V2-Lite", {"num_hidden_layers": 5}),
     "qwen3-30b-a3b": ("Qwen3-30B-A3B", {"num_hidden_layers": 3}),
+    # of the held-out cases
+    "qwen3-4b": (
+        "Qwen3-8B",
+        {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 18, "tie_word_embeddings": True},
+    ),
+    "glm4-9b": ("GLM-4-9B", {"num_hidden_layers": 5}),
+    "olmoe": ("OLMoE-1B-7B", {"num_hidden_layers": 4}),
+    "deepseek-moe": ("DeepSeek-MoE-16B", {"num_hidden_layers": 4}),
+    "phi-3.5": ("Phi-3.5-mini", {"num_hidden_layers": 16}),
+    "gemma-2": ("Gemma-2-9B", {"num_hidden_layers": 4}),
 }  # fmt: skip
 TINY = {
     "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 2048,
     "num_key_value_heads": 2, "head_dim": 32, "moe_intermediate_size": 64, "num_experts": 8, "n_routed_experts": 8,
     "num_experts_per_tok": 2, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32,
 }  # fmt: skip
-ATTENTION = {"v2-lite": "q_proj,kv_a_proj_with_mqa,kv_b_proj,o_proj"}
+ATTENTION = {"v2-lite": "q_proj,kv_a_proj_with_mqa,kv_b_proj,o_proj", "phi-3.5": "qkv_proj,o_proj"}
 _ATTENTION = "q_proj,k_proj,v_proj,o_proj"
 
 
+def case(name: str, model: str, bits: int | None, batch: int, cutoff: int, rank: int, where: str, **options) -> dict:
+    """A case: `name`, `model`, `options` of the run."""
+    target = ATTENTION.get(model, _ATTENTION) if where == "attention" else where
+    values = {
+        "quantization_bit": bits,
+        "per_device_train_batch_size": batch,
+        "cutoff_len": cutoff,
+        "lora_rank": rank,
+        "lora_target": target,
+    }
+    return {"name": name, "model": model, "options": values | options}
+
+
 def cases() -> list[dict]:
-    """Every case: `name`, `model`, `options` of the run. The compiled ones, which take longest, come early."""
-
-    def case(
-        name: str, model: str, bits: int | None, batch: int, cutoff: int, rank: int, where: str, **options
-    ) -> dict:
-        target = ATTENTION.get(model, _ATTENTION) if where == "attention" else where
-        values = {
-            "quantization_bit": bits,
-            "per_device_train_batch_size": batch,
-            "cutoff_len": cutoff,
-            "lora_rank": rank,
-            "lora_target": target,
-        }
-        return {"name": name, "model": model, "options": values | options}
-
+    """The cases that the constants were measured with. The compiled ones, which take longest, come early."""
     on = {"torch_compile": "on"}
     least = on | {"activation_memory": "least"}
     return [
@@ -116,28 +125,68 @@ def cases() -> list[dict]:
     ]  # fmt: skip
 
 
+def held_out_cases() -> list[dict]:
+    """Cases of other models, which nothing was fitted to."""
+    on = {"torch_compile": "on"}
+    least = on | {"activation_memory": "least"}
+    return [
+        case("olmoe 4 bit 2 × 1024", "olmoe", 4, 2, 1024, 16, "attention"),
+        case("olmoe compiled, all experts, auto in 16", "olmoe", 4, 2, 2048, 8, "all", max_gpu_memory=16, **on),
+        case("deepseek-moe compiled, least", "deepseek-moe", 4, 2, 4096, 8, "q_proj,v_proj", **least),
+        case("deepseek-moe compiled, packed, auto in 20", "deepseek-moe", 4, 2, 2048, 8, "q_proj,v_proj",
+             max_gpu_memory=20, packing=True, **on),
+        case("qwen3-4b compiled, auto in 10", "qwen3-4b", 4, 4, 1024, 16, "all", max_gpu_memory=10, **on),
+        case("glm4-9b compiled, least", "glm4-9b", 4, 2, 4000, 16, "all", **least),
+        case("phi-3.5 compiled, auto in 24", "phi-3.5", 4, 2, 4000, 32, "attention", max_gpu_memory=24, **on),
+        case("qwen3-4b 4 bit 2 × 2048", "qwen3-4b", 4, 2, 2048, 32, "all"),
+        case("qwen3-4b 4 bit 8 × 512", "qwen3-4b", 4, 8, 512, 8, "attention"),
+        case("qwen3-4b 16 bit 2 × 2048", "qwen3-4b", None, 2, 2048, 16, "all"),
+        case("qwen3-4b 8 bit 1 × 2048", "qwen3-4b", 8, 1, 2048, 16, "all"),
+        case("qwen3-4b 16 bit, no checkpointing 1 × 1024", "qwen3-4b", None, 1, 1024, 8, "attention",
+             disable_gradient_checkpointing=True),
+        case("glm4-9b 4 bit 2 × 2048", "glm4-9b", 4, 2, 2048, 16, "attention"),
+        case("glm4-9b 4 bit 1 × 4000 r128", "glm4-9b", 4, 1, 4000, 128, "all"),
+        case("glm4-9b 4 bit, evaluation 4 × 512", "glm4-9b", 4, 2, 512, 16, "all", val_size=8, eval_strategy="steps",
+             eval_steps=2, per_device_eval_batch_size=4),
+        case("glm4-9b 8 bit 2 × 1024", "glm4-9b", 8, 2, 1024, 16, "all"),
+        case("glm4-9b 16 bit, packed 2 × 2048", "glm4-9b", None, 2, 2048, 16, "attention", packing=True),
+        case("olmoe 4 bit all experts 4 × 1024", "olmoe", 4, 4, 1024, 16, "all"),
+        case("olmoe 16 bit 2 × 2048", "olmoe", None, 2, 2048, 16, "attention"),
+        case("olmoe 4 bit 4 × 2048", "olmoe", 4, 4, 2048, 16, "attention"),
+        case("deepseek-moe 4 bit 2 × 4096", "deepseek-moe", 4, 2, 4096, 8, "q_proj,v_proj"),
+        case("deepseek-moe 4 bit, dropout 2 × 1024", "deepseek-moe", 4, 2, 1024, 16, "attention", lora_dropout=0.1),
+        case("deepseek-moe 16 bit 1 × 2048", "deepseek-moe", None, 1, 2048, 8, "attention"),
+        case("phi-3.5 4 bit 2 × 4000", "phi-3.5", 4, 2, 4000, 16, "all"),
+        case("phi-3.5 4 bit, rows of one length 4 × 1024", "phi-3.5", 4, 4, 1024, 16, "all", dataset="long"),
+        case("phi-3.5 16 bit 4 × 1024 lion_8bit", "phi-3.5", None, 4, 1024, 64, "all", optim="lion_8bit"),
+        case("phi-3.5 full 1 × 512", "phi-3.5", None, 1, 512, 8, "all", finetuning_type="full"),
+        case("gemma-2 4 bit, padded 2 × 1024", "gemma-2", 4, 2, 1024, 16, "all"),
+        case("gemma-2 16 bit, padded 1 × 2048", "gemma-2", None, 1, 2048, 16, "attention"),
+    ]  # fmt: skip
+
+
 def demo_cases() -> list[dict]:
     """Short runs of the demo model on the host."""
 
-    def case(name: str, **options) -> dict:
+    def short(name: str, **options) -> dict:
         values = {"quantization_bit": 4, "per_device_train_batch_size": 2, "cutoff_len": 256, "lora_rank": 16}
         return {"name": name, "model": DEMO, "options": values | {"dataset": "long", "template": "chatml"} | options}
 
     return [
-        case("demo 4 bit 2 × 256"),
-        case("demo 4 bit 2 × 256, packed, mixed", packing=True, dataset="mixed"),
-        case("demo 4 bit 2 × 1024", cutoff_len=1024),
-        case("demo 32 bit 4 × 512", quantization_bit=None, cutoff_len=512, per_device_train_batch_size=4),
-        case(
+        short("demo 4 bit 2 × 256"),
+        short("demo 4 bit 2 × 256, packed, mixed", packing=True, dataset="mixed"),
+        short("demo 4 bit 2 × 1024", cutoff_len=1024),
+        short("demo 32 bit 4 × 512", quantization_bit=None, cutoff_len=512, per_device_train_batch_size=4),
+        short(
             "demo 4 bit, evaluation 8 × 256",
             val_size=8,
             eval_strategy="steps",
             eval_steps=1,
             per_device_eval_batch_size=8,
         ),
-        case("demo 4 bit, no checkpointing 2 × 256", disable_gradient_checkpointing=True),
-        case("demo full 2 × 256", quantization_bit=None, finetuning_type="full"),
-        case("demo 4 bit r256, 1 × 512", lora_rank=256, cutoff_len=512, per_device_train_batch_size=1),
+        short("demo 4 bit, no checkpointing 2 × 256", disable_gradient_checkpointing=True),
+        short("demo full 2 × 256", quantization_bit=None, finetuning_type="full"),
+        short("demo 4 bit r256, 1 × 512", lora_rank=256, cutoff_len=512, per_device_train_batch_size=1),
     ]
 
 
@@ -414,7 +463,7 @@ def run_all(folder: Path, options) -> dict:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     card = Card()
-    listed = demo_cases() if options.demo else cases()
+    listed = demo_cases() if options.demo else held_out_cases() if options.held_out else cases()
     chosen = [case | {"number": i} for i, case in enumerate(listed)]
     if options.only:
         chosen = [case for case in chosen if any(word in case["name"] for word in options.only)]
@@ -532,11 +581,12 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--held-out", action="store_true", help="other models, which nothing was fitted to")
     options = parser.parse_args()
     options.cpu = options.cpu or options.demo
     if options.what == "cases":
-        for case in cases():
-            print(case["name"], case["options"])
+        for one in (*cases(), *held_out_cases(), *demo_cases()):
+            print(one["name"], one["options"])
     elif options.what == "make":
         make_model(options.folder, options.model, options.tiny)
     elif options.what == "table":

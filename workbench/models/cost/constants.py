@@ -15,9 +15,10 @@ SECOND = 0.83
 # what the allocator holds beyond that.
 LOADING, LOADING_PLAIN = 1.75, 1.0
 LOADING_GAPS, LOADING_PLAIN_GAPS = 1.0, 1.9
-# Bytes of a logit: in an evaluation (16 and 32 bits at once), of a head that is trained, and of the whole micro-batch
-# in runs with 8-bit weights, which was measured in three runs and not explained.
-EVALUATED, TRAINED, EIGHT_BIT = 6.4, 10, 5.4
+# Bytes of a logit: in an evaluation (16 and 32 bits at once), and of a head that is trained.
+EVALUATED, TRAINED = 6.4, 10
+# What an 8-bit layer needs beside others while it is computed: bytes of a token and of its feed-forward part's width.
+EIGHT_BIT = 15.5
 # Layers whose stored tensors wait on the GPU for their copies to the host, or were fetched ahead.
 IN_FLIGHT = 4
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from workbench.models.anatomy.shapes import Layer
 from workbench.models.anatomy.sizes import Sizes
+from workbench.models.cost import constants
 from workbench.models.cost.experts import ExpertWork
 
 _LINEARS = 2  # outputs of linear layers that a recomputed layer stores, in widths of the residual stream
@@ -57,6 +58,7 @@ class LayerCost:
         passing: what there is beside that at the most, unpacked weights included: `unpacked` of them.
         compiled: what a compiled layer keeps that computes nothing again; `compiled_passing` beside it.
         stored: what a compiled layer stores that is computed again; `beyond_stored`: what its way back needs more.
+        outside: inputs of 8-bit products. bitsandbytes keeps them where checkpointing does not see them.
     """
 
     input: int
@@ -67,6 +69,7 @@ class LayerCost:
     compiled_passing: int
     stored: int
     beyond_stored: int
+    outside: int = 0
 
 
 def widths(sizes: Sizes) -> tuple[int, int, int]:
@@ -144,6 +147,9 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
             plain += 4 * b * sizes.experts.count * inner * h
         passing, compiled_passing = max(passing, stream + plain), max(compiled_passing, stream + plain)
         again = compiled_passing
+    if how.bits == 8:
+        products = int(tokens * constants.EIGHT_BIT * dense)
+        passing, compiled_passing, again = passing + products, compiled_passing + products, again + products
     scores = how.scores * sizes.heads * (4 + 4 + b) * tokens
     passing = max(passing, stream + scores)
 
@@ -167,7 +173,8 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     stored = tokens * (b * h + b * result + 4 * sizes.heads + b * linears + routing + low)
     recomputed = compiled - (tokens * 2 * b * inner * used if layer.mixture and how.packed_experts else 0)
     beyond = recomputed + again - stored
-    return LayerCost(tokens * b * h, kept, passing, unpacked, compiled, compiled_passing, stored, beyond)
+    outside = tokens * b * (2 * h + result + dense) * (how.bits == 8)
+    return LayerCost(tokens * b * h, kept, passing, unpacked, compiled, compiled_passing, stored, beyond, outside)
 
 
 def feed_has_input(lora: set[str], dense: int) -> bool:

@@ -113,8 +113,6 @@ class TrainingMemory:
         """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
         for each chunk beside the sum of those before."""
         positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
-        if self.form.bits == 8:
-            return int(tokens * sizes.vocabulary * constants.EIGHT_BIT)
         if self.config.finetuning_type == "lora" and not self.config.additional_target:
             return positions * sizes.vocabulary * 2
         return positions * sizes.vocabulary * constants.TRAINED + 2 * sizes.vocabulary * sizes.hidden
@@ -127,13 +125,18 @@ class TrainingMemory:
         """Phases of a step as transformers makes it, with or without checkpointing."""
         costs = self._costs(tokens)
         keeps = self.config.disable_gradient_checkpointing
-        stored = sum((c.kept if keeps else c.input) * len(layer.numbers) for layer, c in costs) // self.cards
+        stored = sum((c.kept if keeps else c.input + c.outside) * len(layer.numbers) for layer, c in costs)
+        stored //= self.cards
         grads = self.static["gradients"] if self.fast and self.static["gradients"] <= AT_ONCE else 0
         phases = [{"phase": "head", "activations": stored + self._ends(tokens), "logits": self._logits(tokens)}]
         for layer, cost in costs:
             # the last layer of this kind has all inputs before it, the first one all gradients after it
             for number, gradients in ((max(layer.numbers), 0.0), (min(layer.numbers), 1.0)):
-                before = cost.input * (number + 1) if not keeps else stored * (number + 1) // self.anatomy.sizes.layers
+                before = (
+                    (cost.input + cost.outside) * (number + 1)
+                    if not keeps
+                    else stored * (number + 1) // self.anatomy.sizes.layers
+                )
                 part = (self.anatomy.sizes.layers - number) / self.anatomy.sizes.layers
                 phases.append(
                     {
@@ -188,8 +191,9 @@ class TrainingMemory:
         return Need(max(_bytes(phase) for phase in phases), stored, kept), phases
 
     def _waiting(self, costs: list[tuple[Layer, LayerCost]]) -> int:
-        """Bytes that are on their way to the host or back."""
-        return max(cost.stored for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
+        """Bytes that are on their way to the host or back, and what never goes there."""
+        moving = max(cost.stored for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
+        return moving + sum(cost.outside * len(layer.numbers) for layer, cost in costs)
 
     def _compiled(self, tokens: int) -> tuple[list[dict[str, int]], Plan, Need]:
         need, phases = self._need(tokens)

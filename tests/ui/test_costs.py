@@ -56,7 +56,7 @@ def test_the_bar_adds_up_to_the_total_against_the_device(page):
 
 def test_what_does_not_fit_is_told_with_what_saves_most(page):
     _, words = preview(page, quantization_bit=8, lora_target="all")
-    assert "wb-note warn" in words and "It does not fit here" in words and "12 GB ✓" in words
+    assert "wb-note warn" in words and "It does not fit here" in words and "16 GB ✓" in words
     assert words.count("data-change=") == 3 and "quantization_bit" in words.split("data-change=")[1]
     train = page.train
     large = QWEN | {"quantization_bit": 4, "lora_rank": 512, "lora_target": "all"}

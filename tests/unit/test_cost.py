@@ -224,6 +224,12 @@ def test_the_plan_keeps_as_many_layers_as_the_trainer_did():
     assert [one["on_host"] for one in kept] == [True, False, False, False]
 
 
+@pytest.mark.parametrize("size", [12, 16, 24, 40, 48])
+def test_what_is_kept_leaves_room_on_the_card(size):
+    found = estimate("DeepSeek-V2-Lite", memory=card_memory(size), lora_target=V2_ATTENTION, torch_compile="on")
+    assert found.facts["lacking"] == 0 and found.total <= card_memory(size)
+
+
 def test_plan_by_hand():
     need = Need(step=2 * GIB, stored=3 * GIB, kept=GIB)
     assert plan(need, 8 * GIB, 12 * GIB, 4, [], least=False).on_host  # 12 - 0.48 - 10 is less than 3

@@ -13,6 +13,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{tensors} of it are tensors at once, {phase}; micro-batches of {tokens} tokens.",
         "其中 {tensors} 为同时存在的张量（{phase}）；微批 {tokens} token。",
     ),
+    "cost_host": (
+        "The largest need is {phase}; micro-batches of {tokens} tokens.",
+        "最大用量出现在{phase}；微批 {tokens} token。",
+    ),
     "cost_smaller": (
         "Micro-batches of {wanted} tokens do not fit; {tokens} are taken.",
         "{wanted} token 的微批放不下，改用 {tokens}。",
@@ -29,8 +33,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "cost_change": ("{options}: {saving} less", "{options}：减少 {saving}"),
     "cost_change_fits": (", then it fits", "，即可放下"),
     "cost_time": (
-        "{steps} steps, {epochs} epochs, {tokens} tokens: about {time} at {rate} tokens/s ({why}).",
-        "{steps} 步，{epochs} 轮，{tokens} token：约 {time}，{rate} token/s（{why}）。",
+        "{steps} steps, {epochs} epochs, {tokens} tokens: {time} at {rate} tokens/s ({why}).",
+        "{steps} 步，{epochs} 轮，{tokens} token：{time}，{rate} token/s（{why}）。",
     ),
     "cost_time_unknown": (
         "{steps} steps, {epochs} epochs, {tokens} tokens. How fast this device is is not known before a run was measured.",
@@ -40,9 +44,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "How long it takes cannot be told: the rows of the dataset are not counted yet.",
         "无法估计时间：数据集行数尚未统计。",
     ),
+    "cost_about": ("about {count}", "约 {count}"),
     "cost_at_most": ("at most {count}", "至多 {count}"),
     "cost_measured": ("measured by {runs} earlier runs", "据 {runs} 次运行实测"),
     "cost_assumed": ("{reached} of the device's peak are assumed", "假定达到设备峰值的 {reached}"),
+    "cost_assumed_host": ("55 GFLOP/s of a core are assumed", "假定每核 55 GFLOP/s"),
     "cost_energy": (
         "About {energy} kWh at {watts} W, as earlier runs drew.",
         "约 {energy} kWh，按此前运行的 {watts} W。",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
@@ -26,6 +27,7 @@ _STATE = {
 }
 _MOMENTS_LIKE_WEIGHTS = ("adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop")
 EIGHT_BIT = "adamw_8bit"
+MOST_NAMES = 100  # of `lora_target`: a text from a browser may hold any number
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class Targets:
         return {w.name for name, w in (*self.linears, *self.experts) if name.startswith(start)}
 
 
+@lru_cache(maxsize=256)
 def targets(anatomy: Anatomy, wanted: str) -> Targets:
-    """What `lora_target` means in this model, by the rules of `models/adapters.py`."""
+    """What `lora_target` means in this model, by the rules of `models/adapters.py`; of very many names, of the first
+    `MOST_NAMES`."""
     modules, experts = [], []
     for name, weight in anatomy.weights():
         if weight.component == "experts" and weight.linear:
@@ -56,7 +60,7 @@ def targets(anatomy: Anatomy, wanted: str) -> Targets:
     chosen: dict[str, Weight] = {}
     chosen_experts: dict[str, Weight] = {}
     unknown = []
-    for part in split_names(wanted):
+    for part in split_names(wanted)[:MOST_NAMES]:
         found = {n: w for n, w in modules if _named(n, part)}
         of_experts = {n: w for n, w in experts if _named(n, part) or _named(n.rpartition(".")[0], part)}
         if not found and not of_experts:

@@ -270,6 +270,8 @@ class TrainingMemory:
         dynamic = _bytes(largest)
         share = constants.GAPS if self.recorded else constants.GAPS_PLAIN
         gaps = constants.GAPS_LEAST + int(min(dynamic, facts.get("step", dynamic)) * share)
+        if self.compiled and not facts["on_host"]:  # what is kept was chosen to leave room for them
+            gaps = min(gaps, max(0, int(self.memory) - sum(static.values()) - dynamic))
         moments = [self._loading(), _with(static, largest) | {"recordings": gaps}]
         early = self.recorded and self.batch.joined  # recordings are made before the optimizer has anything
         standing = sum(static.values())

@@ -70,7 +70,8 @@ def details(result: Outlook, lang: str) -> list[str]:
     if "tokens" in facts:
         phase = say(f"cost_phase_{estimate.phase}", lang)
         tensors = memory(estimate.allocated * result.factor)
-        lines.append(say("cost_tensors", lang, tensors=tensors, phase=phase, tokens=f"{facts['tokens']:,}"))
+        values = {"tensors": tensors, "phase": phase, "tokens": f"{facts['tokens']:,}"}
+        lines.append(say("cost_tensors" if result.device.gpu else "cost_host", lang, **values))
     if "wanted_tokens" in facts:
         tokens = {"wanted": f"{facts['wanted_tokens']:,}", "tokens": f"{facts['tokens']:,}"}
         lines.append(say("cost_smaller", lang, **tokens))
@@ -100,9 +101,8 @@ def time_lines(result: Outlook, lang: str) -> list[str]:
         return [say("cost_time_unknown", lang, **values)]
     why = say("cost_measured", lang, runs=one.measured)
     if not one.measured:
-        why = say("cost_assumed", lang, reached=f"{one.reached:.0%}")
-    time = time_text(one.seconds, lang)
-    time = say("cost_at_most", lang, count=time) if one.bound else time
+        why = say("cost_assumed" if result.device.gpu else "cost_assumed_host", lang, reached=f"{one.reached:.0%}")
+    time = say("cost_at_most" if one.bound else "cost_about", lang, count=time_text(one.seconds, lang))
     lines = [say("cost_time", lang, **values, time=time, rate=f"{one.rate:,.0f}", why=why)]
     if one.watts:
         energy = {"energy": f"{one.kilowatt_hours:.2g}", "watts": f"{one.watts:.0f}"}

@@ -168,6 +168,8 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     from workbench.runs.metrics import MetricsReader
     from workbench.runs.run import find_run, folder_bytes
     from workbench.runs.state import state_word
+    from workbench.train.estimates import record
+    from workbench.ui.monitor import estimate_line
 
     run = find_run(Workspace(workspace), run_id)
     state = run.state()
@@ -180,6 +182,7 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
         "messages": state.messages(),
         "notes": run.notes(),
         "last": reader.last,
+        "estimate": record.read(run),
         "bytes": folder_bytes(run.path),
         "checkpoints": [p.name for p in run.checkpoints()],
         "config": run.config_values(),
@@ -203,6 +206,8 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
         if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
     }
     print("  ".join(f"{key} {value}" for key, value in (last | details["notes"]).items()))
+    if expected := estimate_line(run, language()):
+        print(expected)
     names = details["checkpoints"] or Message("none")
     tell(Message("run_files", size=details["bytes"] / 2**20, path=run.path, names=names))
     for key, value in details["config"].items():

@@ -165,7 +165,7 @@ def runs(
 @app.command()
 def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """Everything about one run: state, last figures, checkpoints, options."""
-    from workbench.runs.metrics import MetricsReader
+    from workbench.runs.metrics import summary
     from workbench.runs.run import find_run, folder_bytes
     from workbench.runs.state import state_word
     from workbench.train.estimates import record
@@ -173,15 +173,13 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
 
     run = find_run(Workspace(workspace), run_id)
     state = run.state()
-    reader = MetricsReader(run.metrics)
-    reader.update()
     details = {
         "id": run.id,
         "path": str(run.path),
         **vars(state),
         "messages": state.messages(),
         "notes": run.notes(),
-        "last": reader.last,
+        "last": summary(run.metrics)[0],
         "estimate": record.read(run),
         "bytes": folder_bytes(run.path),
         "checkpoints": [p.name for p in run.checkpoints()],
@@ -202,7 +200,7 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     )
     last = {
         k: v
-        for k, v in reader.last.items()
+        for k, v in details["last"].items()
         if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
     }
     print("  ".join(f"{key} {value}" for key, value in (last | details["notes"]).items()))

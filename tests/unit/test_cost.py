@@ -271,6 +271,16 @@ def test_several_cards_share_the_layers():
     assert any("evenly" in str(note) for note in two.notes)
 
 
+def test_a_run_takes_one_of_several_cards_unless_it_is_spread(tmp_path):
+    workspace, two = Workspace(tmp_path).create(), Device("Card", card_memory(8), True, 2)
+    asked = config(model_name_or_path="Qwen/Qwen3-8B", quantization_bit=8, torch_compile="off")
+    alone = outlook(asked, workspace, two)
+    spread = outlook(asked.model_copy(update={"device_map": "auto"}), workspace, two)
+    assert (alone.device.count, spread.device.count) == (1, 2)
+    assert spread.estimate.parts["weights"] * 2 == pytest.approx(alone.estimate.parts["weights"], abs=2)
+    assert {"device_map": "auto"} in [change.options for change in alone.changes]
+
+
 def test_a_run_on_the_host_is_in_32_bits():
     found = HostMemory(anatomy("Llama-3-8B"), config(quantization_bit=None), MIXED).estimate()
     assert found.parts["weights"] == 4 * anatomy("Llama-3-8B").total

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workbench.config.options import EngineConfig, RunConfig
@@ -103,6 +103,9 @@ def outlook(
 ) -> Outlook:
     """What is to be expected of a run on a device; on what its `devices` are here if none is given."""
     device = device or device_for(config.devices)
+    several = device.count if device.gpu else 1
+    if device.gpu and config.device_map == "none":  # such a run takes one of them
+        device = replace(device, count=1)
     result = Outlook(str(config.model_name_or_path or ""), device)
     anatomy = _model(config.model_name_or_path or "", workspace, result)
     if anatomy is None:
@@ -131,9 +134,9 @@ def outlook(
             config,
             anatomy,
             result.estimate,
-            lambda changed: on(changed, device.memory, device.count, device.gpu),
+            lambda changed: on(changed, device.memory, several, device.gpu),
             device.memory,
-            device.count,
+            several,
         )
         result.changes = found
     way = way_of(result.estimate, device)

@@ -351,6 +351,25 @@ def test_time_from_operations_and_from_earlier_runs():
     assert unknown.rate == 0 and unknown.seconds == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "values", "measured"),
+    [
+        ("DeepSeek-V2-Lite", {}, 31_300),
+        ("DeepSeek-V2-Lite", {"activation_memory": "least"}, 22_700),
+        ("DeepSeek-V2-Lite", {"lora_target": "all"}, 23_500),
+        ("DeepSeek-V2-Lite", {"torch_compile": "off"}, 14_600),
+        ("DeepSeek-MoE-16B", {"lora_target": "q_proj,v_proj"}, 31_300),
+        ("Qwen3-8B", {"lora_target": "q_proj,k_proj,v_proj,o_proj"}, 14_900),
+    ],
+)
+def test_assumed_speed_of_runs_that_were_measured(model, values, measured):
+    """docs/performance.md, on one H100. What is assumed is one share of the peak for each kind of step."""
+    asked = config(**({"lora_target": V2_ATTENTION, "torch_compile": "on"} | values))
+    facts = TrainingMemory(anatomy(model), asked, MIXED, Gpu(79.2 * GIB)).estimate().facts
+    found = time.duration(anatomy(model), asked, MIXED, H100, facts, (0.0, 0.0, 0))
+    assert found.rate == pytest.approx(measured, rel=0.4)
+
+
 # ---- rows
 
 

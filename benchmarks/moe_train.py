@@ -75,24 +75,24 @@ def config_of(layers: int):
     )
 
 
-def make(folder: Path, layers: int) -> None:
+def make(folder: Path, layers: int, config=None, name: str = "v2-lite") -> None:
     """Write shards of random bf16 weights in the original checkpoint's names, a byte tokenizer, and rows of full
-    length."""
+    length. `config`: of another model than DeepSeek-V2-Lite, in the folder `name`."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import DeepseekV2ForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from workbench.data import templates
 
-    model_folder = folder / "v2-lite"
+    model_folder = folder / name
     model_folder.mkdir(parents=True, exist_ok=True)
-    config = config_of(layers)
+    config = config or config_of(layers)
     config.dtype = "bfloat16"
-    config.architectures = ["DeepseekV2ForCausalLM"]
-    config.save_pretrained(model_folder)
     with torch.device("meta"):
-        meta = DeepseekV2ForCausalLM(config)
+        meta = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(meta).__name__]
+    config.save_pretrained(model_folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     index, shard, size, number = {}, {}, 0, 0

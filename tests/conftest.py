@@ -1,6 +1,7 @@
 """Fixtures for all tests: isolated workspaces, a tiny random model, the demo model converted once."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,35 @@ from tests.tiny import make_tiny_data, make_tiny_model
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 ROOT = Path(__file__).parents[1]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+LONGEST = ("tests/browser/test_story.py", "tests/browser/test_chat.py")
+
+# no probing of the processor by programs in C++, half a minute of them: on GPUs compile_layers leaves it out, too
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
+if WORKER:  # several processes of tests share the cores: torch's threads would only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files of a folder come first in it, so that several processes of tests end together."""
+    folders = list(dict.fromkeys(Path(item.location[0]).parent for item in items))
+    items.sort(key=lambda item: (folders.index(Path(item.location[0]).parent), item.location[0] not in LONGEST))
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory) -> Path:
+    """A folder of the whole session, also when several processes share it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if WORKER else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(session_folder):
+    """The kernels for the CPU are compiled once, here and in all child processes, and not for every workspace."""
+    if compiler := shutil.which(os.environ.get("CC") or "gcc") or shutil.which("cc"):
+        folder = session_folder / "compiled"
+        folder.mkdir(exist_ok=True)
+        os.environ |= {"COMPILER": compiler, "COMPILED": str(folder), "CC": str(ROOT / "tests" / "compile_once.py")}
 
 
 @pytest.fixture
@@ -18,11 +48,11 @@ def workspace(tmp_path) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def demo_model(tmp_path_factory) -> Path:
+def demo_model(session_folder) -> Path:
     """The folder of the demo model, converted once for all tests of the session."""
     from workbench.models.demo import ensure_demo_model
 
-    place = Workspace(os.environ.get("WORKBENCH_TEST_MODELS") or tmp_path_factory.mktemp("demo")).create()
+    place = Workspace(os.environ.get("WORKBENCH_TEST_MODELS") or session_folder / "demo").create()
     return ensure_demo_model(place, lambda phase, share: None)
 
 

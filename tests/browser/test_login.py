@@ -11,15 +11,16 @@ from workbench.chat.conversations import Conversation
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
 from workbench.storage.users import Users
-from workbench.storage.workspace import Workspace
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 PASSWORD = "a long password"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, demo_model):
     workspace = Workspace(tmp_path_factory.mktemp("login")).create()
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
     for name, role in (("ann", "train"), ("bob", "look")):
         Users(workspace).add(name, role, PASSWORD)
     for name in ("ann", "eve"):

@@ -133,6 +133,33 @@ def test_it_is_what_transformers_generates(tiny_model, workspace, tmp_path):
         assert found[0][0] == want[0, ids.shape[1] :].tolist()
 
 
+def test_the_cache_grows_when_it_is_too_small(decoder):
+    want = [alone(decoder, job(prompt, 40)) for prompt in PROMPTS]
+    fit = find_fit(decoder.base, decoder.rope)
+    backend = BatchingScheduler(decoder, fit, tokens=4096, first=32)
+    assert backend.metrics()["kv_tokens"] == 32 and backend.metrics()["kv_tokens_most"] == 4096
+    same(together(backend, [job(prompt, 40) for prompt in PROMPTS]), want)
+    figures = backend.metrics()
+    assert 32 < figures["kv_tokens"] <= 4096 and figures["rows_put_back_total"] == 0
+    same(together(backend, [job(prompt, 40) for prompt in PROMPTS]), want)  # what lay in it has stayed
+    assert backend.metrics()["prompt_tokens_reused_total"] > 0
+
+
+def test_a_cache_that_cannot_grow_ends_one_request_only(decoder, monkeypatch):
+    want = alone(decoder, job(PROMPTS[0], 4))
+    backend = BatchingScheduler(decoder, find_fit(decoder.base, decoder.rope), tokens=4096, first=64)
+
+    def grow(pages):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backend.batch.passes.runner, "grow", grow)
+    with pytest.raises(UserError) as error:
+        list(backend.submit(job(PROMPTS[3] * 2)))
+    assert error.value.message.code == "request_memory"
+    same([answers(backend.submit(job(PROMPTS[0], 4)))], [want])
+    assert backend.metrics()["kv_tokens_most"] == 64
+
+
 @pytest.fixture
 def decoder(tiny_model, workspace):
     return decoder_of(tiny_model, workspace)

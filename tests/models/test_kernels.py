@@ -65,11 +65,35 @@ def loss():
             close(kernels.cross_entropy_(ours, targets, 0.7, cap), cross_entropy_(theirs, targets, 0.7, cap), 1e-5)
             close(ours, theirs, 1e-5)
 
-{"unpacking": unpacking, "routing": routing, "gating": gating, "loss": loss}[sys.argv[1]]()
+def around_few_rows():
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import apply_rotary_emb
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+    from workbench.models.fused import kernels as fused
+    from workbench.models.quantized import few_rows_kernels as few
+
+    x, a = torch.randn(3, 1100), torch.randn(5, 1100)
+    close(few.low_rank(x, a), x @ a.t())
+    keys, a = torch.tensor([2, 0, 1, 2, 1, 0]), torch.randn(3, 4, 1100)
+    want = torch.einsum("pk,prk->pr", x.repeat_interleave(2, 0), a[keys])
+    close(few.low_of_pairs(x, a, keys, 2), want)
+    norm = LlamaRMSNorm(80)
+    norm.weight.data.normal_()
+    x = torch.randn(3, 5, 80)
+    close(fused.rms_norm(x, norm.weight, norm.variance_epsilon), norm(x).detach())
+    q, k = torch.randn(3, 4, 20)[:, :, None], torch.randn(3, 40)[:, None, None, 6:26]  # with strides of their own
+    angles = torch.randn(3, 1, 20)
+    cos, sin = angles.cos(), angles.sin()
+    for ours, theirs in zip((q, k), apply_rotary_pos_emb(q, k, cos, sin)):
+        close(fused.rotate_halves(ours, cos, sin), theirs)
+    factors = torch.polar(torch.ones(3, 1, 10), torch.randn(3, 1, 10))
+    for ours, theirs in zip((q, k), apply_rotary_emb(q, k, factors)):
+        close(fused.rotate_pairs(ours, factors), theirs)
+
+{"around_few_rows": around_few_rows, "unpacking": unpacking, "routing": routing, "gating": gating, "loss": loss}[sys.argv[1]]()
 """
 
 
-@pytest.mark.parametrize("what", ["unpacking", "routing", "gating", "loss"])
+@pytest.mark.parametrize("what", ["unpacking", "routing", "gating", "loss", "around_few_rows"])
 def test_kernels_equal_plain_torch(what):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what], cwd=ROOT, capture_output=True, text=True,

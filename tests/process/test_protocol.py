@@ -324,8 +324,9 @@ def test_responses_call_tools(client):
     (call,) = first.output
     assert call.type == "function_call" and call.name == "book" and set(json.loads(call.arguments)) == {"size", "beds"}
     result = [{"type": "function_call_output", "call_id": call.call_id, "output": "done"}]
-    more = client.responses.create(input=result, previous_response_id=first.id, model=MODEL, max_output_tokens=4)
-    assert more.usage.input_tokens > first.usage.output_tokens and more.output_text
+    more = client.responses.create(input=result, previous_response_id=first.id, model=MODEL, max_output_tokens=40)
+    assert more.usage.input_tokens > first.usage.output_tokens
+    assert more.output_text or more.usage.output_tokens == 1  # its first token may be the end
     with client.responses.stream(input="A room", tool_choice=choice, **asked) as stream:
         events = list(stream)
     kinds = [event.type for event in events]

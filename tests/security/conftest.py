@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.browser.conftest import Page, started_chromium, tab  # noqa: F401
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 
 class Client(httpx.Client):
@@ -35,8 +36,11 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    page = Page(tmp_path_factory.mktemp("w"))
+def page(tmp_path_factory, demo_model):
+    """On a workspace with the demo model: the first look at a row would have to convert it."""
+    workspace = Workspace(tmp_path_factory.mktemp("w")).create()
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
+    page = Page(workspace.root)
     yield page
     page.end()
 

@@ -17,7 +17,8 @@ from workbench.chat import conversations
 from workbench.config.run_config import validated
 from workbench.data.worker_client import JOB_MEMORY
 from workbench.runs.run import Run, create_run
-from workbench.storage.workspace import Workspace
+from workbench.storage.locks import locked
+from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = pytest.mark.browser
 
@@ -138,7 +139,7 @@ MARKUP = (
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory):
+def broken(tmp_path_factory, demo_model):
     """A page on a workspace with one broken file of each kind, and a run and a conversation that are fine."""
     workspace = Workspace(tmp_path_factory.mktemp("b")).create()
     for name in ("state.json", "meta.json", "run.yaml", "trainer_log.jsonl", "samples.jsonl"):
@@ -164,6 +165,7 @@ def broken(tmp_path_factory):
     for folder in (workspace.uploads, workspace.corrections):
         (folder / "dataset_info.json").write_text(DEEP)
     (workspace.corrections / "corrections.jsonl").write_text(DEEP)
+    (workspace.models / DEMO_MODEL).symlink_to(demo_model)
     (workspace.models / "bad").mkdir()
     (workspace.models / "bad" / "config.json").write_text(DEEP)
     (workspace.root / "probes").mkdir()
@@ -230,18 +232,14 @@ def test_a_title_is_text_everywhere(tab, broken):
     assert tab.evaluate("window.owned") is None
 
 
-def job_of(page) -> "psutil.Process":
-    """The data worker's job that has just begun, suspended, so that it does not end by itself."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for child in psutil.Process(page.process.pid).children():
-            with contextlib.suppress(psutil.Error):
-                words = child.cmdline()
-                if "workbench.data.worker" in words and str(JOB_MEMORY) in words:
-                    child.suspend()
-                    return child
-        time.sleep(0.005)
-    raise AssertionError("no job was started")
+def job_of(page) -> "psutil.Process | None":
+    """The data worker's job that is going."""
+    for child in psutil.Process(page.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            words = child.cmdline()
+            if "workbench.data.worker" in words and str(JOB_MEMORY) in words:
+                return child
+    return None
 
 
 def gone(process) -> bool:
@@ -250,13 +248,23 @@ def gone(process) -> bool:
     return True
 
 
-def stopped(process, tab, button: str, words: str) -> None:
+def until(tab, true):
+    """What `true()` gives, once it is true. Fails when it never is."""
+    deadline = time.monotonic() + 60
+    while not (found := true()):
+        assert time.monotonic() < deadline
+        tab.wait_for_timeout(50)
+    return found
+
+
+def stopped(tab, page, button: str, words: str) -> None:
+    """Stop the change that has begun. It waits for the lock, which the test holds: its work is half done for sure."""
+    half_done = lambda: list((page.workspace / "uploads").glob(".new-*"))  # noqa: E731
+    until(tab, half_done)
+    process = until(tab, lambda: job_of(page))
     tab.click(button)
     expect(tab.locator(words)).to_contain_text("Stopped")
-    deadline = time.monotonic() + 30
-    while not gone(process):
-        assert time.monotonic() < deadline, "the job goes on"
-        tab.wait_for_timeout(100)
+    until(tab, lambda: gone(process) and not half_done())
 
 
 def test_long_changes_can_be_stopped(tab, page):
@@ -269,21 +277,19 @@ def test_long_changes_can_be_stopped(tab, page):
     field.set_input_files({"name": "first.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
     expect(tab.locator("#data-uploaded")).to_contain_text("first is there", timeout=60_000)
     expect(tab.locator("#data-upload-stop")).to_be_hidden()
-    field.set_input_files({"name": "second.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
-    upload = job_of(page)
-    stopped(upload, tab, "#data-upload-stop", "#data-uploaded")
-    assert not (page.workspace / "uploads" / "second.jsonl").exists()
-    expect(tab.locator("#data-rows .wb-row").first).to_be_visible(timeout=60_000)
-    tab.click("#data-edit button")
-    tab.click("#data-fetch")
-    expect(tab.locator("#data-source textarea")).to_have_value(re.compile("instruction"))
-    tab.locator("#data-source textarea").fill('{"instruction": "new", "output": "b"}')
-    tab.click("#data-save")
-    stopped(job_of(page), tab, "#data-edit-stop", "#data-edited")
-    assert (page.workspace / "uploads" / "first.jsonl").read_text() == rows
-    tab.get_by_role("tab", name="Split, copy, layout").click()
-    tab.click("#data-copy")
-    stopped(job_of(page), tab, "#data-files-stop", "#data-filed")
-    assert not list((page.workspace / "uploads").glob("*-copy*")) and not list(
-        (page.workspace / "uploads").glob(".new-*")
-    )
+    with locked(page.workspace / "uploads" / ".lock"):
+        field.set_input_files({"name": "second.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
+        stopped(tab, page, "#data-upload-stop", "#data-uploaded")
+        assert not (page.workspace / "uploads" / "second.jsonl").exists()
+        expect(tab.locator("#data-rows .wb-row").first).to_be_visible(timeout=60_000)
+        tab.click("#data-edit button")
+        tab.click("#data-fetch")
+        expect(tab.locator("#data-source textarea")).to_have_value(re.compile("instruction"))
+        tab.locator("#data-source textarea").fill('{"instruction": "new", "output": "b"}')
+        tab.click("#data-save")
+        stopped(tab, page, "#data-edit-stop", "#data-edited")
+        assert (page.workspace / "uploads" / "first.jsonl").read_text() == rows
+        tab.get_by_role("tab", name="Split, copy, layout").click()
+        tab.click("#data-copy")
+        stopped(tab, page, "#data-files-stop", "#data-filed")
+        assert not list((page.workspace / "uploads").glob("*-copy*"))

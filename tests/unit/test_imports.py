@@ -2,9 +2,14 @@
 torch."""
 
 import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from workbench import loading_libraries
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
@@ -87,3 +92,15 @@ def test_a_tokenizer_is_loaded_without_torch():
     """As the data worker does, from which torch is kept away."""
     code = "from workbench.data.chat_template import without_torch; without_torch(); import workbench.models.load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_libraries_load_without_the_collector_which_goes_on_afterwards():
+    try:
+        with loading_libraries():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+        with pytest.raises(ImportError), loading_libraries():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()

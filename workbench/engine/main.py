@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench import loading_libraries
 from workbench.config.options import EngineConfig
 from workbench.engine.backend import Backend
 from workbench.engine.door import Door
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.models.kernel_cache import use_kernel_cache
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.workspace import Workspace
 
@@ -41,6 +43,7 @@ def serve(
     """
     if not config.external:
         _set_environment(config)
+        use_kernel_cache(workspace)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)
     closing: list[Callable[[], None]] = []  # what to end before this process ends
@@ -49,12 +52,13 @@ def serve(
     if state:
         state.update(state="starting", started=time.time(), port=listener.getsockname()[1], **own_process())
 
-    import transformers
-    import uvicorn
+    with loading_libraries():
+        import transformers
+        import uvicorn
 
-    from workbench.engine.quiet_end import end_quietly
-    from workbench.engine.server import build_app
-    from workbench.train.metrics_log import log, progress_writer
+        from workbench.engine.quiet_end import end_quietly
+        from workbench.engine.server import build_app
+        from workbench.train.metrics_log import log, progress_writer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
     transformers.utils.logging.disable_progress_bar()
@@ -77,6 +81,8 @@ def serve(
     backend, device = load(config, workspace, adapters, progress, tell, state, closing)
     if reason := backend.capabilities.not_batched:
         warn(Message("takes_turns", reason=reason))
+    if reason := getattr(backend, "not_recorded", ""):
+        warn(Message("not_recorded", reason=reason))
     name = base_name(config)
     if state:
         state.update(state="running", phase="", progress=1.0, device=device)
@@ -111,10 +117,11 @@ def _set_environment(config: EngineConfig) -> None:
 
 def _own_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
     """The backend on a model in this process, and the name of its device. Raises UserError."""
-    import torch
+    with loading_libraries():
+        import torch
 
-    from workbench.engine.batching.scheduler import backend_of
-    from workbench.engine.transformers_backend import TransformersDecoder
+        from workbench.engine.batching.scheduler import backend_of
+        from workbench.engine.transformers_backend import TransformersDecoder
 
     decoder = TransformersDecoder(config, workspace, progress, log)
     for name, path in adapters.items():
@@ -126,7 +133,8 @@ def _own_engine(config, workspace, adapters, progress, log, state, closing) -> t
 
 def _another_engine(config, workspace, adapters, progress, log, state, closing) -> tuple[Backend, str]:
     """The backend on vLLM or SGLang, and where that is. Raises UserError."""
-    from workbench.engine.external.front import Front
+    with loading_libraries():
+        from workbench.engine.external.front import Front
 
     front = Front(config, workspace, base_name(config), adapters, progress, log, state)
     closing.append(front.stop)

@@ -72,6 +72,8 @@ _ABOUT = {
     "adapters_loaded": "Adapters that are loaded.",
     "requests_running": "Requests that are decoded.",
     "requests_waiting": "Requests that wait to be begun.",
+    "kv_tokens": "Tokens that the KV cache has room for now.",
+    "kv_tokens_most": "Tokens that it can have room for when it has grown.",
     "kv_tokens_used": "Tokens held in the KV cache.",
 }
 

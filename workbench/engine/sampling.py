@@ -100,8 +100,11 @@ def measure(logits: torch.Tensor, chosen: torch.Tensor, top: int) -> tuple[list[
     # -Σ p log p with p = e^(x - total)
     entropy = total - (torch.softmax(logits, dim=-1) * logits.clamp_min(-1e4)).sum(dim=-1, keepdim=True)
     best, ids = logits.topk(max(top, 1), dim=-1)
-    figures = torch.cat([mine - total, rank.to(logits.dtype), entropy, best - total], dim=-1)
-    return figures.tolist(), ids.tolist()
+    # in one tensor, so that a GPU is waited for once; float32 holds ids below 2^24 as they are
+    parts = [mine - total, rank.to(logits.dtype), entropy, best - total, ids.to(logits.dtype)]
+    rows = torch.cat(parts, dim=-1).tolist()
+    width = ids.shape[-1]
+    return [row[:-width] for row in rows], [[int(one) for one in row[-width:]] for row in rows]
 
 
 class _Free:

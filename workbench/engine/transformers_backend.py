@@ -20,9 +20,13 @@ from workbench.models.cpu.library import load as load_kernels
 from workbench.models.cpu.linear import BlockedLinear, fits
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
+from workbench.models.fused import use_fused
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
+from workbench.models.quantized import few_rows
+from workbench.models.quantized.linears import use_packed_linears
+from workbench.models.quantized.weights import triton_is_here
 from workbench.models.rope_lengths import RopeLengths
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage import files
@@ -49,6 +53,12 @@ class TransformersDecoder:
         split = "," in config.devices
         self.base = load_model(config, workspace, dtype=dtype, split=split, progress=progress, log=log)
         self._pack(config.cpu_weights, log)
+        self._on_gpu = next(self.base.parameters()).device.type == "cuda"
+        if self._on_gpu and triton_is_here():
+            use_packed_linears(self.base)
+            use_fused(self.base)
+            if reason := few_rows.unusable():
+                log(f"Weights in 4 bits are unpacked in every step, which makes answers slower: {reason}")
         self.model = self.base
         self.adapters: list[str] = []
         # inside PEFT an adapter is a module's attribute: a name such as `half` or one with a dot would not do
@@ -112,6 +122,8 @@ class TransformersDecoder:
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError("adapter_refused", path=path, reason=" ".join(str(error).split())[:300]) from None
         self.model.eval()
+        if self._on_gpu and triton_is_here():
+            use_packed_linears(self.model)
         self._inner[name], self._stamps[inner] = inner, stamp
         self.adapters.append(name)
         self._selected = ""  # neither an adapter nor the base: forces the next select
@@ -154,6 +166,8 @@ class TransformersDecoder:
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError("adapters_unmergeable", reason=" ".join(str(error).split())[:300]) from None
         self.model.eval()
+        if self._on_gpu and triton_is_here():
+            use_packed_linears(self.model)
         self._inner[name] = inner
         self.adapters.append(name)
         self._selected = ""

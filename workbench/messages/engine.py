@@ -1,6 +1,13 @@
 """The engine: loading a model, and what it cannot do with a request. Clients of `/v1` get the English text."""
 
 SENTENCES = {
+    "not_recorded": (
+        "Decoding steps are not recorded (CUDA graphs), which makes answers slower: {reason}.",
+        "解码步骤未被录制（CUDA graphs），回答会较慢：{reason}。",
+    ),
+    "recorded_triton": ("Triton is not installed", "未安装 Triton"),
+    "recorded_split": ("the model is on several GPUs", "模型分布在多个 GPU 上"),
+    "recorded_differs": ("a recorded step gave another answer in a trial", "试运行时录制的步骤给出了不同的结果"),
     "takes_turns": (
         "Requests take turns with this model: {reason}.",
         "此模型的请求将逐个处理：{reason}。",

@@ -169,7 +169,10 @@ PARTS = {
         "set it among the Chat tab's generation settings, or with a request",
         "请在“对话”页的生成设置中设置，或随请求给出",
     ),
-    "why_own_engine": ("the workbench's own engine answers", "由工作台自己的推理引擎回答"),
+    "why_own_engine": (
+        "the workbench's own engine answers, unless engine is set to vllm or sglang",
+        "由工作台自己的推理引擎回答，除非将 engine 设为 vllm 或 sglang",
+    ),
     "why_adapter_tells": ("told by the adapter", "由适配器得知"),
     "why_file_size": ("files of the size that safetensors writes by itself", "文件大小由 safetensors 自行决定"),
     "why_merge_place": ("merged where there is room", "在有空间的设备上合并"),

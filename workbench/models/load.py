@@ -157,6 +157,10 @@ def load_model(
                 **common,
             )
         check_loaded(source, model, info)
+        if options.quantization_bit == 8:
+            from workbench.models.eight_bit import take_any_shape
+
+            take_any_shape(model)
         model.config.name_or_path = model.name_or_path = source
     except torch.OutOfMemoryError:
         raise UserError(_does_not_fit(source, options)) from None

@@ -10,7 +10,7 @@ one's. Here every token is given the length that decides its factors, and nothin
   was read with the short ones is then read again (transformers does so for Phi-3).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +27,8 @@ class RopeLengths:
     def __init__(self, model):
         self.kind, self.per_layer, self.original = "", False, 0
         self._given: Tensor | None = None
+        self._fixed: Tensor | None = None
+        self._factors: Callable[[Tensor], Tensor] | None = None
         for module in model.modules():
             kind = getattr(module, "rope_type", None)
             if isinstance(kind, dict):
@@ -44,22 +46,39 @@ class RopeLengths:
         long = ROPE_INIT_FUNCTIONS[kind](config, short.device, seq_len=self.original + 1)[0]
         module.rope_type = "by_length"  # transformers' own changes are off
 
+        def factors(lengths: Tensor) -> Tensor:
+            lengths = lengths[..., None]
+            if kind == "longrope":
+                return torch.where(lengths > self.original, long.to(lengths.device), short.to(lengths.device))
+            return ROPE_INIT_FUNCTIONS[kind](config, lengths.device, seq_len=lengths)[0]
+
         def by_length(x: Tensor, position_ids: Tensor) -> Tensor:
             lengths = self._given
             if lengths is None:
                 lengths = (position_ids.max() + 1).expand(position_ids.shape)
-            lengths = lengths.to(x.device)[..., None]
-            if kind == "longrope":
-                factors = torch.where(lengths > self.original, long.to(x.device), short.to(x.device))
-            else:
-                factors = ROPE_INIT_FUNCTIONS[kind](config, x.device, seq_len=lengths)[0]
-            module.inv_freq = factors
+            module.inv_freq = factors(lengths.to(x.device)) if self._fixed is None else self._fixed
             try:
                 return forward(x, position_ids)
             finally:
                 module.inv_freq = attribute
 
         module.forward = by_length
+        self._factors = factors
+
+    def factors(self, lengths: Tensor) -> Tensor:
+        """Inverse frequencies [rows, length, d / 2] for tokens with these lengths [rows, length]."""
+        if self._factors is None:
+            raise ValueError("nothing here depends on the length")
+        return self._factors(lengths)
+
+    @contextmanager
+    def fixed(self, factors: Tensor | None) -> Iterator[None]:
+        """Inside, a forward pass reads its factors from this tensor."""
+        self._fixed = factors
+        try:
+            yield
+        finally:
+            self._fixed = None
 
     @contextmanager
     def given(self, lengths: Tensor | None) -> Iterator[None]:

@@ -16,6 +16,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from workbench import loading_libraries
 from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
 from workbench.runs.run import FollowedRun, Run, is_whole, step_of
@@ -131,15 +132,16 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     progress(Message("starting"), 0.0)
     use_compiler_cache(workspace)
 
-    import datasets
-    import torch
-    import transformers
+    with loading_libraries():
+        import datasets
+        import torch
+        import transformers
 
-    from workbench.data.training_set import load_data
-    from workbench.models.adapters import add_lora
-    from workbench.models.load import compute_dtype, load_model, load_tokenizer
-    from workbench.models.locate import locate_adapter
-    from workbench.train.trainer import build_trainer
+        from workbench.data.training_set import load_data
+        from workbench.models.adapters import add_lora
+        from workbench.models.load import compute_dtype, load_model, load_tokenizer
+        from workbench.models.locate import locate_adapter
+        from workbench.train.trainer import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -13,6 +13,8 @@ import socket
 import sys
 from pathlib import Path
 
+from workbench import loading_libraries
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
@@ -174,11 +176,12 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
         print(Message("error_line", error=error).text(options.lang or lang), file=sys.stderr)
         return 2
 
-    import uvicorn
+    with loading_libraries():
+        import uvicorn
 
-    from workbench.engine.quiet_end import end_quietly
-    from workbench.ui.page import build_server
-    from workbench.ui.people import People
+        from workbench.engine.quiet_end import end_quietly
+        from workbench.ui.page import build_server
+        from workbench.ui.people import People
 
     single = tuple(options.auth.split(":", 1)) if options.auth else None
     people = People(users, single) if single or logins else None

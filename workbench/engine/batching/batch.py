@@ -12,7 +12,7 @@ import torch
 
 from workbench.engine.backend import ContextOverflow, Job
 from workbench.engine.batching import plan
-from workbench.engine.batching.choice import Chosen, choose
+from workbench.engine.batching.choice import Chosen, choose, plain
 from workbench.engine.batching.metrics import Metrics
 from workbench.engine.batching.pages import Pages
 from workbench.engine.batching.passes import Passes
@@ -36,15 +36,30 @@ class Limits:
     piece_beside: int
 
 
+@dataclass(frozen=True)
+class _Late:
+    """A row's token that has not gone out. `end`: it is an end token; `ended`: nothing follows; `full`: nothing may."""
+
+    row: Row
+    chosen: Chosen
+    end: bool
+    ended: bool
+    full: bool
+
+
 class Batch:
     """Requests on one model."""
 
-    def __init__(self, decoder: "TransformersDecoder", passes: Passes, pages: Pages, limits: Limits, width: int):
-        """`width`: of the logits."""
+    def __init__(
+        self, decoder: "TransformersDecoder", passes: Passes, pages: Pages, limits: Limits, width: int, most: int = 0
+    ):
+        """`width`: of the logits. `most`: pages that there may be when more are needed, 0 for no more than now."""
+        self._most = max(most, pages.count)
         self.decoder, self.passes, self.pages, self.limits, self.width = decoder, passes, pages, limits, width
         self.metrics = Metrics()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
+        self._late: list[_Late] = []  # chosen tokens that have not gone out yet
         self._arrived = 0
 
     @property
@@ -53,8 +68,8 @@ class Batch:
 
     @property
     def capacity(self) -> int:
-        """Tokens that the cache holds."""
-        return (self.pages.count - 2) * self.pages.size
+        """Tokens that the cache holds, or can hold when it has grown."""
+        return (self._most - 2) * self.pages.size
 
     def add(self, job: Job) -> None:
         """Take a job on; what is wrong with it goes to its client."""
@@ -88,6 +103,7 @@ class Batch:
                 list(prompt),
                 Sampler(row_sampling(job, index), ids, decoder.tokenizer, self.width),
                 AnswerRow(index, decoder.tokenizer, sampling.stop, job.response_template is None, prompt),
+                plain=plain(sampling),
             )
             for index in range(sampling.n)
         ]
@@ -97,7 +113,10 @@ class Batch:
     # a step
 
     def step(self) -> None:
-        """Everybody one token further, and some prompts a piece."""
+        """Everybody one token further, and some prompts a piece.
+
+        Where a GPU decodes by itself, tokens go out while it computes the next ones.
+        """
         for request in [one for one in [*self.waiting, *self.running] if one.job.cancelled.is_set()]:
             self.metrics.count("requests_cancelled_total")
             self._end(request)
@@ -107,6 +126,8 @@ class Batch:
         self.metrics.count("steps_total")
         before = self.passes.count
         decoding, reading = self._choose_rows()
+        if not decoding and not reading:  # the cache could not grow as was expected when this request came
+            self._fail(self.running[0].rows[0], UserError("request_memory"))
         if reading:
             self._read(self.passes.run(reading, self._fail), dict(reading))
         if decoding:
@@ -114,6 +135,8 @@ class Batch:
             alive = [row for row in decoding if row in row.request.rows]
             self._read(self.passes.decode(alive, self._fail), dict.fromkeys(alive, 1))
         self.metrics.count("passes_total", self.passes.count - before)
+        if not self.passes.runner.recorded:
+            self._send()
 
     def _admit(self) -> None:
         held = sum(len(row.forks) + 1 for request in self.running for row in request.rows)
@@ -150,11 +173,29 @@ class Batch:
     def _may_begin(self, row: Row, rows: list[Row]) -> bool:
         """Whether there is room for the whole of a row of which nothing is in the cache, and for the others to grow."""
         holders = sum(not other.fresh for other in rows)
-        return not holders or self.pages.free >= self.pages.needed(len(row.tokens) + 1) + holders
+        needed = self.pages.needed(len(row.tokens) + 1) + holders
+        return not holders or self.pages.free >= needed or self._enlarge(needed)
+
+    def _enlarge(self, needed: int) -> bool:
+        """Let the cache grow to at least twice its size, if it may; whether so many pages are free then."""
+        pages, runner = self.pages, self.passes.runner
+        if pages.count >= self._most:
+            return False
+        count = min(self._most, max(2 * pages.count, pages.count + needed))
+        try:
+            runner.grow(count)
+        except torch.OutOfMemoryError:  # somebody else has the memory by now
+            torch.cuda.empty_cache()
+            self._most = pages.count
+            return False
+        pages.grow(count)
+        return pages.free >= needed
 
     def _room(self, row: Row, count: int, rows: list[Row], granted: dict[Row, int]) -> bool:
         """Pages for `count` more tokens of a row, if need be from younger ones."""
         while (new := row.grow(self.pages, row.computed + count)) is None:
+            if self._enlarge(self.pages.needed(row.computed + count)):
+                continue
             younger = [other for other in rows[rows.index(row) + 1 :] if not other.fresh]
             if not younger:
                 return False
@@ -169,6 +210,7 @@ class Batch:
         """Take what passes give: rows that have been read to their end get their next token."""
         rope = self.passes.runner.rope
         for rows, logits in results:
+            self._send()
             ready = []
             for place, row in enumerate(rows):
                 if row not in row.request.rows:  # its request has failed meanwhile
@@ -181,7 +223,10 @@ class Batch:
                         ready.append((fork, place))
                     row.forks = []
             if ready:
-                chosen = choose([row for row, _ in ready], logits[[place for _, place in ready]])
+                places = [place for _, place in ready]
+                some = logits if places == list(range(len(logits))) else logits[places]
+                self.metrics.generated(len(ready))
+                chosen = choose([row for row, _ in ready], some)
                 for (row, _), one in zip(ready, chosen, strict=True):
                     if row in row.request.rows:
                         self._take(row, one)
@@ -194,30 +239,39 @@ class Batch:
 
     def _take(self, row: Row, chosen: Chosen) -> None:
         """A row goes on with a token, or ends."""
-        request, decoder = row.request, self.decoder
+        request = row.request
         if chosen.error is not None:
             self._fail(row, chosen.error)
             return
-        token, job = chosen.token, request.job
-        row.tokens.append(token)
-        job.completion_tokens += 1
-        self.metrics.generated(1)
-        info = None
-        if chosen.figures is not None and chosen.others is not None:
-            info = decoder._info(token, chosen.figures, chosen.others, job.sampling.logprobs or 0)
-        end = token in decoder._ends
+        row.tokens.append(chosen.token)
+        request.job.completion_tokens += 1
+        end = chosen.token in self.decoder._ends
         ended = end or row.sampler.grammars[0].stopped
         full = len(row.tokens) - row.prompt >= request.limit
-        sent = row.text.add(token, info, end=end, ended=ended, full=full)
-        job.events.put(sent)
-        if sent.finish:
-            row.drop(self.pages)
-            request.rows.remove(row)
-            if not request.rows:
-                self.metrics.count("requests_finished_total")
-                self._end(request)
+        self._late.append(_Late(row, chosen, end, ended, full))
+        if ended or full:
+            self._send()
         elif self.passes.runner.rope.reread(len(row.tokens) - 1, len(row.tokens)):
             row.drop(self.pages)
+
+    def _send(self) -> None:
+        """What was chosen goes to the clients. A stop text ends a row here; what has been chosen since is dropped."""
+        late, self._late = self._late, []
+        for one in late:
+            row, request = one.row, one.row.request
+            if row not in request.rows:
+                continue
+            token, job, info = one.chosen.token, request.job, None
+            if one.chosen.figures is not None and one.chosen.others is not None:
+                info = self.decoder._info(token, one.chosen.figures, one.chosen.others, job.sampling.logprobs or 0)
+            sent = row.text.add(token, info, end=one.end, ended=one.ended, full=one.full)
+            job.events.put(sent)
+            if sent.finish:
+                row.drop(self.pages)
+                request.rows.remove(row)
+                if not request.rows:
+                    self.metrics.count("requests_finished_total")
+                    self._end(request)
 
     # ends
 
@@ -230,6 +284,7 @@ class Batch:
 
     def _fail(self, row: Row, error: Exception) -> None:
         request = row.request
+        self._send()
         if request not in self.running:
             return
         self.metrics.count("requests_failed_total")

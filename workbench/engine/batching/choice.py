@@ -48,19 +48,25 @@ def choose(rows: Sequence[Row], logits: Tensor) -> list[Chosen]:
     the others."""
     chosen = [Chosen() for _ in rows]
     with torch.inference_mode():
-        simple = [i for i, row in enumerate(rows) if row.sampler.greedy and plain(row.sampler.sampling)]
-        if simple:
-            for i, token in zip(simple, logits[simple].argmax(dim=-1).tolist(), strict=True):
-                chosen[i].token = token
+        simple = [i for i, row in enumerate(rows) if row.sampler.greedy and row.plain]
+        tokens = logits.argmax(dim=-1) if simple else logits.new_zeros(len(rows), dtype=torch.int64)
         for i in set(range(len(rows))).difference(simple):
             try:
-                chosen[i].token = int(rows[i].sampler.choose(logits[i : i + 1])[0, 0])
+                tokens[i] = rows[i].sampler.choose(logits[i : i + 1])[0, 0]
             except Exception as error:
                 chosen[i].error = error
         asked = [i for i, row in enumerate(rows) if row.sampler.sampling.logprobs is not None and not chosen[i].error]
+        measured = None
         if asked:
-            tokens = torch.tensor([[chosen[i].token] for i in asked], device=logits.device)
+            everything = len(asked) == len(rows)
             most = max(rows[i].sampler.sampling.logprobs or 0 for i in asked)
-            for i, figures, others in zip(asked, *measure(logits[asked], tokens, most), strict=True):
+            measured = measure(
+                logits if everything else logits[asked], (tokens if everything else tokens[asked])[:, None], most
+            )
+        for one, token in zip(chosen, tokens.tolist(), strict=True):
+            if not one.error:
+                one.token = token
+        if measured:
+            for i, figures, others in zip(asked, *measured, strict=True):
                 chosen[i].figures, chosen[i].others = figures, others
     return chosen

@@ -10,6 +10,7 @@ from workbench.engine.batching.cache import PagedCache
 from workbench.engine.batching.quick import QuickForward, quick_forward
 from workbench.engine.batching.runner import MaskForm, Piece, Runner
 from workbench.messages.message import Message
+from workbench.models.quantized.weights import triton_is_here
 from workbench.models.rope_lengths import RopeLengths
 
 _KINDS = {"full_attention", "sliding_attention"}
@@ -22,13 +23,17 @@ _ROUNDING_16_BIT = 0.15  # near ties, an expert may be another one
 class Fit:
     """What was found: how the model wants its masks, the bytes that its cache takes for a token, and the width of its
     logits; `quick`: the lean forward pass, where it computes the same, and `steps`, whether the step of one row does;
-    or `reason`, why its requests must take turns."""
+    `recorded`: whether decoding steps can be recorded (CUDA graphs), with `not_recorded`, why not; `alike`: the layers
+    if all have the same cache. Or `reason`, why its requests must take turns."""
 
     form: MaskForm = "plain"
     bytes_per_token: int = 0
     width: int = 0
     quick: QuickForward | None = None
     steps: bool = False
+    recorded: bool = False
+    not_recorded: Message | str = ""
+    alike: int = 0
     reason: str = ""
 
 
@@ -58,7 +63,7 @@ def find_fit(model, rope: RopeLengths) -> Fit:
         for form in forms:
             try:
                 want = _alone(model)
-                cost, found = _side_by_side(model, rope, form, None)
+                cost, alike, found = _side_by_side(model, rope, form, None)
                 difference = _difference(found, want)
             except Exception as error:  # of whatever a model's code does not expect
                 reason = reason or (" ".join(str(error).split())[:200] or type(error).__name__)
@@ -66,7 +71,8 @@ def find_fit(model, rope: RopeLengths) -> Fit:
             if cost and difference <= _ROUNDING.get(model.get_input_embeddings().weight.dtype, _ROUNDING_16_BIT):
                 quick = _quick(model, rope, form, want)
                 steps = quick is not None and _right(model, rope, form, quick, want, steps=True)
-                return Fit(form, cost, want[0].shape[-1], quick, steps)
+                recorded, why = _recorded(model, rope, form, want)
+                return Fit(form, cost, want[0].shape[-1], quick, steps, recorded, why, alike)
             reason = Message("turns_differ" if cost else "turns_cache")
     finally:
         if window:
@@ -84,9 +90,31 @@ def _right(
 ) -> bool:
     """Whether the lean pass, or with `steps` also the step of one row, computes the same."""
     try:
-        return _difference(_side_by_side(model, rope, form, quick, steps)[1], want) <= _ROUNDING[torch.float32]
+        return _difference(_side_by_side(model, rope, form, quick, steps)[2], want) <= _ROUNDING[torch.float32]
     except Exception:
         return False
+
+
+def _recorded(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> tuple[bool, Message | str]:
+    """Whether steps can be recorded and compute the same, and else why not (nothing on a CPU)."""
+    embeddings = model.get_input_embeddings().weight
+    if embeddings.device.type != "cuda":
+        return False, ""
+    if not triton_is_here():
+        return False, Message("recorded_triton")
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return False, Message("recorded_split")
+    try:
+        difference = _difference(_side_by_side(model, rope, form, None, recorded=True)[2], want)
+    except _NotRecorded as error:
+        return False, str(error)
+    if difference > _ROUNDING.get(embeddings.dtype, _ROUNDING_16_BIT):
+        return False, Message("recorded_differs")
+    return True, ""
+
+
+class _NotRecorded(Exception):
+    pass
 
 
 def _texts(model) -> list[list[int]]:
@@ -109,20 +137,32 @@ def _alone(model) -> list[Tensor]:
 
 
 def _side_by_side(
-    model, rope: RopeLengths, form: MaskForm, quick: QuickForward | None, steps: bool = False
-) -> tuple[int, list[Tensor]]:
-    """Bytes a token, and the logits of both texts in pieces and together, the first text's before the second's."""
+    model,
+    rope: RopeLengths,
+    form: MaskForm,
+    quick: QuickForward | None,
+    steps: bool = False,
+    recorded: bool = False,
+) -> tuple[int, int, list[Tensor]]:
+    """Bytes a token, how many layers have the same cache, and the logits of both texts in pieces and together, the
+    first text's before the second's."""
     cache, texts = PagedCache(9, 4), _texts(model)
-    runner = Runner(model, cache, rope, form, quick, steps)
+    runner = Runner(model, cache, rope, form, quick, steps, recorded=3 if recorded else 0)
     pages = [[3, 5, 7], [6, 2]]
     found: list[list[Tensor]] = [[], []]
     for parts in (((0, 0, 5),), ((0, 5, 9), (1, 0, 6)), ((0, 9, 10), (1, 6, 7)), ((0, 10, 11),)):
         pieces = [
             Piece(texts[i][a:b], a, pages[i], rope.lengths(a, b, b, b) if rope.kind else None) for i, a, b in parts
         ]
-        for (i, _, _), logits in zip(parts, runner.run(pieces), strict=True):
+        if runner.recorded:
+            rows = runner.in_steps(pieces, None)
+            if rows is None:
+                raise _NotRecorded(runner.recorded.refused[None])
+        else:
+            rows = runner.run(pieces)
+        for (i, _, _), logits in zip(parts, rows, strict=True):
             found[i].append(logits)
-    return cache.bytes_per_token, found[0] + found[1]
+    return cache.bytes_per_token, cache.same, found[0] + found[1]
 
 
 def _difference(found: list[Tensor], want: list[Tensor]) -> float:

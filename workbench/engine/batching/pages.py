@@ -26,6 +26,12 @@ class Pages:
         self._idle: OrderedDict[int, None] = OrderedDict()  # remembered pages without an owner, oldest first
         self._numbers = itertools.count()
 
+    def grow(self, count: int) -> None:
+        """Have `count` pages from now on, more than before."""
+        self._unused[:0] = range(count - 1, self.count - 1, -1)
+        self._owners += [0] * (count - self.count)
+        self.count = count
+
     @property
     def free(self) -> int:
         """Pages that can be had: unused ones, and remembered ones without an owner."""

@@ -45,6 +45,7 @@ class Row:
     pages: list[int] = field(default_factory=list)
     before: Hashable = None  # what `Pages.remember` wants for the next page
     remembered: int = 0  # pages
+    plain: bool = False  # nothing changes its logits
 
     @property
     def prompt(self) -> int:

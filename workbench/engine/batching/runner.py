@@ -12,8 +12,10 @@ from workbench.engine.batching.cache import PagedCache, View
 from workbench.engine.batching.pages import BLANK, TRASH
 from workbench.engine.batching.quick import QuickForward
 from workbench.engine.batching.step import one_step
+from workbench.engine.recorded.steps import ROWS, RecordedSteps
 from workbench.models.rope_lengths import RopeLengths
 
+STEP_ROWS = ROWS[-1]
 MaskForm = Literal["plain", "by_layer_type"]
 
 
@@ -39,9 +41,10 @@ class Runner:
         form: MaskForm,
         quick: QuickForward | None = None,
         steps: bool = False,
+        recorded: int = 0,
     ):
         """`quick`: in the place of the model's own forward pass. `steps`: one row's next token in one call, where
-        there is such a step."""
+        there is such a step. `recorded`: rows' next tokens by recordings, for rows of up to so many pages."""
         self.model, self.cache, self.rope, self.form, self.quick = model, cache, rope, form, quick
         self.step = one_step(quick, cache) if steps else None
         self.config = model.config.get_text_config()
@@ -50,6 +53,18 @@ class Runner:
         kinds = getattr(self.config, "layer_types", None) or ()
         window = getattr(self.config, "sliding_window", None)
         self.windowed = bool(window) and (not kinds or "sliding_attention" in kinds)
+        self.recorded: RecordedSteps | None = None
+        if recorded:
+            width = int(window) if self.windowed else 0
+            self.recorded = RecordedSteps(model, cache, rope, form, width, recorded)
+
+    def grow(self, pages: int) -> None:
+        """Let the cache have `pages` pages. Raises torch.OutOfMemoryError, then nothing has changed."""
+        if self.recorded:
+            self.recorded.forget_all()
+        self.cache.grow(pages)
+        if self.step:
+            self.step = one_step(self.quick, self.cache)
 
     def run(self, pieces: Sequence[Piece], own: bool = False, mixed: bool = False) -> Tensor:
         """Logits [rows, vocabulary] in float32 after the last token of each piece. `own`: by the model's own forward
@@ -82,6 +97,30 @@ class Runner:
                 logits_to_keep=1,
             )
             return out.logits[:, -1].float()
+
+    def decode(self, pieces: Sequence[Piece], adapter: str | None) -> Tensor | None:
+        """As `run` for pieces of one token each, by a recording; `adapter` is the one that is switched on in the whole
+        model. None where steps are not recorded."""
+        return None if self.recorded is None else self.recorded.run(pieces, adapter)
+
+    def in_steps(self, pieces: Sequence[Piece], adapter: str | None) -> Tensor | None:
+        """As `run` for short pieces, by recordings: each token is a row of its own. A row sees what those before it
+        write in the same step, because every layer writes before it reads. None where steps are not recorded."""
+        rows = [
+            Piece([token], piece.start + i, piece.pages, piece.lengths and [piece.lengths[i]])
+            for piece in pieces
+            for i, token in enumerate(piece.tokens)
+        ]
+        ends = list(itertools.accumulate(len(piece.tokens) for piece in pieces))
+        found: list[Tensor] = []
+        for start in range(0, len(rows), STEP_ROWS):
+            logits = self.decode(rows[start : start + STEP_ROWS], adapter)
+            if logits is None:
+                return None
+            here = [end - 1 - start for end in ends if start < end <= start + STEP_ROWS]
+            if here:
+                found.append(logits[here])  # a copy: the next step writes over its logits
+        return torch.cat(found)
 
     def _layout(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Ids and positions [rows, length], the places to write to, and the table of pages. Short pieces are filled up

@@ -24,6 +24,7 @@ from workbench.models.cost.chat import PAGE
 from workbench.models.half_linear import PackedLinear
 
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
+_FIRST_TOKENS, _FIRST_BYTES = 4096, 2**30  # of the cache on a GPU before it grows: the larger of the two
 _MOVES = 3.0  # a token's keys and values are read, put in order, and read again
 
 
@@ -40,28 +41,57 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
         f"Up to {rows} answers share forward passes; their cache holds {held:,} tokens"
         f" ({fit.bytes_per_token * held / 2**30:.1f} GiB at most)."
     )
+    if fit.recorded:
+        log("Decoding steps are recorded (CUDA graphs); weights in 4 bits are read as they are.")
+        scheduler.batch.passes.runner.recorded.report = log
+    elif fit.not_recorded:
+        log(f"Decoding steps are not recorded (CUDA graphs), which makes them slower: {fit.not_recorded}.")
     if scheduler.batch.passes.runner.step:
         log("A stream that is alone gets its tokens from the kernels for the CPU.")
     return scheduler
 
 
 class BatchingScheduler(Scheduler):
-    """A `Backend` on a decoder whose model fits; `tokens` limits what the cache holds (tests)."""
+    """A `Backend` on a decoder whose model fits. For tests: `tokens` limits what the cache holds, `first` what it holds
+    before it grows."""
 
-    def __init__(self, decoder: TransformersDecoder, fit: Fit, tokens: int | None = None):
+    def __init__(self, decoder: TransformersDecoder, fit: Fit, tokens: int | None = None, first: int | None = None):
         device = decoder._device.type
         limits = _LIMITS.get(device, _LIMITS["cpu"])
         held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
-        pages = Pages(held // PAGE + 2, PAGE)
-        runner = Runner(decoder.base, PagedCache(pages.count, PAGE), decoder.rope, fit.form, fit.quick, fit.steps)
+        most = held // PAGE + 2
+        if first is None:
+            first = max(_FIRST_TOKENS, _FIRST_BYTES // fit.bytes_per_token) if device == "cuda" else held
+        pages = Pages(min(most, first // PAGE + 2), PAGE)
+        longest = pages.needed(min(decoder.context, held)) + 1 if fit.recorded else 0
+        cache = PagedCache(pages.count, PAGE, fit.alike)
+        runner = Runner(decoder.base, cache, decoder.rope, fit.form, fit.quick, fit.steps, longest)
         packed = sum(module.nbytes for module in decoder.base.modules() if isinstance(module, PackedLinear))
         weights = packed + sum(parameter.nbytes for parameter in decoder.base.parameters())
+        self.not_recorded = fit.not_recorded
         self.mixed = MixedAdapters()
         passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)
-        self.batch = Batch(decoder, passes, pages, limits, fit.width)
+        self.batch = Batch(decoder, passes, pages, limits, fit.width, most)
         for name in decoder.adapters:
             self._try_adapter(decoder, name)
+        if device == "cuda":
+            self._warm_up(decoder, limits.piece_alone)
         super().__init__(decoder)
+
+    def _warm_up(self, decoder: TransformersDecoder, tokens: int) -> None:
+        """Read a made-up prompt and decode, so that kernels are compiled before somebody waits for them."""
+        pages, runner = self.batch.pages, self.batch.passes.runner
+        tokens = min(tokens, (pages.count - 3) * PAGE, decoder.context - 1)
+        taken = pages.take(pages.needed(tokens + 1)) or []
+        decoder.select(None)
+        lengths = [tokens + 1] * tokens if decoder.rope.kind else None
+        try:
+            runner.run([Piece([0] * tokens, 0, taken, lengths)])
+            runner.decode([Piece([0], tokens, taken, lengths and lengths[:1])], None)
+        except torch.OutOfMemoryError:
+            pass
+        torch.cuda.empty_cache()  # a training beside this may want what a long prompt takes
+        pages.release(taken)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -79,6 +109,8 @@ class BatchingScheduler(Scheduler):
                 raise UserError("adapter_in_use", name=name)
             if gone := self.decoder.remove_adapter(name):
                 self.mixed.forget(gone)
+                if recorded := self.batch.passes.runner.recorded:
+                    recorded.forget(gone)
 
         self.call(remove)
 
@@ -87,7 +119,8 @@ class BatchingScheduler(Scheduler):
         return batch.metrics.read() | {
             "requests_running": len(batch.running),
             "requests_waiting": len(batch.waiting) + self._incoming.qsize(),
-            "kv_tokens": batch.capacity,
+            "kv_tokens": (pages.count - 2) * pages.size,
+            "kv_tokens_most": batch.capacity,
             "kv_tokens_used": pages.owned * pages.size,
             "kv_use": pages.owned / max(1, pages.count - 2),
         }

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
 
+from workbench.models.quantized import few_rows
 from workbench.models.quantized.expert_lora import lora_factors
 from workbench.models.quantized.layout import is_fused_experts
 from workbench.models.quantized.weights import module_of, on_gpu, products_in, register, weights
@@ -418,9 +419,11 @@ class _Combine(torch.autograd.Function):
 
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
+    up, down = (lora_factors(self, name) for name in ("gate_up_proj", "down_proj"))
+    if self.plain_silu and few_rows.takes(hidden_states) and few_rows.fits_experts(self):
+        return few_rows.experts(self, hidden_states, top_k_index, top_k_weights, up, down)
     source, back, ends = route(top_k_index, self.num_experts)
     double, width = self.packed_sizes
-    up, down = (lora_factors(self, name) for name in ("gate_up_proj", "down_proj"))
     if self.plain_silu:
         inputs = (hidden_states, top_k_weights, source, back, ends, up, down, self.packed_handle)
         return experts_kept(*inputs, double)[0] if self.keep_gate_up else experts(*inputs)

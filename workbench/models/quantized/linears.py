@@ -10,6 +10,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
+from workbench.models.quantized import few_rows
 from workbench.models.quantized.weights import cast, is_packed, module_of, register, weights
 
 
@@ -111,10 +112,14 @@ class PackedLinear(bnb.nn.Linear4bit):
     """bitsandbytes' layer, computed with `lora_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if few_rows.takes(x):
+            return few_rows.linear(self, x)
         return self._plus_bias(lora_linear(x, x.detach(), [], self.packed_handle, self.out_features, 1.0))
 
     def with_lora(self, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """A [r, in] and B [out, r] added to the weight."""
+        if few_rows.takes(x):
+            return few_rows.linear(self, x, a, b, scale)
         low = low_rank(x.detach(), a.detach(), self.weight.quant_state.dtype)
         return self._plus_bias(lora_linear(x, low, [a, b], self.packed_handle, self.out_features, scale))
 
@@ -138,7 +143,8 @@ def use_packed_linears(model) -> tuple[int, int]:
 
         def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
             name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
-            if self.disable_adapters or self.merged or name not in self.lora_A or args or kwargs:
+            plain = name in self.lora_A and name not in self.lora_variant and _no_dropout(self, name)
+            if self.disable_adapters or self.merged or not plain or args or kwargs:
                 return super().forward(x, *args, **kwargs)
             return self.base_layer.with_lora(x, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
 
@@ -150,13 +156,17 @@ def use_packed_linears(model) -> tuple[int, int]:
             count += 1
     for module in list(model.modules()):
         plain = type(module) is PeftLinear4bit and not module.lora_variant
-        if plain and all(isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values()):
+        if plain and all(_no_dropout(module, name) for name in module.lora_dropout):
             module.__class__ = PackedLoraLinear
     others = sum(
         isinstance(m, LoraLayer) and type(m) is not PackedLoraLinear and not _on_packed_experts(m)
         for m in model.modules()
     )
     return count, others
+
+
+def _no_dropout(layer, name: str) -> bool:
+    return not layer.training or isinstance(layer.lora_dropout[name], nn.Identity)
 
 
 def lora_of_linears(model) -> list[nn.Parameter]:

@@ -206,6 +206,10 @@ BAD = [
     ({"lora_rnk": 3}, "Did you mean 'lora_rank'"),
     ({"fp16": True, "bf16": True}, "both on"),
     ({"report_to": "swanlab"}, "pip install swanlab"),
+    (
+        {"lora_target": "q_proj,w_proj"},
+        "w_proj matches no module of this model (tiny-llama). It has: down_proj, gate_proj",
+    ),
 ]
 
 
@@ -222,10 +226,6 @@ def test_bad_input_is_one_sentence_and_nothing_is_left(workspace, config, tmp_pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            {"lora_target": "q_proj,w_proj"},
-            "w_proj matches no module of this model (llama). It has: down_proj, gate_proj, k_proj",
-        ),
         ({"flash_attn": "fa2"}, "flash_attention_2 is not installed here"),
         ({"resume_from_checkpoint": "true"}, "no whole checkpoint yet"),
         ({"val_size": 1000}, "val_size 1000 leaves"),

@@ -112,20 +112,20 @@ def test_a_run_that_ended_is_told_once(page):
 def test_what_the_form_comes_to(page):
     train = page.train
     demo = {"model_name_or_path": DEMO_MODEL, "dataset": "abilities"}
-    text, command, message, changed, kept = train.preview(ENGLISH, train.first, *filled(page, lora_rank=24, **demo))
+    text, command, message, changed, kept, *_ = train.preview(ENGLISH, train.first, *filled(page, lora_rank=24, **demo))
     assert "lora_rank: 24" in text and "--set lora_rank=24" in command and "wb-note ok" in message
     for values, words in (  # what a start would say is told before it
         ({"model_name_or_path": "m"}, "There is no model"),
         ({"dataset": "nosuch"}, "nosuch"),
         ({"model_name_or_path": "/etc"}, "outside"),
-        ({"model_name_or_path": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B is not on this machine"),
+        ({"model_name_or_path": "Qwen/Qwen3-0.6B"}, "Qwen/Qwen3-0.6B is not on this machine"),
     ):
-        _, _, outlook, _, _ = train.preview(ENGLISH, train.first, *filled(page, **demo | values))
+        _, _, outlook, *_ = train.preview(ENGLISH, train.first, *filled(page, **demo | values))
         kind = "warn" if "Qwen" in words else "bad"
         assert f"wb-note {kind}" in outlook and words in outlook, outlook
     assert "data-reset='lora_rank'" in changed and "8 → 24" in changed and "#opt-lora_rank" in changed
     assert from_draft(kept) == (train.first, train.form.read(filled(page, lora_rank=24, **demo)))
-    text, _, message, _, _ = train.preview(ENGLISH, train.first, *filled(page, lora_rank=-1))
+    text, _, message, *_ = train.preview(ENGLISH, train.first, *filled(page, lora_rank=-1))
     assert "wb-note bad" in message and "lora_rank" in message and "lora_rank: -1" in text
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from workbench.models.cost.plan import worth_compiling
 from workbench.storage.workspace import Workspace
 from workbench.train.fast import compiler_cache
 from workbench.train.fast.compiler_cache import Need, Needs, use_compiler_cache
@@ -69,14 +70,8 @@ def test_torch_is_not_imported_by_it():
 
 
 def test_compiling_pays_for_long_runs_and_sooner_where_it_was_done_before():
-    class Config:
-        hidden_size = 2048
-
-        def get_text_config(self):
-            return self
-
     # 60 s at 36 us saved a token, by 27 layers of 2,048 (docs/performance.md): 1.8 million tokens
-    pays = [compiler_cache.worth_compiling(tokens, 27, Config(), again=False) for tokens in (1.7e6, 1.9e6)]
+    pays = [worth_compiling(tokens, 27, 2048, again=False) for tokens in (1.7e6, 1.9e6)]
     assert pays == [False, True]
-    pays = [compiler_cache.worth_compiling(tokens, 27, Config(), again=True) for tokens in (0.2e6, 0.4e6)]
+    pays = [worth_compiling(tokens, 27, 2048, again=True) for tokens in (0.2e6, 0.4e6)]
     assert pays == [False, True]

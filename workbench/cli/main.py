@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, examine, imports, models, storage
+from workbench.cli import anatomy, costs, examine, imports, models, storage
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
     JsonOption,
     Language,
     WorkspaceOption,
+    check_run,
     from_environment,
     language,
     speak,
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(users_app, name="user")
 models.add_commands(app)
 anatomy.add_commands(app)
+costs.add_commands(app)
 examine.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
@@ -92,7 +94,6 @@ def train(
     from workbench.runs.run import Run, create_run, group_name
     from workbench.runs.state import own_process, state_word
     from workbench.train import queue
-    from workbench.train.devices import check_devices
     from workbench.train.supervise import supervise
 
     space = Workspace(workspace).create()
@@ -106,8 +107,7 @@ def train(
         preflight(parsed, space)
     else:
         parsed = load_run_config(config_file(config, space), set_ or [])
-        preflight(parsed, space)
-        check_devices(parsed)
+        check_run(parsed, space)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if group := group_name(group):
         run.set_notes(group=group)
@@ -165,21 +165,22 @@ def runs(
 @app.command()
 def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WORKSPACE):
     """Everything about one run: state, last figures, checkpoints, options."""
-    from workbench.runs.metrics import MetricsReader
+    from workbench.runs.metrics import summary
     from workbench.runs.run import find_run, folder_bytes
     from workbench.runs.state import state_word
+    from workbench.train.estimates import record
+    from workbench.ui.monitor import estimate_line
 
     run = find_run(Workspace(workspace), run_id)
     state = run.state()
-    reader = MetricsReader(run.metrics)
-    reader.update()
     details = {
         "id": run.id,
         "path": str(run.path),
         **vars(state),
         "messages": state.messages(),
         "notes": run.notes(),
-        "last": reader.last,
+        "last": summary(run.metrics)[0],
+        "estimate": record.read(run),
         "bytes": folder_bytes(run.path),
         "checkpoints": [p.name for p in run.checkpoints()],
         "config": run.config_values(),
@@ -199,10 +200,12 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     )
     last = {
         k: v
-        for k, v in reader.last.items()
+        for k, v in details["last"].items()
         if k in ("loss", "eval_loss", "lr", "throughput", "peak_memory", "elapsed_time")
     }
     print("  ".join(f"{key} {value}" for key, value in (last | details["notes"]).items()))
+    if expected := estimate_line(run, language()):
+        print(expected)
     names = details["checkpoints"] or Message("none")
     tell(Message("run_files", size=details["bytes"] / 2**20, path=run.path, names=names))
     for key, value in details["config"].items():
@@ -289,15 +292,12 @@ def queue_add(
     """Start a run in the background, or queue it while its devices are busy. Prints its id."""
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
-    from workbench.data.preflight import preflight
     from workbench.runs.run import create_run
     from workbench.train import queue
-    from workbench.train.devices import check_devices
 
     space = Workspace(workspace).create()
     parsed = load_run_config(config_file(config, space), set_ or [])
-    check_devices(parsed)
-    preflight(parsed, space)
+    check_run(parsed, space)
     run = create_run(space, parsed)
     queue.start_queued(space)
     print(run.id)

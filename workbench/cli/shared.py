@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.messages.message import told
+from workbench.messages.message import Message, told
 
 WORKSPACE = Path("workspace")
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder with runs and models.")]
@@ -50,3 +50,15 @@ def told_here(text: str) -> str:
 def tell(text: str, file=None) -> None:
     """Print a message in that language."""
     print(told_here(text), file=file or sys.stdout)
+
+
+def check_run(config, workspace) -> None:
+    """Look at a run before it is made; prints what may go wrong. Raises UserError: it cannot go well."""
+    from workbench.data.preflight import preflight
+    from workbench.train.devices import check_devices
+    from workbench.train.estimates.check import check_start
+
+    preflight(config, workspace)
+    check_devices(config)
+    for warning in check_start(config, workspace):
+        tell(Message("warning_line", warning=warning), file=sys.stderr)

@@ -36,11 +36,12 @@ _LIMIT_GIB = float(os.environ.get("WORKBENCH_CACHE_GIB", 50))
 
 @dataclass
 class Summary:
-    """What a dataset came to. `rows`: of the data; `kept`: training rows made of them; `problems`: counts by kind.
-    `messages`: the reasons of `first` once more, as `stored`."""
+    """What a dataset came to. `rows`: of the data; `kept`: training rows made of them; `longest`: tokens of the longest
+    of these; `problems`: counts by kind. `messages`: the reasons of `first` once more, as `stored`."""
 
     rows: int = 0
     kept: int = 0
+    longest: int = 0
     tokens: int = 0
     trained: int = 0
     full_tokens: int = 0
@@ -146,6 +147,7 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             summary.kept += len(lengths)
             summary.tokens += sum(lengths)
+            summary.longest = max(summary.longest, max(lengths, default=0))
             summary.full_tokens += sum(batch.full)
             if time.monotonic() - told > 0.5:
                 told = time.monotonic()

@@ -65,6 +65,7 @@ PARTS = {
     "import_text": ("text", "文本"),
     "for_chatting": ("# this is for chatting:\n{command}", "# 这是对话配置：\n{command}"),
     "for_exporting": ("# this is for exporting:\n{command}", "# 这是导出配置：\n{command}"),
+    "warning_line": ("Warning: {warning}", "警告：{warning}"),
     "error_line": ("Error: {error}", "错误：{error}"),
     "run_line": ("{id:44} {state:9} step {step}/{total}  {reason}", "{id:44} {state:6} 第 {step}/{total} 步  {reason}"),
     "run_head": ("{id}  {state}  step {step}/{total}  {reason}", "{id}  {state}  第 {step}/{total} 步  {reason}"),

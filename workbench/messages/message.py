@@ -14,6 +14,7 @@ from workbench.messages import (
     chat,
     cli,
     config,
+    costs,
     data,
     datasets,
     engine,
@@ -27,7 +28,24 @@ from workbench.messages import (
     users,
 )
 
-_AREAS = (storage, config, imports, data, datasets, rows, models, anatomy, runs, train, engine, chat, page, cli, users)
+_AREAS = (
+    storage,
+    config,
+    imports,
+    data,
+    datasets,
+    rows,
+    models,
+    anatomy,
+    costs,
+    runs,
+    train,
+    engine,
+    chat,
+    page,
+    cli,
+    users,
+)
 SENTENCES: dict[str, tuple[str, str]] = {code: texts for area in _AREAS for code, texts in area.SENTENCES.items()}
 PARTS: dict[str, tuple[str, str]] = {
     code: texts for area in _AREAS for code, texts in getattr(area, "PARTS", {}).items()

@@ -34,8 +34,9 @@ RUN_FILES = (
     RunFile(
         ("trainer_log.jsonl",), "trainer",
         "one object per logging step, LLaMA-Factory's names: `current_steps, total_steps, loss, eval_loss, lr, grad_norm, aux_loss, epoch, percentage, elapsed_time, "
-        "remaining_time, throughput, total_tokens`, `vram_allocated, vram_reserved`, and `elapsed_seconds`, `peak_memory` (GiB), `gpu_utilization` (%)",
+        "remaining_time, throughput, total_tokens`, `vram_allocated, vram_reserved`, and `elapsed_seconds`, `peak_memory` and `peak_reserved` (GiB), `gpu_utilization` (%), `power` (W)",
     ),
+    RunFile(("estimate.json",), "supervisor", "the memory that was expected of the run, part by part, and when it has ended the measured peak"),
     RunFile(("data.json",), "trainer", "what each dataset came to: rows, tokens, broken, shortened and unused rows"),
     RunFile(("checkpoint-*",), "trainer", "the Trainer's checkpoints, each with `files.json`: all its files and their sizes. It gets its name when all are on the disk"),
     RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),

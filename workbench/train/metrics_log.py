@@ -32,13 +32,19 @@ def progress_writer(run: Run) -> Progress:
     return write
 
 
-_noted_peak = 0
+_noted_peak = _noted_reserved = 0
 
 
 def note_peak() -> None:
-    """Keep the GPU's peak so far: its counter is about to be set back."""
-    global _noted_peak
-    _noted_peak = _gpu_peak()
+    """Keep the GPU's peaks so far: their counters are about to be set back."""
+    global _noted_peak, _noted_reserved
+    _noted_peak, _noted_reserved = _gpu_peak(), _gpu_reserved()
+
+
+def _gpu_reserved() -> int:
+    import torch
+
+    return max(_noted_reserved, sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())))
 
 
 def _gpu_peak() -> int:
@@ -57,7 +63,8 @@ def peak_memory_gib() -> float:
 
 
 def _gpu_now() -> dict:
-    """Memory of the GPUs in GiB, and how busy the first one is in percent where nvidia-ml-py can tell."""
+    """Memory of the GPUs in GiB, and where nvidia-ml-py can tell, how busy the first one is in percent
+    and what it draws in watts."""
     import torch
 
     if not torch.cuda.is_available():
@@ -66,9 +73,11 @@ def _gpu_now() -> dict:
     now = {
         "vram_allocated": round(sum(torch.cuda.memory_allocated(i) for i in everywhere) / 2**30, 3),
         "vram_reserved": round(sum(torch.cuda.memory_reserved(i) for i in everywhere) / 2**30, 3),
+        "peak_reserved": round(_gpu_reserved() / 2**30, 3),
     }
     try:
         now["gpu_utilization"] = torch.cuda.utilization()
+        now["power"] = round(torch.cuda.power_draw() / 1000, 1)
     except (ModuleNotFoundError, RuntimeError):
         pass
     return now

@@ -25,6 +25,7 @@ from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import Workspace
 from workbench.train.devices import assign, busy_slots, check_devices, slots, wanted_slots
+from workbench.train.estimates.check import check_start
 
 
 def queue(workspace: Workspace) -> list[Run]:
@@ -60,6 +61,7 @@ def launch(
     workspace.confine(config)
     check_devices(config)
     check(config, workspace)
+    check_start(config, workspace)
     run = create_run(workspace, config, confined=True, started_by=started_by)
     if named := {key: text for key, text in (("parent", parent), ("group", group)) if text}:
         run.set_notes(**named)

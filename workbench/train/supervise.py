@@ -20,6 +20,7 @@ from workbench.runs.run import Run
 from workbench.runs.state import FINAL, own_process, process_of
 from workbench.storage.workspace import Workspace
 from workbench.train.devices import free_devices
+from workbench.train.estimates import record
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -119,11 +120,13 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     trainer.started(process)
     reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
     reader.start()
+    record.begin(run, config, workspace, devices)
     code = process.wait()
     reader.join(5)
     trainer.end()
     reader.join(5)
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
+    record.end(run, config, workspace, devices)
     os.close(lock)
     _tell(run, config)
     return exit_code

@@ -13,6 +13,7 @@ from workbench.runs.state import ProcessState
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
+from workbench.train.estimates import record
 from workbench.ui.catalogue import say
 from workbench.ui.charts import loss_chart
 from workbench.ui.notes import middle
@@ -36,7 +37,8 @@ def reader_of(run: Run) -> MetricsReader:
 def change_token(run: Run, lang: str, log_scale: bool) -> tuple:
     """Something that changes when the run's view does."""
     state = run.state()
-    return (run.id, lang, log_scale, state.state, *file_token(run.path / "state.json", run.metrics, run.log))
+    files = run.path / "state.json", run.metrics, run.log, run.path / record.FILE
+    return (run.id, lang, log_scale, state.state, *file_token(*files))
 
 
 def waiting(run: Run, token: tuple, workspace: Workspace) -> tuple[int, list[str]]:
@@ -83,6 +85,8 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     if state.skipped_rows:
         lines_text = say("rows_skipped", lang, count=f"{state.skipped_rows:,}")
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(lines_text)}</div>")
+    if expected := estimate_line(run, lang):
+        parts.append(f"<div class='wb-sub wb-estimate' style='margin-top:8px'>{escape(expected)}</div>")
     tiles = [
         ("loss", _number(last.get("loss"), "{:.4f}")),
         ("learning_rate", _number(last.get("lr"), "{:.2e}")),
@@ -95,6 +99,19 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
         for key, value in tiles
     ]
     return "".join(parts) + "</div></div>"
+
+
+def estimate_line(run: Run, lang: str) -> str:
+    """What was expected of a run's memory, and what it came to."""
+    kept = record.read(run)
+    if not kept:
+        return ""
+    estimate = f"{kept['estimate']:.2f}"
+    measured = kept.get("measured")
+    if not measured or not kept["estimate"]:
+        return say("cost_of_run_before", lang, estimate=estimate)
+    ratio = say("cost_ratio", lang, ratio=f"{measured / kept['estimate']:.0%}")
+    return say("cost_of_run", lang, estimate=estimate, measured=f"{measured:.2f}", ratio=ratio)
 
 
 def _number(value, form: str) -> str:

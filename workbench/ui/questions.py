@@ -13,6 +13,7 @@ KEYS = (
     "preset_delete_sure",
     "conversation_sure",
     "model_delete_sure",
+    "cost_forget_sure",
 )
 
 

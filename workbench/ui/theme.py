@@ -353,6 +353,7 @@ tr.contradicts td { background: #d55e0022; }
 #train-side > * { flex-shrink: 0 !important; }
 .start-box { position: sticky; top: 0; z-index: 5; background: var(--background-fill-primary); }
 #train-side .live-chart { height: 260px; }
+#train-side .wb-cost-chart, #chat-cost-chart .wb-cost-chart { height: 190px; }
 #train-side .wb-log { height: 220px; }
 @media (max-width: 900px) {
   #train-columns { flex-direction: column; }

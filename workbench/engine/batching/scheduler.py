@@ -19,12 +19,11 @@ from workbench.engine.batching.runner import Piece, Runner
 from workbench.engine.scheduler import Call, Scheduler
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
+from workbench.models.cost import chat
+from workbench.models.cost.chat import PAGE
 from workbench.models.half_linear import PackedLinear
 
-PAGE = 16  # tokens
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
-_SHARE = {"cuda": 0.8, "cpu": 0.125}  # of the free memory, for keys and values
-_AT_LEAST = 0.5  # of the free memory may be taken to have one whole context
 _FIRST_TOKENS, _FIRST_BYTES = 4096, 2**30  # of the cache on a GPU before it grows: the larger of the two
 _MOVES = 3.0  # a token's keys and values are read, put in order, and read again
 
@@ -173,9 +172,6 @@ class BatchingScheduler(Scheduler):
 
 
 def planned_tokens(bytes_per_token: int, context: int, rows: int, device: str) -> int:
-    """Tokens that the cache may hold: a share of the free memory, at least one context if half of the memory has room
-    for it, and no more than all rows could use."""
+    """Tokens that the cache may hold, of the memory that is free now."""
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    share = free * _SHARE.get(device, _SHARE["cpu"])
-    whole = min(context * bytes_per_token, free * _AT_LEAST)
-    return max(PAGE, int(min(max(share, whole) // bytes_per_token, context * rows)))
+    return chat.planned_tokens(free, bytes_per_token, context, rows, device == "cuda")

@@ -115,7 +115,7 @@ class Anatomy:
                 for weight in layer.weights:
                     yield f"model.layers.{number}.{weight.name}", weight
 
-    def _counted(self) -> Iterator[tuple[Weight, int]]:
+    def counted(self) -> Iterator[tuple[Weight, int]]:
         """Each kind of weight and how many there are."""
         yield from ((weight, 1) for weight in self.outside)
         for layer in self.layers:
@@ -123,24 +123,24 @@ class Anatomy:
 
     @cached_property
     def total(self) -> int:
-        return sum(weight.count * number for weight, number in self._counted())
+        return sum(weight.count * number for weight, number in self.counted())
 
     @cached_property
     def active(self) -> int:
         """Parameters that one token meets: all but the routed experts that it does not take. Embedding and output head
         are counted whole, as published figures count them."""
-        return round(sum(w.count * (w.used if w.component == "experts" else 1) * n for w, n in self._counted()))
+        return round(sum(w.count * (w.used if w.component == "experts" else 1) * n for w, n in self.counted()))
 
     @cached_property
     def multiplied(self) -> int:
         """Of the active ones, those that a token is multiplied with: without the embedding, of which one row is looked
         up (a tied one is the output head as well, and counts)."""
-        return round(sum(w.count * w.used * n for w, n in self._counted()))
+        return round(sum(w.count * w.used * n for w, n in self.counted()))
 
     def by_component(self, active: bool = False) -> dict[str, int]:
         """Component -> parameters, or the active ones. All of `COMPONENTS` that the model has."""
         found: dict[str, float] = {}
-        for weight, number in self._counted():
+        for weight, number in self.counted():
             share = weight.used if active and weight.component == "experts" else 1
             found[weight.component] = found.get(weight.component, 0) + weight.count * number * share
         return {component: round(found[component]) for component in COMPONENTS if component in found}
@@ -148,7 +148,7 @@ class Anatomy:
     def by_name(self) -> dict[tuple[str, str], int]:
         """`(component, weight's name)` -> parameters in all layers."""
         found: dict[tuple[str, str], int] = {}
-        for weight, number in self._counted():
+        for weight, number in self.counted():
             key = weight.component, weight.name.removesuffix(".weight")
             found[key] = found.get(key, 0) + weight.count * number
         return found

@@ -18,12 +18,6 @@ from workbench.storage.workspace import Workspace
 _UNUSED_SECONDS = 14 * 24 * 3600
 _PACKAGE = Path(__file__).parents[2]
 
-# Seconds that compiling takes, and that it saves for a token of a model, by its layers and hidden size: measured on an
-# H100 with 27 layers of 2,048 (69 us a token recorded but not compiled, 33 compiled).
-_COMPILE_SECONDS = 60
-_COMPILE_AGAIN_SECONDS = 10
-_SAVED = 6e-10
-
 
 def use_compiler_cache(workspace: Workspace) -> None:
     """Let torch, which is not imported yet, keep compiled code in the workspace, or below the folder that
@@ -107,14 +101,3 @@ def shape_key(model, *parts) -> str:
     digest.update(json.dumps(known, sort_keys=True, default=repr).encode())
     digest.update(repr((torch.__version__, torch.cuda.get_device_name(), parts)).encode())
     return digest.hexdigest()
-
-
-def worth_compiling(tokens: float, layers: int, config, again: bool) -> bool:
-    """Whether compiled layers save more than compiling takes, in a run of so many tokens; a rough estimate.
-
-    Args:
-        config: the model's.
-        again: an earlier run compiled the same.
-    """
-    seconds = _COMPILE_AGAIN_SECONDS if again else _COMPILE_SECONDS
-    return tokens * layers * config.get_text_config().hidden_size * _SAVED > seconds

@@ -45,6 +45,10 @@ class MemoryPlan:
         spare = self._spare(need, to_come)
         peak = (torch.cuda.memory_allocated() + need.step) / _GIB
         log(f"A step needs {peak:.1f} GiB of GPU memory; layers are computed again in the backward pass.")
+        step, stored, kept = (value / _GIB for value in (need.step, need.stored, need.kept))
+        log(
+            f"Beyond what stands: {step:.2f} GiB; its layers store {stored:.2f}, a layer that keeps all {kept:.2f} GiB."
+        )
         if self._config.activation_memory == "least" or spare < need.stored:
             return
         self._offload.active = False

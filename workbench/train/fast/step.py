@@ -29,10 +29,11 @@ from torch.nn import functional as F
 from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths, longest_row
 from workbench.messages.message import Message
+from workbench.models.cost.plan import worth_compiling
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
-from workbench.train.fast.compiler_cache import Need, Needs, shape_key, worth_compiling
+from workbench.train.fast.compiler_cache import Need, Needs, shape_key
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
@@ -76,9 +77,10 @@ class FastStep:
         self._needs, self._key = Needs(), self._shape_key(model)
         rows_in_all = total_steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
         tokens = sum(map(sum, lengths)) / len(lengths) * rows_in_all
+        hidden = causal.config.get_text_config().hidden_size
         self.compiled = config.torch_compile == "on" or (
             config.torch_compile == "auto"
-            and worth_compiling(tokens, len(decoder_layers(causal)), causal.config, again=self._known() is not None)
+            and worth_compiling(tokens, len(decoder_layers(causal)), hidden, again=self._known() is not None)
         )
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))

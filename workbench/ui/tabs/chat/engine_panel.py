@@ -20,6 +20,7 @@ from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL
 from workbench.ui import people
 from workbench.ui.catalogue import say
+from workbench.ui.costs.chat_panel import ChatCosts
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
@@ -41,6 +42,7 @@ class EnginePanel:
     def __init__(self, engine: Engine):
         self.engine, self.workspace = engine, engine.workspace
         self._newest_export = next(iter(job.jobs(self.workspace, "export")), None)
+        self.costs = ChatCosts(self.workspace)
         self.defaults = {option.name: option for option in options(EngineConfig)}
 
     def build(self) -> None:
@@ -74,6 +76,7 @@ class EnginePanel:
             load = gr.Button(t("load"), variant="primary", elem_id="load", min_width=100)
             unload = gr.Button(t("unload"), elem_id="unload", min_width=100, interactive=False)
         self.status = gr.HTML(elem_id="engine-status")
+        self.costs.build()
         with gr.Accordion(t("other_server"), open=False, elem_id="other-server"):
             self.external = gr.Checkbox(label=t("use_other_server"), value=False, elem_id="external")
             self.external.needs = "train"
@@ -114,6 +117,7 @@ class EnginePanel:
         ).then(lambda: None, None, self.seen, **QUIET)
         self.adapter.input(*self.take_adapter, **QUIET)
         asked = [self.model, self.quantization, *self.more.values()]
+        self.costs.wire(self.config_of, self.adapter, asked)
         self.timer = gr.Timer(1, active=False)
         self.timer.tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
         self.pick.input(_with_line, [self.pick, self.weights], [self.weights, self.pick], **QUIET)
@@ -190,7 +194,7 @@ class EnginePanel:
         await add_adapter(Endpoint(self.engine.url, self.engine.key), body)
         self.engine.remember(body["name"])
 
-    def _config(self, model_name, bits, *rest) -> EngineConfig:
+    def config_of(self, model_name, bits, *rest) -> EngineConfig:
         values = dict(zip(_MORE, rest, strict=True)) | {
             "model_name_or_path": model_name,
             "quantization_bit": bits or None,
@@ -201,7 +205,7 @@ class EnginePanel:
     def _load(self, request: gr.Request, model_name, chosen, bits, engine_key, *rest):
         lang = language(request)
         try:
-            config = self._config(model_name, bits, *rest)
+            config = self.config_of(model_name, bits, *rest)
             self.workspace.confine(config)
             if chosen:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
@@ -216,7 +220,7 @@ class EnginePanel:
         if loaded is None or self.engine.state() is None or not self.engine.state().active:
             return []
         try:
-            wanted = self._config(*asked)
+            wanted = self.config_of(*asked)
         except UserError:  # Load tells
             return []
         names = ("model_name_or_path", "quantization_bit", *_MORE)

@@ -537,5 +537,7 @@ class ChatTab:
             self.comeback, self.last, [self.talk, *self.shown_in, self.compare, self.others], js=_LAST_CONVERSATION
         )
         return Tab(
-            on_load=[(arriving,), (coming_back, Event(*looking))], on_select=[(arriving,)], timers=[self.panel.timer]
+            on_load=[(arriving,), (coming_back, Event(*looking))],
+            on_select=[(arriving,), (self.panel.costs.expecting,)],
+            timers=[self.panel.timer],
         )

@@ -4,19 +4,20 @@ from html import escape
 
 import gradio as gr
 
-from workbench.config.llamafactory import Imported, import_text
-from workbench.config.options import RunConfig
 from workbench.config.presets import DEFAULT, delete_preset, list_presets, save_preset
 from workbench.config.run_config import to_yaml
-from workbench.data.preflight import check_names
 from workbench.data.worker_client import DataWorker
 from workbench.errors import UserError
-from workbench.models.locate import to_fetch
 from workbench.runs.run import Run, group_name, list_states
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
+from workbench.train.estimates.check import check_start
+from workbench.train.estimates.outlook import outlook
 from workbench.ui import people
 from workbench.ui.catalogue import say
+from workbench.ui.costs import panel
+from workbench.ui.costs.panel import CostPanel
+from workbench.ui.costs.presets_panel import PresetsPanel
 from workbench.ui.form import Form, dataset_choices
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking
@@ -24,17 +25,12 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import user_of
 from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.train import base as bases
+from workbench.ui.tabs.train import importing
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.run_panel import RunPanel, run_choices
+from workbench.ui.tabs.train.verdict import verdict
 
 _PARTS = 4  # the place of the side's parts among the outputs `filled`
-LISTED = 100  # keys that an import could not take over
-
-
-def _left_out(imported: Imported, lang: str) -> str:
-    """Lines about what an import did not take over."""
-    lines = [f"\n• {key or '…'} = {value}: {told(why, lang)}" for key, value, why in imported.left_out[:LISTED]]
-    return "\n" + say("left_out", lang) + "".join(lines) if lines else ""
 
 
 class TrainTab:
@@ -48,6 +44,7 @@ class TrainTab:
         self.first = Base.of_preset(next(preset for preset in list_presets() if preset.name == DEFAULT))
         self.form = Form(self.workspace, self.first.values)
         self.panel = RunPanel(workspace)
+        self.costs, self.here = CostPanel("train"), PresetsPanel(workspace)
 
     @property
     def presets(self) -> dict:
@@ -79,6 +76,7 @@ class TrainTab:
                 with gr.Group(elem_classes="start-box"):
                     self.start = gr.Button(t("start"), variant="primary", elem_id="start", size="lg")
                     self.message = gr.HTML(elem_id="train-message")
+                self.costs.build()
                 self.group = gr.Textbox(
                     label=t("group"),
                     show_label=False,
@@ -108,6 +106,7 @@ class TrainTab:
                 scale=4,
             )
         self.about = gr.HTML(elem_id="preset-about")
+        self.here.build()
         with gr.Accordion(t("preset_save_title"), open=False, elem_id="preset-own"):
             with gr.Row(equal_height=True):
                 self.name = gr.Textbox(label=t("preset_name"), max_lines=1, elem_id="preset-name", scale=3)
@@ -132,26 +131,19 @@ class TrainTab:
     def preview(self, request: gr.Request, base: Base, *contents):
         """The YAML, the command, whether it is valid, what differs from the base, and the form for the browser."""
         lang, values = language(request), self.form.read(list(contents))
-        text = to_yaml(values)
+        text, costs = to_yaml(values), ("", "")
         try:
             config = self.form.config(list(contents))
             text = to_yaml(config.model_dump(exclude_unset=True))
-            message = self._outlook(config, lang)
+            self.workspace.confine(config)
+            expected = outlook(config, self.workspace)
+            costs = panel.shown(expected, lang)
+            message = verdict(config, expected, self.workspace, lang)
         except UserError as error:
             message = note(told(error, lang), "bad")
         changed = bases.changes_html(base, values, lang)
-        return text, bases.command_line(base, values, self.workspace.runs), message, changed, bases.draft(base, values)
-
-    def _outlook(self, config: RunConfig, lang: str) -> str:
-        """What would come of a start, as far as that is told without a look at data. Raises UserError: nothing."""
-        self.workspace.confine(config)
-        check_names(config, self.workspace)
-        if config.trust_remote_code:
-            return note(say("trust_warning", lang), "warn")
-        model = config.model_name_or_path or ""
-        if to_fetch(model, self.workspace):
-            return note(say("config_ok_fetch", lang, model=model), "warn")
-        return note(say("config_ok", lang))
+        command = bases.command_line(base, values, self.workspace.runs)
+        return text, command, message, changed, bases.draft(base, values), *costs
 
     def based_on(self, base: Base, values: dict, lang: str) -> list:
         """Outputs of `filled`: the form with `values`, and where they come from."""
@@ -209,23 +201,8 @@ class TrainTab:
     def use_import(self, text, request: gr.Request):
         """What was pasted, as the form's values and as their base; `text` is read, never run."""
         lang = language(request)
-        try:
-            imported = import_text(text)
-        except UserError as error:
-            return note(told(error, lang), "bad"), *self.unfilled()
-        if imported.purpose != "train":
-            message = say(f"imported_{imported.purpose}", lang, command=imported.command()) + _left_out(imported, lang)
-            return note(message, "warn" if imported.lost else "ok"), *self.unfilled()
-        if not imported.values:
-            return note(say("nothing_imported", lang), "bad"), *self.unfilled()
-        message = say("imported", lang, count=len(imported.values))
-        message += _left_out(imported, lang)
-        if imported.defaults:
-            listed = "".join(f"\n• {key}: {value}" for key, value in imported.defaults.items())
-            message += "\n" + say("import_defaults", lang) + listed
-        values = imported.defaults | imported.values
-        base = Base("import", bases.import_name(imported.values), values)
-        return note(message, "warn" if imported.left_out else "ok"), *self.based_on(base, values, lang)
+        said, base = importing.read(text, lang)
+        return (said, *self.unfilled()) if base is None else (said, *self.based_on(base, base.values, lang))
 
     def reset(self, base: Base, event: gr.EventData):
         """Set one option back to the base's value, or all."""
@@ -233,6 +210,16 @@ class TrainTab:
         if name == "*":
             return filled
         return [value if option == name else gr.skip() for option, value in zip(self.form.names, filled, strict=True)]
+
+    def apply(self, event: gr.EventData):
+        """Set the options of one of the changes that save memory."""
+        chosen = panel.changed_options(event, self.form.names)
+        filled = self.form.fill(chosen)
+        return [value if name in chosen else gr.skip() for name, value in zip(self.form.names, filled, strict=True)]
+
+    def taken(self, event: gr.EventData, request: gr.Request):
+        """A preset of the table of those for this machine."""
+        return self.use_preset(event._data.get("preset"), request)
 
     def search(self, words, request: gr.Request):
         """Only the options that have all of `words` in their name, label or explanation."""
@@ -261,8 +248,10 @@ class TrainTab:
         message, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
         if run in waiting:
             message = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
+        warnings = check_start(config, self.workspace)
+        message = "\n".join([message, *(told(warning, lang) for warning in warnings)])
         listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
-        return note(message), listed, gr.Tabs(selected="monitor")
+        return note(message, "warn" if warnings else "ok"), listed, gr.Tabs(selected="monitor")
 
     def _check_output(self, config) -> None:
         """Raise UserError where a run would overwrite another user's."""
@@ -300,11 +289,11 @@ class TrainTab:
         return gr.Dropdown(choices=names)
 
     def _wire(self) -> Tab:
-        form, panel = self.form, self.panel
+        form, runs = self.form, self.panel
         previewing = Event(
             self.preview,
             [self.base, *form.components],
-            [self.yaml_box, self.command, self.message, self.changes, self.draft],
+            [self.yaml_box, self.command, self.message, self.changes, self.draft, *self.costs.outputs],
         )
         keep_draft = {"js": f"(text) => localStorage.setItem('{self.draft_key}', text)", "api_visibility": "private"}
         gr.on(
@@ -319,6 +308,8 @@ class TrainTab:
             self.delete_preset, self.preset, [self.kept, *self.filled], js=asking("preset_delete_sure"), **QUIET
         )
         self.take.click(self.use_import, self.pasted, [self.report, *self.filled], **QUIET)
+        self.costs.words.click(self.apply, None, form.components, **QUIET)
+        self.here.table.click(self.taken, None, [self.report, self.kept, *self.filled], **QUIET)
         self.changes.click(self.reset, self.base, form.components, **QUIET)
         self.find.change(self.search, self.find, [self.hits, *form.searched], trigger_mode="always_last", **QUIET)
         self.start.click(
@@ -332,19 +323,19 @@ class TrainTab:
         self.start.click(
             self.begin,
             [self.base, self.group, *form.components],
-            [self.message, panel.list, self.parts],
+            [self.message, runs.list, self.parts],
             show_progress="minimal",
             api_visibility="private",
         )
-        panel.wire()
+        runs.wire()
         arriving = Event(
             self.arrive,
             self.draft,
-            [panel.list, self.unreadable, panel.seen, *self.filled],
+            [runs.list, self.unreadable, runs.seen, *self.filled],
             js=f"() => [localStorage.getItem('{self.draft_key}') || '']",
         )
         datasets = Event(self.datasets, None, form.widgets["dataset"])
-        return Tab(on_load=[(arriving, datasets, previewing)], on_select=[(datasets,)], timers=[panel.timer])
+        return Tab(on_load=[(arriving, datasets, previewing)], on_select=[(datasets,)], timers=[runs.timer])
 
     @property
     def draft_key(self) -> str:

@@ -1,0 +1,113 @@
+"""Estimates against what torch, bitsandbytes and PEFT do: bytes of packed weights, trained parameters, tensors that
+autograd keeps."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from workbench.config.run_config import validated
+from workbench.models.anatomy.shapes import Anatomy, Weight
+from workbench.models.anatomy.sizes import read_sizes
+from workbench.models.cost.adapters import trained
+from workbench.models.cost.layers import How, layer_cost
+from workbench.models.cost.weights import Form, Loaded, packed_bytes
+
+SIZES = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 1024, "moe_intermediate_size": 128,
+    "num_experts": 8, "num_experts_per_tok": 2, "pad_token_id": 0,
+}  # fmt: skip
+KINDS = ["llama", "qwen3", "qwen3_moe"]
+
+
+def made(kind: str) -> tuple[torch.nn.Module, Anatomy]:
+    """A random model on the CPU, and what its config tells."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(kind, **SIZES)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).requires_grad_(False)
+    sizes = read_sizes(config.to_dict() | {"model_type": kind}).sizes
+    assert sizes is not None
+    return model, Anatomy(sizes)
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(256, 512), (64, 96, 128)])
+def test_packed_weights_are_as_large_as_bitsandbytes_makes_them(shape, double):
+    import bitsandbytes as bnb
+
+    packed = bnb.nn.Params4bit(
+        torch.randn(shape), requires_grad=False, compress_statistics=double, quant_type="nf4"
+    ).to("cpu")
+    state = packed.quant_state
+    tensors = [state.absmax, state.code]
+    if double:
+        tensors += [state.state2.absmax, state.state2.code, state.offset]
+    data, constants = packed_bytes(Weight("w.weight", "mlp", shape, linear=True), Form(4, double))
+    assert data == packed.data.nbytes
+    assert constants == sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", ["all", "q_proj,o_proj"])
+def test_trained_parameters_are_pefts(kind, target):
+    from workbench.models.adapters import add_lora
+
+    model, anatomy = made(kind)
+    config = validated({"model_name_or_path": "m", "dataset": "d", "lora_rank": 4, "lora_target": target})
+    adapted = add_lora(model, config, print)
+    assert trained(anatomy, config).adapters == adapted.get_nb_trainable_parameters()[0]
+    plain = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" not in name)
+    assert Loaded(anatomy, Form()).bytes.total == plain
+
+
+@pytest.mark.parametrize("what", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind, what):
+    """Of a layer in bfloat16; what does not grow with the tokens (factors cast to 16 bits), and rotary angles, aside."""
+    from workbench.models.adapters import add_lora
+
+    model, anatomy = made(kind)
+    tokens, values = 61, {"model_name_or_path": "m", "dataset": "d", "lora_rank": 4, "lora_target": "all"}
+    if what == "full":
+        values["finetuning_type"] = "full"
+        model.requires_grad_(True)
+    config = validated(values)
+    if what == "lora":
+        if kind == "qwen3_moe":  # PEFT adds adapters of unpacked experts to all of their weights
+            config = config.model_copy(update={"lora_target": "q_proj,v_proj,o_proj"})
+        add_lora(model, config, print)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []
+    inputs = torch.randn(1, tokens, 256, dtype=torch.bfloat16, requires_grad=True)
+    places = torch.arange(tokens)[None]
+    angles = model.model.rotary_emb(inputs, places)
+    others = {t.untyped_storage().data_ptr() for t in (*_tensors(model), *angles)}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        grows = any(side in (tokens, 2 * tokens) for side in tensor.shape)
+        if storage.data_ptr() not in others and grows:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no later tensor gets its place
+        return tensor
+
+    (layer,) = anatomy.layers
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=what == "lora", cache_enabled=False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        model.model.layers[0](inputs, position_embeddings=angles, attention_mask=None, position_ids=places)
+    adapted = trained(anatomy, config).targets.of_layer(0) if what == "lora" else set()
+    how = How(rank=4, mixed=True, full=what == "full")
+    cost = layer_cost(anatomy.sizes, layer, adapted, how, tokens)
+    assert cost.input == inputs.nbytes
+    assert cost.kept == pytest.approx(sum(kept.values()), rel=0.03)
+
+
+def _tensors(model) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

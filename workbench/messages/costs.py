@@ -1,0 +1,52 @@
+"""What is said of a run's memory and time before it starts."""
+
+SENTENCES = {
+    "cost_model_not_here": (
+        "{model} is not on this machine and its sizes are not among the bundled ones, so its memory cannot be told. Fetch it in the Model tab, or give the folder with its config.json.",
+        "{model} 不在本机，内置配置中也没有它的尺寸，因此无法估计显存。请在模型页下载，或填写含 config.json 的文件夹。",
+    ),
+    "cost_engine_elsewhere": (
+        "The model is loaded by another server, whose memory is not known here.",
+        "模型由另一台服务器加载，此处无法得知其显存。",
+    ),
+    "cost_quantized": (
+        "The checkpoint is quantized already ({method}); the figures are those of the options here.",
+        "该检查点已被量化（{method}）；数字按此处的选项计算。",
+    ),
+    "cost_split_evenly": (
+        "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. The model's copies of DDP are each as large as one card's run; FSDP is not modeled.",
+        "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。DDP 下每张卡与单卡运行相同；未对 FSDP 建模。",
+    ),
+    "cost_rows_unknown": (
+        "How long the rows are is not known before a run has counted them: they are taken at their longest, {tokens:,} tokens.",
+        "运行统计之前不知道每行长度：按最长 {tokens:,} token 计。",
+    ),
+    "cost_targets_unknown": (
+        "lora_target names nothing of this model: {names}.",
+        "lora_target 中的名称在该模型中不存在：{names}。",
+    ),
+    "cost_paged": (
+        "Paged optimizers keep their state where the driver finds room, on the host if need be: it is not counted.",
+        "分页优化器的状态由驱动安排，必要时放在主机内存，此处不计。",
+    ),
+    "cost_adapter_as_said": (
+        "The adapter to continue from is taken to be as the options say.",
+        "继续训练的适配器按此处的选项计算。",
+    ),
+    "cost_context_short": (
+        "There is room for a cache of {tokens:,} tokens, not for the model's whole context of {context:,}.",
+        "缓存只能容纳 {tokens:,} token，不足模型完整上下文 {context:,}。",
+    ),
+    "cost_other_engine": (
+        "vLLM and SGLang take most of a card whatever the model needs; the figures are of the workbench's own engine.",
+        "vLLM 与 SGLang 会占用显卡的大部分显存；此处为本工作台引擎的数字。",
+    ),
+    "cost_impossible": (
+        "This run cannot fit: its weights alone take {weights}, {device} has {memory}. Set quantization_bit: 4, take a smaller model, or spread it over several GPUs (device_map: auto).",
+        "此运行放不下：仅权重就需 {weights}，而 {device} 只有 {memory}。请设 quantization_bit: 4、换更小的模型，或用多卡切分（device_map: auto）。",
+    ),
+    "cost_too_large": (
+        "It may run out of memory: about {total} are needed, {device} has {memory}.",
+        "可能显存不足：约需 {total}，而 {device} 只有 {memory}。",
+    ),
+}

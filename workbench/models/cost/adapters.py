@@ -1,0 +1,140 @@
+"""What is trained: which weights `lora_target` means, adapters, their gradients and the optimizer's state."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from workbench.config.options import RunConfig
+from workbench.config.run_config import split_names
+from workbench.models.anatomy.shapes import Anatomy, Weight
+
+# Bytes of state that an optimizer keeps for a trained number: two moments or one, in 32 or 8 bits with a scale for
+# each 256 (two tensors of them for Adam). Paged ones lie in memory that the driver moves to the host.
+_STATE = {
+    "adamw_torch": 8.0,
+    "adamw_torch_fused": 8.0,
+    "adamw_8bit": 2.03,
+    "adamw_bnb_8bit": 2.03,
+    "paged_adamw_8bit": 0.0,
+    "paged_adamw_32bit": 0.0,
+    "lion_8bit": 1.016,
+    "lion_32bit": 4.0,
+    "paged_lion_8bit": 0.0,
+    "adafactor": 0.0,  # sums of rows and columns only
+    "sgd": 0.0,
+    "adagrad": 4.0,
+    "rmsprop": 4.0,
+}
+_MOMENTS_LIKE_WEIGHTS = ("adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop")
+EIGHT_BIT = "adamw_8bit"
+MOST_NAMES = 100  # of `lora_target`: a text from a browser may hold any number
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The weights with adapters: `(full name, weight)`. `experts`: those of them that are expert parameters.
+    `unknown`: parts of `lora_target` that match nothing."""
+
+    linears: tuple[tuple[str, Weight], ...] = ()
+    experts: tuple[tuple[str, Weight], ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def of_layer(self, number: int) -> set[str]:
+        """Names within a layer (`self_attn.q_proj.weight`) of its weights with adapters."""
+        start = f"model.layers.{number}."
+        return {w.name for name, w in (*self.linears, *self.experts) if name.startswith(start)}
+
+
+@lru_cache(maxsize=256)
+def targets(anatomy: Anatomy, wanted: str) -> Targets:
+    """What `lora_target` means in this model, by the rules of `models/adapters.py`; of very many names, of the first
+    `MOST_NAMES`."""
+    modules, experts = [], []
+    for name, weight in anatomy.weights():
+        if weight.component == "experts" and weight.linear:
+            experts.append((name, weight))
+        elif name.endswith(".weight"):
+            modules.append((name.removesuffix(".weight"), weight))
+    if wanted.strip().lower() == "all":
+        return Targets(tuple((n, w) for n, w in modules if w.linear), tuple(experts))
+    chosen: dict[str, Weight] = {}
+    chosen_experts: dict[str, Weight] = {}
+    unknown = []
+    for part in split_names(wanted)[:MOST_NAMES]:
+        found = {n: w for n, w in modules if _named(n, part)}
+        of_experts = {n: w for n, w in experts if _named(n, part) or _named(n.rpartition(".")[0], part)}
+        if not found and not of_experts:
+            unknown.append(part)
+        chosen |= found
+        chosen_experts |= of_experts
+    return Targets(tuple(chosen.items()), tuple(chosen_experts.items()), tuple(unknown))
+
+
+def _named(name: str, part: str) -> bool:
+    return f".{name}".endswith(f".{part}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained of a run, in numbers of parameters.
+
+    Attributes:
+        adapters: float32 parameters of adapters; `of_linears`: those of linear layers among them.
+        modules: parameters of whole modules, in the model's own format; with `finetuning_type: full` all of it.
+        copied: parameters of modules of which a trained copy is kept beside the model's (`additional_target`).
+    """
+
+    adapters: int = 0
+    of_linears: int = 0
+    modules: int = 0
+    copied: int = 0
+    targets: Targets = field(default_factory=Targets)
+
+    def copies(self, width: int) -> int:
+        """Bytes of what is held beside the model's own weights; `width`: bytes of one of these."""
+        return 4 * self.adapters + width * self.copied
+
+    def facts(self, width: int) -> dict:
+        """What others want to know of it: bytes of what is trained, and targets that are not there."""
+        return {
+            "trained": 4 * self.adapters + width * self.modules,
+            "trained_parameters": self.adapters + self.modules,
+            "unknown_targets": list(self.targets.unknown),
+        }
+
+    def gradients(self, width: int) -> int:
+        return 4 * self.adapters + width * self.modules
+
+    def state(self, optim: str, width: int) -> int:
+        """Bytes of the optimizer's state."""
+        each = _STATE[optim]
+        if optim in _MOMENTS_LIKE_WEIGHTS:  # moments have the format of what they belong to
+            return int(each * self.adapters + each * width / 4 * self.modules)
+        return int(each * (self.adapters + self.modules))
+
+
+def trained(anatomy: Anatomy, config: RunConfig, *, on_cpu: bool = False) -> Trained:
+    """What a run trains. Adapters that a run goes on with are taken to be as the options say."""
+    if config.finetuning_type == "full":
+        return Trained(modules=anatomy.total)
+    found = targets(anatomy, config.lora_target)
+    experts = found.experts
+    if config.lora_dropout or config.use_dora:  # with `all` these go without adapters (`models/adapters.py`)
+        experts = ()
+        found = Targets(found.linears, (), found.unknown)
+    linears = sum(_low_rank(weight, config.lora_rank) for _, weight in found.linears)
+    if config.use_dora:
+        linears += sum(weight.shape[0] for _, weight in found.linears)
+    more = sum(_low_rank(weight, config.lora_rank) for _, weight in experts)
+    copied = sum(w.count for name, w in anatomy.weights() if _in_modules(name, split_names(config.additional_target)))
+    return Trained(linears + more, linears, copied, copied, found)
+
+
+def _low_rank(weight: Weight, rank: int) -> int:
+    *experts, rows, columns = weight.shape if len(weight.shape) > 1 else (1, weight.shape[0])
+    return rank * (rows + columns) * (experts[0] if experts else 1)
+
+
+def _in_modules(name: str, modules: Iterable[str]) -> bool:
+    module = name.rpartition(".")[0]
+    return any(f".{module}.".find(f".{part}.") >= 0 for part in modules)

@@ -1,0 +1,78 @@
+"""Memory of a model that is loaded for chat: weights, the cache of one whole context, adapters, what a pass needs.
+
+The engine's cache may grow beyond one context: `planned_tokens` says how far. It takes memory as it fills.
+"""
+
+from workbench.config.options import EngineConfig
+from workbench.messages.message import Message
+from workbench.models.anatomy import cache
+from workbench.models.anatomy.shapes import Anatomy
+from workbench.models.cost import constants
+from workbench.models.cost.parts import Estimate
+from workbench.models.cost.weights import Form, Loaded
+
+PAGE = 16  # tokens of the cache that are given out together
+ROWS = {True: 64, False: 32}  # answers that share forward passes, on a GPU and on the host
+_SHARE = {True: 0.8, False: 0.125}  # of the free memory, for keys and values
+_AT_LEAST = 0.5  # of the free memory may be taken to have one whole context
+_READ = {True: 1024, False: 128}  # tokens of a prompt that are read at once
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def planned_tokens(free: float, bytes_per_token: int, context: int, rows: int, gpu: bool) -> int:
+    """Tokens that the cache may hold: a share of the free memory, at least one context if half of the memory has room
+    for it, and no more than all rows could use."""
+    whole = min(context * bytes_per_token, free * _AT_LEAST)
+    return max(PAGE, int(min(max(free * _SHARE[gpu], whole) // bytes_per_token, context * rows)))
+
+
+def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool, adapters: int = 0) -> Estimate:
+    """What a loaded model takes.
+
+    Args:
+        memory: bytes of the device.
+        adapters: bytes of the adapters' files.
+    """
+    sizes = anatomy.sizes
+    width = _BYTES.get(config.infer_dtype, 2 if gpu else 4)
+    loaded = Loaded(anatomy, Form(config.quantization_bit or 0, config.double_quantization, width))
+    weights = loaded.bytes
+    plain = weights.plain
+    if not gpu and not config.quantization_bit:
+        plain = _on_host(anatomy, config.cpu_weights)
+    per_token = cache.cache_bytes(sizes, 1, windows=False, bits=8 * width)
+    context = sizes.context or 4096
+    static = plain + weights.packed + weights.constants
+    base = constants.CONTEXT + constants.LIBRARIES if gpu else constants.HOST_BASE
+    planned = planned_tokens(max(0.0, memory - static - base), per_token, context, ROWS[gpu], gpu)
+    read = _READ[gpu]
+    work = read * width * max(8 * sizes.hidden, 4 * sizes.dense, 2 * sizes.heads * sizes.head)
+    if sizes.experts:
+        work += read * width * sizes.experts.used * (sizes.hidden + 3 * sizes.experts.size)
+        if loaded.packed(next(w for w, _ in anatomy.counted() if w.component == "experts")):
+            work += width * 3 * sizes.experts.count * sizes.experts.size * sizes.hidden
+    held = min(planned, context)
+    parts = {
+        "weights": plain + weights.packed,
+        "constants": weights.constants,
+        "adapters": adapters,
+        "cache": held * per_token,
+        "workspace": int(work + (loaded.largest if not sizes.experts else 0)),
+        "logits": 2 * ROWS[gpu] * sizes.vocabulary * 4,
+        "context": base,
+    }
+    notes = []
+    if held < context:
+        notes.append(Message("cost_context_short", tokens=held, context=context))
+    if config.external:
+        notes.append(Message("cost_other_engine"))
+    facts = {"bytes_per_token": per_token, "context": context, "planned_tokens": planned, "held_tokens": held}
+    return Estimate(parts, sum(parts.values()) - base, "chat", facts, notes)
+
+
+def _on_host(anatomy: Anatomy, form: str) -> int:
+    """Bytes of the weights on the host: linear layers in 16 bits where that changes none, the rest in 32."""
+    linear = sum(w.count * n for w, n in anatomy.counted() if w.linear and w.component != "experts")
+    each = {"auto": 2.0, "float16": 2.0, "int8": 1.125, "float32": 4.0}[form]
+    tied = 0 if anatomy.sizes.tied else anatomy.sizes.vocabulary * anatomy.sizes.hidden  # the head is linear, too
+    return int((linear + tied) * each + (anatomy.total - linear - tied) * 4)

@@ -18,8 +18,8 @@ CHUNK = 512  # positions whose logits exist at once (`train/fast/cross_entropy.p
 class HostMemory:
     """The estimate of a run without a GPU. `converts`: the demo model is made first, in the same process.
 
-    The memory that a layer's passing tensors leave is hardly used again by glibc (before 2.38, `memalign` does not find
-    it), so that a step takes about what all its layers would keep, computed again or not.
+    A step was seen to take about what all its layers would keep, computed again or not: probably glibc (before 2.38)
+    hardly uses again what aligned tensors leave.
     """
 
     anatomy: Anatomy

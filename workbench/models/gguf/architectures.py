@@ -59,11 +59,16 @@ def check(config: Any) -> str:
     ]
     if kind == "deepseek_v2":
         scaled = rope.get("rope_type") == "yarn"
+        # llama.cpp tells by these numbers whether queries have a latent
+        lite = config.num_hidden_layers in (26, 27) or (config.num_hidden_layers, config.vocab_size) == (48, 128256)
         found += [
             ("topk_method", config.topk_method, "greedy"),
             ("n_group", config.n_group or 1, 1),
             ("norm_topk_prob", config.norm_topk_prob, False),
             ("moe_layer_freq", getattr(config, "moe_layer_freq", 1), 1),
+            (f"num_hidden_layers {config.num_hidden_layers} and q_lora_rank", config.q_lora_rank, None)
+            if lite
+            else ("q_lora_rank", config.q_lora_rank or "none", config.q_lora_rank),
             ("attention_bias", config.attention_bias, False),
             ("rope_type", rope.get("rope_type", "default"), ("default", "yarn")),
             ("rope mscale", rope.get("mscale") if scaled else None, rope.get("mscale_all_dim") if scaled else None),

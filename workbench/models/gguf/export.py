@@ -44,7 +44,8 @@ def export_gguf(
     at all.
 
     Args:
-        kind: `gguf-f16` or `gguf-q8_0`: a model, also without adapters; `gguf-lora`: adapters alone.
+        kind: `gguf-f16` or `gguf-q8_0`: a model, also without adapters; `gguf-lora`: adapters alone. `gguf-f32` is for
+            comparisons.
         set_template: as of `workbench.models.export.export`.
 
     Returns:
@@ -158,7 +159,7 @@ def _write_model(
     ends = end_tokens(sources, tokenizer)
     writer.add_type(gguf.GGUFType.MODEL)
     architectures.describe(model, writer, model.max_position_embeddings)
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{wanted}"])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if wanted == "F32" else f"MOSTLY_{wanted}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     embeddings = next(target for target in targets if target.name == "token_embd.weight")
     vocabulary.describe(tokenizer, embeddings.shape[0], ends, writer, log)

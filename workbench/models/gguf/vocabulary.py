@@ -210,16 +210,14 @@ def _special(tokenizer: Any, tokens: dict[int, str], ends: list[int], writer, lo
 
 
 def begins_with_bos(tokenizer: Any) -> bool:
-    """Whether a conversation begins with the BOS token; of a tokenizer without a template: whether any text does.
-
-    llama.cpp adds the token by this flag, and takes the template's own away then.
-    """
-    if tokenizer.bos_token_id is None:
+    """Whether llama.cpp is to put the BOS token before every text, and to take the template's own away: if the tokenizer
+    does so and conversations begin with it, too. A template that brings it alone keeps it."""
+    if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return False
-    if tokenizer.chat_template:
-        try:
-            ids = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-            return ids.startswith(tokenizer.bos_token)
-        except Exception:  # a template that wants something else: what holds for text
-            pass
-    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if not tokenizer.chat_template:
+        return True
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        return text.startswith(tokenizer.bos_token)
+    except Exception:  # a template that wants something else: what holds for text
+        return True

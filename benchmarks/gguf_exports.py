@@ -12,8 +12,8 @@
 
 transformers computes in float32. Prints a line for each comparison; the exit code is 1 if one failed. llama.cpp rounds
 what it multiplies f16 weights with to f16, so that a greedy answer may fork where two tokens are almost as likely as
-each other. The line says by how much transformers' log-probabilities of the two differ at most; a fork at less than 0.05
-(0.005 with f32 weights) counts as the same.
+each other. The line says by how much transformers' log-probabilities of the two differ at most; a fork at less than
+0.05 (0.005 with f32 weights) counts as the same.
 """
 
 import argparse
@@ -32,10 +32,11 @@ import {readFileSync} from "fs";
 const asked = JSON.parse(readFileSync(process.argv[2]));
 const llama = await getLlama({gpu: false, build: "never", maxThreads: 2, logLevel: "error"});
 const model = await llama.loadModel({modelPath: asked.model});
-const answers = [];
+const answers = [], options = {contextSize: 1024, threads: 2};
+const cache = {experimentalKvCacheKeyType: asked.cache, experimentalKvCacheValueType: asked.cache};
 const lora = asked.lora ? {adapters: [{filePath: asked.lora}]} : undefined;
 for (const prompt of asked.prompts) {
-  const context = await model.createContext({contextSize: 1024, threads: 2, lora, flashAttention: false, experimentalKvCacheKeyType: asked.cache, experimentalKvCacheValueType: asked.cache});
+  const context = await model.createContext({...options, lora, flashAttention: false, ...cache});
   const tokens = [];
   for await (const token of context.getSequence().evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
     tokens.push(token);
@@ -180,8 +181,8 @@ def random_models() -> dict:
     from transformers import DeepseekV2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
     common = {
-        "vocab_size": 288, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 2, "bos_token_id": 1,
+        "vocab_size": 288, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 2, "bos_token_id": 1,
         "pad_token_id": 0, "initializer_range": 0.15,
     }  # fmt: skip
     latent = common | {

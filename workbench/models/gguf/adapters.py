@@ -55,6 +55,7 @@ class Adapter:
         self.tensors = Tensors([folder / "adapter_model.safetensors"])
         self.factors: dict[str, Factors] = {}
         self.whole: dict[str, str] = {}
+        self.copies: dict[str, str] = {}  # of the base, which PEFT keeps beside factors of embeddings
         self.magnitudes: dict[str, str] = {}
         self._kept: tuple[str, Any] = ("", None)  # the factor of all experts of a layer that was read last
         kind = str(getattr(self.config.peft_type, "value", self.config.peft_type))
@@ -72,8 +73,10 @@ class Adapter:
                 parts.setdefault(match[1], {"embedding": match[2] or ""})[match[3]] = key
             elif match := _MAGNITUDE.fullmatch(name):
                 self.magnitudes[f"{match[1]}.weight"] = key
+            elif name in base:
+                self.whole[name] = key
             elif (plain := name.replace(".base_layer.", ".")) in base:
-                self.whole[plain] = key
+                self.copies[plain] = key
             else:
                 raise UserError("gguf_adapter_part", folder=self.folder, name=name)
         for module, part in parts.items():
@@ -87,7 +90,7 @@ class Adapter:
                 self._place_experts(fused[1], found, a, b, base)
             else:
                 self._place(f"{module}.weight", found, (a[1], b[0]) if found.embedding else (b[0], a[1]), base)
-        for name, key in self.whole.items():
+        for name, key in (self.whole | self.copies).items():
             self._check(name, self.tensors.shapes[key], base)
 
     def _scale(self, module: str, rank: int) -> float:
@@ -162,6 +165,8 @@ class Merged:
         if self._name != name:
             self._name, self._products = name, [one.product(name) for one in self.adapters]
         for adapter, product in zip(self.adapters, self._products, strict=True):
+            if key := adapter.copies.get(name):
+                merged = merged + (adapter.tensors.rows(key, start, stop) - rows)
             if key := adapter.whole.get(name):
                 merged = merged + adapter.weight * (adapter.tensors.rows(key, start, stop) - rows)
             if product is not None:

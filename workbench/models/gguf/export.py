@@ -78,7 +78,7 @@ def export_gguf(
     try:
         partial.mkdir()
         if kind == "gguf-lora":
-            _write_lora(writer, partial / result.name, planned, loaded, architecture, progress)
+            _write_lora(writer, partial / result.name, planned, loaded, base, architecture, progress)
             text = beside.lora_modelfile(result.name, config.model_name_or_path or "")
         else:
             tokenizer = exported_tokenizer(
@@ -175,10 +175,12 @@ def _write_model(
     return beside.modelfile(path.name, tokenizer, stops, vocabulary.begins_with_bos(tokenizer))
 
 
-def _write_lora(writer, path: Path, targets, adapters: list[Adapter], architecture: str, progress: Progress) -> None:
+def _write_lora(
+    writer, path: Path, targets, adapters: list[Adapter], base: Tensors, architecture: str, progress: Progress
+) -> None:
     import gguf
 
-    made, values = lora.factors(targets, adapters, architecture)
+    made, values = lora.factors(targets, adapters, base, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 1.0)

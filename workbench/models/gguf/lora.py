@@ -5,11 +5,14 @@ from typing import Any
 from workbench.errors import UserError
 from workbench.models.gguf.adapters import Adapter
 from workbench.models.gguf.architectures import Target, permuted
+from workbench.models.gguf.tensors import Tensors
 
 NOT_APPLIED = ("deepseek2",)  # llama.cpp multiplies by their attention's matrices without looking for a LoRA
 
 
-def factors(targets: list[Target], adapters: list[Adapter], architecture: str) -> tuple[list[Target], dict[str, Any]]:
+def factors(
+    targets: list[Target], adapters: list[Adapter], base: Tensors, architecture: str
+) -> tuple[list[Target], dict[str, Any]]:
     """The tensors of the file and their float32 values, for an alpha of 1.
 
     Several adapters become one whose rank is the sum of theirs. llama.cpp multiplies by alpha / rank with one alpha for
@@ -27,6 +30,9 @@ def factors(targets: list[Target], adapters: list[Adapter], architecture: str) -
             raise UserError("gguf_lora_part", folder=adapter.folder, name="DoRA")
         if adapter.whole:
             raise UserError("gguf_lora_part", folder=adapter.folder, name=next(iter(adapter.whole)))
+        for name, key in adapter.copies.items():
+            if not torch.equal(adapter.tensors.rows(key), base.rows(name)):
+                raise UserError("gguf_lora_part", folder=adapter.folder, name=name)
     made, values = [], {}
     for target in targets:
         products = [

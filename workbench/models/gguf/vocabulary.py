@@ -121,24 +121,18 @@ def _byte_level(backend, spec: dict, tokens: dict, added: dict, rows: int, write
 
 def pretokenizer(backend, spec: dict) -> str:
     """llama.cpp's name for the way in which a byte-level BPE splits text. Raises UserError: it has none."""
-    from tokenizers import Tokenizer
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
-    normalizer = (spec.get("normalizer") or {}).get("type")
     wanted = backend.encode(_TEXT, add_special_tokens=False).ids
-    model = spec["model"]
+    tried = Tokenizer.from_str(backend.to_str())
+    if tried.normalizer is not None:  # NFC is left out by llama.cpp, and changes little; whatever else changes a lot
+        tried.normalizer = normalizers.NFC() if spec["normalizer"]["type"] == "NFC" else normalizers.Sequence([])
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for name, (patterns, whole_words) in PRETOKENIZERS.items():
-        splits = [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-            for pattern in patterns
-        ]
-        bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        tried = spec | {
-            "model": model | {"ignore_merges": whole_words},
-            "normalizer": {"type": "NFC"} if normalizer == "NFC" else None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_]},
-            "post_processor": None,
-        }
-        if Tokenizer.from_str(json.dumps(tried)).encode(_TEXT, add_special_tokens=False).ids == wanted:
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+        tried.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_])
+        tried.model.ignore_merges = whole_words
+        if tried.encode(_TEXT, add_special_tokens=False).ids == wanted:
             return name
     raise UserError("gguf_tokenizer", problem=Message("gguf_no_pretokenizer", names=list(PRETOKENIZERS)))
 
@@ -210,7 +204,7 @@ def _special(tokenizer: Any, tokens: dict[int, str], ends: list[int], writer, lo
 
 
 def begins_with_bos(tokenizer: Any) -> bool:
-    """Whether llama.cpp is to put the BOS token before every text, and to take the template's own away: if the tokenizer
+    """Whether llama.cpp is to put the BOS token before every text and take the template's own away: if the tokenizer
     does so and conversations begin with it, too. A template that brings it alone keeps it."""
     if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return False

@@ -150,6 +150,8 @@ def demo(node: Path, workspace, tokens: int) -> None:
     found = llama_cpp(node, plain, prompts, TEXTS, tokens)
     compare("SmolLM2 f16", model, prompts, wanted, found["answers"], ends)
     report("SmolLM2 tokens of texts", found["texts"] == [tokenizer(text)["input_ids"] for text in TEXTS])
+    found = llama_cpp(node, export(workspace, folder, "gguf-f32", "demo-f32"), prompts, (), tokens)
+    compare("SmolLM2 f32", model, prompts, wanted, found["answers"], ends, close=0.005)
     found = llama_cpp(node, export(workspace, folder, "gguf-q8_0", "demo-q8"), prompts, (), tokens)
     compare("SmolLM2 q8_0", model, prompts, wanted, found["answers"], ends, close=math.inf)
 
@@ -182,8 +184,8 @@ def random_models() -> dict:
 
     common = {
         "vocab_size": 288, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 2, "bos_token_id": 1,
-        "pad_token_id": 0, "initializer_range": 0.15,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 2,
+        "bos_token_id": 1, "pad_token_id": 0, "initializer_range": 0.15,
     }  # fmt: skip
     latent = common | {
         "num_key_value_heads": 4, "moe_intermediate_size": 64, "kv_lora_rank": 32, "q_lora_rank": None,

@@ -1,6 +1,14 @@
-"""Writing a GGUF: the header at once, then tensor by tensor, in pieces of some megabytes."""
+"""Writing a GGUF: the header at once, then tensor by tensor, in pieces of some megabytes.
 
+Pieces are read in order, converted by a few threads, and written in order. torch's own threads are left out meanwhile:
+they wait for each other busily, which costs most of the time where other programs use the cores, too.
+"""
+
+import contextlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +17,8 @@ from workbench.models.demo import Progress
 from workbench.models.gguf.architectures import Target, permuted
 from workbench.models.gguf.encoding import BLOCK, bytes_of, encode
 
-_PIECE = 16 << 20  # numbers that are worked on at a time
+_PIECE = 4 << 20  # numbers that are worked on at a time
+_THREADS = min(4, os.cpu_count() or 1)
 Rows = Callable[..., Any]  # (name, start, stop) -> float32 rows
 
 
@@ -51,19 +60,47 @@ def write(writer: Any, path: Path, planned: list[tuple[Target, str]], rows: Rows
         (file,) = writer.fout
         writer.write_padding(file, file.tell())
         done, total, phase = 0, max(1, size_of(planned)), Message("gguf_writing")
-        for target, kind in planned:
-            count = 0
-            for piece in pieces(target, rows):
-                encoded = encode(piece, kind, target.name)
-                file.write(memoryview(encoded))
-                count += encoded.nbytes
-                progress(phase, (done + count) / total)
-            assert count == bytes_of(target.shape, kind), target.name
-            writer.write_padding(file, count)
-            done += count
+        with _one_thread_each(), ThreadPoolExecutor(_THREADS) as pool:
+            for encoded, last in _in_order(planned, rows, pool):
+                data = encoded.result()
+                file.write(memoryview(data))
+                done += data.nbytes
+                progress(phase, done / total)
+                if last:
+                    writer.write_padding(file, bytes_of(*last))
+        assert done == size_of(planned)
         file.flush()
     finally:
         writer.close()
+
+
+def _in_order(planned, rows: Rows, pool: ThreadPoolExecutor) -> Iterator[tuple[Future, tuple | None]]:
+    """The pieces of all tensors as bytes to come, a few ahead; with a tensor's last, its shape and kind."""
+    ahead: deque[tuple[Future, tuple | None]] = deque()
+    for target, kind in planned:
+        parts = pieces(target, rows)
+        part = next(parts)
+        while part is not None:
+            following = next(parts, None)
+            last = None if following is not None else (target.shape, kind)
+            ahead.append((pool.submit(encode, part, kind, target.name), last))
+            part = following
+            if len(ahead) > _THREADS:
+                yield ahead.popleft()
+    yield from ahead
+
+
+@contextlib.contextmanager
+def _one_thread_each():
+    """torch computes on the thread that asks, inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pieces(target: Target, rows: Rows) -> Iterator[Any]:

@@ -144,11 +144,13 @@ def _sentencepiece(backend, spec: dict, tokens: dict, added: dict, rows: int, wr
     model = spec["model"]
     ranks, listed = _ranks(model)
     ids = model["vocab"]
-    for token, rank in ranks.items():
+    for token, number in ids.items():  # llama.cpp merges any two neighbors that make a token
         for cut in range(1, len(token)):
             pair = token[:cut], token[cut:]
-            if pair[0] in ids and pair[1] in ids and pair not in listed and ids[token] not in added:
-                raise UserError("gguf_tokenizer", problem=Message("gguf_no_scores", token=token, rank=rank))
+            if pair[0] in ids and pair[1] in ids and pair not in listed and number not in added:
+                raise UserError(
+                    "gguf_tokenizer", problem=Message("gguf_no_scores", token=token, rank=ranks.get(token, "–"))
+                )
     unknown = model.get("unk_token")
 
     def kind_of(number: int) -> int:

@@ -356,3 +356,21 @@ def test_what_lies_beside(workspace, tiny_model):
     assert re.search(r'TEMPLATE """.+"""', made)
     lora = exported(workspace, tiny_model, "gguf-lora", {run.id: 0.5}, "alone")
     assert "ADAPTER ./alone-lora.gguf" in (lora.parent / "Modelfile").read_text()
+
+
+def test_the_command(workspace, tiny_model):
+    from typer.testing import CliRunner
+
+    from workbench.cli.main import app
+
+    def said(*arguments):
+        result = CliRunner().invoke(app, ["export", str(tiny_model), "--workspace", str(workspace.root), *arguments])
+        return result.exit_code, str(result.exception or result.output)
+
+    code, text = said("--name", "n", "--format", "gguf-q4")
+    assert code and "--format gguf-q4: choose safetensors, gguf-f16, gguf-q8_0, gguf-lora." in text
+    code, text = said("--name", "n")
+    assert code and "Name at least one adapter to merge." in text
+    code, text = said("--name", "n", "--format", "gguf-f16")
+    assert code == 0 and f"The GGUF file is {workspace.models / 'n' / 'n-f16.gguf'}." in text
+    assert read(workspace.models / "n" / "n-f16.gguf")[0]["tokenizer.ggml.eos_token_id"] == 2

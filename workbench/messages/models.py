@@ -43,7 +43,6 @@ SENTENCES = {
         "The model could not be written: {reason}. Make room and export again.",
         "无法写入模型：{reason}。请腾出空间后重新导出。",
     ),
-    "gguf_writing": ("writing the GGUF file", "正在写入 GGUF 文件"),
     "gguf_exported": (
         "The GGUF file is {file}. A Modelfile and a model card are beside it.",
         "GGUF 文件为 {file}，旁边有 Modelfile 和模型卡。",
@@ -99,15 +98,6 @@ SENTENCES = {
     "gguf_tokenizer": (
         "llama.cpp has no form for this model's tokenizer: {problem}. Nothing was written.",
         "llama.cpp 不支持该模型的分词器：{problem}。未写入任何内容。",
-    ),
-    "gguf_slow_tokenizer": ("it has no tokenizer.json", "没有 tokenizer.json"),
-    "gguf_no_pretokenizer": (
-        "it splits text in none of the ways {names}",
-        "其切分文本的方式不属于 {names} 中的任何一种",
-    ),
-    "gguf_no_scores": (
-        "its merges are no order of tokens ({token}, {rank}), as SentencePiece's are",
-        "其合并规则无法表示为 SentencePiece 那样的词元顺序（{token}，{rank}）",
     ),
     "gguf_tokens_many": (
         "The tokenizer has {tokens} tokens, the model's embeddings {rows} rows.",
@@ -243,6 +233,16 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "gguf_writing": ("Writing the GGUF file", "正在写入 GGUF 文件"),
+    "gguf_slow_tokenizer": ("it has no tokenizer.json", "没有 tokenizer.json"),
+    "gguf_no_pretokenizer": (
+        "it splits text in none of the ways {names}",
+        "其切分文本的方式不属于 {names} 中的任何一种",
+    ),
+    "gguf_no_scores": (
+        "its merges are no order of tokens ({token}, {rank}), as SentencePiece's are",
+        "其合并规则无法表示为 SentencePiece 那样的词元顺序（{token}，{rank}）",
+    ),
     "weight_file_name": ("a weight file is named that cannot be one", "其中列出了不合法的权重文件名"),
     "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
     "no_shape": ("nothing", "空"),

@@ -283,7 +283,17 @@ def test_a_weight_without_a_place(workspace, tiny_model, tmp_path):
         exported(workspace, folder)
     raw = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(raw[:-40])
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="is cut off or broken"):
+        exported(workspace, folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no safetensors to export"):
+        exported(workspace, folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"lm_head.weight": "a.safetensors", "model.norm.weight": "b.safetensors"}}')
+    with pytest.raises(UserError, match=r"lacks 2 of 2 weight files: a.safetensors"):
+        exported(workspace, folder)
+    index.write_text('{"weight_map": {"lm_head.weight": "../a.safetensors"}}')
+    with pytest.raises(UserError, match=r"index.json is broken"):
         exported(workspace, folder)
 
 

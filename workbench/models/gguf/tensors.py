@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.storage import files
 
 _MAX_HEADER = 256 << 20  # bytes
+_AGAIN = Message("weights_again")
 
 
 class Tensors:
@@ -69,6 +71,9 @@ def _header(path: Path) -> dict[str, dict]:
                 raise ValueError(length)
             entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
+        end, size = max((entry["data_offsets"][1] for entry in entries.values()), default=0), path.stat().st_size
+        if 8 + length + end > size:
+            raise UserError("shard_cut", file=path, size=size, problem=f"{8 + length + end:,}", advice=_AGAIN)
         return {
             name: {"dtype": entry["dtype"], "shape": entry["shape"], "begin": 8 + length + entry["data_offsets"][0]}
             for name, entry in entries.items()
@@ -78,13 +83,21 @@ def _header(path: Path) -> dict[str, dict]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The weight files of a model folder. Raises UserError: there are none, or one is missing or cut off."""
-    from workbench.models.integrity import check_shards
-
-    check_shards(folder)
+    """The weight files of a model folder. Raises UserError: there are none, or some are missing."""
     index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
     if index.is_file():
-        return [folder / name for name in sorted(set(files.read_object(index)["weight_map"].values()))]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    raise UserError("gguf_no_weights", folder=folder)
+        try:
+            names = sorted(set(files.read_object(index)["weight_map"].values()))
+            if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise UserError("weight_file_name")
+        except (UserError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError("index_broken", file=index, problem=error, advice=_AGAIN) from None
+    elif not (folder / names[0]).is_file():
+        raise UserError("gguf_no_weights", folder=folder)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            "shards_missing", folder=folder, count=len(missing), total=len(names), names=missing[:3], advice=_AGAIN
+        )
+    return [folder / name for name in names]

@@ -242,7 +242,7 @@ def changed(folder, tmp_path, **values):
         ({"model_type": "gemma2"}, "knows llama, qwen2, qwen3, deepseek_v2; this model is gemma2"),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "quantization_config"),
         ({"hidden_act": "gelu"}, "hidden_act: gelu"),
-        ({"num_hidden_layers": 3}, "lack model.layers"),
+        ({"num_hidden_layers": 3}, r"lack model.layers.2.input_layernorm.weight, "),
         (
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             "rope_type: dynamic",
@@ -281,9 +281,13 @@ def test_a_weight_without_a_place(workspace, tiny_model, tmp_path):
     save_file(weights | {"lm_head.weight": torch.zeros(260, 64, dtype=torch.int8)}, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"lm_head.weight is stored as I8"):
         exported(workspace, folder)
+    for name in ("lm_head.weight", "model.layers.1.mlp.up_proj.weight"):
+        save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors")
+        with pytest.raises(UserError, match=f"The model's files lack {name}."):
+            exported(workspace, folder)
     raw = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(raw[:-40])
-    with pytest.raises(UserError, match="is cut off or broken"):
+    with pytest.raises(UserError, match="has 398,520 bytes, its header tells of 398,560"):
         exported(workspace, folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has no safetensors to export"):

@@ -125,11 +125,24 @@ def targets(config: Any, shapes: dict[str, tuple[int, ...]]) -> list[Target]:
             found.append(Target(f"{new}.weight", (len(parts), *shape), sources, "experts"))
     if unknown:
         raise UserError("gguf_tensors_unknown", model=kind, names=unknown[:3], count=len(unknown))
-    missing = {"token_embd.weight", "output_norm.weight"} - {one.name for one in found}
-    layers = {match[1] for one in found for source in one.sources if (match := _LAYER.match(source))}
-    if missing or len(layers) != config.num_hidden_layers:
-        raise UserError("gguf_tensors_missing", names=sorted(missing) or ["model.layers"])
+    if missing := _missing(config, shapes):
+        raise UserError("gguf_tensors_missing", names=missing[:3])
     return found
+
+
+def _missing(config: Any, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Names of weights that are not there: outside the layers, or in a layer and not in all others of its kind."""
+    wanted = {"model.embed_tokens.weight", "model.norm.weight"}
+    wanted |= set() if config.tie_word_embeddings else {"lm_head.weight"}
+    layers: dict[int, set[str]] = {number: set() for number in range(config.num_hidden_layers)}
+    for name in shapes:
+        if match := _LAYER.match(name):
+            layers.setdefault(int(match[1]), set()).add(name[match.end() :])
+    dense = getattr(config, "first_k_dense_replace", 0) or 0
+    for kind in (range(dense), range(dense, config.num_hidden_layers)):
+        every = set().union(*(layers[number] for number in kind if number in layers)) or {"*"}
+        wanted |= {f"model.layers.{number}.{name}" for number in kind for name in every - {"rotary_emb.inv_freq"}}
+    return sorted(wanted - shapes.keys())
 
 
 def _order(name: str) -> tuple:

@@ -73,7 +73,7 @@ def _header(path: Path) -> dict[str, dict]:
         entries.pop("__metadata__", None)
         end, size = max((entry["data_offsets"][1] for entry in entries.values()), default=0), path.stat().st_size
         if 8 + length + end > size:
-            raise UserError("shard_cut", file=path, size=size, problem=f"{8 + length + end:,}", advice=_AGAIN)
+            raise UserError("gguf_shard_short", file=path, size=size, wanted=8 + length + end, advice=_AGAIN)
         return {
             name: {"dtype": entry["dtype"], "shape": entry["shape"], "begin": 8 + length + entry["data_offsets"][0]}
             for name, entry in entries.items()

@@ -210,7 +210,7 @@ def random_models() -> dict:
         "qwen3 with yarn": Qwen3Config(**common, head_dim=32, rope_parameters=yarn),
         "deepseek2": DeepseekV2Config(**latent | {"num_hidden_layers": 27}),  # others need q_lora_rank
         "deepseek2 with a latent of q and yarn": DeepseekV2Config(
-            **latent | {"q_lora_rank": 48}, rope_parameters=yarn | spread
+            **latent | {"q_lora_rank": 48, "routed_scaling_factor": 2.5}, rope_parameters=yarn | spread
         ),
     }
 

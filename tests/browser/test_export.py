@@ -67,3 +67,20 @@ def test_an_export_can_be_stopped_and_a_wrong_one_says_why(opened, page):
     opened.click("#merge-stop")
     expect(opened.locator("#merge-exported")).to_contain_text("Stopped")
     assert not (page.workspace.models / "another").exists()
+
+
+def test_a_base_alone_becomes_a_gguf(opened, page):
+    opened.get_by_role("tab", name="Chat", exact=True).click()
+    opened.fill("#chat-model input", "tiny-llama")
+    opened.locator("#chat-model input").press("Enter")
+    opened.click("#merge button")
+    opened.fill("#merge-name input, #merge-name textarea", "for llama.cpp")
+    opened.click("#merge-format input")
+    opened.get_by_role("option", name="gguf-q8_0").click()
+    opened.click("#merge-export")
+    expect(opened.locator("#merge-exported")).to_contain_text("The GGUF file is", timeout=90_000)
+    if folder := os.environ.get("WORKBENCH_SCREENSHOTS"):
+        opened.locator("#merge").screenshot(path=f"{folder}/export-gguf.png")
+    folder = page.workspace.models / "for-llama.cpp"
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "README.md", "for-llama.cpp-q8_0.gguf"]
+    assert (folder / "for-llama.cpp-q8_0.gguf").read_bytes()[:4] == b"GGUF"

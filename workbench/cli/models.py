@@ -10,6 +10,7 @@ from workbench.cli.answers import LoadedModel
 from workbench.cli.shared import WORKSPACE, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.models.gguf import FORMATS
 from workbench.storage.workspace import Workspace
 
 
@@ -70,13 +71,21 @@ def export(
     model: Annotated[str, typer.Argument(help="The base model.")],
     name: Annotated[str, typer.Option("--name", help="Name of the new model in the workspace.")],
     adapter: Annotated[
-        list[str], typer.Option("--adapter", help="A run id or folder, or RUN=WEIGHT. Repeatable: they are added up.")
-    ],
+        list[str] | None,
+        typer.Option("--adapter", help="A run id or folder, or RUN=WEIGHT. Repeatable: they are added up."),
+    ] = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors, gguf-f16, gguf-q8_0 (also without an adapter), or gguf-lora (adapters alone).",
+        ),
+    ] = "safetensors",
     set_: LoadingOption = None,
     state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """Merge adapters into their base model and write it into the workspace as a model of its own."""
+    """Merge adapters into their base model and write it into the workspace, as a model of its own or as GGUF."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
     from workbench.runs.job import told
@@ -87,8 +96,10 @@ def export(
     state = StateDirectory(state_dir) if state_dir else None
     result: list[str] = []
     with told(state, lambda: result[0]):
+        if format_ not in ("safetensors", *FORMATS):
+            raise UserError("export_format", format=format_, names=list(FORMATS))
         weights = {}
-        for item in adapter:
+        for item in adapter or []:
             one, equals, weight = item.rpartition("=")
             try:
                 weights[one if equals else item] = float(weight) if equals else 1.0
@@ -96,12 +107,19 @@ def export(
                 raise UserError("weight_wrong", item=item) from None
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
         from workbench.data.encode import set_template
-        from workbench.models.export import export as write
 
         progress = progress_writer(state) if state else (lambda phase, share: None)
         log = lambda line: print(line, file=sys.stderr)  # noqa: E731
-        target = write(config, weights, name, directory, progress, log, set_template)
-        result.append(Message("model_exported", name=target.name, folder=target.parent))
+        if format_ == "safetensors":
+            from workbench.models.export import export as write
+
+            target = write(config, weights, name, directory, progress, log, set_template)
+            result.append(Message("model_exported", name=target.name, folder=target.parent))
+        else:
+            from workbench.models.gguf.export import export_gguf
+
+            target = export_gguf(config, weights, name, format_, directory, progress, log, set_template)
+            result.append(Message("gguf_exported", file=target))
         tell(result[0])
 
 

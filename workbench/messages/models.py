@@ -43,6 +43,74 @@ SENTENCES = {
         "The model could not be written: {reason}. Make room and export again.",
         "无法写入模型：{reason}。请腾出空间后重新导出。",
     ),
+    "gguf_exported": (
+        "The GGUF file is {file}. A Modelfile and a model card are beside it.",
+        "GGUF 文件为 {file}，旁边有 Modelfile 和模型卡。",
+    ),
+    "export_format": (
+        "--format {format}: choose safetensors, {names}.",
+        "--format {format}：请选择 safetensors、{names}。",
+    ),
+    "gguf_architecture": (
+        "GGUF export knows {names}; this model is {model}. Export it as safetensors and convert it with llama.cpp's own script.",
+        "GGUF 导出支持 {names}；该模型为 {model}。请导出为 safetensors，再用 llama.cpp 自带的脚本转换。",
+    ),
+    "gguf_setting": (
+        "GGUF export of {model} does not know {name}: {value}. Nothing was written.",
+        "{model} 的 GGUF 导出不支持 {name}: {value}。未写入任何内容。",
+    ),
+    "gguf_dtype": (
+        "{name} is stored as {dtype}. GGUF export reads weights in 16, 32 or 64 bits; name the unquantized model.",
+        "{name} 以 {dtype} 存储。GGUF 导出读取 16、32 或 64 位权重；请指定未量化的模型。",
+    ),
+    "gguf_file_cut": (
+        "{file} ends before {name} does. Download it again.",
+        "{file} 在 {name} 结束之前就中断了。请重新下载。",
+    ),
+    "gguf_shard_short": (
+        "{file} has {size:,} bytes, its header tells of {wanted:,}. {advice}",
+        "{file} 只有 {size:,} 字节，而其文件头声明为 {wanted:,}。{advice}",
+    ),
+    "gguf_weights_unreadable": ("{file} cannot be read: {problem}", "无法读取 {file}：{problem}"),
+    "gguf_no_weights": ("{folder} has no safetensors to export.", "{folder} 中没有可导出的 safetensors。"),
+    "gguf_tensors_unknown": (
+        "{count} weights of this model have no place in llama.cpp's {model}: {names}. Nothing was written.",
+        "该模型有 {count} 个权重在 llama.cpp 的 {model} 中没有对应位置：{names}。未写入任何内容。",
+    ),
+    "gguf_tensors_missing": ("The model's files lack {names}.", "模型文件缺少 {names}。"),
+    "gguf_not_finite": (
+        "{name} has numbers that this format cannot hold. Choose gguf-q8_0 instead of gguf-f16, or look at the training for a loss that became NaN.",
+        "{name} 含有该格式无法表示的数值。请改选 gguf-q8_0，或检查训练损失是否变为 NaN。",
+    ),
+    "gguf_adapter_kind": (
+        "The adapter {folder} uses {kind}, which GGUF export does not merge. Export as safetensors, then export that model as GGUF.",
+        "适配器 {folder} 使用了 {kind}，GGUF 导出无法合并。请先导出为 safetensors，再将该模型导出为 GGUF。",
+    ),
+    "gguf_adapter_part": (
+        "The adapter {folder} has a part that GGUF export does not merge: {name}. Export as safetensors, then export that model as GGUF.",
+        "适配器 {folder} 含有 GGUF 导出无法合并的部分：{name}。请先导出为 safetensors，再将该模型导出为 GGUF。",
+    ),
+    "gguf_lora_architecture": (
+        "llama.cpp leaves a LoRA out of parts of {name}, so that alone it would be wrong. Choose gguf-f16 or gguf-q8_0, which merge it.",
+        "llama.cpp 会忽略 {name} 部分层上的 LoRA，单独导出会得到错误结果。请选择会合并适配器的 gguf-f16 或 gguf-q8_0。",
+    ),
+    "gguf_lora_part": (
+        "A LoRA as GGUF cannot hold {name} of {folder}. Choose gguf-f16 or gguf-q8_0, which merge it.",
+        "GGUF 形式的 LoRA 无法包含 {folder} 的 {name}。请选择会合并适配器的 gguf-f16 或 gguf-q8_0。",
+    ),
+    "gguf_lora_empty": ("These adapters change no weight of this model.", "这些适配器未改变该模型的任何权重。"),
+    "gguf_tokenizer": (
+        "llama.cpp has no form for this model's tokenizer: {problem}. Nothing was written.",
+        "llama.cpp 不支持该模型的分词器：{problem}。未写入任何内容。",
+    ),
+    "gguf_tokens_many": (
+        "The tokenizer has {tokens} tokens, the model's embeddings {rows} rows.",
+        "分词器有 {tokens} 个词元，而模型的嵌入只有 {rows} 行。",
+    ),
+    "gguf_no_room": (
+        "The file takes {need}, the disk has {free} left. Make room and export again.",
+        "该文件需要 {need}，磁盘剩余 {free}。请腾出空间后重新导出。",
+    ),
     "tokenizer_unreadable": (
         "The tokenizer in {folder} cannot be read: {problem}",
         "无法读取 {folder} 中的分词器：{problem}",
@@ -169,6 +237,16 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "gguf_writing": ("Writing the GGUF file", "正在写入 GGUF 文件"),
+    "gguf_slow_tokenizer": ("it has no tokenizer.json", "没有 tokenizer.json"),
+    "gguf_no_pretokenizer": (
+        "it splits text in none of the ways {names}",
+        "其切分文本的方式不属于 {names} 中的任何一种",
+    ),
+    "gguf_no_scores": (
+        "its merges are no order of tokens ({token}, {rank}), as SentencePiece's are",
+        "其合并规则无法表示为 SentencePiece 那样的词元顺序（{token}，{rank}）",
+    ),
     "weight_file_name": ("a weight file is named that cannot be one", "其中列出了不合法的权重文件名"),
     "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
     "no_shape": ("nothing", "空"),

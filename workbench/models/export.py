@@ -51,7 +51,7 @@ def export(
     if not folders:
         raise UserError("no_adapter_to_merge")
     config = config.model_copy(update={"quantization_bit": None})
-    tokenizer = _tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
+    tokenizer = exported_tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
     dtype = _own_dtype(config, workspace) if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
     model = load_model(config, workspace, dtype=dtype, split=False, progress=progress, log=log)
     try:
@@ -81,11 +81,13 @@ def export(
     return target
 
 
-def _tokenizer(config: EngineConfig, adapter: Path, workspace: Workspace, progress: Progress, set_template: Callable):
+def exported_tokenizer(
+    config: EngineConfig, adapter: Path | None, workspace: Workspace, progress: Progress, set_template: Callable
+):
     """The tokenizer that the adapter was trained with, template included; the base's where there is none beside it."""
-    if not (adapter / "tokenizer_config.json").is_file():
+    if adapter and not (adapter / "tokenizer_config.json").is_file():
         adapter = adapter.parent  # of a checkpoint: its run
-    if (adapter / "tokenizer_config.json").is_file():
+    if adapter and (adapter / "tokenizer_config.json").is_file():
         from transformers import AutoTokenizer
 
         check_folder(adapter)

@@ -14,6 +14,7 @@ from workbench.config.run_config import validated
 from workbench.engine.client import Endpoint, add_adapter, models
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
+from workbench.models.gguf import FORMATS, WITHOUT_ADAPTERS
 from workbench.models.locate import adapter_choices, locate_adapter
 from workbench.runs import job
 from workbench.runs.run import list_runs
@@ -93,6 +94,13 @@ class EnginePanel:
             self.pick = gr.Dropdown([], value=None, label=t("merge_pick"), elem_id="merge-pick")
             self.weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
             self.name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
+            self.format = gr.Dropdown(
+                ["safetensors", *FORMATS],
+                value="safetensors",
+                label=t("export_as"),
+                info=t("export_format_info"),
+                elem_id="merge-format",
+            )
             with gr.Row():
                 add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
                 export = gr.Button(t("merge_export"), size="sm", elem_id="merge-export", min_width=90)
@@ -138,7 +146,7 @@ class EnginePanel:
         )
         export.click(
             self._export,
-            [self.model, self.weights, self.name],
+            [self.model, self.weights, self.name, self.format],
             merged,
             show_progress="minimal",
             api_visibility="private",
@@ -364,22 +372,24 @@ class EnginePanel:
         )
 
     @people.needs("train")
-    def _export(self, model, text, name, request: gr.Request):
-        """Start a job that writes base and adapters as one model into the workspace."""
+    def _export(self, model, text, name, format_, request: gr.Request):
+        """Start a job that writes base and adapters as one model, or as GGUF, into the workspace."""
         lang = language(request)
         try:
             self.workspace.check_writable()
-            weights = self._weights(text, lang)
+            alone = format_ in WITHOUT_ADAPTERS and not (text or "").strip()
+            weights = {} if alone else self._weights(text, lang)
             if not (name or "").strip():
                 raise UserError(say("merge_name_missing", lang))
             config = validated({"model_name_or_path": model}, EngineConfig)
             self.workspace.confine(config)
-            self.engine.check_room(config)
+            if format_ not in FORMATS:  # GGUF is written without loading the model
+                self.engine.check_room(config)
             for adapter in weights:
                 self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
         except UserError as error:
             return note(told(error, lang), "bad")
-        arguments = [model, "--name", name.strip(), "--workspace", self.workspace.root]
+        arguments = [model, "--name", name.strip(), "--format", format_, "--workspace", self.workspace.root]
         for adapter, weight in weights.items():
             arguments += ["--adapter", f"{adapter}={weight}"]
         try:

@@ -1,6 +1,7 @@
 """Checkpoints that are not whole, and GPUs that are too small: one sentence each."""
 
 import json
+import struct
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.models.integrity import check_shards
 from workbench.models.load import load_model
 
 
@@ -104,3 +106,17 @@ def test_out_of_memory_while_training_says_what_was_wanted(tmp_path):
 
     said = diagnosis(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has …"), tmp_path)
     assert "1.50 GiB more were needed" in said and "cutoff_len" in said
+
+
+def test_a_file_larger_than_the_memory_is_looked_at(tmp_path):
+    size = 200 << 30
+    text = json.dumps({"a": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    file = tmp_path / "model.safetensors"
+    with open(file, "wb") as opened:
+        opened.write(struct.pack("<Q", len(text)) + text)
+        opened.truncate(8 + len(text) + size)  # a hole: it takes no disk
+    check_shards(tmp_path)
+    with open(file, "r+b") as opened:
+        opened.truncate(8 + len(text) + size - 1)
+    with pytest.raises(UserError, match=r"model\.safetensors is not whole"):
+        check_shards(tmp_path)

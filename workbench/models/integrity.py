@@ -6,10 +6,10 @@ transformers starts missing weights at random values with a warning, and packs 4
 from pathlib import Path
 
 import bitsandbytes as bnb
-from safetensors import SafetensorError, safe_open
 
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.models.anatomy.folder import header
 from workbench.models.quantized.weights import is_packed
 from workbench.storage import files
 
@@ -17,7 +17,8 @@ _AGAIN = Message("weights_again")
 
 
 def check_shards(folder: Path) -> None:
-    """Raise UserError if a shard that the index names is missing or cut off. Reads headers only."""
+    """Raise UserError if a shard that the index names is missing or cut off. Reads headers only, and maps nothing: a
+    file may be larger than the memory."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -35,11 +36,11 @@ def check_shards(folder: Path) -> None:
         )
     for name in names:
         try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
+            header(folder / name)
+        except (UserError, OSError) as error:
             size = (folder / name).stat().st_size
-            raise UserError("shard_cut", file=folder / name, size=size, problem=error, advice=_AGAIN) from None
+            problem = getattr(error, "reason", error)
+            raise UserError("shard_cut", file=folder / name, size=size, problem=problem, advice=_AGAIN) from None
 
 
 def check_loaded(source: str, model, info: dict) -> None:

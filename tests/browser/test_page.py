@@ -156,6 +156,8 @@ def test_every_preset_fills_a_valid_form(opened):
         # the article's dataset is not ours to give: what a start would say is said at once
         missing = "deepseek-moe-16b" in name
         words = "oaast_sft_zh.json does not exist" if missing else "The config is valid"
+        if "deepseek-v2-qlora" in name:  # 117 GiB of weights
+            words = re.compile("This run cannot fit: its weights alone take 11|The config is valid")
         expect(opened.locator("#train-message")).to_contain_text(words)
 
 
@@ -219,15 +221,17 @@ def test_the_chart_keeps_the_zoom_while_it_updates_in_every_tab(opened, page, ch
     other = chromium.new_page(locale="zh-CN")
     other.goto(page.url)
     expect(other.locator("#run-status")).to_contain_text("运行中", timeout=30_000)
-    opened.evaluate("Plotly.relayout(document.querySelector('.live-chart'), {'xaxis.range': [2, 4]})")
+    opened.evaluate("Plotly.relayout(document.querySelector('#loss-chart .live-chart'), {'xaxis.range': [2, 4]})")
     add(6, 9)
     for tab in (opened, other):
         tab.wait_for_function(
-            "() => (document.querySelector('.live-chart').data?.[0].x || []).length === 9", timeout=15_000
+            "() => (document.querySelector('#loss-chart .live-chart').data?.[0].x || []).length === 9", timeout=15_000
         )
-    assert opened.evaluate("document.querySelector('.live-chart').layout.xaxis.range") == [2, 4]
+    assert opened.evaluate("document.querySelector('#loss-chart .live-chart').layout.xaxis.range") == [2, 4]
     opened.check("#log-scale input")
-    opened.wait_for_function("() => document.querySelector('.live-chart').layout.yaxis.type === 'log'", timeout=15_000)
+    opened.wait_for_function(
+        "() => document.querySelector('#loss-chart .live-chart').layout.yaxis.type === 'log'", timeout=15_000
+    )
     run.update(state="finished")
     expect(opened.locator("#run-status .wb-badge")).to_have_text("finished")
     other.close()

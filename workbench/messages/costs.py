@@ -41,9 +41,17 @@ SENTENCES = {
         "vLLM and SGLang take most of a card whatever the model needs; the figures are of the workbench's own engine.",
         "vLLM 与 SGLang 会占用显卡的大部分显存；此处为本工作台引擎的数字。",
     ),
+    "cost_use_4_bit": (
+        "Set quantization_bit: 4, take a smaller model, or spread it over several GPUs (device_map: auto).",
+        "请设 quantization_bit: 4、换更小的模型，或用多卡切分（device_map: auto）。",
+    ),
+    "cost_smaller_model": (
+        "Take a smaller model, or spread it over several GPUs (device_map: auto).",
+        "请换更小的模型，或用多卡切分（device_map: auto）。",
+    ),
     "cost_impossible": (
-        "This run cannot fit: its weights alone take {weights}, {device} has {memory}. Set quantization_bit: 4, take a smaller model, or spread it over several GPUs (device_map: auto).",
-        "此运行放不下：仅权重就需 {weights}，而 {device} 只有 {memory}。请设 quantization_bit: 4、换更小的模型，或用多卡切分（device_map: auto）。",
+        "This run cannot fit: its weights alone take {weights}, {device} has {memory}. {advice}",
+        "此运行放不下：仅权重就需 {weights}，而 {device} 只有 {memory}。{advice}",
     ),
     "cost_too_large": (
         "It may run out of memory: about {total} are needed, {device} has {memory}.",

@@ -35,11 +35,13 @@ def check_start(config: RunConfig, workspace: Workspace, result: Outlook | None 
     device, parts = result.device, result.estimate.parts
     weights = sum(parts.get(name, 0) for name in ("weights", "constants"))
     if weights > device.memory:
-        raise UserError("cost_impossible", weights=memory(weights), memory=memory(device.memory), device=device.name)
+        advice = Message("cost_smaller_model" if config.quantization_bit == 4 else "cost_use_4_bit")
+        told = {"weights": memory(weights), "memory": memory(device.memory), "device": device.name}
+        raise UserError("cost_impossible", **told, advice=advice)
     warnings = []
     if not result.fits_here:
-        told = {"total": memory(result.total), "memory": memory(device.memory), "device": device.name}
-        warnings.append(Message("cost_too_large", **told))
+        needed = {"total": memory(result.total), "memory": memory(device.memory), "device": device.name}
+        warnings.append(Message("cost_too_large", **needed))
     one, count = checkpoint_bytes(result), checkpoints(config, result)
     free = _free(workspace, config)
     need = Message("checkpoints_need", count=count, size=one / GIB)

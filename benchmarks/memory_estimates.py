@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 GIB = 1 << 30
 ROOM = 72 * GIB  # of the card, for all cases together
@@ -241,8 +241,10 @@ def make_model(folder: Path, model: str, tiny: bool) -> Path:
                     tensors[f"{start}.{number}.{part}.weight"] = (rows // 2, columns)
             else:
                 tensors[f"{start}.{number}.down_proj.weight"] = (rows, columns)
+    from moe_train import write_tokenizer
+
     _write(target, tensors, noise, ones)
-    tokenizer(target)
+    write_tokenizer(target)
     return target
 
 
@@ -282,21 +284,6 @@ def _count(shape: tuple[int, ...]) -> int:
     for side in shape:
         count *= side
     return count
-
-
-def tokenizer(target: Path) -> None:
-    """A tokenizer whose tokens are bytes, with DeepSeek's template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from workbench.data import templates
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE({t: i for i, t in enumerate(["<pad>", "<s>", "<eos>", *letters])}, []))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<eos>")
-    made.chat_template = templates.read("deepseek")
-    made.save_pretrained(target)
 
 
 def make_rows(folder: Path, tiny: bool) -> None:

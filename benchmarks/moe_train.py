@@ -75,15 +75,27 @@ def config_of(layers: int):
     )
 
 
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer whose tokens are bytes, with DeepSeek's template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from workbench.data import templates
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({t: i for i, t in enumerate(["<pad>", "<s>", "<eos>", *letters])}, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<eos>")
+    tokenizer.chat_template = templates.read("deepseek")
+    tokenizer.save_pretrained(folder)
+
+
 def make(folder: Path, layers: int, config=None, name: str = "v2-lite") -> None:
     """Write shards of random bf16 weights in the original checkpoint's names, a byte tokenizer, and rows of full
     length. `config`: of another model than DeepSeek-V2-Lite, in the folder `name`."""
     import torch
     from safetensors.torch import save_file
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    from workbench.data import templates
+    from transformers import AutoModelForCausalLM
 
     model_folder = folder / name
     model_folder.mkdir(parents=True, exist_ok=True)
@@ -132,12 +144,7 @@ def make(folder: Path, layers: int, config=None, name: str = "v2-lite") -> None:
     flush()
     (model_folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE({t: i for i, t in enumerate(["<pad>", "<s>", "<eos>", *letters])}, []))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<eos>")
-    tokenizer.chat_template = templates.read("deepseek")
-    tokenizer.save_pretrained(model_folder)
+    write_tokenizer(model_folder)
 
     data = folder / "data"
     data.mkdir(exist_ok=True)

@@ -67,11 +67,6 @@ SENTENCES = {
         "{file} ends before {name} does. Download it again.",
         "{file} 在 {name} 结束之前就中断了。请重新下载。",
     ),
-    "gguf_shard_short": (
-        "{file} has {size:,} bytes, its header tells of {wanted:,}. {advice}",
-        "{file} 只有 {size:,} 字节，而其文件头声明为 {wanted:,}。{advice}",
-    ),
-    "gguf_weights_unreadable": ("{file} cannot be read: {problem}", "无法读取 {file}：{problem}"),
     "gguf_no_weights": ("{folder} has no safetensors to export.", "{folder} 中没有可导出的 safetensors。"),
     "gguf_tensors_unknown": (
         "{count} weights of this model have no place in llama.cpp's {model}: {names}. Nothing was written.",

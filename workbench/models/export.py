@@ -1,7 +1,8 @@
 """Base and adapters as one model on the disk (PEFT's merge)."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,7 @@ def export(
     import torch
     from peft import PeftModel
 
-    workspace.check_writable()
-    target = workspace.models / slug(name)
-    if target.exists():
-        raise UserError("model_name_taken", name=target.name)
-    folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
-    for folder in folders.values():
-        check_folder(folder)
+    target, folders = export_target(name, adapters, workspace)
     if not folders:
         raise UserError("no_adapter_to_merge")
     config = config.model_copy(update={"quantization_bit": None})
@@ -68,17 +63,45 @@ def export(
         raise UserError("adapters_unfit", problem=" ".join(str(error).split())[:300]) from None
     merged.generation_config.eos_token_id = end_tokens(merged, tokenizer)  # so that it stops as in chat, everywhere
     merged.config.eos_token_id = merged.generation_config.eos_token_id
+    with written_whole(target) as partial:
+        merged.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    return target
+
+
+def export_target(name: str, adapters: Iterable[str], workspace: Workspace) -> tuple[Path, dict[str, Path]]:
+    """The folder that an export will be, and those of its adapters.
+
+    Raises:
+        UserError: the name is taken, or an adapter is not there.
+    """
+    workspace.check_writable()
+    target = workspace.models / slug(name)
+    if target.exists():
+        raise UserError("model_name_taken", name=target.name)
+    folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
+    for folder in folders.values():
+        check_folder(folder)
+    return target, folders
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """An empty folder to write to, which becomes `target` at the end, or is gone.
+
+    Raises:
+        UserError: the disk is full.
+    """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        merged.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        partial.mkdir()
+        yield partial
         partial.rename(target)
     except OSError as error:
         raise UserError("model_not_written", reason=error.strerror or error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def exported_tokenizer(

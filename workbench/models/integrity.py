@@ -16,9 +16,13 @@ from workbench.storage import files
 _AGAIN = Message("weights_again")
 
 
-def check_shards(folder: Path) -> None:
-    """Raise UserError if a shard that the index names is missing or cut off. Reads headers only, and maps nothing: a
-    file may be larger than the memory."""
+def check_shards(folder: Path) -> list[Path]:
+    """The weight files of a folder, none where there are none. Reads headers only, and maps nothing: a file may be
+    larger than the memory.
+
+    Raises:
+        UserError: a file that the index names is missing or cut off.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -41,6 +45,7 @@ def check_shards(folder: Path) -> None:
             size = (folder / name).stat().st_size
             problem = getattr(error, "reason", error)
             raise UserError("shard_cut", file=folder / name, size=size, problem=problem, advice=_AGAIN) from None
+    return [folder / name for name in names]
 
 
 def check_loaded(source: str, model, info: dict) -> None:

@@ -72,22 +72,13 @@ class RopeLengths:
         return self._factors(lengths)
 
     @contextmanager
-    def fixed(self, factors: Tensor | None) -> Iterator[None]:
-        """Inside, a forward pass reads its factors from this tensor."""
-        self._fixed = factors
+    def given(self, lengths: Tensor | None, factors: Tensor | None = None) -> Iterator[None]:
+        """Inside, a forward pass takes these lengths [rows, length] for its tokens, or these factors."""
+        self._given, self._fixed = lengths, factors
         try:
             yield
         finally:
-            self._fixed = None
-
-    @contextmanager
-    def given(self, lengths: Tensor | None) -> Iterator[None]:
-        """Inside, a forward pass takes these lengths [rows, length] for its tokens."""
-        self._given = lengths
-        try:
-            yield
-        finally:
-            self._given = None
+            self._given = self._fixed = None
 
     def lengths(self, start: int, stop: int, prompt: int, total: int) -> list[int]:
         """The length that decides each token's factors, for the tokens at `start` to `stop` of a text of `total` tokens

@@ -143,7 +143,7 @@ class RecordedSteps:
         masks = mask if self.form == "plain" else {"full_attention": mask, "sliding_attention": mask}
         factors = None if self._factors is None else self._factors[:rows]
         self.cache.view = View(numbers[2], self._table[:rows, :1], in_place=True)
-        with torch.inference_mode(), self.rope.fixed(factors), reading(self.model, places):
+        with torch.inference_mode(), self.rope.given(None, factors), reading(self.model, places):
             out = self.model(
                 input_ids=numbers[0, :, None],
                 position_ids=numbers[1, :, None],

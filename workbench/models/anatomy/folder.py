@@ -117,9 +117,18 @@ def _named(index: Path) -> set[str]:
 
 
 def header(file: Path) -> dict[str, int]:
-    """Number format -> how many numbers of it a safetensors file holds, by its header.
+    """Number format -> how many numbers of it a safetensors file holds, by its header. Raises as `tensors_of`."""
+    found: dict[str, int] = {}
+    for kind, shape, _ in tensors_of(file).values():
+        found[kind] = found.get(kind, 0) + math.prod(shape)
+    return found
+
+
+def tensors_of(file: Path) -> dict[str, tuple[str, list[int], int]]:
+    """Name -> number format, shape, and the place of its first byte, of a safetensors file's tensors; by its header.
 
     Raises:
+        OSError: there is no such file.
         Unreadable: the header is none, or the file is not as long as it says.
     """
     with files.open_regular(file) as opened:
@@ -133,14 +142,15 @@ def header(file: Path) -> dict[str, int]:
     if len(text) < length:
         raise files.Unreadable(file.name, Message("shorter_than_said", missing=8 + length - size))
     tensors = files.parse_json(text, file.name)
-    found: dict[str, int] = {}
+    found: dict[str, tuple[str, list[int], int]] = {}
     end = 0
     try:
         for name, tensor in tensors.items():
             if name != "__metadata__":
-                kind, shape = str(tensor["dtype"])[:12], [int(side) for side in tensor["shape"]]
-                found[kind] = found.get(kind, 0) + math.prod(shape)
-                end = max(end, int(tensor["data_offsets"][1]))
+                shape = [int(side) for side in tensor["shape"]]
+                first, last = (int(place) for place in tensor["data_offsets"])
+                found[name] = str(tensor["dtype"])[:12], shape, 8 + length + first
+                end = max(end, last)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError):
         raise files.Unreadable(file.name, Message("no_header")) from None
     if size < 8 + length + end:

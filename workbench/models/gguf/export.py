@@ -16,15 +16,15 @@ from workbench.errors import UserError
 from workbench.models.anatomy.units import memory
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
-from workbench.models.export import exported_tokenizer
+from workbench.models.export import export_target, exported_tokenizer, written_whole
 from workbench.models.gguf import architectures, beside, file, lora, vocabulary
 from workbench.models.gguf.adapters import Adapter, Merged
-from workbench.models.gguf.tensors import Tensors, checkpoint_files
+from workbench.models.gguf.tensors import Tensors
+from workbench.models.integrity import check_shards
 from workbench.models.load import generation_settings, model_source
-from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.rope import set_rope_scaling
 from workbench.storage import hub
-from workbench.storage.workspace import Workspace, slug
+from workbench.storage.workspace import Workspace
 
 _MARK = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _ROOM = 1 << 20  # bytes for what is written beside the tensors
@@ -55,28 +55,22 @@ def export_gguf(
         UserError: the name is taken; an architecture, a setting, a tokenizer or an adapter that has no such form; the
             disk is full.
     """
-    workspace.check_writable()
-    target = workspace.models / slug(name)
-    if target.exists():
-        raise UserError("model_name_taken", name=target.name)
-    folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
-    for folder in folders.values():
-        check_folder(folder)
+    target, folders = export_target(name, adapters, workspace)
     if kind == "gguf-lora" and not folders:
         raise UserError("no_adapter_to_merge")
     source = _folder(config, workspace, progress)
     model = _model_config(config, source, log)
     architecture = architectures.check(model)
-    base = Tensors(checkpoint_files(source))
+    weights = check_shards(source)
+    if not weights:
+        raise UserError("gguf_no_weights", folder=source)
+    base = Tensors(weights)
     planned = architectures.targets(model, base.shapes)
     experts = getattr(model, "n_routed_experts", 0) or 0
     loaded = [Adapter(folder, adapters[key], base.shapes, experts) for key, folder in folders.items()]
     writer = _writer(architecture, target.name, config, adapters)
-    partial = target.with_name(f".{target.name}.partial")
     result = target / f"{target.name}-{kind.removeprefix('gguf-')}.gguf"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with written_whole(target) as partial:
         if kind == "gguf-lora":
             _write_lora(writer, partial / result.name, planned, loaded, base, architecture, progress)
             text = beside.lora_modelfile(result.name, config.model_name_or_path or "")
@@ -91,11 +85,6 @@ def export_gguf(
         (partial / "Modelfile").write_text(text, encoding="utf-8")
         told = beside.card(target.name, result.name, kind, config.model_name_or_path or "", adapters, workspace)
         (partial / "README.md").write_text(told, encoding="utf-8")
-        partial.rename(target)
-    except OSError as error:
-        raise UserError("model_not_written", reason=error.strerror or error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return result
 
 

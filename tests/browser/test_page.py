@@ -319,6 +319,8 @@ def test_chat_stream_stop_regenerate_edit_clear(opened):
     opened.fill("#message textarea", "Hello")
     opened.click("#send")
     expect(opened.locator("#chat-problem")).to_contain_text("'seven' is not a whole number")
+    opened.click("#unload")  # the next test waits for a model to be ready, and must not take this one for it
+    expect(opened.locator("#engine-status")).to_contain_text("No model is loaded", timeout=30_000)
 
 
 def test_the_api_on_the_pages_port(page, opened):

@@ -157,12 +157,40 @@ def test_a_silent_engine_is_noticed_and_a_killed_one_leaves_no_zombie(tiny_model
             wait_for(lambda: engine.ready)
             assert client.post("/v1/chat/completions", json=asked).status_code == 200
             assert "has not answered" not in panel._status_html("en")
+        asyncio.run(asked_while_unloaded(engine, process, asked))
+        engine.load(EngineConfig(model_name_or_path=str(tiny_model), devices="cpu"))
+        wait_for(lambda: engine.ready)
+        process = psutil.Process(engine._process.pid)
         process.send_signal(signal.SIGKILL)
         wait_for(lambda: engine.state().state != "running" and not psutil.pid_exists(process.pid))
         assert "gone" in panel._status_html("en") or "ended" in panel._status_html("en")
     finally:
         engine.unload()
     assert engine_process.SILENT_SECONDS == 10 and json.dumps(asked)
+
+
+async def asked_while_unloaded(engine, process, asked) -> None:
+    """What is asked of a model that is unloaded meanwhile does not read as a broken engine."""
+    import httpx
+    from fastapi import FastAPI
+
+    from workbench.ui.api import add_api
+
+    def connections() -> int:
+        return sum(bool(c.raddr) and c.raddr.port == engine.state().port for c in psutil.Process().net_connections())
+
+    app = FastAPI()
+    add_api(app, engine, "", needs_key=False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        process.suspend()  # so that it cannot answer before
+        before = connections()
+        request = asyncio.ensure_future(client.post("/v1/chat/completions", json=asked))
+        while connections() <= before and not request.done():
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(engine.unload)
+        answer = await request
+    assert answer.status_code == 503 and "Ask again" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "model_not_loaded"
 
 
 def wait_for(condition, seconds: float = 90) -> None:

@@ -51,6 +51,10 @@ class Engine:
         """What this engine wants as API key; new for each load."""
         return self._key
 
+    def keeps(self, key: str) -> bool:
+        """Whether the engine with this key is still the one that should answer: not unloaded, no other loaded."""
+        return self._process is not None and self._key == key
+
     def state(self) -> ProcessState | None:
         """What the engine process says of itself, or None when none was started."""
         process = self._process

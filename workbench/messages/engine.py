@@ -32,6 +32,10 @@ SENTENCES = {
         "No model is loaded. Load one in the Chat tab first.",
         "尚未加载模型。请先在“对话”页加载。",
     ),
+    "engine_replaced": (
+        "The model was unloaded, or another one was loaded, before it answered. Ask again.",
+        "模型在回答之前已被卸载或换成另一个。请重新提问。",
+    ),
     "engine_silent": (
         "The engine has not answered for {seconds:.0f} s. Wait, or load the model again in the Chat tab.",
         "引擎已有 {seconds:.0f} 秒没有响应。请等待，或在“对话”页重新加载模型。",

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
+from workbench.messages.message import Message
 
 MAX_BODY = 8 << 20  # bytes
 _READ = ("models", "models/{name:path}", "responses/{name}")
@@ -55,13 +56,16 @@ def add_api(app: FastAPI, engine: Engine, api_key: str, *, needs_key: bool) -> N
             body += chunk
             if len(body) > MAX_BODY:
                 return _error(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
-        headers = {"content-type": "application/json", "authorization": f"Bearer {engine.key}"}
+        key = engine.key
+        headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
         try:
             sent = client.build_request(request.method, f"{engine.url}/v1/{path}", content=body, headers=headers)
             answer = await _unless_gone(request, client.send(sent, stream=True), engine)
         except UserError as error:
             return _error(503, str(error), "engine_unavailable" if engine.silent else "model_not_loaded")
         except httpx.HTTPError:
+            if not engine.keeps(key):
+                return _error(503, str(Message("engine_replaced")), "model_not_loaded")
             return _error(502, "The engine did not answer. Load the model again in the Chat tab.", "engine_unavailable")
         if answer is None:  # the client went away, and with the connection the engine's work for it
             return _error(499, "The client closed the connection.")

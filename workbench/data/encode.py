@@ -21,6 +21,7 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 
 IGNORE = -100
+KINDS_OF_ROWS = ("conversations", "pairs", "labeled")
 MAX_RENDERED = 32 << 20  # characters of a conversation
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 _STRUCTURES = 10_000  # of conversations whose dropped pieces are remembered
@@ -73,6 +74,7 @@ class Encoder:
     train_on_prompt: bool = False
     mask_history: bool = False
     enable_thinking: str = "auto"  # on, off, or as the template has it
+    kind: str = "conversations"  # of training rows, one of `KINDS_OF_ROWS`
     training_template: str = field(init=False)  # the one with markers, where there is one
     _markers: bool = field(init=False)
     _habits: Habits = field(init=False)
@@ -105,10 +107,15 @@ class Encoder:
     def encode_example(self, example: Example) -> list[Encoded]:
         """The training rows of one row of data: one, or several of a plain text that is longer than `cutoff_len`.
 
-        A preference pair gives its chosen answer. Raises UserError as `encode`.
+        A preference pair gives its chosen answer; with `kind` pairs, both of its conversations. Raises UserError as
+        `encode`.
         """
         if example.text is not None:
             return self.pieces(example.text)
+        if self.kind == "pairs":
+            return self.encode_pair(example)
+        if self.kind == "labeled":
+            return [self.encode(only_last_trained(example.conversation), example.tools)]
         return [self.encode(example.conversation, example.tools)]
 
     def encode(self, messages: list[dict], tools: list[dict] | None = None) -> Encoded:
@@ -124,9 +131,29 @@ class Encoder:
             notices.append(("empty_thought", Message("thought_empty", tokens=tokens)))
         limit, full = self.cutoff_len, len(encoded.input_ids)
         if limit and full > limit:
-            encoded = self._shorten(messages, tools, limit)
+            encoded = self._shortened(messages, self._kept_from(messages, tools, limit), tools, limit)
         encoded.full_length, encoded.notices = full, notices
         return _first_untrained(encoded)
+
+    def encode_pair(self, example: Example) -> list[Encoded]:
+        """The conversations with the chosen and the rejected answer of a preference pair. Only the answers are trained.
+
+        What is left out of a question that is too long is the same in both. Raises UserError as `encode`.
+        """
+        asked = [message | {"train": False} for message in example.messages]
+        sides = [asked + answer for answer in (example.chosen or [], example.rejected or [])]
+        encoded = [self.encode(messages, example.tools) for messages in sides]
+        limit, longest = self.cutoff_len, max(one.full_length for one in encoded)
+        if not limit or longest <= limit:
+            return encoded
+        sides = [self._habits.with_thoughts(messages) for messages in sides]
+        longer = sides[encoded[1].full_length > encoded[0].full_length]
+        start = self._kept_from(longer, example.tools, limit)
+        most = max(len(self._encode(_from(messages, start), example.tools)[0].input_ids) for messages in sides)
+        shortened = [self._shortened(messages, start, example.tools, limit, most - limit) for messages in sides]
+        for short, whole in zip(shortened, encoded, strict=True):
+            short.full_length, short.notices = whole.full_length, whole.notices
+        return [_first_untrained(one) for one in shortened]
 
     def _look(self, messages: list[dict], tools, text: str) -> list[tuple[str, Message]]:
         """`(kind, sentence)` about what the template leaves out.
@@ -242,8 +269,9 @@ class Encoder:
             raise UserError("template_failed", problem=str(error)[:300]) from None
         return _bounded(rendered[0]), [(int(span[0]), int(span[1])) for span in indices[0]]
 
-    def _shorten(self, messages: list[dict], tools, limit: int) -> Encoded:
-        system = messages[:1] if messages[0]["role"] == "system" else []
+    def _kept_from(self, messages: list[dict], tools, limit: int) -> int:
+        """The first turn behind the system text from which on a conversation fits, or its last question."""
+        system = _system(messages)
         turns = messages[len(system) :]
         starts = [index for index, message in enumerate(turns) if message["role"] == "user"] or [0]
         low, high = 1, len(starts) - 1  # the first start from which on it fits, or the last
@@ -253,13 +281,17 @@ class Encoder:
                 high = middle
             else:
                 low = middle + 1
-        start = starts[high] if high > 0 else starts[0]
-        kept = system + turns[start:]
+        return starts[high] if high > 0 else starts[0]
+
+    def _shortened(self, messages: list[dict], start: int, tools, limit: int, over: int | None = None) -> Encoded:
+        """The conversation from turn `start` on, cut where it is too long even then. `over`: tokens that its questions
+        should lose, if not as many as it is too long."""
+        system, kept = _system(messages), _from(messages, start)
         encoded, layout = self._encode(kept, tools)
         if start:
             encoded.dropped_at = layout.first_token_of(kept[len(system)]["content"].strip(), system)
-        if len(encoded.input_ids) > limit:
-            encoded = _cut(encoded, layout, kept, limit)
+        if len(encoded.input_ids) > limit or (over or 0) > 0:
+            encoded = _cut(encoded, layout, kept, limit, over)
         encoded.dropped_turns = start
         return encoded
 
@@ -309,9 +341,26 @@ class _Layout:
         return range(first, max(first, last))
 
 
-def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) -> Encoded:
+def only_last_trained(messages: list[dict]) -> list[dict]:
+    """The conversation with marks by which only its last turn is trained."""
+    return [*(message | {"train": False} for message in messages[:-1]), messages[-1] | {"train": True}]
+
+
+def _system(messages: list[dict]) -> list[dict]:
+    return messages[:1] if messages[0]["role"] == "system" else []
+
+
+def _from(messages: list[dict], start: int) -> list[dict]:
+    """The system text, and the turns from `start` on."""
+    system = _system(messages)
+    return system + messages[len(system) + start :]
+
+
+def _cut(
+    encoded: Encoded, layout: _Layout, messages: list[dict], limit: int, over_questions: int | None = None
+) -> Encoded:
     """The last exchange, which alone is too long: without the middle of its longest texts, and at last the end of its
-    answer."""
+    answer. `over_questions`: tokens that texts before the answer should lose, if not as many as it is too long."""
     regions, at = [], 0  # (role, tokens of the content) in order
     for message in messages:
         content = message["content"].strip()
@@ -319,7 +368,7 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
         if position >= 0:
             at = position + len(content)
             regions.append((message["role"], layout.tokens_within(position, at)))
-    over = len(encoded.input_ids) - limit
+    over = len(encoded.input_ids) - limit if over_questions is None else over_questions
     gone: list[range] = []
     ordered = sorted((r for r in regions if r[0] in ("user", "tool")), key=lambda r: -len(r[1]))
     for _, tokens in ordered + [r for r in regions if r[0] == "system"]:
@@ -329,7 +378,7 @@ def _cut(encoded: Encoded, layout: _Layout, messages: list[dict], limit: int) ->
             part = range(_boundary(layout.offsets, middle, -1), _boundary(layout.offsets, middle + take, 1))
             gone.append(part)
             over -= len(part)
-    answer_cut = False
+    over, answer_cut = len(encoded.input_ids) - sum(map(len, gone)) - limit, False
     answer = regions[-1][1] if regions and regions[-1][0] == "assistant" else range(0)
     take = min(over, len(answer) - 1)
     if take > 0:

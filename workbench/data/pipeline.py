@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from workbench.data.dataset import raw_rows, with_layout
-from workbench.data.encode import Encoded, Encoder
+from workbench.data.encode import IGNORE, Encoded, Encoder, only_last_trained
 from workbench.data.formats import BROKEN, Example, notices, to_example
 from workbench.data.readers import BadRow, Raw
 from workbench.data.registry import DatasetInfo
@@ -54,7 +54,8 @@ class Batch:
     """What came of some rows: problems, content digests (None for broken rows), and their training rows one after the
     other.
 
-    `ids` and `labels` are flat; training row i has `lengths[i]` of them and had `full[i]` before it was cut.
+    `ids` and `labels` are flat; training row i has `lengths[i]` of them and had `full[i]` before it was cut. Where a
+    row is of two conversations, `parts` has the lengths of both, and `wanted` says whether the first one's answer is.
     """
 
     rows: int = 0
@@ -65,6 +66,8 @@ class Batch:
     labels: np.ndarray | None = None
     lengths: list[int] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
+    parts: list[list[int]] = field(default_factory=list)
+    wanted: list[bool] = field(default_factory=list)
     shortened: int = 0
     pairs: int = 0
     unwanted: int = 0
@@ -177,7 +180,9 @@ def _work(rows: list[Raw]) -> Batch:
 
 def work(rows: list[Raw], info: DatasetInfo, encoder: Encoder | None) -> Batch:
     """Read, check and (with an encoder) tokenize rows."""
-    batch, ids, labels = Batch(rows=len(rows), offset=rows[-1].offset), [], []
+    batch = Batch(rows=len(rows), offset=rows[-1].offset)
+    units: list[tuple[list[Encoded], bool]] = []  # what belongs together, and whether its answer is wanted
+    answers: list[tuple[Example, bool]] = []
     for number, raw in enumerate(rows, 1):
         example, encoded, problems = look(raw, info, encoder)
         batch.problems += [replace(problem, row=number) for problem in problems]
@@ -186,17 +191,62 @@ def work(rows: list[Raw], info: DatasetInfo, encoder: Encoder | None) -> Batch:
             continue
         batch.pairs += example.chosen is not None
         batch.unwanted += example.label is False
-        if example.label is False:  # an answer that is not wanted is nothing to imitate
+        if encoder is None:
             continue
-        for one in encoded:
-            ids += one.input_ids
-            labels += one.labels
-            batch.lengths.append(len(one.input_ids))
-            batch.full.append(one.full_length)
-            batch.shortened += bool(one.dropped_turns or one.cuts)
+        if encoder.kind == "pairs":
+            units.append((encoded, True))
+        elif encoder.kind == "labeled":
+            answers += labeled(example)
+        elif example.label is not False:  # an answer that is not wanted is nothing to imitate
+            units += [([one], True) for one in encoded]
     if encoder is not None:
-        batch.ids, batch.labels = np.array(ids, dtype=np.int32), np.array(labels, dtype=np.int32)
+        units += _with_foreign_answers(answers, encoder)
+        _lay_down(units, batch, together=encoder.kind != "conversations")
     return batch
+
+
+def labeled(example: Example) -> list[tuple[Example, bool]]:
+    """`(conversation, whether its answer is wanted)`: of a row with a label one, of a preference pair both answers."""
+    if example.chosen is None:
+        return [(example, example.label is True)]
+    return [
+        (Example(example.messages + answer, example.tools), wanted)
+        for answer, wanted in ((example.chosen, True), (example.rejected or [], False))
+    ]
+
+
+def _with_foreign_answers(answers: list[tuple[Example, bool]], encoder: Encoder) -> list[tuple[list[Encoded], bool]]:
+    """Each conversation, and its question once more with the answer that belongs to the one before: what the KL term of
+    KTO (arXiv 2402.01306) is estimated from."""
+    units, before = [], answers[-1][0].messages[-1] if answers else {}
+    for example, wanted in answers:
+        own = encoder.encode(only_last_trained(example.messages), example.tools)
+        try:
+            foreign = encoder.encode(only_last_trained([*example.messages[:-1], before]), example.tools)
+        except UserError:  # a call, say, to a tool that this question does not have
+            foreign = own
+        units.append(([own, foreign], wanted))
+        before = example.messages[-1]
+    return units
+
+
+def _lay_down(units: list[tuple[list[Encoded], bool]], batch: Batch, *, together: bool) -> None:
+    """Write training rows into `batch`, one of each unit. One of whose conversations nothing is trained has no labels
+    at all."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for parts, wanted in units:
+        trained = all(part.trained for part in parts)
+        for part in parts:
+            ids += part.input_ids
+            labels += part.labels if trained else [IGNORE] * len(part.labels)
+        batch.lengths.append(sum(len(part.input_ids) for part in parts))
+        batch.full.append(sum(part.full_length for part in parts))
+        batch.shortened += any(part.dropped_turns or part.cuts for part in parts)
+        if together:
+            batch.parts.append([len(part.input_ids) for part in parts])
+            batch.wanted.append(wanted)
+    batch.ids, batch.labels = np.array(ids, dtype=np.int32), np.array(labels, dtype=np.int32)
 
 
 def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example | None, list[Encoded], list[Problem]]:
@@ -209,13 +259,18 @@ def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example 
     problems += [Problem(raw.place, bad.kind, bad.message) for bad in notices(example)]
     if encoder is None:
         return example, [], problems
+    if lacking := _lacking(example, encoder.kind):
+        return None, [], [Problem(raw.place, "missing", Message(lacking))]
     try:
         encoded = encoder.encode_example(example)
     except UserError as error:
         return None, [], [Problem(raw.place, "template", error.message)]
     except RecursionError:
         return None, [], [Problem(raw.place, "template", Message("row_nested_template"))]
-    cutoff, first = encoder.cutoff_len, encoded[0] if encoded else None
+    if encoder.kind == "pairs" and encoded[0].input_ids == encoded[1].input_ids:
+        return None, [], [Problem(raw.place, "empty", Message("answers_same_cut"))]
+    cutoff = encoder.cutoff_len
+    first = max(encoded, key=lambda one: one.full_length) if encoder.kind == "pairs" else next(iter(encoded), None)
     problems += [Problem(raw.place, kind, reason) for kind, reason in (first.notices if first else ())]
     if first is not None and cutoff and first.full_length > cutoff:
         lost = []
@@ -227,3 +282,10 @@ def look(raw: Raw, info: DatasetInfo, encoder: Encoder | None) -> tuple[Example 
         reason = Message("row_too_long", tokens=first.full_length, cutoff=cutoff, lost=lost)
         problems.append(Problem(raw.place, "too_long", reason))
     return example, encoded, problems
+
+
+def _lacking(example: Example, kind: str) -> str:
+    """What a row has not that a stage needs, as the code of a message; empty if it can be used."""
+    if kind == "pairs" and example.chosen is None:
+        return "row_no_pair"
+    return "row_no_label" if kind == "labeled" and example.chosen is None and example.label is None else ""

@@ -75,8 +75,8 @@ class Summary:
 
 @dataclass
 class Prepared:
-    """A dataset that is tokenized: `rows()` has `input_ids` and `labels`; the file has `full_length`, too, tokens
-    before `cutoff_len`."""
+    """A dataset that is tokenized: `rows()` has `input_ids` and `labels`, and where rows are of two conversations
+    `seq_lengths` and `wanted`; the file has `full_length`, too, tokens before `cutoff_len`."""
 
     folder: Path
     summary: Summary
@@ -85,7 +85,7 @@ class Prepared:
         """A `datasets.Dataset`, on disk."""
         from datasets import Dataset
 
-        return Dataset.from_file(str(self.folder / "rows.arrow")).select_columns(["input_ids", "labels"])
+        return Dataset.from_file(str(self.folder / "rows.arrow")).remove_columns("full_length")
 
 
 def prepare(
@@ -134,7 +134,9 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
 
     size = info.path.stat().st_size if info.path and info.path.is_file() else 0
     kind = pa.list_(pa.int32())
-    schema = pa.schema([("input_ids", kind), ("labels", kind), ("full_length", pa.int32())])
+    together = encoder.kind != "conversations"
+    more = [("seq_lengths", kind), ("wanted", pa.bool_())] if together else []
+    schema = pa.schema([("input_ids", kind), ("labels", kind), ("full_length", pa.int32()), *more])
     summary, told = Summary(), 0.0
     with pa.OSFile(str(partial / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in scan(info, encoder, limit=limit, workers=workers):
@@ -144,6 +146,8 @@ def _write(partial: Path, info: DatasetInfo, encoder: Encoder, progress: Progres
                 offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
                 columns = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
                 columns.append(pa.array(batch.full, pa.int32()))
+                if together:
+                    columns += [pa.array(batch.parts, kind), pa.array(batch.wanted, pa.bool_())]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             summary.kept += len(lengths)
             summary.tokens += sum(lengths)
@@ -169,8 +173,9 @@ def _only_trained(batch: Batch, summary: Summary) -> tuple[list[int], np.ndarray
         return batch.lengths, batch.ids, batch.labels
     summary.untrained += int((counts == 0).sum())
     keep = np.repeat(counts > 0, batch.lengths)
-    batch.full = [n for n, count in zip(batch.full, counts, strict=True) if count]
-    return [n for n, count in zip(batch.lengths, counts, strict=True) if count], batch.ids[keep], batch.labels[keep]
+    batch.full = list(itertools.compress(batch.full, counts))
+    batch.parts, batch.wanted = (list(itertools.compress(kept, counts)) for kept in (batch.parts, batch.wanted))
+    return list(itertools.compress(batch.lengths, counts)), batch.ids[keep], batch.labels[keep]
 
 
 def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
@@ -194,6 +199,7 @@ def key(info: DatasetInfo, encoder: Encoder, limit: int | None = None) -> str:
         encoder.cutoff_len,
         encoder.train_on_prompt,
         encoder.mask_history,
+        encoder.kind,
     ]
     return _hash(json.dumps(parts, default=str))
 

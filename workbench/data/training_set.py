@@ -16,16 +16,20 @@ from workbench.messages.message import Message
 from workbench.storage.files import Unreadable, read_object, write_atomically
 from workbench.storage.workspace import Workspace, dataset_folder
 
+ROWS_OF_STAGES = {"dpo": "pairs", "rm": "pairs", "kto": "labeled"}
+
 
 def encoder_of(config: RunConfig, tokenizer) -> Encoder:
     """The encoder that a run uses. Raises UserError: no such template, or a slow tokenizer."""
+    kind = ROWS_OF_STAGES.get(config.stage, "conversations")
     return Encoder(
         tokenizer,
         config.template,
         config.cutoff_len,
-        config.train_on_prompt,
-        config.mask_history,
+        config.stage == "pt" or (config.train_on_prompt and kind == "conversations"),
+        config.mask_history and config.stage != "pt",
         config.enable_thinking,
+        kind,
     )
 
 
@@ -44,8 +48,8 @@ _LEFT_OUT = {
 def load_data(
     config: RunConfig, workspace: Workspace, tokenizer, progress: Progress, *, log=print, folder: Path | None = None
 ):
-    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`; packed ones with
-    `seq_lengths`, too.
+    """`(training rows, evaluation rows or None)` as datasets with `input_ids` and `labels`; packed ones and those of
+    preferences with `seq_lengths`, too, and these with `wanted`.
 
     Args:
         log: takes one sentence.
@@ -89,16 +93,29 @@ def load_data(
     rows = mixed(read(config.dataset), config)
     if rows is None:
         raise UserError("nothing_to_train")
+    if encoder.kind == "labeled":
+        _check_labels(rows)
     held_out = None
     if config.eval_dataset:
         held_out = joined(read(config.eval_dataset))
     elif config.val_size:
         rows, held_out = split(rows, config)
     log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out else "."))
-    if config.packing or config.neat_packing:
+    if config.packing or config.neat_packing or config.stage == "pt":
         rows = packed(rows, config)
         log(f"Packed into {len(rows):,} sequences of up to {config.cutoff_len:,} tokens; they do not see each other.")
     return rows, held_out
+
+
+def _check_labels(rows) -> None:
+    """Raise UserError for answers that are all wanted, or none of them."""
+    from pyarrow import compute
+
+    wanted = {
+        value.as_py() for batch in rows.with_format("arrow").iter(1000) for value in compute.unique(batch["wanted"])
+    }
+    if len(wanted) == 1:
+        raise UserError("one_label", label=str(wanted.pop()).lower())
 
 
 def _known_contents(folder: Path | None) -> dict[str, str]:
@@ -128,6 +145,16 @@ def conversation_lengths(rows) -> list[list[int]]:
     return [[length] for batch in batches for length in compute.list_value_length(batch["input_ids"]).to_pylist()]
 
 
+def together_in(rows) -> int:
+    """How many conversations of a row have one loss together: two where rows are of preferences."""
+    return 2 if "wanted" in rows.column_names else 1
+
+
+def unit_lengths(lengths: list[list[int]], together: int) -> list[int]:
+    """Tokens of what must stay in one micro-batch: of each conversation, or of a whole row of preferences."""
+    return [sum(row) for row in lengths] if together > 1 else [length for row in lengths for length in row]
+
+
 def longest_row(rows) -> int:
     """Tokens of the longest row."""
     from pyarrow import compute
@@ -139,6 +166,10 @@ def longest_row(rows) -> int:
 def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> None:
     """Say what a dataset came to. Raises UserError where it has broken rows that are not to be skipped."""
     s = prepared.summary
+    kind = ROWS_OF_STAGES.get(config.stage, "")
+    if kind and not s.kept and not s.pairs and s.problems.get("missing"):
+        lacking = "dataset_no_pairs" if kind == "pairs" else "dataset_no_labels"
+        raise UserError(lacking, name=info.name, stage=config.stage)
     if s.broken:
         first = [Message("at_place", place=p.place, problem=p.reason) for p in s.broken_rows[:3]]
         first += [Message("and_more_problems", count=s.broken - 3)] if s.broken > 3 else []
@@ -158,7 +189,7 @@ def _report(info: DatasetInfo, prepared: Prepared, config: RunConfig, log) -> No
             log(f"Warning: {info.name}: {count:,} rows of {s.rows:,}: {sentence}.")
     if s.untrained:
         log(f"{info.name}: {s.untrained:,} rows have nothing to train on and are not used.")
-    if s.pairs:
+    if s.pairs and not kind:
         log(f"{info.name}: {s.pairs:,} preference pairs; supervised fine-tuning uses the chosen answers only.")
-    if s.unwanted:
+    if s.unwanted and not kind:
         log(f"{info.name}: {s.unwanted:,} answers are labeled as not wanted and are not used.")

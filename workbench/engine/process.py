@@ -17,6 +17,7 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.memory import free_gib, loaded_gib
+from workbench.models.reward import check_answers
 from workbench.runs import job
 from workbench.runs.run import active_runs
 from workbench.runs.state import ProcessState, StateDirectory
@@ -115,7 +116,7 @@ class Engine:
         """
         locate_model(config.model_name_or_path, self.workspace)
         if adapter:
-            locate_adapter(adapter, self.workspace)
+            check_answers(locate_adapter(adapter, self.workspace))
         if config.engine_url is None:
             if config.external:
                 find_program(config.engine)

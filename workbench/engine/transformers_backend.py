@@ -102,10 +102,13 @@ class TransformersDecoder:
         """
         from peft import PeftModel
 
+        from workbench.models.reward import check_answers
+
         if name in self.adapters:
             return
         folder: Path = locate_adapter(path, self.workspace)
         check_folder(folder)
+        check_answers(folder)
         stamp = str(folder.resolve()), max(file.stat().st_mtime_ns for file in folder.glob("adapter_*"))
         if same := next((inner for inner, known in self._stamps.items() if known == stamp), None):
             self._inner[name] = same  # under another name: the weights are there already

@@ -100,6 +100,18 @@ SENTENCES = {
         "The disk is full: the tokens of {name} cannot be kept in {folder}. Free some space.",
         "磁盘已满：无法在 {folder} 中保存 {name} 的 token。请释放一些空间。",
     ),
+    "dataset_no_pairs": (
+        "{name} holds no preference pairs, which stage {stage} learns from: rows with a chosen and a rejected answer.",
+        "{name} 不含偏好对；{stage} 阶段需要含 chosen 与 rejected 回答的数据行。",
+    ),
+    "dataset_no_labels": (
+        "{name} does not say which answers are wanted, which stage {stage} learns from: rows with a label (kto_tag), or preference pairs.",
+        "{name} 未说明哪些回答可取；{stage} 阶段需要含标签（kto_tag）的数据行或偏好对。",
+    ),
+    "one_label": (
+        "All answers are labeled {label}. KTO learns from wanted and unwanted answers: add rows of the other kind.",
+        "所有回答的标签都是 {label}。KTO 需要可取与不可取两类回答：请加入另一类数据行。",
+    ),
     "nothing_to_train": (
         "No row of the dataset has anything to train on. `python -m workbench data check` tells why.",
         "数据集中没有任何一行有可训练的内容。`python -m workbench data check` 会说明原因。",
@@ -167,6 +179,7 @@ SENTENCES = {
 # words and clauses that become part of a sentence
 PARTS = {
     "tokenizing_rows": ("Tokenizing {name}: {rows:,} rows", "正在分词 {name}：{rows:,} 行"),
+    "reference_logps": ("Scoring the answers with the reference model", "正在用参考模型为回答打分"),
     "tokenizing": ("Tokenizing", "正在分词"),
     "checking_rows": ("Checking {name}: {rows:,} rows", "正在检查 {name}：{rows:,} 行"),
     "downloading": ("Downloading {name}", "正在下载 {name}"),

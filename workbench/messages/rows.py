@@ -41,6 +41,18 @@ SENTENCES = {
     "row_nested": ("the row is nested too deeply.", "数据行嵌套过深。"),
     "answer_role": ("the {name} answer should be the assistant's.", "{name} 应为 assistant 的回答。"),
     "answers_same": ("the chosen answer is the same as the rejected one.", "chosen 与 rejected 的回答相同。"),
+    "answers_same_cut": (
+        "cut to cutoff_len, the chosen answer is the same as the rejected one.",
+        "按 cutoff_len 截断后，chosen 与 rejected 的回答相同。",
+    ),
+    "row_no_pair": (
+        "it is no preference pair: this stage needs a chosen and a rejected answer.",
+        "不是偏好对：此阶段需要 chosen 与 rejected 两个回答。",
+    ),
+    "row_no_label": (
+        "it does not say whether its answer is wanted: this stage needs a label (kto_tag), or a preference pair.",
+        "未说明回答是否可取：此阶段需要标签（kto_tag）或偏好对。",
+    ),
     "contains_character": ("{where} contains {code}, {what}.", "{where}：含有 {code}（{what}）。"),
     "has_media": ("it has {name}, which a run on text cannot train on.", "含有 {name}，文本训练无法使用。"),
     "where_not_utf8": (

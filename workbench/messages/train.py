@@ -88,6 +88,18 @@ SENTENCES = {
         "devices: {names} is not there. This machine has: {known}.",
         "devices：没有 {names}。本机有：{known}。",
     ),
+    "reward_unknown": (
+        "transformers has no reward model for {model}: stage rm cannot train it.",
+        "transformers 没有 {model} 的奖励模型，rm 阶段无法训练。",
+    ),
+    "adapter_scores": (
+        "{folder} is a reward model: it scores answers and gives none, so it cannot be chatted with or merged.",
+        "{folder} 是奖励模型：只给回答打分，不生成回答，不能用于对话或合并。",
+    ),
+    "balance_in_stage": (
+        "moe_aux_loss_coef: in stage {stage}, the balance loss of this model's routers is not computed. Leave it empty.",
+        "moe_aux_loss_coef：在 {stage} 阶段不会计算该模型的路由均衡损失。请留空。",
+    ),
     "stage_unsupported": ("stage: {name} is not supported. It can be {known}.", "不支持 stage: {name}。可为 {known}。"),
     "compiled_by_size": (
         "Layers are compiled for each size of micro-batches, since for any number of tokens at once it fails: {reason}",

@@ -21,6 +21,8 @@ def linear_modules(model) -> dict[str, list[str]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             parent, _, leaf = name.rpartition(".")
+            if name == "score":  # of a reward model
+                continue
             if leaf in ("gate", "router") and hasattr(model.get_submodule(parent), "experts"):
                 continue
             modules_by_name[leaf].append(name)
@@ -118,7 +120,7 @@ def add_lora(model, config: RunConfig, log, adapter_folder=None):
     short = sum(len(by_leaf.get(name, ())) for name in names) == len(targets) and not _ambiguous(model, names, targets)
     try:
         lora = LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if config.stage == "rm" else "CAUSAL_LM",
             r=config.lora_rank,
             lora_alpha=config.lora_alpha or 2 * config.lora_rank,
             lora_dropout=config.lora_dropout,

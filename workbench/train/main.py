@@ -141,6 +141,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         from workbench.models.adapters import add_lora
         from workbench.models.load import compute_dtype, load_model, load_tokenizer
         from workbench.models.locate import locate_adapter
+        from workbench.models.reward import reward_model
+        from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
@@ -166,7 +168,12 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
+    references = References(config, workspace, dtype, progress, log) if config.needs_reference else None
+    if references and references.other:
+        train_rows, eval_rows = references.from_other(train_rows, eval_rows)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
+    if config.stage == "rm":
+        model = reward_model(model, config.seed)
     if config.finetuning_type == "lora":
         adapter = locate_adapter(config.adapter_name_or_path, workspace) if config.adapter_name_or_path else None
         model = add_lora(model, config, log, adapter)
@@ -177,7 +184,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     if run.writes:
         rewind(run, checkpoint)
     run.update(resume="")
-    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
+    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references)
     stop.training = True
     if stop.requested:
         raise Stopped

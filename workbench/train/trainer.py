@@ -4,8 +4,10 @@ import os
 
 import torch
 from transformers.trainer_callback import PrinterCallback
+from trl.trainer.utils import disable_dropout_in_model
 
 from workbench.config.options import RunConfig
+from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run
@@ -14,14 +16,23 @@ from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, 
 from workbench.train.fast.step import FastStep
 from workbench.train.fast.strategy import PlainStep, RowStep, why_padded
 from workbench.train.metrics_log import log
+from workbench.train.references import References
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
 
 
 def build_trainer(
-    run: Run, config: RunConfig, model, tokenizer, train_rows, eval_rows, dtype: torch.dtype, stop
+    run: Run,
+    config: RunConfig,
+    model,
+    tokenizer,
+    train_rows,
+    eval_rows,
+    dtype: torch.dtype,
+    stop,
+    references: References | None = None,
 ) -> WorkbenchTrainer:
-    """The trainer for a run; `dtype` is what the model computes in.
+    """The trainer for a run; `dtype` is what the model computes in. `references`: where the loss needs them.
 
     Raises:
         UserError: the disk has no room for two checkpoints, or there is no such stage.
@@ -42,6 +53,12 @@ def build_trainer(
         run.update(warning=text)
 
     padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
+    if config.stage in PREFERENCE_STAGES:
+        disable_dropout_in_model(model)  # two passes over an answer must give the same
+        if config.lora_dropout:
+            log(f"lora_dropout is off in stage {config.stage}: a reference must give the same twice.")
+    if references and not references.other:
+        train_rows, eval_rows = references.from_own(train_rows, eval_rows, model)
     if one_gpu:
         strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
@@ -65,6 +82,7 @@ def build_trainer(
         loraplus_lr_ratio=config.loraplus_lr_ratio,
         step_strategy=strategy,
         balance=balance,
+        **chosen.trainer_options(config),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -17,7 +17,12 @@ CPU_CHUNK = 512
 def linear_cross_entropy(
     hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 1.0, cap: float = 0.0
 ) -> Tensor:
-    """Summed negative log-likelihood, a float32 scalar.
+    """Summed negative log-likelihood, a float32 scalar. Arguments as of `linear_nll`."""
+    return linear_nll(hidden, head, targets, scale, cap).sum()
+
+
+def linear_nll(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 1.0, cap: float = 0.0) -> Tensor:
+    """Negative log-likelihood of each target, float32 [positions].
 
     Args:
         hidden: [positions, hidden_size]. targets: [positions], token ids; a negative one is not counted.
@@ -30,10 +35,10 @@ def linear_cross_entropy(
     chunk = CHUNK if hidden.device.type == "cuda" else CPU_CHUNK
 
     def nll(part: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(_adjusted(head(part).float(), scale, cap), wanted, reduction="sum", ignore_index=-100)
+        return F.cross_entropy(_adjusted(head(part).float(), scale, cap), wanted, reduction="none", ignore_index=-100)
 
     parts = zip(hidden.split(chunk), targets.clamp(min=-100).split(chunk), strict=True)
-    return torch.stack([torch.utils.checkpoint.checkpoint(nll, *part, use_reentrant=False) for part in parts]).sum()
+    return torch.cat([torch.utils.checkpoint.checkpoint(nll, *part, use_reentrant=False) for part in parts])
 
 
 def logit_adjustment(config) -> tuple[float, float]:
@@ -76,20 +81,20 @@ class _FrozenHead(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, scale, cap):
         chunk = CHUNK if hidden.device.type == "cuda" else CPU_CHUNK
         rows = hidden.to(weight.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         for at in range(0, len(targets), chunk):
             part = slice(at, at + chunk)
             logits = F.linear(rows[part], weight, bias)
-            total += cross_entropy_(logits, targets[part], scale, cap).sum()
+            losses[part] = cross_entropy_(logits, targets[part], scale, cap)
             if grad is not None:
                 torch.mm(logits, weight, out=grad[part])
             del logits
         ctx.save_for_backward(*(() if grad is None else (grad,)))
         ctx.dtype = hidden.dtype
-        return total
+        return losses
 
     @staticmethod
-    def backward(ctx, grad_total):
+    def backward(ctx, grad_losses):
         (grad,) = ctx.saved_tensors
-        return (grad * grad_total.to(grad.dtype)).to(ctx.dtype), None, None, None, None, None
+        return (grad * grad_losses.to(grad.dtype).unsqueeze(-1)).to(ctx.dtype), None, None, None, None, None

@@ -12,7 +12,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from workbench.models.attention import bounds_arguments, no_masks
-from workbench.train.fast.cross_entropy import linear_cross_entropy, logit_adjustment
+from workbench.train.fast.cross_entropy import linear_cross_entropy, linear_nll, logit_adjustment
 from workbench.train.fast.masks import one_sequence_per_row
 
 
@@ -20,37 +20,61 @@ def sum_loss_in_forward(causal) -> None:
     """Let `causal.forward` take `sum_loss=True`: then `loss` is the summed negative log-likelihood of `labels`, a
     float32 scalar.
 
+    With `per_token`, `loss` is that of each position instead, [rows, length - 1], 0 where nothing is trained.
+
     With `bounds` and `longest`, the row is of conversations laid end to end (`models/attention.py`).
 
     With `static_shapes`, untrained positions go through the head as well, so that every shape is known in advance and
     nothing waits for the GPU; otherwise they are left out.
     """
     plain = causal.forward
+    if hasattr(plain, "sums_loss"):
+        return
 
     @functools.wraps(plain)
-    def forward(*args, sum_loss: bool = False, static_shapes: bool = False, bounds=None, longest=0, **inputs):
-        if not sum_loss:
+    def forward(
+        *args,
+        sum_loss: bool = False,
+        per_token: bool = False,
+        static_shapes: bool = False,
+        bounds=None,
+        longest=0,
+        **inputs,
+    ):
+        if not (sum_loss or per_token):
             return plain(*args, **inputs)
-        input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
-        rest = {name: value for name, value in inputs.items() if value is not None}
-        masks = nullcontext()
-        if bounds is not None:
-            rest, masks = rest | bounds_arguments(bounds, longest), no_masks()
-        elif input_ids.device.type == "cuda" and set(rest) <= {"attention_mask"}:
-            rest, masks = {}, one_sequence_per_row()  # padding is on the right, where no token looks
-        with masks:
-            hidden = causal.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state
+        labels = inputs.pop("labels")
+        hidden = last_hidden_state(causal, bounds, longest, **inputs)
         head = causal.get_output_embeddings()
         hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        if not static_shapes:
-            trained = targets != -100
+        trained = None if static_shapes else targets != -100
+        if trained is not None:
             hidden, targets = hidden[trained], targets[trained]
         device = head.weight.device
         with torch.autocast(device.type, enabled=False):  # the head computes in the dtype that it is in
-            loss = linear_cross_entropy(hidden.to(device), head, targets.to(device), *logit_adjustment(causal.config))
+            arguments = hidden.to(device), head, targets.to(device), *logit_adjustment(causal.config)
+            loss = linear_nll(*arguments) if per_token else linear_cross_entropy(*arguments)
+        if per_token:
+            if trained is not None:
+                loss = loss.new_zeros(trained.shape).masked_scatter(trained.to(device), loss)
+            loss = loss.view(labels.shape[0], -1)
         return CausalLMOutput(loss=loss)
 
+    forward.sums_loss = True  # type: ignore[attr-defined]
     causal.forward = forward
+
+
+def last_hidden_state(model, bounds, longest: int, *, input_ids, **inputs) -> torch.Tensor:
+    """What the layers of `model` make of the tokens, [rows, length, hidden_size]. `bounds` and `longest` as in
+    `sum_loss_in_forward`, None for rows of one conversation each."""
+    rest = {name: value for name, value in inputs.items() if value is not None}
+    masks = nullcontext()
+    if bounds is not None:
+        rest, masks = rest | bounds_arguments(bounds, longest), no_masks()
+    elif input_ids.device.type == "cuda" and set(rest) <= {"attention_mask"}:
+        rest, masks = {}, one_sequence_per_row()  # padding is on the right, where no token looks
+    with masks:
+        return model.base_model(input_ids=input_ids, use_cache=False, **rest).last_hidden_state
 
 
 def counted_tokens(inputs) -> torch.Tensor:

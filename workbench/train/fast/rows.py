@@ -13,7 +13,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,11 +27,17 @@ _PIECES = 4  # micro-batches that are chosen together; of longer steps the first
 
 @dataclass(frozen=True)
 class Conversation:
-    """Token ids and labels [n]; the first label is never trained. `share` of a step's conversation-wise losses."""
+    """Token ids and labels [n]; the first label is never trained. `share` of a step's conversation-wise losses.
+
+    Of preferences: `reference`, the log-probability of its answer under the reference model, and whether that is
+    `wanted`.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     share: float
+    reference: float = 0.0
+    wanted: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,17 +47,23 @@ class RowBatch:
     """What the collator makes of the rows of one batch; a class of its own, so that accelerate moves it nowhere."""
 
     def __init__(self, examples: Sequence[dict]):
-        parts = []
-        for example in examples:
-            ids, labels = (np.asarray(example[name], dtype=np.int64) for name in ("input_ids", "labels"))
-            ends = np.cumsum(example.get("seq_lengths") or [len(ids)])
-            for start, end in zip([0, *ends[:-1]], ends, strict=True):
-                wanted = labels[start:end].copy()
-                wanted[:1] = IGNORE
-                parts.append((ids[start:end], wanted))
-        self.parts = [(ids, labels) for ids, labels in parts if len(ids)]
-        self.trained = sum(int((labels != IGNORE).sum()) for _, labels in self.parts)
-        self.tokens = sum(len(ids) for ids, _ in self.parts)
+        self.rows = len(examples)
+        self.parts = [part for example in examples for part in _conversations_of(example) if len(part)]
+        self.trained = sum(int((part.labels != IGNORE).sum()) for part in self.parts)
+        self.tokens = sum(len(part) for part in self.parts)
+
+
+def _conversations_of(example: dict) -> list[Conversation]:
+    """The conversations of a row; a packed one and one of a preference have several."""
+    ids, labels = (np.asarray(example[name], dtype=np.int64) for name in ("input_ids", "labels"))
+    ends = np.cumsum(example.get("seq_lengths") or [len(ids)])
+    references = example.get("references") or [0.0] * len(ends)
+    parts = []
+    for start, end, reference in zip([0, *ends[:-1]], ends, references, strict=True):
+        trained = labels[start:end].copy()
+        trained[:1] = IGNORE
+        parts.append(Conversation(ids[start:end], trained, 0.0, reference, example.get("wanted", True)))
+    return parts
 
 
 def collate(examples: Sequence[dict]) -> dict:
@@ -61,11 +73,7 @@ def collate(examples: Sequence[dict]) -> dict:
 
 def conversations(batches: Sequence[RowBatch]) -> list[Conversation]:
     """Those of a step. Micro-batches count alike in its conversation-wise losses, as with padded rows."""
-    return [
-        Conversation(ids, labels, 1 / (len(batches) * len(batch.parts)))
-        for batch in batches
-        for ids, labels in batch.parts
-    ]
+    return [replace(part, share=1 / (len(batches) * len(batch.parts))) for batch in batches for part in batch.parts]
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Shapes:
         most: conversations in one at the most.
         longest: tokens of a conversation, or of a piece of padding, at the most.
         overhead: what a micro-batch costs beside its tokens, in tokens.
+        together: conversations that must be in one micro-batch, since their loss is a joint one.
     """
 
     sizes: tuple[int, ...]
@@ -85,6 +94,7 @@ class Shapes:
     longest: int
     overhead: int = 0
     exact: bool = False
+    together: int = 1
 
     @property
     def slots(self) -> int:
@@ -92,11 +102,12 @@ class Shapes:
         return self.most + math.ceil(self.sizes[-1] / self.longest)
 
     def cut(self, lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """`(size, places in lengths)` of each micro-batch.
+        """`(size, places in lengths)` of each micro-batch; lengths of conversations, or of those that stay together.
 
         Raises:
-            ValueError: a conversation longer than the largest size.
+            ValueError: one is longer than the largest size.
         """
+        most = self.most // self.together
         if max(lengths, default=0) > self.sizes[-1]:
             raise ValueError(f"A row of {max(lengths)} tokens is longer than the budget of {self.sizes[-1]} tokens.")
         rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -105,10 +116,10 @@ class Shapes:
             total = sum(lengths[i] for i in rest)
             if total <= self.sizes[-1] * (_PIECES - 1):
                 for sizes in _combinations(self.sizes, self.overhead):
-                    if sum(sizes) >= total and (bins := _fitted(rest, lengths, sizes, self.most)) is not None:
+                    if sum(sizes) >= total and (bins := _fitted(rest, lengths, sizes, most)) is not None:
                         pairs = zip(sizes, bins, strict=True)
                         return done + [(size, sorted(places)) for size, places in pairs if places]
-            first, rest = _filled(rest, lengths, self.sizes[-1], self.most)
+            first, rest = _filled(rest, lengths, self.sizes[-1], most)
             size = next(size for size in self.sizes if size >= sum(lengths[i] for i in first))
             done.append((size, sorted(first)))
         return done
@@ -116,14 +127,15 @@ class Shapes:
     def micro_batches(self, step: Sequence[Conversation], sized: int = 0) -> list[dict[str, Tensor]]:
         """Tensors on the CPU: `input_ids`, `labels`, `position_ids` [1, size], `bounds` [slots + 1] int32; for
         conversation-wise losses `segments` [size], the number of each token's conversation, `most` for padding, and
-        `shares` [most].
+        `shares` [most]; for preferences `references` [most] and `wanted` [most].
 
         Args:
             sized: the size of all, if not as few tokens as possible.
         """
         made = []
-        for size, places in self.cut([len(part) for part in step]):
-            made.append(self.joined([step[place] for place in places], sized or size))
+        units = [step[at : at + self.together] for at in range(0, len(step), self.together)]
+        for size, places in self.cut([sum(map(len, unit)) for unit in units]):
+            made.append(self.joined([part for place in places for part in units[place]], sized or size))
         return made
 
     def joined(self, parts: Sequence[Conversation], size: int) -> dict[str, Tensor]:
@@ -142,6 +154,12 @@ class Shapes:
         places = np.concatenate([np.arange(length) for length in [*lengths, *pieces]])
         bounds = np.full(slots + 1, size, np.int32)
         bounds[: len(lengths) + len(pieces) + 1] = [0, *itertools.accumulate([*lengths, *pieces])]
+        answers = {}
+        if self.together > 1:
+            references, wanted = np.zeros(most, np.float32), np.zeros(most, np.float32)
+            references[: len(parts)] = [part.reference for part in parts]
+            wanted[: len(parts)] = [part.wanted for part in parts]
+            answers = {"references": torch.from_numpy(references), "wanted": torch.from_numpy(wanted)}
         return {
             "input_ids": torch.from_numpy(ids)[None],
             "labels": torch.from_numpy(labels)[None],
@@ -149,6 +167,7 @@ class Shapes:
             "bounds": torch.from_numpy(bounds),
             "segments": torch.from_numpy(segments),
             "shares": torch.from_numpy(shares),
+            **answers,
         }
 
 
@@ -189,19 +208,27 @@ def _filled(places: list[int], lengths: Sequence[int], size: int, most: int) -> 
     return taken, left
 
 
-def exact_shapes(lengths: Sequence[int], budget: int) -> Shapes:
-    """Micro-batches of up to `budget` tokens without padding; lengths of all conversations."""
+def exact_shapes(lengths: Sequence[int], budget: int, together: int = 1) -> Shapes:
+    """Micro-batches of up to `budget` tokens without padding; lengths of all conversations, or of those that stay
+    together."""
     longest = max(lengths)
-    return Shapes((max(budget, longest),), most=max(budget, longest), longest=longest, exact=True)
+    most = max(budget, longest) * together
+    return Shapes((max(budget, longest),), most=most, longest=longest, exact=True, together=together)
 
 
 def chosen_shapes(
-    lengths: Sequence[int], per_step: int, budget: int, overhead: int, count: int = 6, seed: int = 0
+    lengths: Sequence[int],
+    per_step: int,
+    budget: int,
+    overhead: int,
+    count: int = 6,
+    seed: int = 0,
+    together: int = 1,
 ) -> Shapes:
     """Up to `count` sizes for which steps of `per_step` conversations drawn from `lengths` cost the least.
 
     Args:
-        lengths: tokens of the dataset's conversations.
+        lengths: tokens of the dataset's conversations, or of those that stay together (`per_step` counts the same).
         budget: tokens of a micro-batch at the most; a single conversation may be longer.
         overhead: what a micro-batch costs beside its tokens, in tokens.
     """
@@ -223,8 +250,8 @@ def chosen_shapes(
         sizes, cost = tuple(sorted((*sizes, size))), best
         candidates.remove(size)
     mean = max(1, sum(lengths) // len(lengths))
-    most = min(per_step, 2 * math.ceil(largest / mean) + 8)
-    return Shapes(sizes, most=most, longest=longest, overhead=overhead)
+    most = min(per_step, 2 * math.ceil(largest / mean) + 8) * together
+    return Shapes(sizes, most=most, longest=longest, overhead=overhead, together=together)
 
 
 def _rounded(size: int) -> int:

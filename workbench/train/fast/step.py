@@ -27,7 +27,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 from workbench.config.options import RunConfig
-from workbench.data.training_set import conversation_lengths, longest_row
+from workbench.data.training_set import conversation_lengths, longest_row, together_in, unit_lengths
 from workbench.messages.message import Message
 from workbench.models.cost.plan import worth_compiling
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
@@ -69,6 +69,7 @@ class FastStep:
         longest = longest_row(rows)
         self.shapes: Shapes | None = None
         self._lengths = lengths = conversation_lengths(rows)
+        self._together = together_in(rows)
         if joined and len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths)):
             joined = False
             log("Rows are of one length: their batches need no padding.")
@@ -112,9 +113,10 @@ class FastStep:
     def _shapes(self, lengths: list[list[int]], budget: int, count: int = 6, say: bool = True) -> Shapes:
         """Up to `count` sizes of micro-batches, for steps of this run's number of rows."""
         config = self._config
-        flat = [length for row in lengths for length in row]
+        units = unit_lengths(lengths, self._together)
         rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
-        shapes = chosen_shapes(flat, round(rows * len(flat) / len(lengths)), budget, OVERHEAD, count, config.seed)
+        per_step = round(rows * len(units) / len(lengths))
+        shapes = chosen_shapes(units, per_step, budget, OVERHEAD, count, config.seed, self._together)
         sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
         if say:
             log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
@@ -161,7 +163,7 @@ class FastStep:
         return [{name: value for name, value in part.items() if self._wanted(trainer, name)} for part in parts]
 
     def _wanted(self, trainer, name: str) -> bool:
-        return trainer.balance is not None or name not in ("segments", "shares")
+        return trainer.balance is not None or self._together > 1 or name not in ("segments", "shares")
 
     def _joined_step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         return self._graphs.run(_moved(scaled(inputs, num_items_in_batch)))

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from workbench.config.options import RunConfig
-from workbench.data.training_set import conversation_lengths
+from workbench.data.training_set import conversation_lengths, together_in, unit_lengths
 from workbench.messages.message import Message
 from workbench.models.attention import use_bounds
 from workbench.models.aux_loss import has_own_balance_loss
@@ -75,9 +75,9 @@ class RowStep(PlainStep):
     counts_on_cpu = True
 
     def __init__(self, config: RunConfig, rows):
-        lengths = conversation_lengths(rows)
+        lengths, together = conversation_lengths(rows), together_in(rows)
         budget = max(map(sum, lengths)) * config.per_device_train_batch_size
-        self.shapes: Shapes = exact_shapes([n for row in lengths for n in row], budget)
+        self.shapes: Shapes = exact_shapes(unit_lengths(lengths, together), budget, together)
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
         return self.shapes.micro_batches(conversations(batches))

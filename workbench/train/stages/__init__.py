@@ -4,7 +4,7 @@ from importlib import import_module
 
 from workbench.errors import UserError
 
-MODULES = {"sft": "workbench.train.stages.sft"}
+MODULES = {name: f"workbench.train.stages.{name}" for name in ("sft", "pt", "dpo", "kto", "rm")}
 
 
 def stage(name: str):

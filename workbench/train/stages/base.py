@@ -15,7 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import Balance
 from workbench.runs.run import write_manifest
-from workbench.train.fast.rows import collate
+from workbench.train.fast.rows import RowBatch, collate
 from workbench.train.fast.strategy import PlainStep, StepStrategy
 
 
@@ -27,12 +27,14 @@ class Stage:
         trainer: a `WorkbenchTrainer` over the trainer of TRL that computes this stage's loss.
         arguments: that trainer's `TrainingArguments`.
         own_arguments: from the run's options and the causal model, the arguments that only this stage has.
+        trainer_options: from the run's options, what only this trainer is made with.
     """
 
     name: str
     trainer: type
     arguments: type
     own_arguments: Callable[[RunConfig, torch.nn.Module], dict]
+    trainer_options: Callable[[RunConfig], dict] = lambda config: {}
 
 
 class WorkbenchTrainer:
@@ -150,7 +152,11 @@ class WorkbenchTrainer:
         cut = self.step_strategy.arrange(self, rows)
         entries = [{"micro_batches": [], "tokens": batch.tokens} for batch in rows]
         entries[0]["micro_batches"] = cut
-        return entries, torch.tensor(sum(batch.trained for batch in rows))
+        return entries, torch.tensor(sum(map(self.counted, rows)))
+
+    def counted(self, batch: RowBatch) -> int:
+        """What the loss of a step is divided by, of one batch: trained tokens."""
+        return batch.trained
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if "micro_batches" in inputs:

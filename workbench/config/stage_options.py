@@ -1,0 +1,122 @@
+"""Options of the stages of training: which one, and what only some of them have. The names are LLaMA-Factory's."""
+
+from typing import Literal
+
+from workbench.config.option import Options, opt
+
+STAGES = ("sft", "pt", "dpo", "kto", "rm")
+PREFERENCE_STAGES = ("dpo", "kto", "rm")
+# `pref_loss` without a reference model
+WITHOUT_REFERENCE = ("orpo", "simpo")
+
+
+class StageOptions(Options):
+    """What a run does with its data."""
+
+    stage: Literal[STAGES] = opt(  # type: ignore[valid-type]
+        "sft",
+        "train",
+        ("Stage", "阶段"),
+        (
+            "sft: learn answers. pt: learn plain text. dpo: learn which of two answers is better. kto: learn from answers"
+            " labeled wanted or not. rm: a reward model, which scores answers.",
+            "sft：学习回答。pt：学习纯文本。dpo：学习两个回答中哪个更好。kto：从标注为可取或不可取的回答中学习。rm：给回答打分的奖励模型。",
+        ),
+        basic=True,
+        affects=("data",),
+    )
+    pref_beta: float = opt(
+        0.1,
+        "preference",
+        ("Beta", "Beta"),
+        (
+            "For dpo and kto: how closely the model is held to the reference. Lower lets it go further.",
+            "用于 dpo 与 kto：对参考模型的约束强度，越低偏离越大。",
+        ),
+        gt=0,
+        le=1000,
+    )
+    pref_loss: Literal["sigmoid", "hinge", "ipo", "orpo", "simpo"] = opt(
+        "sigmoid",
+        "preference",
+        ("Preference loss", "偏好损失"),
+        (
+            "For dpo. sigmoid is DPO's own; orpo and simpo need no reference.",
+            "用于 dpo。sigmoid 为 DPO 原本的损失；orpo 与 simpo 不需要参考模型。",
+        ),
+    )
+    pref_ftx: float = opt(
+        0.0,
+        "preference",
+        ("Weight of the SFT loss", "SFT 损失权重"),
+        (
+            "For dpo and kto: how much the loss of the chosen answer counts beside the preference loss; 0: not.",
+            "用于 dpo 与 kto：可取回答的 SFT 损失所占权重；0 为不计。",
+        ),
+        ge=0,
+        le=1000,
+    )
+    dpo_label_smoothing: float = opt(
+        0.0,
+        "preference",
+        ("Label smoothing", "标签平滑"),
+        (
+            "For dpo with sigmoid: the share of pairs that are thought to be labeled the wrong way round.",
+            "用于 dpo 的 sigmoid：估计有多大比例的偏好对标反了。",
+        ),
+        ge=0,
+        lt=0.5,
+    )
+    simpo_gamma: float = opt(
+        0.5,
+        "preference",
+        ("SimPO margin", "SimPO 间隔"),
+        ("For simpo: by how much a chosen answer should be better.", "用于 simpo：可取回答应高出的奖励差。"),
+        ge=0,
+        le=1000,
+    )
+    kto_chosen_weight: float = opt(
+        1.0,
+        "preference",
+        ("Weight of wanted answers", "可取回答权重"),
+        ("For kto: higher where there are few of them.", "用于 kto：数量较少时可调高。"),
+        ge=0,
+        le=1000,
+    )
+    kto_rejected_weight: float = opt(
+        1.0,
+        "preference",
+        ("Weight of unwanted answers", "不可取回答权重"),
+        ("For kto: higher where there are few of them.", "用于 kto：数量较少时可调高。"),
+        ge=0,
+        le=1000,
+    )
+    ref_model: str | None = opt(
+        None,
+        "preference",
+        ("Reference model", "参考模型"),
+        (
+            "For dpo and kto. Empty: the model itself without the new adapter. Its scores of the answers are computed"
+            " once, before the training.",
+            "用于 dpo 与 kto。留空：不带新适配器的模型本身。其对回答的评分在训练前一次算好。",
+        ),
+        affects=("path",),
+    )
+    ref_model_adapters: str | None = opt(
+        None,
+        "preference",
+        ("Adapter of the reference", "参考模型的适配器"),
+        ("A run or a folder with a PEFT adapter.", "某次运行，或含 PEFT 适配器的文件夹。"),
+        affects=("path",),
+    )
+    ref_model_quantization_bit: Literal[4, 8] | None = opt(
+        None,
+        "preference",
+        ("Quantization of the reference", "参考模型的量化"),
+        ("4, 8, or empty for none.", "4、8，或留空不量化。"),
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with a reference model."""
+        return self.stage == "kto" or (self.stage == "dpo" and self.pref_loss not in WITHOUT_REFERENCE)

@@ -1,0 +1,182 @@
+"""Log-probabilities of answers under the reference model: computed once before the training, and kept by content.
+
+The reference is the model without the adapter that will be trained, so no second model has to be in memory; or, with
+`ref_model`, one that is loaded for this alone and freed before the model is loaded.
+"""
+
+import gc
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from workbench.config.options import RunConfig
+from workbench.data.training_set import unit_lengths
+from workbench.messages.message import Message
+from workbench.models.attention import use_bounds
+from workbench.models.demo import Progress
+from workbench.models.locate import locate_adapter, locate_model
+from workbench.storage.workspace import Workspace
+from workbench.train.fast.loss import sum_loss_in_forward
+from workbench.train.fast.rows import Conversation, exact_shapes
+
+BUDGET = 8192  # tokens of a forward pass
+_KEPT = 20  # files
+
+
+class References:
+    """The reference of a run: which model that is, and its log-probabilities of rows.
+
+    Args:
+        dtype: what the model computes in.
+        progress, log: take a phase with its share, and a sentence.
+    """
+
+    def __init__(self, config: RunConfig, workspace: Workspace, dtype: torch.dtype, progress: Progress, log):
+        self._config, self._workspace, self._dtype = config, workspace, dtype
+        self._progress, self._log = progress, log
+
+    @property
+    def other(self) -> bool:
+        """Whether the reference is another model than the one that is trained."""
+        return bool(self._config.ref_model or self._config.ref_model_adapters)
+
+    def from_other(self, *datasets) -> list:
+        """Rows, or None, with `references` of a model that is loaded here and freed again. Raises UserError."""
+        from peft import PeftModel
+
+        from workbench.models.load import load_model
+
+        config = self._config
+        update = {
+            "model_name_or_path": config.ref_model or config.model_name_or_path,
+            "quantization_bit": config.ref_model_quantization_bit if config.ref_model else config.quantization_bit,
+        }
+        model, made = None, []
+        for rows in datasets:
+            if rows is not None and (known := self._known(rows)) is None:
+                if model is None:
+                    model = load_model(
+                        config.model_copy(update=update),
+                        self._workspace,
+                        dtype=self._dtype,
+                        split=config.device_map == "auto",
+                        progress=self._progress,
+                        log=self._log,
+                    )
+                    if config.ref_model_adapters:
+                        folder = locate_adapter(config.ref_model_adapters, self._workspace)
+                        model = PeftModel.from_pretrained(model, folder)
+                known = self._computed(rows, model)
+            made.append(rows and _with_references(rows, known))
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return made
+
+    def from_own(self, train_rows, eval_rows, model) -> list:
+        """Both, the second one may be None, with `references` of the model that is about to be trained."""
+        # a new adapter changes nothing yet; one that is continued is what the training starts from, not the reference
+        continued = hasattr(model, "disable_adapter") and self._config.adapter_name_or_path
+        made = []
+        for rows in (train_rows, eval_rows):
+            if rows is not None and (known := self._known(rows)) is None:
+                with model.disable_adapter() if continued else nullcontext():
+                    known = self._computed(rows, model)
+            made.append(rows and _with_references(rows, known))
+        return made
+
+    def _computed(self, rows, model) -> np.ndarray:
+        values = log_probabilities(rows, model, self._dtype, self._progress)
+        file = self._file(rows)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, values)
+        partial.replace(file)
+        kept = sorted(file.parent.glob("*.npy"), key=lambda f: f.stat().st_mtime, reverse=True)
+        for old in kept[_KEPT:]:
+            old.unlink(missing_ok=True)
+        self._log(f"The reference model's log-probabilities of {len(values):,} answers are computed.")
+        return values
+
+    def _known(self, rows) -> np.ndarray | None:
+        try:
+            values = np.load(self._file(rows), allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        if len(values) != sum(map(len, rows["seq_lengths"])):
+            return None
+        self._log("The reference model's log-probabilities are known from an earlier run.")
+        return values
+
+    def _file(self, rows) -> Path:
+        """Where the values for these rows and this reference are kept."""
+        c, digest = self._config, xxhash.xxh3_128()
+        for batch in rows.with_format("arrow").iter(1000):
+            for name in ("input_ids", "labels", "seq_lengths"):
+                digest.update(np.ascontiguousarray(batch[name].combine_chunks().values.to_numpy(zero_copy_only=False)))
+        own = [c.model_name_or_path, c.quantization_bit, c.adapter_name_or_path and "without its adapter"]
+        other = [c.ref_model or c.model_name_or_path, c.ref_model_quantization_bit, c.ref_model_adapters]
+        parts = [self.other, other if self.other else own, c.quantization_type, c.double_quantization, str(self._dtype)]
+        parts += [c.rope_scaling, c.rope_factor, c.model_revision]
+        named = [locate_model(str((other if self.other else own)[0]), self._workspace)]
+        if c.ref_model_adapters:
+            named.append(locate_adapter(c.ref_model_adapters, self._workspace))
+        for folder in map(Path, named):
+            parts += [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.glob("*")) if f.is_file()]
+        digest.update(repr(parts).encode())
+        return self._workspace.cache / "references" / f"{digest.hexdigest()}.npy"
+
+
+def _with_references(rows, values: np.ndarray):
+    """`rows` with a column `references`: for each row those of its conversations."""
+    pairs = values.reshape(len(rows), -1).tolist()
+    return rows.add_column("references", pairs)
+
+
+def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np.ndarray:
+    """Summed log-probability of the trained tokens of each conversation, float32, in the order of `rows`.
+
+    Conversations are laid end to end where the model can attend between bounds, else they go one by one.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    sum_loss_in_forward(causal)
+    joined = not use_bounds(causal)
+    lengths = list(rows["seq_lengths"])
+    shapes = exact_shapes(unit_lengths(lengths, 1), BUDGET if joined else 1)
+    parts = [
+        Conversation(np.asarray(ids), np.asarray(labels), 0.0)
+        for row in rows
+        for ids, labels in zip(
+            *(_split(row[name], row["seq_lengths"]) for name in ("input_ids", "labels")), strict=True
+        )
+    ]
+    values, training = np.zeros(len(parts), np.float32), model.training
+    device = next(model.parameters()).device
+    half = dtype in (torch.float16, torch.bfloat16) and device.type == "cuda"
+    batches = shapes.cut([len(part) for part in parts]) if joined else [(0, [at]) for at in range(len(parts))]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=half):
+            for number, (_, places) in enumerate(batches):
+                progress(Message("reference_logps"), number / len(batches))
+                batch = {name: v.to(device) for name, v in shapes.joined([parts[at] for at in places], 0).items()}
+                bounded = {"position_ids": batch["position_ids"], "bounds": batch["bounds"], "longest": shapes.longest}
+                losses = model(
+                    input_ids=batch["input_ids"], labels=batch["labels"], per_token=True, **(bounded if joined else {})
+                ).loss
+                sums = losses.new_zeros(len(places) + 1)
+                sums = sums.index_add(0, batch["segments"][1:].to(losses.device), losses[0])
+                values[places] = -sums[: len(places)].float().cpu().numpy()
+    finally:
+        model.train(training)
+    progress(Message("reference_logps"), 1.0)
+    return values
+
+
+def _split(values: list[int], lengths: list[int]) -> list[list[int]]:
+    ends = np.cumsum(lengths)
+    return [values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -42,7 +42,7 @@ def test_unknown_key_names_the_nearest():
         ({"cutoff_len": "abc"}, "cutoff_len: 'abc'"),
         ({"quantization_bit": 3}, "it should be 4 or 8"),
         ({"lora_dropout": 1.5}, "lora_dropout: 1.5"),
-        ({"stage": "dpo"}, "stage: 'dpo'"),
+        ({"stage": "ppo"}, "stage: 'ppo'"),
         ({"fp16": True, "bf16": True}, "fp16 and bf16 are both on"),
         ({"packing": True, "cutoff_len": 0}, "packing needs a length"),
         ({"neat_packing": True, "cutoff_len": 0}, "packing needs a length"),

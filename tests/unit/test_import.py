@@ -15,8 +15,8 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        *((SFT.replace("stage: sft", f"stage: {stage}"), f"stage: {stage}") for stage in ("pt", "rm", "ppo", "dpo", "kto")),
-        (COMMAND.replace("--stage sft", "--stage dpo --pref_beta 0.1"), "stage: dpo"),
+        *((SFT.replace("stage: sft", f"stage: {stage}"), f"stage: {stage}") for stage in ("ppo", "orpo", "x")),
+        (COMMAND.replace("--stage sft", "--stage ppo --ppo_buffer_size 1"), "stage: ppo"),
         (SFT.replace("lora", "freeze") + "freeze_trainable_layers: 2", "finetuning_type: freeze"),
         (SFT.replace("lora", "oft"), "finetuning_type: oft"),
         (SFT + "fp8: true", "FP8"),
@@ -56,10 +56,10 @@ def test_what_is_another_kind_of_run_is_refused(text, words):
 def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
         SFT
-        + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
+        + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\nppo_score_norm: true\nquantization_method: bnb\n"
         "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
     )
-    assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {
+    assert {"use_galore", "fp8", "galore_rank", "ppo_score_norm", "enable_liger_kernel"} <= {
         k for k, _, _ in result.left_out
     }
     assert result.values.keys() == {"model_name_or_path", "stage", "do_train", "finetuning_type", "dataset", "template"}

@@ -38,13 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "flash_attn": "auto",
 }
 
-STAGES = {
-    "pt": "stage_pretraining",
-    "rm": "stage_reward",
-    "ppo": "stage_ppo",
-    "dpo": "stage_dpo",
-    "kto": "stage_kto",
-}
+STAGES = {"ppo": "stage_ppo"}  # that are not offered
 # what a command of its is for; `train` is the rest
 COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "eval": "eval"}
 # templates of models that also take images, video or audio
@@ -72,6 +66,7 @@ CHANGING = {
     "use_apollo": "APOLLO",
     "use_badam": "BAdam",
     "use_adam_mini": "Adam-mini",
+    "pref_bco_weight": "BCO",
     "use_muon": "Muon",
     "use_llama_pro": "LLaMA Pro",
     "use_dft_loss": "asks_dft",

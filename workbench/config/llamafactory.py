@@ -14,6 +14,7 @@ from typing import Any
 from workbench.config import foreign
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
+from workbench.config.stage_options import STAGES
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
@@ -161,9 +162,9 @@ def _purpose(values: dict[str, Any]) -> str:
 
 
 def _check_kind(values: dict[str, Any]) -> None:
-    """Raise UserError for what is not supervised fine-tuning as it can be done here: it must not become that."""
+    """Raise UserError for what cannot be done here as it is meant: it must not become something else."""
     stage = str(values.get("stage") or "sft").lower()
-    if stage != "sft":
+    if stage not in STAGES:
         what = Message(foreign.STAGES.get(stage, "stage_unknown"))
         raise UserError("import_stage", stage=stage, what=what)
     method = str(values.get("finetuning_type") or "lora").lower()

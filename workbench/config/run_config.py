@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
+from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.config.type_errors import type_error
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -164,6 +165,15 @@ def conflicts(config: RunConfig) -> list[Message]:
         Message("full_adapter"),
     )
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
+    pairs = c.stage in PREFERENCE_STAGES
+    check(pairs and (c.packing or c.neat_packing), Message("packing_of_pairs", stage=c.stage))
+    check(c.stage == "pt" and c.cutoff_len == 0, Message("pt_without_length"))
+    check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
+    check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))
+    check(
+        bool(c.ref_model or c.ref_model_adapters) and not c.needs_reference,
+        Message("reference_unused", stage=c.stage, loss=c.pref_loss),
+    )
     check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
     check(
         c.eval_strategy != "no" and not c.val_size and not c.eval_dataset,

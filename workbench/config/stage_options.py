@@ -18,9 +18,9 @@ class StageOptions(Options):
         "train",
         ("Stage", "阶段"),
         (
-            "sft: learn answers. pt: learn plain text. dpo: learn which of two answers is better. kto: learn from answers"
+            "sft: learn answers. pt: learn plain text. dpo: learn which of two answers is better. kto: learn from those"
             " labeled wanted or not. rm: a reward model, which scores answers.",
-            "sft：学习回答。pt：学习纯文本。dpo：学习两个回答中哪个更好。kto：从标注为可取或不可取的回答中学习。rm：给回答打分的奖励模型。",
+            "sft：学习回答。pt：学习纯文本。dpo：学习两个回答中哪个更好。kto：从标注的回答中学习。rm：给回答打分的奖励模型。",
         ),
         basic=True,
         affects=("data",),

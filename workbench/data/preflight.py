@@ -46,6 +46,10 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
         check_embeddings(config, _tied(folder))
     if config.adapter_name_or_path:
         locate_adapter(config.adapter_name_or_path, workspace)
+    if config.ref_model:
+        locate_model(config.ref_model, workspace)
+    if config.ref_model_adapters:
+        locate_adapter(config.ref_model_adapters, workspace)
     templates.read(config.template)
     folder = dataset_folder(config.dataset_dir, workspace)
     datasets = [

@@ -174,7 +174,8 @@ def _only_trained(batch: Batch, summary: Summary) -> tuple[list[int], np.ndarray
     summary.untrained += int((counts == 0).sum())
     keep = np.repeat(counts > 0, batch.lengths)
     batch.full = list(itertools.compress(batch.full, counts))
-    batch.parts, batch.wanted = (list(itertools.compress(kept, counts)) for kept in (batch.parts, batch.wanted))
+    batch.parts = list(itertools.compress(batch.parts, counts))
+    batch.wanted = list(itertools.compress(batch.wanted, counts))
     return list(itertools.compress(batch.lengths, counts)), batch.ids[keep], batch.labels[keep]
 
 

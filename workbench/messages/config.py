@@ -62,6 +62,26 @@ SENTENCES = {
         "fp16 and bf16 are both on. Keep one, or neither to let the device decide.",
         "fp16 和 bf16 同时开启。请只保留一个，或都不设，由设备决定。",
     ),
+    "packing_of_pairs": (
+        "packing cannot be used in stage {stage}: its rows are laid end to end anyway. Set packing: false.",
+        "{stage} 阶段不能使用 packing：其数据行本来就会首尾相接。请设 packing: false。",
+    ),
+    "pt_without_length": (
+        "stage pt joins texts to sequences of one length. Set cutoff_len, for example 2048.",
+        "pt 阶段会把文本拼接为固定长度的序列。请设置 cutoff_len，例如 2048。",
+    ),
+    "samples_of_scores": (
+        "sample_prompts: a reward model gives no answers. Leave it empty in stage rm.",
+        "sample_prompts：奖励模型不生成回答。在 rm 阶段请留空。",
+    ),
+    "smoothing_of_sigmoid": (
+        "dpo_label_smoothing belongs to pref_loss sigmoid. Set it to 0, or choose sigmoid.",
+        "dpo_label_smoothing 只用于 pref_loss sigmoid。请设为 0，或选择 sigmoid。",
+    ),
+    "reference_unused": (
+        "ref_model: stage {stage} with pref_loss {loss} compares with no reference model. Leave it empty.",
+        "ref_model：{stage} 阶段（pref_loss {loss}）不与参考模型比较。请留空。",
+    ),
     "packing_without_length": (
         "packing needs a length to fill. Set cutoff_len, for example 2048.",
         "packing 需要填充到某个长度。请设置 cutoff_len，例如 2048。",

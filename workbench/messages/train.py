@@ -80,6 +80,10 @@ SENTENCES = {
         "resume_from_checkpoint is true, but this run has no whole checkpoint yet.",
         "resume_from_checkpoint 为 true，但该运行还没有完整的检查点。",
     ),
+    "checkpoint_of_stage": (
+        "resume_from_checkpoint: {path} is of stage {stage}, this run of stage {now}. To build on it, name it as adapter_name_or_path.",
+        "resume_from_checkpoint：{path} 属于 {stage} 阶段，本次运行为 {now}。若要以其为基础，请填入 adapter_name_or_path。",
+    ),
     "checkpoint_broken": (
         "resume_from_checkpoint: {path} is no whole checkpoint (a file is missing or cut off).",
         "resume_from_checkpoint：{path} 不是完整的检查点（缺少文件或被截断）。",

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import orjson
 
+# of the stages on preferences, TRL's names
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
+_MEASURED = (*REWARDS, "rewards/accuracies", "logps/chosen", "logps/rejected", "kl")
+MEASURES: tuple[str, ...] = (*_MEASURED, *(f"eval_{name}" for name in _MEASURED))
 METRICS = (
     "loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory", "vram_reserved", "gpu_utilization", "aux_loss",
-    "epoch", "total_tokens", "elapsed_seconds",
+    "epoch", "total_tokens", "elapsed_seconds", *MEASURES,
 )  # fmt: skip
 _POINTS = 600  # a series is thinned to between this many and half as many points
 _WHOLE = 4 << 20  # a file up to this size is read whole at the first look, a larger one is sampled

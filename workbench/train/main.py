@@ -233,6 +233,9 @@ def _checkpoint(run: Run, config) -> str | None:
         return str(own[-1])
     if not is_whole(Path(wanted)):
         raise UserError("checkpoint_broken", path=wanted)
+    stage = Run(Path(wanted).parent).config_values().get("stage", "sft")
+    if stage != config.stage:
+        raise UserError("checkpoint_of_stage", path=wanted, stage=stage, now=config.stage)
     return wanted
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 from workbench.models.demo import Progress
-from workbench.runs.metrics import tail
+from workbench.runs.metrics import MEASURES, tail
 from workbench.runs.run import Run
 
 
@@ -123,6 +123,7 @@ class MetricsLog:
             ("lr", "learning_rate"),
             ("grad_norm", "grad_norm"),
             ("aux_loss", "aux_loss"),
+            *((name, name) for name in MEASURES),
         ):
             if theirs in logs:
                 row[ours] = _finite(logs[theirs])
@@ -173,6 +174,8 @@ def _line(row: dict) -> str:
         ("lr", "{:.2e}"),
         ("grad_norm", "{:.3f}"),
         ("aux_loss", "{:.4f}"),
+        ("rewards/margins", "{:.4f}"),
+        ("rewards/accuracies", "{:.0%}"),
     ):
         if key in row:
             parts.append(f"{key} " + (form.format(row[key]) if row[key] is not None else "nan"))

@@ -20,7 +20,7 @@ from workbench.models.demo import Progress
 from workbench.models.locate import locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.fast.loss import sum_loss_in_forward
-from workbench.train.fast.rows import Conversation, exact_shapes
+from workbench.train.fast.rows import RowBatch, exact_shapes
 
 BUDGET = 8192  # tokens of a forward pass
 _KEPT = 20  # files
@@ -147,13 +147,7 @@ def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np
     joined = not use_bounds(causal)
     lengths = list(rows["seq_lengths"])
     shapes = exact_shapes(unit_lengths(lengths, 1), BUDGET if joined else 1)
-    parts = [
-        Conversation(np.asarray(ids), np.asarray(labels), 0.0)
-        for row in rows
-        for ids, labels in zip(
-            *(_split(row[name], row["seq_lengths"]) for name in ("input_ids", "labels")), strict=True
-        )
-    ]
+    parts = RowBatch(list(rows)).parts
     values, training = np.zeros(len(parts), np.float32), model.training
     device = next(model.parameters()).device
     half = dtype in (torch.float16, torch.bfloat16) and device.type == "cuda"
@@ -175,8 +169,3 @@ def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np
         model.train(training)
     progress(Message("reference_logps"), 1.0)
     return values
-
-
-def _split(values: list[int], lengths: list[int]) -> list[list[int]]:
-    ends = np.cumsum(lengths)
-    return [values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -27,9 +27,17 @@ def _trace(series: Series, y: list[float], name: str, **style) -> dict:
 
 
 def loss_chart(
-    series: dict[str, Series], names: tuple[str, str, str], *, step: str, empty: str, log_scale: bool, run_id: str
+    series: dict[str, Series],
+    names: tuple[str, str, str],
+    *,
+    step: str,
+    empty: str,
+    log_scale: bool,
+    run_id: str,
+    rewards: dict[str, str] | None = None,
 ) -> str:
-    """Raw and smoothed training loss and evaluation loss over steps.
+    """Raw and smoothed training loss and evaluation loss over steps; below them, where a run has such, `rewards`: names
+    of the legend by metric.
 
     `names` are the legend's words for the three, `empty` stands in place of a chart without points. The zoom is kept as
     long as `run_id` stays the same (`uirevision`).
@@ -58,6 +66,13 @@ def loss_chart(
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#222"}, "bgcolor": "#fff"},
     }
+    measured = {metric: name for metric, name in (rewards or {}).items() if series[metric].x}
+    for (metric, name), color in zip(measured.items(), COLORS, strict=False):
+        points = series[metric]
+        data.append(_trace(points, points.y, name, mode="lines", line={"color": color, "width": 1.8}, yaxis="y2"))
+    if measured:
+        layout["yaxis"] |= {"domain": [0.48, 1]}
+        layout["yaxis2"] = {"domain": [0, 0.38], **_GRID}
     if not train.x and not held_out.x:  # words instead of an empty pair of axes
         hidden = {"visible": False}
         annotation = {"text": empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}

@@ -7,7 +7,7 @@ import threading
 from html import escape
 
 from workbench.messages.message import told
-from workbench.runs.metrics import MetricsReader, tail
+from workbench.runs.metrics import REWARDS, MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
 from workbench.storage.files import file_token
@@ -93,6 +93,8 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
         ("throughput", _number(last.get("throughput"), "{:,.0f}")),
         ("memory", _number(last.get("peak_memory"), "{:.1f} GiB")),
     ]
+    if "rewards/accuracies" in last:
+        tiles.insert(1, ("accuracy", _number(last["rewards/accuracies"], "{:.0%}")))
     parts += ["<div class='wb-tiles'>"]
     parts += [
         f"<div class='wb-tile'><b>{escape(value)}</b><span>{escape(say(key, lang))}</span></div>"
@@ -144,6 +146,7 @@ def chart_json(run: Run, lang: str, log_scale: bool) -> str:
         empty=say("no_points", lang),
         log_scale=log_scale,
         run_id=run.id,
+        rewards={metric: say(f"legend_{metric.partition('/')[2]}", lang) for metric in REWARDS},
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config.options import RunConfig
+from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.data.dataset import data_files
 from workbench.data.registry import DatasetInfo, select
 from workbench.errors import UserError
@@ -18,7 +19,7 @@ MAX_LINES = 64 << 20  # bytes of a file of lines that is looked through
 MAX_JSON = 2 << 20  # bytes of a JSON file that is read
 LISTED = 200  # runs that are looked at for the same data
 _TEMPLATE = 64  # tokens that a chat template adds to a row
-_SAME = ("cutoff_len", "template", "max_samples", "train_on_prompt", "mask_history", "enable_thinking")
+_SAME = ("stage", "cutoff_len", "template", "max_samples", "train_on_prompt", "mask_history", "enable_thinking")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def rows_of(config: RunConfig, workspace: Workspace) -> Rows:
     known = [one for one in found if one is not None]
     count = sum(one.rows for one in known)
     longest = max(one.longest for one in known) + _TEMPLATE
-    cut = config.cutoff_len or longest
+    together = 2 if config.stage in PREFERENCE_STAGES else 1  # conversations of a row, each up to the cutoff
+    cut = config.cutoff_len * together or longest
     tokens = min(sum(one.total for one in known) + count * _TEMPLATE, count * min(longest, cut))
     if config.max_samples and config.max_samples < count:
         tokens, count = min(tokens, config.max_samples * min(longest, cut)), config.max_samples

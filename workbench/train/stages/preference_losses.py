@@ -1,4 +1,4 @@
-"""Losses of preferences, from the log-probabilities of answers: DPO (arXiv 2305.18290) and its kin, and KTO (2402.01306).
+"""Losses of preferences, from the log-probabilities of answers: DPO (arXiv 2305.18290), its kin, KTO (2402.01306).
 
 They are computed for all units of a micro-batch at once, two conversations each. A micro-batch may have room for more
 units than it has; `real` marks those that count. Nothing waits for the GPU, so that a step can be recorded.
@@ -123,7 +123,7 @@ def labeled_objective(config: RunConfig) -> Objective:
     return Objective(LABELED_MEASURES, compute)
 
 
-def reward_objective(config: RunConfig) -> Objective:
+def reward_objective() -> Objective:
     """The loss of a reward model over pairs of scores (Bradley-Terry), the chosen one first; scores are where
     log-probabilities are otherwise."""
 

@@ -58,6 +58,4 @@ def own_arguments(config: RunConfig, causal) -> dict:
     return {"max_length": None}
 
 
-STAGE = Stage(
-    "rm", RewardModelTrainer, RewardConfig, own_arguments, lambda config: {"objective": reward_objective(config)}
-)
+STAGE = Stage("rm", RewardModelTrainer, RewardConfig, own_arguments, lambda config: {"objective": reward_objective()})

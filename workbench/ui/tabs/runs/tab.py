@@ -6,6 +6,7 @@ import gradio as gr
 
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
+from workbench.runs.metrics import REWARDS
 from workbench.runs.run import Run, group_name, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
@@ -275,6 +276,11 @@ class RunsTab:
             (say("throughput", lang), ("throughput",)),
             (say("chart_memory", lang), ("peak_memory", "vram_reserved")),
             (say("chart_utilization", lang), ("gpu_utilization",)),
+            (say("chart_rewards", lang), REWARDS),
+            (say("chart_accuracies", lang), ("rewards/accuracies", "eval_rewards/accuracies")),
+            (say("chart_margins", lang), ("rewards/margins", "eval_rewards/margins")),
+            (say("chart_logps", lang), ("logps/chosen", "logps/rejected")),
+            (say("chart_kl", lang), ("kl", "eval_kl")),
         ]
         figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
         values, parent = run.config_values(), run.notes().get("parent", "")

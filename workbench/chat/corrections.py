@@ -111,9 +111,14 @@ def vote(workspace: Workspace, history: list[dict], answers: dict[str, str], bes
 STEPS = 40  # of a run on few corrections
 
 
-def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET) -> dict:
+# how corrections are learned: the right answers; right above wrong; both in one run
+WAYS = ("sft", "dpo", "both")
+_PAIR_RATE = 1e-4  # the highest learning rate for pairs: a LoRA follows them faster than it follows answers
+
+
+def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET, way: str = "sft") -> dict:
     """Options of a run on the corrections, which are in `dataset`: those of `start` (a preset, or the run whose adapter
-    goes on), made for few rows."""
+    goes on), made for few rows. `way`: one of `WAYS`; all but the first want the dataset of pairs."""
     per_step = int(start.get("per_device_train_batch_size") or 1) * int(start.get("gradient_accumulation_steps") or 1)
     epochs = max(3, min(STEPS, round(STEPS * per_step / max(count, 1))))
     return start | {
@@ -133,12 +138,34 @@ def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET) ->
         "output_dir": None,
         "resume_from_checkpoint": None,
         "adapter_name_or_path": adapter or None,
+        **_stage(start, adapter, way),
+    }
+
+
+def _stage(start: dict, adapter: str, way: str) -> dict:
+    """The options that make a run learn in one of `WAYS`."""
+    if way == "sft":
+        return {"stage": "sft", "ref_model": None, "ref_model_adapters": None}
+    return {
+        "stage": "dpo",
+        "pref_loss": "sigmoid",
+        "pref_ftx": 1.0 if way == "both" else 0.0,
+        "dpo_label_smoothing": 0.0,
+        "learning_rate": min(float(start.get("learning_rate") or _PAIR_RATE), _PAIR_RATE),
+        "ref_model": None,
+        "ref_model_adapters": adapter or None,  # what goes on is held to what it was
+        "train_on_prompt": False,
     }
 
 
 def rows(workspace: Workspace) -> list[dict]:
     """The corrections, oldest first; a line that is not whole is left out."""
     return _read(workspace, DATASET)
+
+
+def pairs(workspace: Workspace) -> list[dict]:
+    """The pairs that corrections and votes have made, oldest first."""
+    return _read(workspace, PAIRS)
 
 
 def votes(workspace: Workspace) -> list[dict]:

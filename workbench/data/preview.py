@@ -23,7 +23,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
 
     Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content,
     mark: `chosen` or `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the
-    first training rows made of it, `pieces`: how many there are, and `large`: whether it is too large to be tokenized
+    first training rows made of it, `pieces`: how many there are, `kind` as of `Encoder` (of `pairs`, the first two are the chosen
+    and the rejected answer), and `large`: whether it is too large to be tokenized
     here.
     """
     text = source(raw)
@@ -31,8 +32,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
     example, encoded, problems = look(raw, info, None if large else encoder)
     if example is None and problems[-1].kind == "template":  # the conversation itself is fine
         example = look(raw, info, None)[0]
-    if example is not None and example.label is False:  # not trained on, so there are no training rows of it
-        encoded = []
+    if example is not None and example.label is False and (encoder is None or encoder.kind == "conversations"):
+        encoded = []  # not trained on, so there are no training rows of it
     view = {
         "row": number + 1,
         "place": readable(raw.place),
@@ -40,6 +41,7 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
         "problems": [[p.kind, readable(p.reason)] for p in problems],
         "encoded": [encoded_view(one, vocabulary) for one in encoded[:MOST_PIECES]] if vocabulary else [],
         "pieces": len(encoded),
+        "kind": encoder.kind if encoder is not None else "conversations",
         "large": large and encoder is not None,
     }
     return view | _conversation(example) if example else view | {"turns": [], "broken": True}

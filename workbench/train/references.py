@@ -22,7 +22,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train.fast.loss import sum_loss_in_forward
 from workbench.train.fast.rows import RowBatch, exact_shapes
 
-BUDGET = 8192  # tokens of a forward pass
+BUDGET = {"cuda": 8192, "cpu": 1024}  # tokens of a forward pass
 _KEPT = 20  # files
 
 
@@ -146,10 +146,10 @@ def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np
     sum_loss_in_forward(causal)
     joined = not use_bounds(causal)
     lengths = list(rows["seq_lengths"])
-    shapes = exact_shapes(unit_lengths(lengths, 1), BUDGET if joined else 1)
+    device = next(model.parameters()).device
+    shapes = exact_shapes(unit_lengths(lengths, 1), BUDGET[device.type] if joined else 1)
     parts = RowBatch(list(rows)).parts
     values, training = np.zeros(len(parts), np.float32), model.training
-    device = next(model.parameters()).device
     half = dtype in (torch.float16, torch.bfloat16) and device.type == "cuda"
     batches = shapes.cut([len(part) for part in parts]) if joined else [(0, [at]) for at in range(len(parts))]
     model.eval()

@@ -459,6 +459,18 @@ TEXT = {
         "The form trains on {count} corrections. A few rows alone make a model forget: add a dataset beside them if it matters. Press Start.",
         "表单将用 {count} 条纠正训练。仅少量数据会使模型遗忘：必要时再加一个数据集。点击开始。",
     ),
+    "corrections_pairs": (
+        "The form trains on {count} pairs of corrections and votes. A few rows alone make a model forget: add a dataset of pairs beside them if it matters. Press Start.",
+        "表单将用 {count} 个由纠正与投票组成的偏好对训练。仅少量数据会使模型遗忘：必要时再加一个偏好数据集。点击开始。",
+    ),
+    "way": ("How to learn them", "学习方式"),
+    "way_info": (
+        "Answers: learn the right ones (SFT). Pairs: learn that right is better than wrong, votes included (DPO). Both: in one run.",
+        "回答：学习正确答案（SFT）。偏好对：学习正确优于错误，含投票（DPO）。两者：在一次运行中同时进行。",
+    ),
+    "way_sft": ("Answers (SFT)", "回答（SFT）"),
+    "way_dpo": ("Pairs (DPO)", "偏好对（DPO）"),
+    "way_both": ("Both", "两者"),
     "corrections_none": ("There are no corrections yet. Save one first.", "还没有纠正，请先保存一条。"),
     "still_writing": (
         "The answer is still being written. Wait for its end, or press Stop.",
@@ -545,6 +557,8 @@ TEXT = {
     "data_calls": ("calls", "调用"),
     "data_chosen": ("chosen", "选中"),
     "data_rejected": ("rejected: not trained", "拒绝：不训练"),
+    "data_rejected_pair": ("rejected", "拒绝"),
+    "data_label_unwanted": ("Label: not wanted", "标签：不可取"),
     "data_label_true": ("wanted answer", "期望的回答"),
     "data_label_false": ("unwanted answer: not trained", "不期望的回答：不训练"),
     "data_edit": ("Edit", "编辑"),

@@ -146,10 +146,15 @@ class Page:
             return self.chat.panel.unfilled()
         return self.chat.panel.filled(imported.values, imported.name)
 
-    def train_corrections(self, adapter, model, request: gr.Request):
+    def train_corrections(self, adapter, model, way, request: gr.Request):
         """The corrections in the Train form: on top of the adapter that was chatted with, or from the base model's
         preset."""
-        lang, count = language(request), len(corrections.rows(people_.own(self.workspace)))
+        lang, own = language(request), people_.own(self.workspace)
+        way = way if way in corrections.WAYS else "sft"
+        kept, dataset = corrections.rows(own), corrections.DATASET
+        if way != "sft":
+            kept, dataset = corrections.pairs(own), corrections.PAIRS
+        count = len(kept)
         if not count:
             return [note(say("corrections_none", lang), "bad"), gr.skip(), gr.skip(), *self.train.unfilled()]
         run = run_named(self.workspace, str(adapter or "").split("/")[0])
@@ -159,9 +164,10 @@ class Page:
             run.config_values() if run else fresh,
             adapter if run else "",
             count,
-            corrections.own(people_.own(self.workspace), corrections.DATASET),
+            corrections.own(own, dataset),
+            way,
         )
-        message = note(say("corrections_form", lang, count=count))
+        message = note(say("corrections_form" if way == "sft" else "corrections_pairs", lang, count=count))
         base = Base("corrections", run.id if run else str(model), values)
         return ["", gr.Tabs(selected="train"), message, *self.train.based_on(base, values, lang)]
 
@@ -211,7 +217,7 @@ class Page:
         bind(train.panel.chat.click, (shown_to_chat, take_adapter))
         chat.examine.train.click(
             self.train_corrections,
-            [chat.panel.adapter, chat.panel.model],
+            [chat.panel.adapter, chat.panel.model, chat.examine.way],
             [chat.examine.corrected, self.tabs, train.report, *train.filled],
             **QUIET,
         )

@@ -81,6 +81,13 @@ class Examine:
                 with gr.Row():
                     self.save = gr.Button(t("save_correction"), variant="primary", size="sm", elem_id="save-correction")
                     self.train = gr.Button(t("train_corrections"), size="sm", elem_id="train-corrections")
+                self.way = gr.Radio(
+                    [(t(f"way_{way}"), way) for way in corrections.WAYS],
+                    value="sft",
+                    label=t("way"),
+                    info=t("way_info"),
+                    elem_id="corrections-way",
+                )
                 self.corrected = gr.HTML(elem_id="corrected")
 
     @property

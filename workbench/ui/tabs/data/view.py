@@ -57,11 +57,16 @@ def _card(row: dict, parts: list[str], lang: str) -> str:
         lines = [talk] if talk and not row["encoded"] else []
         for number, encoded in enumerate(row["encoded"], 1):  # the pieces of a plain text, one under the other
             piece = say("data_piece", lang, number=number) + " · " if len(row["encoded"]) > 1 else ""
+            if row["kind"] == "pairs":
+                piece = say("data_chosen" if number == 1 else "data_rejected_pair", lang) + " · "
             cells = talk if number == 1 else "<div></div>" * bool(talk)
             if "tokens" in parts:
                 cells += f"<div class='wb-cell'>{_lengths(encoded, piece, lang)}{tokens_html(encoded, lang)}</div>"
             if "text" in parts:
                 cells += f"<div class='wb-cell'><pre class='wb-source'>{safe(encoded['text'])}</pre></div>"
+            if row["kind"] == "pairs" and number == 2:  # beside the chosen one
+                lines[-1] += cells.removeprefix("<div></div>")
+                continue
             lines.append(cells)
         body = "".join(f"<div class='wb-cells'>{cells}</div>" for cells in lines)
         if row["large"]:
@@ -93,9 +98,9 @@ def _lengths(encoded: dict, piece: str, lang: str) -> str:
 def _conversation(row: dict, lang: str) -> str:
     parts = []
     if row["label"] is not None:
-        parts.append(
-            f"<div class='wb-sub'>{escape(say('data_label_true' if row['label'] else 'data_label_false', lang))}</div>"
-        )
+        unwanted = "data_label_unwanted" if row["kind"] == "labeled" else "data_label_false"
+        label = say("data_label_true" if row["label"] else unwanted, lang)
+        parts.append(f"<div class='wb-sub'>{escape(label)}</div>")
     if row["tools"]:
         parts.append(
             f"<details class='wb-details'><summary>{escape(say('data_tools', lang))}</summary><pre"
@@ -104,7 +109,10 @@ def _conversation(row: dict, lang: str) -> str:
     if row["text"] is not None:
         parts.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
     for turn in row["turns"]:
-        mark = f" <i>{escape(say('data_' + turn['mark'], lang))}</i>" if "mark" in turn else ""
+        name = f"data_{turn.get('mark', '')}" + (
+            "_pair" if turn.get("mark") == "rejected" and row["kind"] == "pairs" else ""
+        )
+        mark = f" <i>{escape(say(name, lang))}</i>" if "mark" in turn else ""
         calls = "".join(
             f"<pre class='wb-source'>{escape(say('data_calls', lang))} {safe(call)}</pre>" for call in turn["calls"]
         )

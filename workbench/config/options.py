@@ -748,6 +748,11 @@ class RunConfig(StageOptions, ModelOptions):
         affects=("path",),
     )
 
+    @property
+    def packs(self) -> bool:
+        """Whether rows are joined to full sequences. Those of preferences are laid end to end without that."""
+        return (self.packing or self.neat_packing or self.stage == "pt") and not self.preferences
+
     def shares(self) -> list[float]:
         """`interleave_probs` as shares that add up to 1; empty if there are none. Raises ValueError where they are no
         shares."""

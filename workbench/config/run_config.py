@@ -15,7 +15,6 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
-from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.config.type_errors import type_error
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -165,8 +164,6 @@ def conflicts(config: RunConfig) -> list[Message]:
         Message("full_adapter"),
     )
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
-    pairs = c.stage in PREFERENCE_STAGES
-    check(pairs and (c.packing or c.neat_packing), Message("packing_of_pairs", stage=c.stage))
     check(c.stage == "pt" and c.cutoff_len == 0, Message("pt_without_length"))
     check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
     check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))

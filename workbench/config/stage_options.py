@@ -117,6 +117,11 @@ class StageOptions(Options):
     )
 
     @property
+    def preferences(self) -> bool:
+        """Whether the rows are of answers that are compared, two conversations each."""
+        return self.stage in PREFERENCE_STAGES
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the loss compares with a reference model."""
         return self.stage == "kto" or (self.stage == "dpo" and self.pref_loss not in WITHOUT_REFERENCE)

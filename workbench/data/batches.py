@@ -14,9 +14,8 @@ def collator_of(config: RunConfig, tokenizer):
     anew for each."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    return DataCollatorForLanguageModeling(
-        pad_token_id=tokenizer.pad_token_id, padding_free=config.packing or config.neat_packing
-    )
+    joined = config.packs or config.preferences
+    return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=joined)
 
 
 def sequences(

@@ -23,9 +23,8 @@ def row_view(number: int, raw: Raw, info: DatasetInfo, encoder: Encoder | None, 
 
     Keys: `row` (from 1 on), `place`, `source` (the row as it stands in the file), `problems`, `turns` (role, content,
     mark: `chosen` or `rejected`), `tools`, `text`, `label`, `encoded`: one dict as of `encoded_view` for each of the
-    first training rows made of it, `pieces`: how many there are, `kind` as of `Encoder` (of `pairs`, the first two are the chosen
-    and the rejected answer), and `large`: whether it is too large to be tokenized
-    here.
+    first training rows made of it, `pieces`: how many there are, `kind` as of `Encoder` (of `pairs`, the first two are
+    the chosen and the rejected answer), and `large`: whether it is too large to be tokenized here.
     """
     text = source(raw)
     large = len(text) > LARGE

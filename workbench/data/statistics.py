@@ -73,7 +73,7 @@ def statistics(parts: list[tuple[DatasetInfo, Prepared]], config: RunConfig, wor
         untrained=sum(s.untrained for s in summaries),
         share_trained=sum(s.trained for s in summaries) / max(1, sum(s.tokens for s in summaries)),
         cutoff_len=config.cutoff_len,
-        packing=config.packing or config.neat_packing,
+        packing=config.packs,
     )
     lengths = [drawn(lengths_of(part.folder), info, config) for info, part in parts]
     rows = mixed([one for one in lengths if len(one)], config)
@@ -158,7 +158,7 @@ def steps_of(sequences: int, config: RunConfig) -> int:
 def known_throughput(config: RunConfig, workspace: Workspace) -> tuple[float, str] | None:
     """`(tokens/s, run id)` of the newest run of the same model that was measured, one with the same quantization and
     packing if there is one."""
-    packing, best = config.packing or config.neat_packing, None
+    packing, best = config.packs, None
     for run in list_runs(workspace)[:200]:
         values = run.config_values()
         if str(values.get("model_name_or_path", "")).split("/")[-1] != str(config.model_name_or_path).split("/")[-1]:

@@ -101,7 +101,7 @@ def load_data(
     elif config.val_size:
         rows, held_out = split(rows, config)
     log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out else "."))
-    if config.packing or config.neat_packing or config.stage == "pt":
+    if config.packs:
         rows = packed(rows, config)
         log(f"Packed into {len(rows):,} sequences of up to {config.cutoff_len:,} tokens; they do not see each other.")
     return rows, held_out

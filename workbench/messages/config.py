@@ -62,10 +62,6 @@ SENTENCES = {
         "fp16 and bf16 are both on. Keep one, or neither to let the device decide.",
         "fp16 和 bf16 同时开启。请只保留一个，或都不设，由设备决定。",
     ),
-    "packing_of_pairs": (
-        "packing cannot be used in stage {stage}: its rows are laid end to end anyway. Set packing: false.",
-        "{stage} 阶段不能使用 packing：其数据行本来就会首尾相接。请设 packing: false。",
-    ),
     "pt_without_length": (
         "stage pt joins texts to sequences of one length. Set cutoff_len, for example 2048.",
         "pt 阶段会把文本拼接为固定长度的序列。请设置 cutoff_len，例如 2048。",

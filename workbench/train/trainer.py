@@ -7,7 +7,6 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from workbench.config.options import RunConfig
-from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run
@@ -53,7 +52,7 @@ def build_trainer(
         run.update(warning=text)
 
     padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
-    if config.stage in PREFERENCE_STAGES:
+    if config.preferences:
         disable_dropout_in_model(model)  # two passes over an answer must give the same
         if config.lora_dropout:
             log(f"lora_dropout is off in stage {config.stage}: a reference must give the same twice.")

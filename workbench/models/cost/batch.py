@@ -31,7 +31,7 @@ class Rows:
 
     def longest_of(self, config: RunConfig, context: int) -> int:
         """Tokens of the longest row that a run makes of them."""
-        if packs(config):
+        if config.packs:
             return config.cutoff_len or context or 4096
         return self.longest_evaluated(config, context)
 
@@ -39,11 +39,6 @@ class Rows:
         """The same of the rows of evaluation, which are never packed."""
         cut = config.cutoff_len or context or 4096
         return max(1, min(self.longest, cut) if self.longest else cut)
-
-
-def packs(config: RunConfig) -> bool:
-    """Whether short rows are joined to full ones."""
-    return config.packing or config.neat_packing
 
 
 def padded_length(length: int) -> int:
@@ -82,13 +77,13 @@ def batch(config: RunConfig, sizes: Sizes, rows: Rows, *, recorded: bool, grain:
     """The largest micro-batch of a run. `recorded`: steps are CUDA graphs."""
     longest = rows.longest_of(config, sizes.context)
     size = config.per_device_train_batch_size
-    uniform = rows.uniform and not packs(config)
+    uniform = rows.uniform and not config.packs
     if not joins(config, sizes) or uniform:
         length = padded_length(longest) if recorded else longest
         return Batch(length * size, length, False, length * size)
     per_step = size * config.gradient_accumulation_steps
     bound = longest * per_step
-    if rows.count and rows.tokens and not packs(config):
+    if rows.count and rows.tokens and not config.packs:
         bound = min(bound, rows.tokens)
     tokens = max(longest, min(longest * size, bound))
     return Batch(_rounded(tokens, grain), longest, True, _rounded(longest, grain))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from workbench.config.options import RunConfig
 from workbench.models.anatomy import compute
 from workbench.models.anatomy.shapes import Anatomy
-from workbench.models.cost.batch import Rows, packs
+from workbench.models.cost.batch import Rows
 from workbench.models.cost.device import Device
 
 # shares of the peak: compiled 26 to 49 % (V2-Lite, Qwen3-8B), recorded only 24 % (V2-Lite), with 8 bits 11 % (Llama 3)
@@ -62,7 +62,7 @@ def duration(
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     count = rows.count
     tokens = rows.tokens or count * longest
-    if packs(config) and count:
+    if config.packs and count:
         count = max(1, math.ceil(tokens / longest))
     if config.max_steps > 0:
         steps = config.max_steps

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config.options import RunConfig
-from workbench.config.stage_options import PREFERENCE_STAGES
 from workbench.data.dataset import data_files
 from workbench.data.registry import DatasetInfo, select
 from workbench.errors import UserError
@@ -51,7 +50,7 @@ def rows_of(config: RunConfig, workspace: Workspace) -> Rows:
     known = [one for one in found if one is not None]
     count = sum(one.rows for one in known)
     longest = max(one.longest for one in known) + _TEMPLATE
-    together = 2 if config.stage in PREFERENCE_STAGES else 1  # conversations of a row, each up to the cutoff
+    together = 2 if config.preferences else 1  # conversations of a row, each up to the cutoff
     cut = config.cutoff_len * together or longest
     tokens = min(sum(one.total for one in known) + count * _TEMPLATE, count * min(longest, cut))
     if config.max_samples and config.max_samples < count:

@@ -63,7 +63,7 @@ def own_arguments(config: RunConfig, causal) -> dict:
         "router_aux_loss_coef": (config.moe_aux_loss_coef or 0.0) if has_own_balance_loss(causal.config) else None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "max_length": config.cutoff_len or None,
-        "packing": config.packing or config.neat_packing,
+        "packing": config.packs,
         "eval_packing": False,
     }
 

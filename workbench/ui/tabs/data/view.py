@@ -109,10 +109,9 @@ def _conversation(row: dict, lang: str) -> str:
     if row["text"] is not None:
         parts.append(f"<div class='wb-turn'>{_lines(row['text'])}</div>")
     for turn in row["turns"]:
-        name = f"data_{turn.get('mark', '')}" + (
-            "_pair" if turn.get("mark") == "rejected" and row["kind"] == "pairs" else ""
-        )
-        mark = f" <i>{escape(say(name, lang))}</i>" if "mark" in turn else ""
+        name = turn.get("mark", "")
+        name += "_pair" if name == "rejected" and row["kind"] == "pairs" else ""
+        mark = f" <i>{escape(say('data_' + name, lang))}</i>" if name else ""
         calls = "".join(
             f"<pre class='wb-source'>{escape(say('data_calls', lang))} {safe(call)}</pre>" for call in turn["calls"]
         )

@@ -13,6 +13,7 @@ from workbench.models.ends import end_tokens
 from workbench.models.load import load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter, locate_model
 from workbench.models.merging import merge_into_base
+from workbench.models.reward import check_answers
 from workbench.storage.hub import first_line
 from workbench.storage.workspace import Workspace, slug
 
@@ -73,7 +74,7 @@ def export_target(name: str, adapters: Iterable[str], workspace: Workspace) -> t
     """The folder that an export will be, and those of its adapters.
 
     Raises:
-        UserError: the name is taken, or an adapter is not there.
+        UserError: the name is taken, or an adapter is not there or a reward model's.
     """
     workspace.check_writable()
     target = workspace.models / slug(name)
@@ -82,6 +83,7 @@ def export_target(name: str, adapters: Iterable[str], workspace: Workspace) -> t
     folders = {adapter: locate_adapter(adapter, workspace) for adapter in adapters}
     for folder in folders.values():
         check_folder(folder)
+        check_answers(folder)
     return target, folders
 
 

@@ -68,3 +68,39 @@ def test_a_checkpoint_of_another_stage_is_refused(workspace, config, tmp_path):
     done = workbench(workspace, "train", write(tmp_path, values))
     assert done.returncode == 2 and "is of stage dpo, this run of stage sft" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_grpo_learns_what_is_rewarded(workspace, config, tmp_path):
+    """A random model that is rewarded for digits writes more of them."""
+    file = tmp_path / "digits.py"
+    file.write_text(
+        "def reward(prompts, completions, answer, **columns):\n"
+        "    assert len(answer) == len(prompts) and all(text.startswith('Answer') for text in answer)\n"
+        "    return [sum(c.isdigit() for c in text) / 12 for text in completions]\n"
+    )
+    values = config | {
+        "stage": "grpo", "reward_funcs": "file,json", "reward_weights": "1,0.1", "reward_file": str(file),
+        "trust_reward_code": True, "val_size": 0, "eval_strategy": "no", "num_generations": 16, "warmup_steps": 0,
+        "per_device_train_batch_size": 16, "max_completion_length": 12, "max_steps": 15, "learning_rate": 5e-3,
+        "finetuning_type": "full", "quantization_bit": None, "lr_scheduler_type": "constant", "save_steps": 15,
+    }  # fmt: skip
+    done = workbench(workspace, "train", write(tmp_path, values))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [row for row in rows_of(only_run(workspace)) if "reward" in row]
+    rewards = [row["reward"] for row in rows]
+    assert len(rewards) == 15 and sum(rewards[-5:]) > 2 * sum(rewards[:5]) > 0, rewards
+    assert all("completion_length" in row and "reward_std" in row for row in rows)
+    assert "its steps are not recorded" in (only_run(workspace) / "running_log.txt").read_text()
+
+
+def test_a_reward_function_that_raises_is_one_sentence(workspace, config, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def reward(prompts, completions, answer, **columns):\n    return 1 / 0\n")
+    values = config | {
+        "stage": "grpo", "reward_funcs": "file", "reward_file": str(file), "trust_reward_code": True, "val_size": 0,
+        "eval_strategy": "no", "num_generations": 2, "max_completion_length": 4,
+    }  # fmt: skip
+    done = workbench(workspace, "train", write(tmp_path, values))
+    assert done.returncode == 2 and "failed in line 2: ZeroDivisionError" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert state_of(only_run(workspace))["state"] == "failed"

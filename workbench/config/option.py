@@ -10,6 +10,7 @@ GROUPS = {
     "data": ("Data", "数据"),
     "train": ("Training", "训练"),
     "preference": ("Preferences", "偏好"),
+    "reward": ("Rewards", "奖励"),
     "lora": ("LoRA", "LoRA"),
     "memory": ("Precision and memory", "精度与显存"),
     "rope": ("Attention and RoPE", "注意力与 RoPE"),

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
+from workbench.config.stage_options import REWARDS
 from workbench.config.type_errors import type_error
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -164,6 +165,7 @@ def conflicts(config: RunConfig) -> list[Message]:
         Message("full_adapter"),
     )
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
+    problems += _reward_conflicts(c)
     check(c.stage == "pt" and c.cutoff_len == 0, Message("pt_without_length"))
     check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
     check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))
@@ -192,6 +194,31 @@ def conflicts(config: RunConfig) -> list[Message]:
         if not (name.isdigit() or name in ("auto", "cpu")):
             problems.append(Message("devices_wrong", value=c.devices))
             break
+    return problems
+
+
+def _reward_conflicts(c: RunConfig) -> list[Message]:
+    """What is wrong with the rewards of stage grpo; nothing for another stage."""
+    if c.stage != "grpo":
+        return []
+    names, problems = split_names(c.reward_funcs), []
+    if not names or (unknown := [name for name in names if name not in REWARDS]):
+        problems.append(Message("reward_unknown_rule", names=unknown if names else ["–"], known=REWARDS))
+    if c.per_device_train_batch_size * c.gradient_accumulation_steps % c.num_generations:
+        batch = c.per_device_train_batch_size * c.gradient_accumulation_steps
+        problems.append(Message("generations_batch", batch=batch, count=c.num_generations))
+    if "regex" in names and not c.reward_regex:
+        problems.append(Message("reward_needs", name="regex", option="reward_regex"))
+    if "file" in names and not c.reward_file:
+        problems.append(Message("reward_needs", name="file", option="reward_file"))
+    if "file" in names and c.reward_file and not c.trust_reward_code:
+        problems.append(Message("reward_untrusted", file=c.reward_file))
+    try:
+        weights = [float(part) for part in split_names(c.reward_weights)]
+    except ValueError:
+        weights = [0.0] * (len(names) + 1)
+    if weights and len(weights) != len(names):
+        problems.append(Message("reward_weights_wrong", value=c.reward_weights, count=len(names)))
     return problems
 
 

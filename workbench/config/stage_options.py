@@ -4,7 +4,8 @@ from typing import Literal
 
 from workbench.config.option import Options, opt
 
-STAGES = ("sft", "pt", "dpo", "kto", "rm")
+STAGES = ("sft", "pt", "dpo", "kto", "rm", "grpo")
+REWARDS = ("answer", "json", "length", "regex", "file")
 PREFERENCE_STAGES = ("dpo", "kto", "rm")
 # `pref_loss` without a reference model
 WITHOUT_REFERENCE = ("orpo", "simpo")
@@ -19,8 +20,9 @@ class StageOptions(Options):
         ("Stage", "阶段"),
         (
             "sft: learn answers. pt: learn plain text. dpo: learn which of two answers is better. kto: learn from those"
-            " labeled wanted or not. rm: a reward model, which scores answers.",
-            "sft：学习回答。pt：学习纯文本。dpo：学习两个回答中哪个更好。kto：从标注的回答中学习。rm：给回答打分的奖励模型。",
+            " labeled wanted or not. rm: a reward model, which scores answers. grpo: learn from rewards.",
+            "sft：学习回答。pt：学习纯文本。dpo：学习两个回答中哪个更好。kto：从标注的回答中学习。rm：给回答打分的奖励模型。"
+            "grpo：从自己回答的奖励中学习。",
         ),
         basic=True,
         affects=("data",),
@@ -114,6 +116,93 @@ class StageOptions(Options):
         "preference",
         ("Quantization of the reference", "参考模型的量化"),
         ("4, 8, or empty for none.", "4、8，或留空不量化。"),
+    )
+
+    reward_funcs: str = opt(
+        "answer",
+        "reward",
+        ("Rewards", "奖励"),
+        (
+            "For grpo, comma-separated. answer: as in the dataset, or the same last number. json: valid JSON. length:"
+            " not longer than reward_length. regex: reward_regex is found. file: the function reward of reward_file.",
+            "用于 grpo，逗号分隔。answer：与数据集一致或最后的数字相同。json：合法 JSON。length：不超过 reward_length。"
+            "regex：匹配 reward_regex。file：reward_file 中的 reward 函数。",
+        ),
+    )
+    reward_weights: str | None = opt(
+        None,
+        "reward",
+        ("Weights", "权重"),
+        ("One number for each reward, such as 1,0.2. Empty: 1 each.", "每个奖励一个数，如 1,0.2。留空：均为 1。"),
+    )
+    reward_regex: str | None = opt(
+        None,
+        "reward",
+        ("Pattern", "正则表达式"),
+        ("For regex: what an answer should contain.", "用于 regex：回答应包含的内容。"),
+        max_length=1000,
+    )
+    reward_length: int = opt(
+        500,
+        "reward",
+        ("Characters", "字符数"),
+        ("For length: up to so many are worth 1, twice as many 0.", "用于 length：不超过此数得 1，达到两倍得 0。"),
+        ge=1,
+        le=1_000_000,
+    )
+    reward_file: str | None = opt(
+        None,
+        "reward",
+        ("Python file", "Python 文件"),
+        (
+            "For file: it has a function reward(prompts, completions, answer, **columns), with a number for each.",
+            "用于 file：含函数 reward(prompts, completions, answer, **columns)，为每个回答返回一个数。",
+        ),
+        affects=("path",),
+    )
+    trust_reward_code: bool = opt(
+        False,
+        "reward",
+        ("Trust the file", "信任该文件"),
+        ("Runs reward_file. Only for a file that you know.", "会执行 reward_file，仅用于你了解的文件。"),
+    )
+    num_generations: int = opt(
+        4,
+        "reward",
+        ("Answers a question", "每题回答数"),
+        (
+            "For grpo. Batch size times gradient accumulation must be a multiple of it.",
+            "用于 grpo。批大小乘以梯度累积须为其倍数。",
+        ),
+        ge=2,
+        le=256,
+    )
+    max_completion_length: int = opt(
+        256,
+        "reward",
+        ("Answer length", "回答长度"),
+        ("For grpo: tokens of an answer at most.", "用于 grpo：回答的最大 token 数。"),
+        ge=1,
+        le=65_536,
+    )
+    sampling_temperature: float = opt(
+        1.0,
+        "reward",
+        ("Temperature", "温度"),
+        ("For grpo: of the answers that are learned from.", "用于 grpo：所学回答的采样温度。"),
+        gt=0,
+        le=5,
+    )
+    grpo_beta: float = opt(
+        0.0,
+        "reward",
+        ("KL weight", "KL 权重"),
+        (
+            "For grpo: how closely the model is held to what it was; 0: not.",
+            "用于 grpo：对原模型的约束强度；0 为不约束。",
+        ),
+        ge=0,
+        le=10,
     )
 
     @property

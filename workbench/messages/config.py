@@ -62,6 +62,23 @@ SENTENCES = {
         "fp16 and bf16 are both on. Keep one, or neither to let the device decide.",
         "fp16 和 bf16 同时开启。请只保留一个，或都不设，由设备决定。",
     ),
+    "reward_unknown_rule": (
+        "reward_funcs: {names} is no reward. There are {known}.",
+        "reward_funcs：没有名为 {names} 的奖励。可用：{known}。",
+    ),
+    "generations_batch": (
+        "Stage grpo answers each question {count} times (num_generations): batch size times gradient accumulation, {batch} now, must be a multiple of that.",
+        "grpo 阶段每题回答 {count} 次（num_generations）：批大小乘以梯度累积（现为 {batch}）须为其倍数。",
+    ),
+    "reward_needs": ("reward_funcs: {name} needs {option}.", "reward_funcs：{name} 需要填写 {option}。"),
+    "reward_untrusted": (
+        "reward_file: {file} is Python code that would run here. Read it, then set trust_reward_code.",
+        "reward_file：{file} 是会在此执行的 Python 代码。请先阅读，再勾选 trust_reward_code。",
+    ),
+    "reward_weights_wrong": (
+        "reward_weights: {value} should be {count} numbers, one for each of reward_funcs.",
+        "reward_weights：{value} 应为 {count} 个数，与 reward_funcs 一一对应。",
+    ),
     "pt_without_length": (
         "stage pt joins texts to sequences of one length. Set cutoff_len, for example 2048.",
         "pt 阶段会把文本拼接为固定长度的序列。请设置 cutoff_len，例如 2048。",

@@ -102,7 +102,10 @@ PARTS = {
     ),
     "why_no_engine_option": ("not an option of a loaded model", "不是加载模型的选项"),
     "why_media_sent": ("images, video and audio cannot be sent", "无法发送图像、视频和音频"),
-    "stage_ppo": ("PPO", "PPO 训练"),
+    "stage_ppo": (
+        "PPO, in whose place stage grpo learns from rewards here",
+        "PPO；此处由 grpo 阶段从奖励中学习",
+    ),
     "asks_tokens": ("new tokens", "新增 token"),
     "asks_vocabulary": ("a larger vocabulary", "扩大词表"),
     "asks_special_text": ("special tokens as text", "把特殊 token 当作文本"),

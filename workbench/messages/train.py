@@ -100,6 +100,27 @@ SENTENCES = {
         "{folder} is a reward model: it scores answers and gives none, so it cannot be chatted with or merged.",
         "{folder} 是奖励模型：只给回答打分，不生成回答，不能用于对话或合并。",
     ),
+    "reward_pattern": (
+        "reward_regex: {pattern} is no regular expression: {problem}.",
+        "reward_regex：{pattern} 不是有效的正则表达式：{problem}。",
+    ),
+    "reward_file_missing": ("reward_file: {file} is not there.", "reward_file：{file} 不存在。"),
+    "reward_file_without": (
+        "reward_file: {file} has no function reward(prompts, completions, **columns).",
+        "reward_file：{file} 中没有函数 reward(prompts, completions, **columns)。",
+    ),
+    "reward_failed": (
+        "reward_file: {file} failed in line {line}: {problem}.",
+        "reward_file：{file} 第 {line} 行出错：{problem}。",
+    ),
+    "reward_values": (
+        "reward_file: {file} should return {count} finite numbers; it returned {got} values, or some that are none.",
+        "reward_file：{file} 应返回 {count} 个有限的数；实际返回 {got} 个值，或其中有非有限数。",
+    ),
+    "grpo_plain": (
+        "Stage grpo writes answers in every step, in transformers' own way: its steps are not recorded.",
+        "grpo 阶段每一步都要由 transformers 生成回答，因此不录制训练步。",
+    ),
     "balance_in_stage": (
         "moe_aux_loss_coef: in stage {stage}, the balance loss of this model's routers is not computed. Leave it empty.",
         "moe_aux_loss_coef：在 {stage} 阶段不会计算该模型的路由均衡损失。请留空。",

@@ -10,7 +10,9 @@ import orjson
 
 # of the stages on preferences, TRL's names
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
-_MEASURED = (*REWARDS, "rewards/accuracies", "logps/chosen", "logps/rejected", "kl")
+# of stage grpo
+OF_GROUPS = ("reward", "reward_std", "completion_length")
+_MEASURED = (*REWARDS, "rewards/accuracies", "logps/chosen", "logps/rejected", "kl", *OF_GROUPS)
 MEASURES: tuple[str, ...] = (*_MEASURED, *(f"eval_{name}" for name in _MEASURED))
 METRICS = (
     "loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory", "vram_reserved", "gpu_utilization", "aux_loss",

@@ -164,7 +164,7 @@ class Workspace:
             UserError: a model, adapter, dataset, dataset folder, output or checkpoint outside the allowed folders; or
                 code that comes with a model, which this server was not told to run.
         """
-        self.check_code(getattr(config, "trust_remote_code", False))
+        self.check_code(getattr(config, "trust_remote_code", False) or getattr(config, "trust_reward_code", False))
         fields = type(config).model_fields
         for name in (name for name, field in fields.items() if "path" in field.json_schema_extra["affects"]):
             value = getattr(config, name, None)

@@ -137,7 +137,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         import torch
         import transformers
 
-        from workbench.data.training_set import load_data
+        from workbench.data.prompts import load_prompts
+        from workbench.data.training_set import encoder_of, load_data
         from workbench.models.adapters import add_lora
         from workbench.models.load import compute_dtype, load_model, load_tokenizer
         from workbench.models.locate import locate_adapter
@@ -161,10 +162,13 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     tokenizer = load_tokenizer(config, workspace, progress)
-    train_rows, eval_rows = load_data(
-        config, workspace, tokenizer, progress, log=log, folder=run.path if run.writes else None
-    )
-    if run.writes:
+    if config.stage == "grpo":
+        train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)
+    else:
+        train_rows, eval_rows = load_data(
+            config, workspace, tokenizer, progress, log=log, folder=run.path if run.writes else None
+        )
+    if run.writes and config.stage != "grpo":
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 

@@ -174,6 +174,7 @@ def _line(row: dict) -> str:
         ("lr", "{:.2e}"),
         ("grad_norm", "{:.3f}"),
         ("aux_loss", "{:.4f}"),
+        ("reward", "{:.4f}"),
         ("rewards/margins", "{:.4f}"),
         ("rewards/accuracies", "{:.0%}"),
     ):

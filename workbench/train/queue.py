@@ -186,7 +186,8 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
     """
     workspace.check_writable()
     if workspace.confined:  # the run may be of a time, or of a command line, that allowed more
-        workspace.check_code(run.config_values().get("trust_remote_code"))
+        kept = run.config_values()
+        workspace.check_code(kept.get("trust_remote_code") or kept.get("trust_reward_code"))
     with queue_lock(workspace):
         lock = run.lock()
         if lock is not None:

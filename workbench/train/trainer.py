@@ -52,6 +52,8 @@ def build_trainer(
         run.update(warning=text)
 
     padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
+    if config.stage == "grpo":
+        padded, one_gpu = Message("grpo_plain"), False
     if config.preferences:
         disable_dropout_in_model(model)  # two passes over an answer must give the same
         if config.lora_dropout:
@@ -63,7 +65,7 @@ def build_trainer(
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and alone:
-        report(Message("rows_padded", why=padded))
+        report(padded if config.stage == "grpo" else Message("rows_padded", why=padded))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

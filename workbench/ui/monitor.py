@@ -93,6 +93,8 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
         ("throughput", _number(last.get("throughput"), "{:,.0f}")),
         ("memory", _number(last.get("peak_memory"), "{:.1f} GiB")),
     ]
+    if "reward" in last:
+        tiles.insert(1, ("legend_reward", _number(last["reward"], "{:.3f}")))
     if "rewards/accuracies" in last:
         tiles.insert(1, ("accuracy", _number(last["rewards/accuracies"], "{:.0%}")))
     parts += ["<div class='wb-tiles'>"]
@@ -146,7 +148,7 @@ def chart_json(run: Run, lang: str, log_scale: bool) -> str:
         empty=say("no_points", lang),
         log_scale=log_scale,
         run_id=run.id,
-        rewards={metric: say(f"legend_{metric.partition('/')[2]}", lang) for metric in REWARDS},
+        rewards={metric: say(f"legend_{metric.rpartition('/')[2]}", lang) for metric in (*REWARDS, "reward")},
     )
 
 

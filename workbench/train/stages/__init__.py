@@ -4,7 +4,7 @@ from importlib import import_module
 
 from workbench.errors import UserError
 
-MODULES = {name: f"workbench.train.stages.{name}" for name in ("sft", "pt", "dpo", "kto", "rm")}
+MODULES = {name: f"workbench.train.stages.{name}" for name in ("sft", "pt", "dpo", "kto", "rm", "grpo")}
 
 
 def stage(name: str):

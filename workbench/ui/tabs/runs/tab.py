@@ -281,6 +281,9 @@ class RunsTab:
             (say("chart_margins", lang), ("rewards/margins", "eval_rewards/margins")),
             (say("chart_logps", lang), ("logps/chosen", "logps/rejected")),
             (say("chart_kl", lang), ("kl", "eval_kl")),
+            (say("legend_reward", lang), ("reward", "eval_reward")),
+            (say("chart_reward_std", lang), ("reward_std",)),
+            (say("chart_completion_length", lang), ("completion_length",)),
         ]
         figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
         values, parent = run.config_values(), run.notes().get("parent", "")

@@ -166,7 +166,7 @@ def _check_kind(values: dict[str, Any]) -> None:
     stage = str(values.get("stage") or "sft").lower()
     if stage not in STAGES:
         what = Message(foreign.STAGES.get(stage, "stage_unknown"))
-        raise UserError("import_stage", stage=stage, what=what)
+        raise UserError("import_stage", stage=stage, what=what, known=STAGES)
     method = str(values.get("finetuning_type") or "lora").lower()
     if method not in ("lora", "full"):
         raise UserError("import_method", method=method)

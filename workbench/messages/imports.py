@@ -38,8 +38,8 @@ SENTENCES = {
         "该文件中没有任何键是运行的选项（{keys}）。未导入任何内容。",
     ),
     "import_stage": (
-        "stage: {stage} is {what}, which is not offered yet; here is sft. Nothing is imported.",
-        "stage：{stage}（{what}）暂不提供；这里支持 sft。未导入任何内容。",
+        "stage: {stage} is {what}, which is not offered; here are {known}. Nothing is imported.",
+        "stage：{stage}（{what}）不提供；这里支持 {known}。未导入任何内容。",
     ),
     "import_method": (
         "finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.",
@@ -103,8 +103,8 @@ PARTS = {
     "why_no_engine_option": ("not an option of a loaded model", "不是加载模型的选项"),
     "why_media_sent": ("images, video and audio cannot be sent", "无法发送图像、视频和音频"),
     "stage_ppo": (
-        "PPO, in whose place stage grpo learns from rewards here",
-        "PPO；此处由 grpo 阶段从奖励中学习",
+        "PPO (stage grpo learns from rewards, too)",
+        "PPO，可改用同样从奖励学习的 grpo",
     ),
     "asks_tokens": ("new tokens", "新增 token"),
     "asks_vocabulary": ("a larger vocabulary", "扩大词表"),

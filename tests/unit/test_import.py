@@ -17,12 +17,11 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
     [
         *((SFT.replace("stage: sft", f"stage: {stage}"), f"stage: {stage}") for stage in ("pt", "rm", "ppo", "dpo", "kto")),
         (COMMAND.replace("--stage sft", "--stage dpo --pref_beta 0.1"), "stage: dpo"),
-        (SFT.replace("lora", "freeze") + "freeze_trainable_layers: 2", "finetuning_type: freeze"),
-        (SFT.replace("lora", "oft"), "finetuning_type: oft"),
+        (SFT.replace("lora", "prefix"), "finetuning_type: prefix"),
+        (SFT + "pure_bf16: true", "adapters in bfloat16"),
         (SFT + "fp8: true", "FP8"),
         (SFT.replace("lora", "full") + "use_galore: true\ngalore_rank: 128", "GaLore"),
         (SFT + "use_badam: True", "BAdam"),
-        (SFT + "pissa_init: true", "PiSSA"),
         (SFT + "quantization_method: hqq", "hqq"),
         (SFT + "add_tokens: <a>,<b>", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
@@ -53,10 +52,33 @@ def test_what_is_another_kind_of_run_is_refused(text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_ways_of_tuning_are_taken_over():
+    freeze = import_text(
+        SFT.replace("lora", "freeze") + "num_layer_trainable: -3\nname_module_trainable: mlp\npure_bf16: true"
+    )
+    assert not freeze.lost and freeze.values["finetuning_type"] == "freeze" and freeze.values["bf16"] is True
+    assert (freeze.values["freeze_trainable_layers"], freeze.values["freeze_trainable_modules"]) == (-3, "mlp")
+    oft = import_text(
+        COMMAND
+        + " --finetuning_type oft --oft_rank 4 --oft_block_size 0 --oft_target q_proj v_proj --module_dropout 0.1"
+    )
+    assert not oft.lost
+    config = validated(oft.defaults | oft.values)
+    assert (config.oft_rank, config.oft_block_size, config.oft_target, config.module_dropout) == (
+        4,
+        0,
+        "q_proj,v_proj",
+        0.1,
+    )
+    pissa = import_text(SFT + "pissa_init: true\npissa_iter: 4\npissa_convert: true")
+    assert not pissa.lost and (pissa.values["pissa_init"], pissa.values["pissa_iter"]) == (True, 4)
+    new = import_text(SFT + "adapter_name_or_path: saves/a,saves/b\ncreate_new_adapter: true\nuse_llama_pro: true")
+    assert not new.lost and new.values["adapter_name_or_path"] == "saves/a,saves/b" and new.values["create_new_adapter"]
+
+
 def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
-        SFT
-        + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
+        SFT + "use_galore: false\nfp8: False\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
         "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
     )
     assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {

@@ -26,6 +26,7 @@ GROUPS = {
     "data": ("Data", "数据"),
     "train": ("Training", "训练"),
     "lora": ("LoRA", "LoRA"),
+    "tuning": ("Freeze and OFT", "冻结微调与 OFT"),
     "memory": ("Precision and memory", "精度与显存"),
     "rope": ("Attention and RoPE", "注意力与 RoPE"),
     "eval": ("Evaluation", "评估"),
@@ -120,7 +121,10 @@ class ModelOptions(_Options):
         None,
         "model",
         ("Adapter to continue from", "继续训练的适配器"),
-        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"),
+        (
+            "A run or a folder with a PEFT adapter of this base model. Of several, comma-separated, all but the last are merged into the base first.",
+            "本模型的某次运行，或含 PEFT 适配器的文件夹。若有多个（逗号分隔），除最后一个外先合并到基座。",
+        ),
         affects=("path",),
     )
     model_revision: str = opt(
@@ -342,13 +346,13 @@ class RunConfig(ModelOptions):
     )
     stage: Literal["sft"] = opt("sft", "train", ("Stage", "阶段"), ("Supervised fine-tuning.", "监督微调。"))
     do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
-    finetuning_type: Literal["lora", "full"] = opt(
+    finetuning_type: Literal["lora", "full", "freeze", "oft"] = opt(
         "lora",
         "lora",
         ("Method", "方法"),
         (
-            "lora trains small adapters; full trains all weights (no quantization).",
-            "lora 训练小适配器；full 训练全部权重（不可量化）。",
+            "lora and oft train small adapters; full trains all weights, freeze those of some layers (neither on quantized weights).",
+            "lora 与 oft 训练小适配器；full 训练全部权重，freeze 训练部分层的权重（后两者不可量化）。",
         ),
     )
 
@@ -638,6 +642,103 @@ class RunConfig(ModelOptions):
         ("LoRA+ ratio", "LoRA+ 比率"),
         ("Learning rate of B over that of A; 16 is usual.", "B 与 A 的学习率之比，常用 16。"),
         gt=0,
+    )
+
+    pissa_init: bool = opt(
+        False,
+        "lora",
+        ("PiSSA", "PiSSA"),
+        (
+            "Starts the adapters as the weights' largest singular vectors; saved as plain LoRA of twice the rank. Not on quantized weights.",
+            "以权重最大的奇异向量初始化适配器；保存为秩翻倍的普通 LoRA。不可用于量化权重。",
+        ),
+    )
+    pissa_iter: int = opt(
+        16,
+        "lora",
+        ("PiSSA iterations", "PiSSA 迭代次数"),
+        ("Of the fast decomposition; -1: the exact one.", "快速分解的迭代次数；-1 为精确分解。"),
+        ge=-1,
+        le=1000,
+    )
+    create_new_adapter: bool = opt(
+        False,
+        "lora",
+        ("New adapter", "新建适配器"),
+        (
+            "Merges the given adapters into the base and trains a new one; what is saved holds them all.",
+            "将所给适配器合并到基座后训练新的适配器；保存的适配器包含全部。",
+        ),
+    )
+
+    # freeze and OFT
+    freeze_trainable_layers: int = opt(
+        2,
+        "tuning",
+        ("Layers to train", "训练的层数"),
+        ("Of freeze: the last so many layers; negative: the first.", "用于 freeze：最后若干层；负数为最前若干层。"),
+        ge=-10_000,
+        le=10_000,
+    )
+    freeze_trainable_modules: str = opt(
+        "all",
+        "tuning",
+        ("Modules of these layers", "这些层中的模块"),
+        (
+            "Of freeze: all, or names of a layer's parts such as self_attn, mlp, comma-separated.",
+            "用于 freeze：all，或层内部分的名称，如 self_attn、mlp，逗号分隔。",
+        ),
+    )
+    freeze_extra_modules: str | None = opt(
+        None,
+        "tuning",
+        ("Modules outside the layers", "层外模块"),
+        (
+            "Of freeze: also these, such as embed_tokens, norm, lm_head, comma-separated.",
+            "用于 freeze：另外训练这些模块，如 embed_tokens、norm、lm_head，逗号分隔。",
+        ),
+    )
+    use_llama_pro: bool = opt(
+        False,
+        "tuning",
+        ("LLaMA Pro", "LLaMA Pro"),
+        (
+            "Trains only the blocks that LLaMA Pro put in: every n-th layer, as many as the layers to train. With freeze or lora.",
+            "只训练 LLaMA Pro 插入的块：每隔 n 层一个，共为所设的训练层数。用于 freeze 或 lora。",
+        ),
+    )
+    oft_rank: int = opt(
+        0,
+        "tuning",
+        ("OFT rank", "OFT 秩"),
+        ("Number of blocks of a layer; 0: by the block size.", "每层的块数；0 表示由块大小决定。"),
+        ge=0,
+        le=65_536,
+    )
+    oft_block_size: int = opt(
+        32,
+        "tuning",
+        ("OFT block size", "OFT 块大小"),
+        ("Larger blocks train more; 0: by the rank.", "块越大，训练的参数越多；0 表示由秩决定。"),
+        ge=0,
+        le=4096,
+    )
+    oft_target: str = opt(
+        "all",
+        "tuning",
+        ("OFT target", "OFT 目标"),
+        (
+            "all (every linear layer, but not the output head, routers and fused experts) or names of modules, comma-separated.",
+            "all（所有线性层，输出头、路由与融合的专家除外）或模块名，逗号分隔。",
+        ),
+    )
+    module_dropout: float = opt(
+        0.0,
+        "tuning",
+        ("OFT dropout", "OFT dropout"),
+        ("Share of blocks that a step leaves out.", "每步略去的块的比例。"),
+        ge=0,
+        lt=1,
     )
 
     # precision and memory

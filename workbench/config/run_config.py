@@ -31,6 +31,7 @@ _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
     "use_fast_tokenizer": "why_fast_tokenizer",
     "save_only_model": "why_resumable",
     "booster": "why_fastest",
+    "pissa_convert": "why_pissa_plain",
 }
 
 
@@ -163,6 +164,7 @@ def conflicts(config: RunConfig) -> list[Message]:
         c.finetuning_type == "full" and bool(c.adapter_name_or_path),
         Message("full_adapter"),
     )
+    problems += method_conflicts(c)
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
     check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
     check(
@@ -186,6 +188,30 @@ def conflicts(config: RunConfig) -> list[Message]:
             problems.append(Message("devices_wrong", value=c.devices))
             break
     return problems
+
+
+def method_conflicts(c: RunConfig) -> list[Message]:
+    """Of `finetuning_type` and what only some of its ways can do."""
+    method, quantized = c.finetuning_type, c.quantization_bit is not None
+    several = len(split_names(c.adapter_name_or_path)) > 1
+    found = {
+        "freeze_quantized": method == "freeze" and quantized,
+        "freeze_adapter": method == "freeze" and bool(c.adapter_name_or_path),
+        "freeze_nothing": c.freeze_trainable_layers == 0 and (method == "freeze" or c.use_llama_pro),
+        "llama_pro_method": c.use_llama_pro and method not in ("freeze", "lora"),
+        "oft_both_sizes": method == "oft" and c.oft_rank > 0 and c.oft_block_size not in (0, 32),
+        "oft_no_size": method == "oft" and c.oft_rank == 0 and c.oft_block_size == 0,
+        "loraplus_method": c.loraplus_lr_ratio is not None and method != "lora",
+        "pissa_method": c.pissa_init and method != "lora",
+        "pissa_quantized": c.pissa_init and quantized,
+        "pissa_dora": c.pissa_init and c.use_dora,
+        "pissa_adapter": c.pissa_init and bool(c.adapter_name_or_path) and not c.create_new_adapter,
+        "new_adapter_of_none": c.create_new_adapter and not c.adapter_name_or_path,
+        "new_adapter_method": method == "oft" and (c.create_new_adapter or several),
+        "new_adapter_dora": c.use_dora and c.create_new_adapter,
+        "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
+    }
+    return [Message(code) for code, wrong in found.items() if wrong]
 
 
 def split_names(text: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from workbench.data.registry import DatasetInfo, select
 from workbench.data.validate import check_first_rows
 from workbench.errors import UserError
 from workbench.models.adapters import check_embeddings
-from workbench.models.locate import locate_adapter, locate_model
+from workbench.models.locate import adapter_kind, locate_adapters, locate_model
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, dataset_folder
 
@@ -42,10 +42,11 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
         UserError: a missing model, adapter or dataset, a missing package.
     """
     folder = Path(locate_model(config.model_name_or_path or "", workspace))
-    if config.finetuning_type == "lora":
+    if config.finetuning_type in ("lora", "oft"):
         check_embeddings(config, _tied(folder))
-    if config.adapter_name_or_path:
-        locate_adapter(config.adapter_name_or_path, workspace)
+    for adapter in locate_adapters(config.adapter_name_or_path, workspace):
+        if (kind := adapter_kind(adapter)) in ("lora", "oft") and kind != config.finetuning_type:
+            raise UserError("adapter_other_kind", folder=adapter, kind=kind)
     templates.read(config.template)
     folder = dataset_folder(config.dataset_dir, workspace)
     datasets = [

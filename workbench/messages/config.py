@@ -86,6 +86,66 @@ SENTENCES = {
         "An adapter cannot be continued with finetuning_type full. Set it to lora.",
         "finetuning_type 为 full 时不能接着训练适配器。请设为 lora。",
     ),
+    "freeze_quantized": (
+        "Quantized weights cannot be trained, as finetuning_type freeze does. Set it to lora or oft, or remove quantization_bit.",
+        "finetuning_type 为 freeze 时训练权重本身，而量化后的权重不能训练。请设为 lora 或 oft，或去掉 quantization_bit。",
+    ),
+    "freeze_adapter": (
+        "An adapter cannot be continued with finetuning_type freeze. Set it to lora or oft, or export the merged model and train on that.",
+        "finetuning_type 为 freeze 时不能接着训练适配器。请设为 lora 或 oft，或先导出合并后的模型再训练。",
+    ),
+    "freeze_nothing": (
+        "freeze_trainable_layers: 0 trains nothing. Set it to the number of layers; negative for the first ones.",
+        "freeze_trainable_layers: 0 不训练任何层。请设为层数；负数为最前的若干层。",
+    ),
+    "llama_pro_method": (
+        "use_llama_pro works with finetuning_type freeze or lora. Set one of these, or take it out.",
+        "use_llama_pro 只能与 finetuning_type 为 freeze 或 lora 同用。请改设，或去掉它。",
+    ),
+    "oft_both_sizes": (
+        "oft_rank and oft_block_size are both set, and one follows from the other. Keep one, and set the other to 0.",
+        "oft_rank 与 oft_block_size 同时设置，而二者可互相推出。请保留一个，另一个设为 0。",
+    ),
+    "oft_no_size": (
+        "oft_rank and oft_block_size are both 0. Set one of them.",
+        "oft_rank 与 oft_block_size 均为 0。请设置其中一个。",
+    ),
+    "loraplus_method": (
+        "loraplus_lr_ratio is of LoRA's two factors. Set finetuning_type: lora, or take it out.",
+        "loraplus_lr_ratio 用于 LoRA 的两个因子。请设置 finetuning_type: lora，或去掉它。",
+    ),
+    "pissa_method": (
+        "pissa_init is a start of LoRA's factors. Set finetuning_type: lora, or take it out.",
+        "pissa_init 用于初始化 LoRA 的因子。请设置 finetuning_type: lora，或去掉它。",
+    ),
+    "pissa_quantized": (
+        "pissa_init takes its factors out of the weights, which quantized ones do not allow. Take it out, or remove quantization_bit.",
+        "pissa_init 会从权重中取出因子，量化后的权重做不到。请去掉它，或去掉 quantization_bit。",
+    ),
+    "pissa_dora": (
+        "pissa_init and use_dora do not work together. Keep one.",
+        "pissa_init 和 use_dora 不能一起使用。请只保留一个。",
+    ),
+    "pissa_adapter": (
+        "pissa_init starts a new adapter, but adapter_name_or_path is to be continued. Take pissa_init out, or set create_new_adapter: true.",
+        "pissa_init 会新建适配器，但设置了要接着训练的 adapter_name_or_path。请去掉 pissa_init，或设置 create_new_adapter: true。",
+    ),
+    "new_adapter_of_none": (
+        "create_new_adapter merges the adapters of adapter_name_or_path first, and none is named. Name one, or take it out: a run without one makes a new adapter anyway.",
+        "create_new_adapter 会先合并 adapter_name_or_path 中的适配器，但未指定任何适配器。请指定，或去掉它：不指定适配器时本来就会新建。",
+    ),
+    "new_adapter_method": (
+        "OFT cannot be saved together with adapters under it. Export the model with these merged in, and train on that.",
+        "OFT 无法与其下的适配器一同保存。请先导出合并后的模型，再在其上训练。",
+    ),
+    "new_adapter_dora": (
+        "create_new_adapter and use_dora do not work together: DoRA cannot be saved with the adapters under it. Export the model with these merged in, and train on that.",
+        "create_new_adapter 和 use_dora 不能一起使用：DoRA 无法与其下的适配器一同保存。请先导出合并后的模型，再在其上训练。",
+    ),
+    "adapters_quantized": (
+        "Adapters cannot be merged into quantized weights. Name a single one to continue, without create_new_adapter, or remove quantization_bit.",
+        "适配器无法合并到量化后的权重中。请只指定一个接着训练（不设 create_new_adapter），或去掉 quantization_bit。",
+    ),
     "prompt_and_history": (
         "train_on_prompt and mask_history exclude each other. Keep one.",
         "train_on_prompt 和 mask_history 互斥。请只保留一个。",

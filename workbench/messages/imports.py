@@ -42,8 +42,8 @@ SENTENCES = {
         "stage：{stage}（{what}）暂不提供；这里支持 sft。未导入任何内容。",
     ),
     "import_method": (
-        "finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.",
-        "finetuning_type：{method} 暂不提供；这里支持 lora 和 full。未导入任何内容。",
+        "finetuning_type: {method} is not offered yet; here are lora, full, freeze and oft. Nothing is imported.",
+        "finetuning_type：{method} 暂不提供；这里支持 lora、full、freeze 和 oft。未导入任何内容。",
     ),
     "import_prediction": (
         "This file is for prediction (do_predict), not for training. Nothing is imported.",
@@ -119,7 +119,6 @@ PARTS = {
     "asks_dft": ("the DFT loss", "DFT 损失"),
     "asks_eaft": ("the EAFT loss", "EAFT 损失"),
     "asks_asft": ("the ASFT loss", "ASFT 损失"),
-    "asks_new_adapter": ("a new adapter on a merged one", "在已合并的适配器上新建适配器"),
     "asks_order": ("rows in their order", "按原顺序使用数据行"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
@@ -192,5 +191,9 @@ PARTS = {
     "why_logs": ("logs lie in the run's folder", "日志位于运行的文件夹中"),
     "why_fast_tokenizer": ("transformers 5 always uses the fast tokenizer", "transformers 5 始终使用快速分词器"),
     "why_resumable": ("checkpoints stay resumable", "检查点始终可用于恢复训练"),
+    "why_pissa_plain": (
+        "adapters that started with PiSSA are always saved as plain LoRA",
+        "以 PiSSA 初始化的适配器总是保存为普通 LoRA",
+    ),
     "why_fastest": ("the fastest installed path is used", "使用已安装的最快实现"),
 }

@@ -138,9 +138,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         import transformers
 
         from workbench.data.training_set import load_data
-        from workbench.models.adapters import add_lora
         from workbench.models.load import compute_dtype, load_model, load_tokenizer
-        from workbench.models.locate import locate_adapter
+        from workbench.models.tuning import ADAPTERS, tuned
         from workbench.train.trainer import build_trainer
 
     # deprecations inside transformers and TRL say nothing to a user, and bars are reported through `progress`
@@ -167,11 +166,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
-    if config.finetuning_type == "lora":
-        adapter = locate_adapter(config.adapter_name_or_path, workspace) if config.adapter_name_or_path else None
-        model = add_lora(model, config, log, adapter)
-        trainable, total = model.get_nb_trainable_parameters()
-        log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
+    model = tuned(model, config, workspace, run.path, log)
 
     checkpoint = _checkpoint(run, config)
     if run.writes:
@@ -207,7 +202,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
         run.update(state="stopped", step=last, reason=Message("stopped_at", step=last), heartbeat=time.time())
     else:
-        log(f"Finished after {last} steps. The adapter is in {run.path}.")
+        what = "adapter" if config.finetuning_type in ADAPTERS else "model"
+        log(f"Finished after {last} steps. The {what} is in {run.path}.")
         run.update(state="finished", step=last, reason="", heartbeat=time.time())
 
 

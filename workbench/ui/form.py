@@ -17,8 +17,9 @@ _HIDDEN = {"stage", "do_train", "resume_from_checkpoint"}  # one possible value,
 
 
 def model_choices(workspace: Workspace) -> list[str]:
-    """Models for a list: those in the workspace, then the catalogue."""
-    return list(dict.fromkeys([*CATALOGUE, *workspace.model_folders()]))
+    """Models for a list: the catalogue, those in the workspace, and runs that trained a whole model."""
+    runs = [run.id for run in list_runs(workspace) if run.has_model]
+    return list(dict.fromkeys([*CATALOGUE, *workspace.model_folders(), *runs]))
 
 
 def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:

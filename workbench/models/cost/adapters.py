@@ -6,7 +6,9 @@ from functools import lru_cache
 
 from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
+from workbench.errors import UserError
 from workbench.models.anatomy.shapes import Anatomy, Weight
+from workbench.models.freezing import chosen_layers, chosen_names
 
 # Bytes of state that an optimizer keeps for a trained number: two moments or one, in 32 or 8 bits with a scale for
 # each 256 (two tensors of them for Adam). Paged ones lie in memory that the driver moves to the host.
@@ -81,6 +83,7 @@ class Trained:
     Attributes:
         adapters: float32 parameters of adapters; `of_linears`: those of linear layers among them.
         modules: parameters of whole modules, in the model's own format; with `finetuning_type: full` all of it.
+        first: number of the first layer that is trained (`freeze`): those below need no way back.
         copied: parameters of modules of which a trained copy is kept beside the model's (`additional_target`).
     """
 
@@ -89,6 +92,7 @@ class Trained:
     modules: int = 0
     copied: int = 0
     targets: Targets = field(default_factory=Targets)
+    first: int = 0
 
     def copies(self, width: int) -> int:
         """Bytes of what is held beside the model's own weights; `width`: bytes of one of these."""
@@ -117,17 +121,85 @@ def trained(anatomy: Anatomy, config: RunConfig, *, on_cpu: bool = False) -> Tra
     """What a run trains. Adapters that a run goes on with are taken to be as the options say."""
     if config.finetuning_type == "full":
         return Trained(modules=anatomy.total)
+    if config.finetuning_type == "freeze":
+        return _frozen(anatomy, config)
+    if config.finetuning_type == "oft":
+        found = targets(anatomy, config.oft_target)
+        turned = sum(_rotation(weight, config) for _, weight in found.linears)
+        copied = _copied(anatomy, config)
+        return Trained(turned, turned, copied, copied, Targets(found.linears, (), found.unknown))
     found = targets(anatomy, config.lora_target)
+    if config.use_llama_pro:
+        found = _expanded(anatomy, found, config)
     experts = found.experts
-    if config.lora_dropout or config.use_dora:  # with `all` these go without adapters (`models/adapters.py`)
-        experts = ()
+    if config.lora_dropout or config.use_dora or config.pissa_init or config.create_new_adapter:
+        experts = ()  # with `all` these go without adapters (`models/adapters.py`)
         found = Targets(found.linears, (), found.unknown)
     linears = sum(_low_rank(weight, config.lora_rank) for _, weight in found.linears)
     if config.use_dora:
         linears += sum(weight.shape[0] for _, weight in found.linears)
     more = sum(_low_rank(weight, config.lora_rank) for _, weight in experts)
-    copied = sum(w.count for name, w in anatomy.weights() if _in_modules(name, split_names(config.additional_target)))
+    copied = _copied(anatomy, config)
     return Trained(linears + more, linears, copied, copied, found)
+
+
+def freeze_problem(anatomy: Anatomy, config: RunConfig) -> str | None:
+    """What is wrong with the modules that `finetuning_type: freeze` names."""
+    if config.finetuning_type != "freeze":
+        return None
+    try:
+        chosen_names((name for name, _ in anatomy.weights()), anatomy.sizes.layers, config)
+    except UserError as error:
+        return error.message
+    return None
+
+
+def _frozen(anatomy: Anatomy, config: RunConfig) -> Trained:
+    sizes = {name: weight.count for name, weight in anatomy.weights()}
+    try:
+        chosen = chosen_names(sizes, anatomy.sizes.layers, config)
+    except UserError:  # told by `freeze_problem`
+        return Trained()
+    numbers = [int(name.split(".")[2]) for name in chosen if name.startswith("model.layers.")]
+    below = any(name.startswith("model.embed_tokens") for name in chosen)
+    first = 0 if below else min(numbers, default=anatomy.sizes.layers)
+    return Trained(modules=sum(sizes[name] for name in chosen), first=first)
+
+
+def _expanded(anatomy: Anatomy, found: Targets, config: RunConfig) -> Targets:
+    """The targets in LLaMA Pro's blocks; all where the layers cannot be divided, which ends the run."""
+    try:
+        inside = tuple(f".{number}." for number in chosen_layers(anatomy.sizes.layers, config))
+    except UserError:
+        return found
+    linears, experts = (
+        tuple((name, weight) for name, weight in part if any(number in name for number in inside))
+        for part in (found.linears, found.experts)
+    )
+    return Targets(linears, experts, found.unknown)
+
+
+def _copied(anatomy: Anatomy, config: RunConfig) -> int:
+    return sum(w.count for name, w in anatomy.weights() if _in_modules(name, split_names(config.additional_target)))
+
+
+def _rotation(weight: Weight, config: RunConfig) -> int:
+    """Parameters of OFT on a linear layer: half of a matrix for each block of its inputs. A size that does not divide
+    them becomes the nearest that does, as in PEFT."""
+    inputs = weight.shape[-1]
+    wanted = config.oft_rank or config.oft_block_size or inputs
+    size = _nearest_divisor(inputs, wanted)
+    blocks = size if config.oft_rank else inputs // size
+    side = inputs // blocks
+    return blocks * side * (side - 1) // 2
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    if wanted >= number:
+        return number
+    higher = next(n for n in range(wanted, number + 1) if number % n == 0)
+    lower = next((n for n in range(wanted, 1, -1) if number % n == 0), 1)
+    return lower if wanted - lower <= higher - wanted else higher
 
 
 def _low_rank(weight: Weight, rank: int) -> int:

@@ -64,7 +64,8 @@ class WorkbenchTrainer:
         # a recorded step must not use what an earlier one has cast
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
+            adapter = "lora_" in name or "oft_" in name
+            if parameter.requires_grad and (adapter or self.args.fp16 or parameter.device.type == "cpu"):
                 parameter.data = parameter.data.to(torch.float32)
         self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
         self._flos_per_token = None

@@ -155,6 +155,11 @@ def add_lora(model, config: RunConfig, log, given: Sequence[Path] = (), start: P
     by_leaf = linear_modules(model)
     # short names where they mean the same modules: adapter_config.json stays readable and loads elsewhere
     short = sum(len(by_leaf.get(name, ())) for name in names) == len(targets) and not _ambiguous(model, names, targets)
+    way: bool | str = True
+    if config.pissa_init:
+        log("PiSSA: decomposing the weights.")
+        if start is None or not start.is_file():
+            way = "pissa" if config.pissa_iter < 0 else f"pissa_niter_{config.pissa_iter}"
     try:
         lora = LoraConfig(
             task_type="CAUSAL_LM",
@@ -166,15 +171,15 @@ def add_lora(model, config: RunConfig, log, given: Sequence[Path] = (), start: P
             target_parameters=_short_parameters(model, parameters) or None,
             use_dora=config.use_dora,
             modules_to_save=split_names(config.additional_target) or None,
+            init_lora_weights=way,
         )
         tuned = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError("lora_impossible", problem=" ".join(str(error).split())[:300]) from None
     if config.pissa_init:
-        from workbench.models.standing import start_from_singular_vectors
+        from workbench.models.standing import taken_out_by_pissa
 
-        log("PiSSA: decomposing the weights.")
-        taken_out = start_from_singular_vectors(tuned, config.pissa_iter, start)
+        taken_out = taken_out_by_pissa(tuned, start)
         factors = {name: factors.get(name, []) + taken_out.get(name, []) for name in {*factors, *taken_out}}
     if factors:
         from workbench.models.standing import standing

@@ -68,10 +68,11 @@ def _beyond_factors(tuned) -> str:
     return "" if plain and not embedded else "lora_embedding"
 
 
-def start_from_singular_vectors(tuned, iterations: int, kept: Path | None) -> Factors:
-    """PiSSA for an adapter that was just made; the factors that it starts from, as what is added back to the weights.
+def taken_out_by_pissa(tuned, kept: Path | None) -> Factors:
+    """The factors that PiSSA starts from, as what is added back to the weights.
 
-    They go to the file `kept`: the fast decomposition is random, and a run that goes on needs the same base.
+    They go to the file `kept`: the fast decomposition is random, and a run that goes on needs the same base. Where
+    there is such a file already, `tuned` is an adapter as usual, and starts from these.
     """
     layers = lora_layers(tuned, "default")
     if kept and kept.is_file():
@@ -83,10 +84,8 @@ def start_from_singular_vectors(tuned, iterations: int, kept: Path | None) -> Fa
             product = layer.scaling["default"] * b.data @ a.data
             base.data = (base.data.float() - product).to(base.dtype)
     else:
-        way = "pissa" if iterations < 0 else f"pissa_niter_{iterations}"
         start = {}
         for name, layer in layers.items():
-            layer.pissa_init("default", way)
             start[f"{name}.a"] = layer.lora_A["default"].weight.detach().cpu().clone().contiguous()
             start[f"{name}.b"] = layer.lora_B["default"].weight.detach().cpu().clone().contiguous()
         if kept:

@@ -1,72 +1,20 @@
 """Ways of tuning: the losses of plain PEFT and TRL set up by hand, and files that load on the untouched base."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, OFTConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoModelForCausalLM
 
+from tests.trained import STEPS, by_hand, losses, ready
 from workbench.config.run_config import validated
 from workbench.data.preflight import preflight
-from workbench.data.training_set import load_data
 from workbench.errors import UserError
-from workbench.models.tuning import PISSA_FILE, tuned
-from workbench.runs.run import create_run
-from workbench.train.trainer import build_trainer
+from workbench.models.tuning import PISSA_FILE
 
-STEPS = 20
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-COMMON = {
-    "per_device_train_batch_size": 4, "learning_rate": 2e-3, "max_steps": STEPS, "logging_steps": 1, "seed": 42,
-    "lr_scheduler_type": "constant", "report_to": "none", "save_strategy": "no",
-}  # fmt: skip
-
-
-@pytest.fixture
-def values(tiny_model, tmp_path):
-    rows = [
-        {"prompt": f"Question {i}?", "completion": f"{chr(97 + i % 26)} is {i * i}" * (i % 3 + 1)} for i in range(40)
-    ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.jsonl"}}))
-    return COMMON | {"model_name_or_path": str(tiny_model), "dataset": "rows", "dataset_dir": str(tmp_path), "cutoff_len": 128,
-                     "plot_loss": False, "disable_gradient_checkpointing": True}  # fmt: skip
-
-
-def ready(values, workspace, **more):
-    """`(trainer, model before the trainer, run)` as a run makes them, on the CPU."""
-    config = validated(values | more)
-    tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
-    rows, held_out = load_data(config, workspace, tokenizer, lambda *_: None, log=lambda line: None)
-    run = create_run(workspace, config)
-    base = AutoModelForCausalLM.from_pretrained(config.model_name_or_path, dtype=torch.float32)
-    torch.manual_seed(7)
-    model = tuned(base, config, workspace, run.path, lambda line: None)
-    stop = SimpleNamespace(requested=False)
-    return build_trainer(run, config, model, tokenizer, rows, held_out, torch.float32, stop), rows, run
-
-
-def losses(trainer) -> torch.Tensor:
-    return torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row])
-
-
-def by_hand(values, rows, folder, adapt, **arguments) -> torch.Tensor:
-    """Losses of TRL's trainer on the same rows, with `adapt(base)`."""
-    base = AutoModelForCausalLM.from_pretrained(values["model_name_or_path"], dtype=torch.float32)
-    torch.manual_seed(7)
-    model = adapt(base)
-    arguments = COMMON | {"max_length": None, "logging_first_step": True, "gradient_checkpointing": False} | arguments
-    plain = SFTConfig(
-        output_dir=str(folder), use_cpu=True, bf16=False, dataset_kwargs={"skip_prepare_dataset": True}, **arguments
-    )
-    tokenizer = AutoTokenizer.from_pretrained(values["model_name_or_path"])
-    trainer = SFTTrainer(model=model, args=plain, train_dataset=rows, processing_class=tokenizer)
-    trainer.train()
-    return losses(trainer)
 
 
 def lora(base, **config):

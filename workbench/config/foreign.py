@@ -81,7 +81,6 @@ CHANGING = {
     "tensor_model_parallel_size": "Megatron",
     "pipeline_model_parallel_size": "Megatron",
     "expert_model_parallel_size": "Megatron",
-    "disable_shuffling": "asks_order",
     "tool_format": "asks_tool_form",
     "default_system": "asks_system",
     "adam_epsilon": "asks_epsilon",
@@ -90,7 +89,6 @@ CHANGING = {
     "optim_target_modules": "asks_some_modules",
     "label_smoothing_factor": "asks_smoothing",
     "group_by_length": "asks_grouping",
-    "load_best_model_at_end": "asks_best",
     "data_seed": "asks_data_seed",
     "quantization_device_map": "asks_device_map",
 }
@@ -116,7 +114,6 @@ HARMLESS = {
     "predict_with_generate": _ANSWERS,
     "compute_accuracy": "why_logged",
     "include_effective_tokens_per_second": "why_counted",
-    "eval_on_each_dataset": "why_eval_together",
     "eval_num_beams": _ANSWERS,
     "streaming": "why_stream",
     "buffer_size": "why_stream",
@@ -172,10 +169,6 @@ FOR_ANSWERS = {
 GENERATION = dict.fromkeys(
     ("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "repetition_penalty"), _GENERATION
 ) | {"default_system": "why_system_prompt"}
-# keys that make LLaMA-Factory do less or more than a run here: taken over in part
-OTHERWISE = {
-    "tokenized_path": "why_tokenized",
-}
 # settings of something that is off: they say nothing alone
 _PREFIXES = (
     "galore_",

@@ -28,15 +28,9 @@ _PROGRAM = re.compile(
     r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m"
 )
 _LISTS = (
-    "report_to",
-    "lora_target",
-    "dataset",
-    "eval_dataset",
-    "additional_target",
-    "adapter_name_or_path",
-    "oft_target",
-)
-_LISTS += ("freeze_trainable_modules", "freeze_extra_modules")
+    "report_to", "lora_target", "oft_target", "dataset", "eval_dataset", "additional_target", "adapter_name_or_path",
+    "freeze_trainable_modules", "freeze_extra_modules",
+)  # fmt: skip
 _SPELLINGS = {"flash_attn": {"true": "fa2", "false": "disabled", "off": "disabled"}}  # of older versions
 _RENAMED = {
     "max_length": "cutoff_len",
@@ -149,7 +143,7 @@ def _check_schema(values: dict) -> None:
     if "distributed_type" in values or "compute_environment" in values:
         raise UserError("import_accelerate")
     keys = {_RENAMED.get(str(key), str(key)) for key in values}
-    known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING, *foreign.OTHERWISE}
+    known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING}
     known |= {*foreign.FOR_ANSWERS, *foreign.GENERATION}
     boards = any(key.startswith(("top.", "train.")) for key in keys)
     if keys and not boards and not any(key in known or foreign.harmless(key) or unused_key_reason(key) for key in keys):
@@ -288,9 +282,6 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
             result.leave(key, shown, Message("why_given_too", key=_RENAMED[key]))
             continue
         key = _RENAMED.get(key, key)
-        if key in foreign.OTHERWISE:
-            result.leave(key, shown, Message(foreign.OTHERWISE[key]), lost=True)
-            continue
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue

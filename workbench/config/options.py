@@ -5,6 +5,7 @@ the YAML file, `--set key=value`, the import of LLaMA-Factory commands and `docs
 The names and, unless noted, the defaults are LLaMA-Factory's.
 """
 
+import math
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -464,6 +465,22 @@ class RunConfig(ModelOptions):
         ("Loss on the last answer only.", "只对最后一个回答计算损失。"),
         affects=("data",),
     )
+    disable_shuffling: bool = opt(
+        False,
+        "data",
+        ("Keep the order", "保持顺序"),
+        ("Rows come in the order of the dataset, in every epoch.", "每轮都按数据集中的顺序取行。"),
+    )
+    tokenized_path: str | None = opt(
+        None,
+        "data",
+        ("Tokenized rows", "已分词数据"),
+        (
+            "A folder with tokenized rows, which are used instead of the datasets; where there is none, the run writes it.",
+            "已分词数据的文件夹，存在则代替数据集使用；不存在则由本次运行写入。",
+        ),
+        affects=("data",),
+    )
     preprocessing_num_workers: int | None = opt(
         None,
         "data",
@@ -822,12 +839,24 @@ class RunConfig(ModelOptions):
     eval_strategy: Literal["no", "steps", "epoch"] = opt(
         "no", "eval", ("Evaluate every", "评估时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
     )
-    eval_steps: int | None = opt(
+    eval_steps: float | None = opt(
         None,
         "eval",
         ("Evaluation steps", "评估步数"),
-        ("Steps between evaluations; empty: logging steps.", "评估间隔步数；留空同日志步数。"),
-        ge=1,
+        (
+            "Steps between evaluations; below 1: a share of all steps; empty: logging steps.",
+            "评估间隔步数；小于 1 为占总步数的比例；留空同日志步数。",
+        ),
+        gt=0,
+    )
+    eval_on_each_dataset: bool = opt(
+        False,
+        "eval",
+        ("Evaluate each dataset", "逐个评估数据集"),
+        (
+            "A loss for each of the evaluation datasets, beside that of all.",
+            "除总体损失外，另给出每个评估数据集的损失。",
+        ),
     )
     per_device_eval_batch_size: int = opt(
         1,
@@ -882,11 +911,19 @@ class RunConfig(ModelOptions):
         ("Overwrite", "覆盖"),
         ("Replace a finished run in the output folder.", "替换输出目录中已结束的运行。"),
     )
-    logging_steps: int = opt(
-        5, "output", ("Logging steps", "日志步数"), ("Steps between log lines.", "日志间隔步数。"), ge=1
+    logging_steps: float = opt(
+        5,
+        "output",
+        ("Logging steps", "日志步数"),
+        ("Steps between log lines; below 1: a share of all steps.", "日志间隔步数；小于 1 为占总步数的比例。"),
+        gt=0,
     )
-    save_steps: int = opt(
-        100, "output", ("Save steps", "保存步数"), ("Steps between checkpoints.", "检查点间隔步数。"), ge=1
+    save_steps: float = opt(
+        100,
+        "output",
+        ("Save steps", "保存步数"),
+        ("Steps between checkpoints; below 1: a share of all steps.", "检查点间隔步数；小于 1 为占总步数的比例。"),
+        gt=0,
     )
     save_strategy: Literal["no", "steps", "epoch"] = opt(
         "steps", "output", ("Save every", "保存时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
@@ -897,6 +934,15 @@ class RunConfig(ModelOptions):
         ("Keep checkpoints", "保留检查点数"),
         ("The oldest are deleted; empty: keep all.", "删除最旧的；留空为全部保留。"),
         ge=1,
+    )
+    load_best_model_at_end: bool = opt(
+        False,
+        "output",
+        ("End with the best", "以最佳结束"),
+        (
+            "At the end the checkpoint with the lowest evaluation loss is taken instead of the last step.",
+            "结束时取评估损失最低的检查点，而不是最后一步。",
+        ),
     )
     plot_loss: bool = opt(
         True, "output", ("Plot loss", "绘制损失"), ("Writes training_loss.png.", "写出 training_loss.png。")
@@ -935,3 +981,8 @@ class RunConfig(ModelOptions):
         if any(not 0 < number < float("inf") for number in numbers):
             raise ValueError("shares should be above 0")
         return [number / sum(numbers) for number in numbers]
+
+    def every(self, option: str, steps: int) -> int:
+        """`eval_steps`, `save_steps` or `logging_steps` of a run of so many steps; a share of these below 1."""
+        value = getattr(self, option) or self.logging_steps
+        return max(1, math.ceil(steps * value)) if value < 1 else int(value)

@@ -137,7 +137,7 @@ def conflicts(config: RunConfig) -> list[Message]:
         problems.append(Message("adapter_without_base"))
     else:
         check(not c.model_name_or_path, Message("model_empty"))
-    check(not c.dataset, Message("dataset_empty"))
+    check(not c.dataset and not c.tokenized_path, Message("dataset_empty"))
     check(not c.do_train, Message("nothing_to_do"))
     check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
     check(
@@ -175,6 +175,7 @@ def conflicts(config: RunConfig) -> list[Message]:
         c.early_stopping_steps is not None and c.eval_strategy == "no",
         Message("stopping_without_evaluation"),
     )
+    problems += step_conflicts(c)
     check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
     check(
         c.use_dora and c.loraplus_lr_ratio is not None,
@@ -188,6 +189,31 @@ def conflicts(config: RunConfig) -> list[Message]:
             problems.append(Message("devices_wrong", value=c.devices))
             break
     return problems
+
+
+def step_conflicts(c: RunConfig) -> list[Message]:
+    """Of when a run logs, evaluates and saves."""
+    found = []
+    for name in ("eval_steps", "save_steps", "logging_steps"):
+        value = getattr(c, name)
+        if value is not None and value > 1 and value != int(value):
+            found.append(Message("steps_not_whole", option=name, value=value))
+    if c.eval_on_each_dataset and len(split_names(c.eval_dataset)) < 2:
+        found.append(Message("each_of_several"))
+    if not c.load_best_model_at_end:
+        return found
+    often, seldom = c.eval_steps or c.logging_steps, c.save_steps
+    if c.eval_strategy == "no":
+        found.append(Message("best_without_evaluation"))
+    elif c.save_strategy != c.eval_strategy:
+        found.append(Message("best_strategies", save=c.save_strategy, evaluate=c.eval_strategy))
+    elif c.eval_strategy == "steps" and ((often < 1) != (seldom < 1) or seldom < often or not _divides(often, seldom)):
+        found.append(Message("best_steps", save=seldom, evaluate=often))
+    return found
+
+
+def _divides(small: float, large: float) -> bool:
+    return abs(large / small - round(large / small)) < 1e-9
 
 
 def method_conflicts(c: RunConfig) -> list[Message]:

@@ -8,6 +8,7 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import split_names
 from workbench.data import templates
 from workbench.data.registry import DatasetInfo, select
+from workbench.data.tokenized import is_tokenized, tokenized_folder
 from workbench.data.validate import check_first_rows
 from workbench.errors import UserError
 from workbench.models.adapters import check_embeddings
@@ -48,11 +49,16 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
         if (kind := adapter_kind(adapter)) in ("lora", "oft") and kind != config.finetuning_type:
             raise UserError("adapter_other_kind", folder=adapter, kind=kind)
     templates.read(config.template)
+    for name in split_names(config.report_to):
+        if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+            raise UserError("reporter_missing", name=name)
+    kept = tokenized_folder(config, workspace)
+    if kept is not None and is_tokenized(kept):
+        return []
+    if not config.dataset:
+        raise UserError("tokenized_missing", folder=kept)
     folder = dataset_folder(config.dataset_dir, workspace)
     datasets = [
         info for names in (config.dataset, config.eval_dataset) for info in select(names or "", folder, workspace)
     ]
-    for name in split_names(config.report_to):
-        if name not in ("none", "all") and importlib.util.find_spec(name) is None:
-            raise UserError("reporter_missing", name=name)
     return datasets

@@ -162,6 +162,26 @@ SENTENCES = {
         "early_stopping_steps needs evaluations. Set eval_strategy and val_size, or remove it.",
         "early_stopping_steps 需要评估。请设置 eval_strategy 和 val_size，或去掉它。",
     ),
+    "steps_not_whole": (
+        "{option}: {value} is no number of steps. Give a whole number, or a share of all steps below 1.",
+        "{option}：{value} 不是步数。请给出整数，或小于 1 的占比。",
+    ),
+    "each_of_several": (
+        "eval_on_each_dataset needs several names in eval_dataset. Name them, or take it out.",
+        "eval_on_each_dataset 需要 eval_dataset 中有多个名称。请列出，或去掉它。",
+    ),
+    "best_without_evaluation": (
+        "load_best_model_at_end needs evaluations. Set eval_strategy, and val_size or eval_dataset.",
+        "load_best_model_at_end 需要评估。请设置 eval_strategy，以及 val_size 或 eval_dataset。",
+    ),
+    "best_strategies": (
+        "load_best_model_at_end needs a checkpoint at each evaluation, but save_strategy is {save} and eval_strategy {evaluate}. Set them alike.",
+        "load_best_model_at_end 需要在评估时有检查点，但 save_strategy 为 {save}，eval_strategy 为 {evaluate}。请设为相同。",
+    ),
+    "best_steps": (
+        "load_best_model_at_end needs save_steps ({save}) to be a multiple of eval_steps ({evaluate}).",
+        "load_best_model_at_end 要求 save_steps（{save}）是 eval_steps（{evaluate}）的整数倍。",
+    ),
     "two_warmups": (
         "warmup_steps and warmup_ratio are both set. Keep one.",
         "warmup_steps 和 warmup_ratio 同时设置。请只保留一个。",

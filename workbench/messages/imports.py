@@ -119,7 +119,6 @@ PARTS = {
     "asks_dft": ("the DFT loss", "DFT 损失"),
     "asks_eaft": ("the EAFT loss", "EAFT 损失"),
     "asks_asft": ("the ASFT loss", "ASFT 损失"),
-    "asks_order": ("rows in their order", "按原顺序使用数据行"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
     "asks_epsilon": ("another epsilon of Adam", "不同的 Adam epsilon"),
@@ -128,7 +127,6 @@ PARTS = {
     "asks_some_modules": ("an optimizer for some modules", "只对部分模块使用某种优化器"),
     "asks_smoothing": ("label smoothing", "标签平滑"),
     "asks_grouping": ("rows grouped by length", "按长度分组"),
-    "asks_best": ("the best checkpoint at the end", "结束时载入最佳检查点"),
     "asks_data_seed": ("a seed for the order of rows", "为数据顺序单设随机种子"),
     "asks_device_map": ("a device map of the quantized model", "为量化模型设置设备映射"),
     "why_speed": (
@@ -150,7 +148,6 @@ PARTS = {
     ),
     "why_eval_strategy": ("evaluation follows eval_strategy", "评估由 eval_strategy 决定"),
     "why_counted": ("tokens are always counted", "始终统计 token 数"),
-    "why_eval_together": ("evaluation data are taken together", "评估数据合并计算"),
     "why_stream": ("rows are read as a stream", "数据行以流方式读取"),
     "why_machines": ("only with several machines", "仅用于多机"),
     "why_one_gpu": ("runs here are on one GPU", "这里的运行使用单个 GPU"),
@@ -178,10 +175,6 @@ PARTS = {
     "why_safetensors": ("always safetensors", "始终为 safetensors"),
     "why_upload_folder": ("nothing is uploaded; upload the folder yourself", "不会上传任何内容；请自行上传该文件夹"),
     "why_system_prompt": ("give it as the Chat tab's system prompt", "请作为“对话”页的系统提示词给出"),
-    "why_tokenized": (
-        "LLaMA-Factory tokenizes and ends, the first time; here the run goes on to train, and the tokens are kept in the workspace",
-        "LLaMA-Factory 首次只分词便结束；这里会接着训练，分词结果保存在工作区",
-    ),
     "why_unused": ("a setting of something that this run does not use", "是本次运行未用到的功能的设置"),
     "why_token_cache": (
         "cached tokens are used only while data, template and options are the same",

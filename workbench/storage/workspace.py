@@ -178,6 +178,9 @@ class Workspace:
             if name == "dataset_dir" and not path.is_absolute() and ".." not in path.parts:
                 with contextlib.suppress(NotFound):
                     self.inside(dataset_folder(value, self), what=name)
+        kept = getattr(config, "tokenized_path", None)  # read where it is there, else written
+        if kept and not self.inside(kept, what="tokenized_path").exists():
+            self.output(kept)
         for name in ("dataset", "eval_dataset"):
             # a data file may be named instead of a dataset
             for value in (getattr(config, name, None) or "").split(","):

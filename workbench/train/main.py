@@ -198,6 +198,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
         plot_loss(run)
     last = trainer.state.global_step
+    if config.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
+        log(f"The best evaluation loss, {trainer.state.best_metric:.4f}, is that of {Path(best).name}: it was taken.")
     if stop.requested and last < trainer.state.max_steps:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
         run.update(state="stopped", step=last, reason=Message("stopped_at", step=last), heartbeat=time.time())

@@ -68,7 +68,7 @@ def checkpoints(config: RunConfig, result: Outlook) -> int:
     steps = result.duration.steps if result.duration else 0
     count = 1
     if config.save_strategy == "steps" and steps:
-        count = math.ceil(steps / config.save_steps)
+        count = math.ceil(steps / config.every("save_steps", steps))
     elif config.save_strategy == "epoch":
         count = math.ceil(config.num_train_epochs)
     return min(count, (config.save_total_limit or count) + 1)

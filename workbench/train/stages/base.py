@@ -59,6 +59,7 @@ class WorkbenchTrainer:
         self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
+        self._eval_of_each: list[tuple[float, float]] | None = None  # sum of losses, and number of tokens
         super().__init__(*args, **kwargs)
         self.model.train()  # a model under new adapters says that it is training while its own modules are not
         # a recorded step must not use what an earlier one has cast
@@ -174,6 +175,20 @@ class WorkbenchTrainer:
             loss += self.step_strategy.step(self, micro_batch, num_items_in_batch)
         return loss
 
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """Of several datasets, also the loss over all: the mean over their trained tokens."""
+        if not isinstance(self.eval_dataset if eval_dataset is None else eval_dataset, dict):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        self._eval_of_each = parts = []
+        metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        self._eval_of_each = None
+        if tokens := sum(count for _, count in parts):
+            metrics["eval_loss"] = sum(total for total, _ in parts) / tokens
+            self.log({name: value for name, value in metrics.items() if name.endswith("_loss")})
+            # those of each dataset could not tell what is best
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
         which depends on how rows fall into batches."""
@@ -182,6 +197,8 @@ class WorkbenchTrainer:
         losses, tokens = self.accelerator.reduce(self._eval_sums.to(self.args.device, torch.float32)).tolist()
         if tokens and f"{metric_key_prefix}_loss" in output.metrics:
             output.metrics[f"{metric_key_prefix}_loss"] = losses / tokens
+            if self._eval_of_each is not None:
+                self._eval_of_each.append((losses, tokens))
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -20,8 +20,6 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         (SFT.replace("lora", "prefix"), "finetuning_type: prefix"),
         (SFT + "pure_bf16: true", "adapters in bfloat16"),
         (SFT + "fp8: true", "FP8"),
-        (SFT.replace("lora", "full") + "use_galore: true\ngalore_rank: 128", "GaLore"),
-        (SFT + "use_badam: True", "BAdam"),
         (SFT + "quantization_method: hqq", "hqq"),
         (SFT + "add_tokens: <a>,<b>", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
@@ -70,6 +68,11 @@ def test_ways_of_tuning_are_taken_over():
         "q_proj,v_proj",
         0.1,
     )
+    galore = (
+        SFT.replace("lora", "full") + "use_galore: true\ngalore_layerwise: true\ngalore_target: all\ngalore_rank: 128"
+    )
+    result = import_text(galore + "\npure_bf16: true\nload_best_model_at_end: false\ntokenized_path: saves/x")
+    assert not result.lost and (result.values["galore_rank"], result.values["bf16"]) == (128, True)
     pissa = import_text(SFT + "pissa_init: true\npissa_iter: 4\npissa_convert: true")
     assert not pissa.lost and (pissa.values["pissa_init"], pissa.values["pissa_iter"]) == (True, 4)
     new = import_text(SFT + "adapter_name_or_path: saves/a,saves/b\ncreate_new_adapter: true\nuse_llama_pro: true")
@@ -78,12 +81,10 @@ def test_ways_of_tuning_are_taken_over():
 
 def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
-        SFT + "use_galore: false\nfp8: False\ngalore_rank: 16\npref_beta: 0.1\nquantization_method: bnb\n"
+        SFT + "fp8: False\npref_beta: 0.1\nquantization_method: bnb\n"
         "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
     )
-    assert {"use_galore", "fp8", "galore_rank", "pref_beta", "enable_liger_kernel"} <= {
-        k for k, _, _ in result.left_out
-    }
+    assert {"fp8", "pref_beta", "enable_liger_kernel"} <= {k for k, _, _ in result.left_out}
     assert result.values.keys() == {"model_name_or_path", "stage", "do_train", "finetuning_type", "dataset", "template"}
 
 
@@ -207,7 +208,7 @@ def test_a_command_that_names_a_file_is_read_with_it():
 def test_what_changes_something_and_is_left_out_is_told_apart():
     result = import_text("#!/bin/bash\nset -x\n" + COMMAND + " --ddp_timeout 1 --lora_rnak 3")
     assert result.lost == ["lora_rnak"]
-    assert [key for key, _, _ in result.left_out] == ["ddp_timeout", "lora_rnak", "tokenized_path"]
+    assert [key for key, _, _ in result.left_out] == ["ddp_timeout", "lora_rnak"]
     vision = import_text(SFT.replace("llama3", "qwen2_vl"))
     assert vision.lost == ["template"] and "template" not in vision.values
     assert import_text(SFT + "use_kt: true\ncpu_infer: 32\nchunk_size: 8192\nkt_optimize_rule: x").lost == []

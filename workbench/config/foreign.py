@@ -68,11 +68,6 @@ CHANGING = {
     "pure_bf16": "asks_bf16_adapters",
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
-    "use_galore": "GaLore",
-    "use_apollo": "APOLLO",
-    "use_badam": "BAdam",
-    "use_adam_mini": "Adam-mini",
-    "use_muon": "Muon",
     "use_dft_loss": "asks_dft",
     "use_eaft_loss": "asks_eaft",
     "use_asft_loss": "asks_asft",
@@ -171,9 +166,6 @@ GENERATION = dict.fromkeys(
 ) | {"default_system": "why_system_prompt"}
 # settings of something that is off: they say nothing alone
 _PREFIXES = (
-    "galore_",
-    "apollo_",
-    "badam_",
     "pref_",
     "kto_",
     "ppo_",

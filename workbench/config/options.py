@@ -28,6 +28,7 @@ GROUPS = {
     "train": ("Training", "训练"),
     "lora": ("LoRA", "LoRA"),
     "tuning": ("Freeze and OFT", "冻结微调与 OFT"),
+    "optim": ("GaLore, APOLLO, BAdam, Adam-mini, Muon", "GaLore、APOLLO、BAdam、Adam-mini、Muon"),
     "memory": ("Precision and memory", "精度与显存"),
     "rope": ("Attention and RoPE", "注意力与 RoPE"),
     "eval": ("Evaluation", "评估"),
@@ -756,6 +757,205 @@ class RunConfig(ModelOptions):
         ("Share of blocks that a step leaves out.", "每步略去的块的比例。"),
         ge=0,
         lt=1,
+    )
+
+    # optimizers with options of their own
+    use_galore: bool = opt(
+        False,
+        "optim",
+        ("GaLore", "GaLore"),
+        (
+            "Low-rank gradients of all weights; with full or freeze. Needs galore-torch.",
+            "对全部权重使用低秩梯度，用于 full 或 freeze。需要 galore-torch。",
+        ),
+    )
+    galore_target: str = opt(
+        "all",
+        "optim",
+        ("GaLore target", "GaLore 目标"),
+        (
+            "all (linear layers, but not the output head) or parts of their names, comma-separated.",
+            "all（除输出头外的线性层）或其名称的一部分，逗号分隔。",
+        ),
+    )
+    galore_rank: int = opt(
+        16,
+        "optim",
+        ("GaLore rank", "GaLore 秩"),
+        ("Of the projected gradients.", "投影后梯度的秩。"),
+        ge=1,
+        le=65_536,
+    )
+    galore_update_interval: int = opt(
+        200,
+        "optim",
+        ("GaLore interval", "GaLore 间隔"),
+        ("Steps between new projections.", "更新投影的间隔步数。"),
+        ge=1,
+    )
+    galore_scale: float = opt(
+        2.0,
+        "optim",
+        ("GaLore scale", "GaLore 缩放"),
+        ("Of its updates.", "更新量的缩放。"),
+        gt=0,
+    )
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = opt(
+        "std",
+        "optim",
+        ("GaLore projection", "GaLore 投影"),
+        ("std projects the longer side.", "std 投影较长的一边。"),
+    )
+    galore_layerwise: bool = opt(
+        False,
+        "optim",
+        ("GaLore by layer", "GaLore 逐层"),
+        (
+            "Each layer's step in its way back; less memory, gradient accumulation 1.",
+            "反向时逐层更新，更省显存；梯度累积须为 1。",
+        ),
+    )
+    use_apollo: bool = opt(
+        False,
+        "optim",
+        ("APOLLO", "APOLLO"),
+        (
+            "AdamW's scaling from low-rank gradients; with full or freeze. Needs apollo-torch.",
+            "由低秩梯度得到 AdamW 的缩放，用于 full 或 freeze。需要 apollo-torch。",
+        ),
+    )
+    apollo_target: str = opt(
+        "all",
+        "optim",
+        ("APOLLO target", "APOLLO 目标"),
+        (
+            "all (linear layers, but not the output head) or parts of their names, comma-separated.",
+            "all（除输出头外的线性层）或其名称的一部分，逗号分隔。",
+        ),
+    )
+    apollo_rank: int = opt(
+        16,
+        "optim",
+        ("APOLLO rank", "APOLLO 秩"),
+        ("Of the projected gradients.", "投影后梯度的秩。"),
+        ge=1,
+        le=65_536,
+    )
+    apollo_update_interval: int = opt(
+        200,
+        "optim",
+        ("APOLLO interval", "APOLLO 间隔"),
+        ("Steps between new projections.", "更新投影的间隔步数。"),
+        ge=1,
+    )
+    apollo_scale: float = opt(
+        32.0,
+        "optim",
+        ("APOLLO scale", "APOLLO 缩放"),
+        ("Of its updates.", "更新量的缩放。"),
+        gt=0,
+    )
+    apollo_proj: Literal["random", "svd"] = opt(
+        "random",
+        "optim",
+        ("APOLLO projection", "APOLLO 投影"),
+        ("random or by singular vectors.", "随机或按奇异向量。"),
+    )
+    apollo_proj_type: Literal["std", "right", "left"] = opt(
+        "std",
+        "optim",
+        ("APOLLO side", "APOLLO 投影边"),
+        ("std projects the longer side.", "std 投影较长的一边。"),
+    )
+    apollo_scale_type: Literal["channel", "tensor"] = opt(
+        "channel",
+        "optim",
+        ("APOLLO scaling", "APOLLO 缩放方式"),
+        ("By channel, or one for a tensor (APOLLO-Mini).", "逐通道，或整个张量一个（APOLLO-Mini）。"),
+    )
+    apollo_layerwise: bool = opt(
+        False,
+        "optim",
+        ("APOLLO by layer", "APOLLO 逐层"),
+        (
+            "Each layer's step in its way back; less memory, gradient accumulation 1.",
+            "反向时逐层更新，更省显存；梯度累积须为 1。",
+        ),
+    )
+    apollo_scale_front: bool = opt(
+        False,
+        "optim",
+        ("APOLLO limiter first", "APOLLO 先限幅"),
+        ("Limits the growth of norms before the scaling.", "在缩放之前限制范数增长。"),
+    )
+    use_badam: bool = opt(
+        False,
+        "optim",
+        ("BAdam", "BAdam"),
+        (
+            "One block of layers at a time; with full or freeze. Needs badam.",
+            "每次只更新一个块，用于 full 或 freeze。需要 badam。",
+        ),
+    )
+    badam_mode: Literal["layer", "ratio"] = opt(
+        "layer",
+        "optim",
+        ("BAdam mode", "BAdam 模式"),
+        ("Blocks are layers, or a share of each weight.", "块为层，或每个权重的一部分。"),
+    )
+    badam_start_block: int | None = opt(
+        None,
+        "optim",
+        ("BAdam start", "BAdam 起始块"),
+        ("Number of the first block; empty: by the order.", "首个块的编号；留空按顺序。"),
+        ge=0,
+    )
+    badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] = opt(
+        "ascending",
+        "optim",
+        ("BAdam order", "BAdam 顺序"),
+        ("Of the blocks.", "块的顺序。"),
+    )
+    badam_switch_interval: int = opt(
+        50,
+        "optim",
+        ("BAdam interval", "BAdam 间隔"),
+        ("Steps with a block; -1: it stays.", "每个块的步数；-1 表示不切换。"),
+        ge=-1,
+    )
+    badam_update_ratio: float = opt(
+        0.05,
+        "optim",
+        ("BAdam share", "BAdam 比例"),
+        ("Share of each weight (mode ratio).", "每个权重的比例（ratio 模式）。"),
+        gt=0,
+        le=1,
+    )
+    badam_mask_mode: Literal["adjacent", "scatter"] = opt(
+        "adjacent",
+        "optim",
+        ("BAdam mask", "BAdam 掩码"),
+        ("Whether that share lies together (mode ratio).", "该比例是否相邻（ratio 模式）。"),
+    )
+    badam_verbose: int = opt(
+        0,
+        "optim",
+        ("BAdam log", "BAdam 日志"),
+        ("0: nothing, 1: each block, 2: its parameters.", "0 不输出，1 输出块，2 输出其参数。"),
+        ge=0,
+        le=2,
+    )
+    use_adam_mini: bool = opt(
+        False,
+        "optim",
+        ("Adam-mini", "Adam-mini"),
+        ("One second moment for a block of weights. Needs adam-mini.", "每块权重共用一个二阶矩。需要 adam-mini。"),
+    )
+    use_muon: bool = opt(
+        False,
+        "optim",
+        ("Muon", "Muon"),
+        ("Orthogonal updates of matrices, AdamW for the rest.", "矩阵用正交化更新，其余用 AdamW。"),
     )
 
     # precision and memory

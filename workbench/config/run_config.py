@@ -165,6 +165,7 @@ def conflicts(config: RunConfig) -> list[Message]:
         Message("full_adapter"),
     )
     problems += method_conflicts(c)
+    problems += optimizer_conflicts(c)
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
     check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
     check(
@@ -238,6 +239,59 @@ def method_conflicts(c: RunConfig) -> list[Message]:
         "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
     }
     return [Message(code) for code, wrong in found.items() if wrong]
+
+
+# `use_…` and the package on PyPI that it needs: (name of the module, name of the package)
+OPTIMIZERS = {
+    "galore": ("galore_torch", "galore-torch"),
+    "apollo": ("apollo_torch", "apollo-torch"),
+    "badam": ("badam", "badam"),
+    "adam_mini": ("adam_mini", "adam-mini"),
+    "muon": ("", ""),
+}
+_BASES = {  # `optim` that it can be built on, where it can be another than AdamW
+    "galore": ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adafactor"),
+    "badam": ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"),
+}
+
+
+def chosen_optimizer(c: RunConfig) -> str:
+    """`galore`, `apollo`, `badam`, `adam_mini` or `muon`; empty where `optim` alone says it."""
+    return next((name for name in OPTIMIZERS if getattr(c, f"use_{name}")), "")
+
+
+def layerwise(c: RunConfig) -> bool:
+    """Whether each layer makes its step within the backward pass."""
+    return (c.use_galore and c.galore_layerwise) or (c.use_apollo and c.apollo_layerwise)
+
+
+def plain_steps(c: RunConfig) -> str:
+    """Why the steps of a run must be transformers' own, as a message's code; empty where they need not be."""
+    if layerwise(c):
+        return "plain_layerwise"
+    return "plain_badam" if c.use_badam else ""
+
+
+def optimizer_conflicts(c: RunConfig) -> list[Message]:
+    """Of the optimizers with options of their own."""
+    used = [f"use_{name}" for name in OPTIMIZERS if getattr(c, f"use_{name}")]
+    if not used:
+        return []
+    found, one = [], chosen_optimizer(c)
+    if len(used) > 1:
+        found.append(Message("optimizers_several", names=used))
+    if c.loraplus_lr_ratio is not None:
+        found.append(Message("optimizer_loraplus", name=used[0]))
+    if one in ("galore", "apollo", "badam") and c.finetuning_type not in ("full", "freeze"):
+        found.append(Message("optimizer_method", name=used[0]))
+    bases = _BASES.get(one, ("adamw_torch", "adamw_torch_fused"))
+    if c.optim not in bases:
+        found.append(Message("optimizer_base", name=used[0], optim=c.optim, known=bases))
+    if layerwise(c) and c.gradient_accumulation_steps > 1:
+        found.append(Message("layerwise_accumulation", name=f"{one}_layerwise"))
+    if layerwise(c) and c.fp16:
+        found.append(Message("layerwise_fp16", name=f"{one}_layerwise"))
+    return found
 
 
 def split_names(text: str | None) -> list[str]:

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from workbench.config.options import RunConfig
-from workbench.config.run_config import split_names
+from workbench.config.run_config import OPTIMIZERS, chosen_optimizer, split_names
 from workbench.data import templates
 from workbench.data.registry import DatasetInfo, select
 from workbench.data.tokenized import is_tokenized, tokenized_folder
@@ -52,6 +52,9 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     for name in split_names(config.report_to):
         if name not in ("none", "all") and importlib.util.find_spec(name) is None:
             raise UserError("reporter_missing", name=name)
+    module, package = OPTIMIZERS.get(chosen_optimizer(config), ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise UserError("optimizer_missing", option=f"use_{chosen_optimizer(config)}", package=package)
     kept = tokenized_folder(config, workspace)
     if kept is not None and is_tokenized(kept):
         return []

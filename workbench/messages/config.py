@@ -162,6 +162,35 @@ SENTENCES = {
         "early_stopping_steps needs evaluations. Set eval_strategy and val_size, or remove it.",
         "early_stopping_steps 需要评估。请设置 eval_strategy 和 val_size，或去掉它。",
     ),
+    "optimizers_several": ("{names} exclude each other. Keep one.", "{names} 互斥。请只保留一个。"),
+    "optimizer_loraplus": (
+        "{name} and loraplus_lr_ratio do not work together. Keep one.",
+        "{name} 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
+    ),
+    "optimizer_method": (
+        "{name} is for whole weights. Set finetuning_type to full or freeze, or take it out.",
+        "{name} 用于训练整个权重。请将 finetuning_type 设为 full 或 freeze，或去掉它。",
+    ),
+    "optimizer_base": (
+        "{name} cannot be built on optim: {optim}. It can be {known}.",
+        "{name} 不能基于 optim: {optim}。可为 {known}。",
+    ),
+    "layerwise_accumulation": (
+        "{name} makes a step in every backward pass. Set gradient_accumulation_steps: 1, or take it out.",
+        "{name} 在每次反向时更新。请设置 gradient_accumulation_steps: 1，或去掉它。",
+    ),
+    "layerwise_fp16": (
+        "{name} does not work with fp16, whose gradients are scaled. Set bf16, or take it out.",
+        "{name} 不能与 fp16 同用，其梯度经过缩放。请设置 bf16，或去掉它。",
+    ),
+    "optimizer_missing": (
+        "{option} needs the package {package}, which is not installed. Install it with: pip install {package}",
+        "{option} 需要 {package}，尚未安装。请执行：pip install {package}",
+    ),
+    "optimizer_target": (
+        "{option}: {value} matches no trained linear layer. It can be all, or of: {known}.",
+        "{option}：{value} 与任何训练中的线性层都不匹配。可为 all，或：{known}。",
+    ),
     "steps_not_whole": (
         "{option}: {value} is no number of steps. Give a whole number, or a share of all steps below 1.",
         "{option}：{value} 不是步数。请给出整数，或小于 1 的占比。",

@@ -101,6 +101,10 @@ SENTENCES = {
         "Steps cannot be recorded and run from Python instead, which is slower: {reason}",
         "无法录制训练步，改由 Python 运行，速度较慢：{reason}",
     ),
+    "steps_plain": (
+        "Steps run as transformers makes them, which is slower: {why}.",
+        "训练步使用 transformers 自身的实现，速度较慢：{why}。",
+    ),
     "rows_padded": (
         "Rows are padded and not laid end to end, which is slower: {why}.",
         "数据行采用填充而非首尾拼接，速度较慢：{why}。",
@@ -115,6 +119,11 @@ PARTS = {
     "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),
     "starting": ("Starting", "正在启动"),
     "saving": ("Saving", "正在保存"),
+    "plain_layerwise": (
+        "the optimizer makes each layer's step within the backward pass",
+        "优化器在反向传播中逐层更新",
+    ),
+    "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (
         "the noise of neftune_noise_alpha depends on how rows are padded",
         "neftune_noise_alpha 的噪声取决于行的填充方式",

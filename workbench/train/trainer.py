@@ -6,14 +6,16 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 
 from workbench.config.options import RunConfig
+from workbench.config.run_config import plain_steps
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run
 from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
 from workbench.train.fast.step import FastStep
-from workbench.train.fast.strategy import PlainStep, RowStep, why_padded
+from workbench.train.fast.strategy import PlainStep, RowStep, StepStrategy, why_padded
 from workbench.train.metrics_log import log
+from workbench.train.optimizers import own_optimizer
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
 
@@ -41,12 +43,18 @@ def build_trainer(
         log(text)
         run.update(warning=text)
 
-    padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
-    if one_gpu:
+    plain = plain_steps(config)
+    apart = Message(plain) if plain else Message("not_alone")
+    padded = why_padded(config, causal) if alone and config.device_map == "none" and not plain else apart
+    strategy: StepStrategy
+    if plain:
+        strategy = PlainStep()
+        report(Message("steps_plain", why=padded))
+    elif one_gpu:
         strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
-    if padded and alone:
+    if padded and alone and not plain:
         report(Message("rows_padded", why=padded))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
@@ -63,6 +71,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         loraplus_lr_ratio=config.loraplus_lr_ratio,
+        own_optimizer=own_optimizer(config),
         step_strategy=strategy,
         balance=balance,
     )

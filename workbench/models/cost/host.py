@@ -50,7 +50,7 @@ class HostMemory:
             "constants": weights.constants,
             "adapters": learned.copies(4),
             "gradients": learned.gradients(4),
-            "optimizer": learned.state(config.optim, 4),
+            "optimizer": learned.state_of(config, 4),
         }
         tokens, costs = made.tokens, []
         for layer in self.anatomy.layers:

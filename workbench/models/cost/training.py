@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from workbench.config.options import RunConfig
-from workbench.config.run_config import split_names
+from workbench.config.run_config import plain_steps, split_names
 from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants
@@ -43,7 +43,7 @@ class TrainingMemory:
         if config.max_gpu_memory:
             self.memory = min(self.memory, config.max_gpu_memory * GIB)
         self.cards = gpu.cards if config.device_map == "auto" else 1
-        self.fast = config.device_map == "none"
+        self.fast = config.device_map == "none" and not plain_steps(config)
         self.form = Form(config.quantization_bit or 0, config.double_quantization)
         self.loaded = Loaded(anatomy, self.form)
         self.trained: Trained = trained(anatomy, config)
@@ -114,7 +114,7 @@ class TrainingMemory:
             "constants": weights.constants // share,
             "adapters": (self.trained.copies(width) + casts) // share,
             "gradients": self.trained.gradients(width) // share,
-            "optimizer": self.trained.state(self.config.optim, width) // share,
+            "optimizer": self.trained.state_of(self.config, width) // share,
             "workspace": constants.LIBRARIES,
         }
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import AutocastKwargs
@@ -52,11 +53,13 @@ class WorkbenchTrainer:
         self,
         *args,
         loraplus_lr_ratio: float | None = None,
+        own_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
         step_strategy: StepStrategy | None = None,
         balance: Balance | None = None,
         **kwargs,
     ):
         self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
+        self.own_optimizer = own_optimizer
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
         self._eval_of_each: list[tuple[float, float]] | None = None  # sum of losses, and number of tokens
@@ -126,6 +129,8 @@ class WorkbenchTrainer:
             self.args.save_total_limit = limit
 
     def create_optimizer(self, *args, **kwargs):
+        if self.own_optimizer and self.optimizer is None:
+            self.optimizer = self.own_optimizer(self)
         if self.loraplus_lr_ratio and self.optimizer is None:
             from peft.optimizers import create_loraplus_optimizer
 

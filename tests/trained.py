@@ -49,8 +49,8 @@ def losses(trainer) -> torch.Tensor:
     return torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row])
 
 
-def by_hand(values, rows, folder, adapt, **arguments) -> torch.Tensor:
-    """Losses of TRL's trainer on the same rows, with `adapt(base)`."""
+def by_hand(values, rows, folder, adapt, optimizer=None, **arguments) -> torch.Tensor:
+    """Losses of TRL's trainer on the same rows, with `adapt(base)` and `optimizer(model)`."""
     base = AutoModelForCausalLM.from_pretrained(values["model_name_or_path"], dtype=torch.float32)
     torch.manual_seed(7)
     model = adapt(base)
@@ -59,6 +59,7 @@ def by_hand(values, rows, folder, adapt, **arguments) -> torch.Tensor:
         output_dir=str(folder), use_cpu=True, bf16=False, dataset_kwargs={"skip_prepare_dataset": True}, **arguments
     )
     tokenizer = AutoTokenizer.from_pretrained(values["model_name_or_path"])
-    trainer = SFTTrainer(model=model, args=plain, train_dataset=rows, processing_class=tokenizer)
+    given = {"optimizers": (optimizer(model), None)} if optimizer else {}
+    trainer = SFTTrainer(model=model, args=plain, train_dataset=rows, processing_class=tokenizer, **given)
     trainer.train()
     return losses(trainer)

@@ -173,6 +173,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         rewind(run, checkpoint)
     run.update(resume="")
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
+    if checkpoint and config.use_badam:
+        log("BAdam's state is not part of a checkpoint: it begins anew with its first block.")
     stop.training = True
     if stop.requested:
         raise Stopped

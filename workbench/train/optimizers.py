@@ -98,10 +98,10 @@ def _galore(trainer, config: RunConfig):
 
 def _apollo(trainer, config: RunConfig):
     from apollo_torch import APOLLOAdamW
-    from apollo_torch.random_projector import GradientProjector as RandomProjector
-    from apollo_torch.svd_projector import GradientProjector as SvdProjector
+    from apollo_torch.random_projector import GradientProjector
+    from apollo_torch.svd_projector import GaLoreProjector
 
-    torch.serialization.add_safe_globals([RandomProjector, SvdProjector])
+    torch.serialization.add_safe_globals([GradientProjector, GaLoreProjector])
     projection = {
         "rank": config.apollo_rank,
         "proj": config.apollo_proj,

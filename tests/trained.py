@@ -10,6 +10,8 @@ from trl import SFTConfig, SFTTrainer
 
 from workbench.config.run_config import validated
 from workbench.data.training_set import load_data
+from workbench.models.load import load_tokenizer
+from workbench.models.new_tokens import ready_for_tokens
 from workbench.models.tuning import tuned
 from workbench.runs.run import create_run
 from workbench.train.trainer import build_trainer
@@ -35,11 +37,12 @@ def make_values(model: Path, folder: Path) -> dict:
 def ready(values, workspace, **more):
     """`(trainer, model before the trainer, run)` as a run makes them, on the CPU."""
     config = validated(values | more)
-    tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
+    tokenizer = load_tokenizer(config, workspace, lambda *_: None)
     rows, held_out = load_data(config, workspace, tokenizer, lambda *_: None, log=lambda line: None)
     run = create_run(workspace, config)
     base = AutoModelForCausalLM.from_pretrained(config.model_name_or_path, dtype=torch.float32)
     torch.manual_seed(7)
+    config = ready_for_tokens(base, tokenizer, config, lambda line: None)
     model = tuned(base, config, workspace, run.path, lambda line: None)
     stop = SimpleNamespace(requested=False)
     return build_trainer(run, config, model, tokenizer, rows, held_out, torch.float32, stop), rows, run

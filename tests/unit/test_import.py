@@ -21,7 +21,7 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         (SFT + "pure_bf16: true", "adapters in bfloat16"),
         (SFT + "fp8: true", "FP8"),
         (SFT + "quantization_method: hqq", "hqq"),
-        (SFT + "add_tokens: <a>,<b>", "new tokens"),
+        (SFT + "new_special_tokens_config: tokens.yaml", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
         (SFT + "enable_qat: true\nqat_weight_dtype: int8", "enable_qat: True switches something on"),
         (SFT + "use_some_new_loss: true", "use_some_new_loss"),

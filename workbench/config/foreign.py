@@ -55,10 +55,7 @@ MEDIA_TEMPLATES = re.compile(
 
 # keys that change what is learned and cannot be done here: what they ask for, a code or a name
 CHANGING = {
-    "add_tokens": "asks_tokens",
-    "add_special_tokens": "asks_tokens",
     "new_special_tokens_config": "asks_tokens",
-    "resize_vocab": "asks_vocabulary",
     "split_special_tokens": "asks_special_text",
     "train_from_scratch": "asks_scratch",
     "shift_attn": "asks_shifted",

@@ -422,6 +422,34 @@ class RunConfig(ModelOptions):
         ),
         affects=("data",),
     )
+    add_tokens: str | None = opt(
+        None,
+        "data",
+        ("New tokens", "新增 token"),
+        (
+            "Texts that become one token each, comma-separated. With adapters, embedding and head are then trained, too.",
+            "各自成为一个 token 的文本，逗号分隔。使用适配器时会同时训练嵌入与输出头。",
+        ),
+        affects=("data",),
+        max_length=20_000,
+    )
+    add_special_tokens: str | None = opt(
+        None,
+        "data",
+        ("New special tokens", "新增特殊 token"),
+        ("As new tokens, but left out of answers as shown.", "同新增 token，但在显示回答时略去。"),
+        affects=("data",),
+        max_length=20_000,
+    )
+    resize_vocab: bool = opt(
+        False,
+        "data",
+        ("Rows for all tokens", "补足词表行"),
+        (
+            "Embedding and head get rows for all tokens of the tokenizer, and are trained with adapters. New tokens do so anyway.",
+            "为分词器的全部 token 补足嵌入与输出头的行，并随适配器训练。新增 token 时总是如此。",
+        ),
+    )
     skip_broken_rows: bool = opt(
         False,
         "data",
@@ -1181,6 +1209,11 @@ class RunConfig(ModelOptions):
         if any(not 0 < number < float("inf") for number in numbers):
             raise ValueError("shares should be above 0")
         return [number / sum(numbers) for number in numbers]
+
+    @property
+    def new_tokens(self) -> bool:
+        """Whether embedding and head may get rows."""
+        return bool(self.add_tokens or self.add_special_tokens or self.resize_vocab)
 
     def every(self, option: str, steps: int) -> int:
         """`eval_steps`, `save_steps` or `logging_steps` of a run of so many steps; a share of these below 1."""

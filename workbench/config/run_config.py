@@ -236,6 +236,7 @@ def method_conflicts(c: RunConfig) -> list[Message]:
         "new_adapter_of_none": c.create_new_adapter and not c.adapter_name_or_path,
         "new_adapter_method": method == "oft" and (c.create_new_adapter or several),
         "new_adapter_dora": c.use_dora and c.create_new_adapter,
+        "new_tokens_adapter": c.new_tokens and bool(c.adapter_name_or_path),
         "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
     }
     return [Message(code) for code, wrong in found.items() if wrong]

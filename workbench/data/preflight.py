@@ -45,6 +45,8 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     folder = Path(locate_model(config.model_name_or_path or "", workspace))
     if config.finetuning_type in ("lora", "oft"):
         check_embeddings(config, _tied(folder))
+        if config.new_tokens and not config.additional_target and _tied(folder):
+            raise UserError("new_tokens_tied")
     for adapter in locate_adapters(config.adapter_name_or_path, workspace):
         if (kind := adapter_kind(adapter)) in ("lora", "oft") and kind != config.finetuning_type:
             raise UserError("adapter_other_kind", folder=adapter, kind=kind)

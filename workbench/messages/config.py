@@ -146,6 +146,10 @@ SENTENCES = {
         "Adapters cannot be merged into quantized weights. Name a single one to continue, without create_new_adapter, or remove quantization_bit.",
         "适配器无法合并到量化后的权重中。请只指定一个接着训练（不设 create_new_adapter），或去掉 quantization_bit。",
     ),
+    "new_tokens_adapter": (
+        "New tokens need a new adapter, but adapter_name_or_path is set. Export the model with it merged in, and train on that.",
+        "新增 token 需要新的适配器，但设置了 adapter_name_or_path。请先导出合并后的模型，再在其上训练。",
+    ),
     "prompt_and_history": (
         "train_on_prompt and mask_history exclude each other. Keep one.",
         "train_on_prompt 和 mask_history 互斥。请只保留一个。",

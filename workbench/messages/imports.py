@@ -108,7 +108,6 @@ PARTS = {
     "stage_dpo": ("preference training (DPO)", "偏好训练（DPO）"),
     "stage_kto": ("preference training (KTO)", "偏好训练（KTO）"),
     "asks_tokens": ("new tokens", "新增 token"),
-    "asks_vocabulary": ("a larger vocabulary", "扩大词表"),
     "asks_special_text": ("special tokens as text", "把特殊 token 当作文本"),
     "asks_scratch": ("random weights to start from", "从随机权重开始"),
     "asks_shifted": ("shifted attention (LongLoRA)", "移位注意力（LongLoRA）"),

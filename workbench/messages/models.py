@@ -29,6 +29,22 @@ SENTENCES = {
         "{folder} is an adapter of the kind {kind}. Set finetuning_type: {kind} to go on with it.",
         "{folder} 是 {kind} 类型的适配器。若要接着训练，请设置 finetuning_type: {kind}。",
     ),
+    "new_tokens_quantized": (
+        "The tokenizer has {tokens:,} tokens, and this quantized model rows for {rows:,}: it cannot get more. Remove quantization_bit, or the new tokens.",
+        "分词器有 {tokens:,} 个 token，而该量化模型只有 {rows:,} 行，无法增加。请去掉 quantization_bit 或新增的 token。",
+    ),
+    "new_tokens_head": (
+        "The output head of this model is no linear layer and cannot get rows for new tokens. Remove add_tokens and add_special_tokens.",
+        "该模型的输出头不是线性层，无法为新 token 增加行。请去掉 add_tokens 和 add_special_tokens。",
+    ),
+    "new_tokens_tied": (
+        "In this model embedding and head are one matrix (tie_word_embeddings), which cannot be trained beside adapters. For new tokens set finetuning_type: full, or freeze with freeze_extra_modules: embed_tokens.",
+        "该模型的嵌入与输出头是同一矩阵（tie_word_embeddings），不能随适配器训练。若要新增 token，请设置 finetuning_type: full，或 freeze 并设 freeze_extra_modules: embed_tokens。",
+    ),
+    "new_tokens_later": (
+        "The adapter {name} has tokens that the loaded model does not have ({tokens}). Unload the model and load it with this adapter chosen.",
+        "适配器 {name} 含有已加载模型没有的 token（{tokens}）。请卸载模型，选定该适配器后重新加载。",
+    ),
     "freeze_unknown": (
         "{option}: {names} is no module of this model. It can be: {known}.",
         "{option}：{names} 不是该模型的模块。可选：{known}。",

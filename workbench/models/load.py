@@ -11,6 +11,7 @@ from workbench.models import packed_copy
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.memory import loaded_gib
+from workbench.models.new_tokens import add_tokens
 from workbench.models.rope import set_rope_scaling
 from workbench.storage import hub
 from workbench.storage.workspace import Workspace
@@ -86,6 +87,7 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
         raise UserError(_load_failure(source, error)) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    add_tokens(tokenizer, options)
     return tokenizer
 
 

@@ -139,6 +139,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
         from workbench.data.training_set import load_data
         from workbench.models.load import compute_dtype, load_model, load_tokenizer
+        from workbench.models.new_tokens import ready_for_tokens
         from workbench.models.tuning import ADAPTERS, tuned
         from workbench.train.trainer import build_trainer
 
@@ -166,6 +167,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
+    config = ready_for_tokens(model, tokenizer, config, log)
     model = tuned(model, config, workspace, run.path, log)
 
     checkpoint = _checkpoint(run, config)

@@ -224,7 +224,8 @@ def _expanded(anatomy: Anatomy, found: Targets, config: RunConfig) -> Targets:
 
 
 def _copied(anatomy: Anatomy, config: RunConfig) -> int:
-    return sum(w.count for name, w in anatomy.weights() if _in_modules(name, split_names(config.additional_target)))
+    wanted = config.additional_target or ("embed_tokens,lm_head" if config.new_tokens else "")
+    return sum(w.count for name, w in anatomy.weights() if _in_modules(name, split_names(wanted)))
 
 
 def _rotation(weight: Weight, config: RunConfig) -> int:

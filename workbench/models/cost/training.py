@@ -132,7 +132,7 @@ class TrainingMemory:
         if config.finetuning_type == "freeze":
             extra = split_names(config.freeze_extra_modules)
             return "lm_head" in extra or (self.anatomy.sizes.tied and "embed_tokens" in extra)
-        return config.finetuning_type == "full" or bool(config.additional_target)
+        return config.finetuning_type == "full" or bool(config.additional_target) or config.new_tokens
 
     def _ends(self, tokens: int) -> int:
         """Around the head: the last norm's input in 32 bits, its result, its gradient."""

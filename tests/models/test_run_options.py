@@ -1,6 +1,7 @@
 """Options of a run that change its steps: when it logs, evaluates and saves, the order of rows, tokenized rows."""
 
 import json
+from itertools import islice
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from tests.trained import ready
+from tests.trained import losses, ready
 from workbench.config.run_config import validated
 from workbench.data.preflight import check_names
 from workbench.data.training_set import load_data
 from workbench.errors import UserError
+from workbench.train.fast.strategy import PlainStep
 
 
 def test_shares_of_all_steps(values, workspace):
@@ -140,3 +142,78 @@ def test_a_pages_user_reads_and_writes_tokenized_rows_in_the_workspace_only(valu
         with pytest.raises(UserError) as caught:
             page.confine(validated(values | {"tokenized_path": path}))
         assert caught.value.message.code == "path_outside"
+
+
+def test_rows_are_read_while_the_run_trains(values, workspace, tmp_path):
+    one = {"streaming": True, "disable_shuffling": True}
+    trainer, rows, run = ready(values, workspace, **one)
+    assert type(trainer.step_strategy) is PlainStep and run.state().warning.startswith("Steps run as transformers")
+    whole, kept, _ = ready(values, workspace, disable_shuffling=True)
+    assert [row["input_ids"] for row in islice(rows, 80)] == 2 * list(kept["input_ids"])
+    trainer.train()
+    whole.train()
+    assert torch.allclose(losses(trainer), losses(whole), rtol=0, atol=1e-5)
+    shuffled, rows, _ = ready(values, workspace, streaming=True, buffer_size=8, val_size=4, eval_strategy="steps")
+    seen = {tuple(row["input_ids"]) for row in islice(rows, 100)}
+    assert seen == set(map(tuple, kept["input_ids"][4:]))
+    shuffled.train()
+    assert "eval_loss" in shuffled.evaluate()
+
+
+def test_a_streamed_run_goes_on_where_it_was(values, workspace):
+    one = {"streaming": True, "buffer_size": 8}
+    whole, _, _ = ready(values, workspace, **one)
+    whole.train()
+    first, _, run = ready(values, workspace, **one, save_strategy="steps", save_steps=13)
+    first.args.max_steps = 13
+    first.train()
+    again, _, _ = ready(values, workspace, **one)
+    again.train(resume_from_checkpoint=str(run.path / "checkpoint-13"))
+    assert torch.allclose(losses(again)[-7:], losses(whole)[-7:], rtol=0, atol=1e-5)
+
+
+def test_a_streamed_row_that_is_broken_ends_the_run(values, workspace, tmp_path):
+    with open(tmp_path / "rows.jsonl", "a") as file:
+        file.write("{broken\n")
+    with pytest.raises(UserError) as caught:
+        ready(values, workspace, streaming=True)[0].train()
+    assert caught.value.message.code == "streaming_broken"
+    _, rows, _ = ready(values, workspace, streaming=True, skip_broken_rows=True, disable_shuffling=True)
+    first = [row["input_ids"] for row in islice(rows, 40)]
+    assert first[39] == first[0] != first[38]  # one of 40 is broken now
+    with pytest.raises(UserError) as caught:
+        ready(values, workspace, streaming=True, skip_broken_rows=True, val_size=40)
+    assert caught.value.message.code == "streaming_held_out"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"max_steps": -1}, "streaming_steps"),
+        ({"packing": True}, "streaming_packing"),
+        ({"tokenized_path": "x"}, "streaming_tokenized"),
+        ({"val_size": 0.1}, "streaming_share"),
+    ],
+)
+def test_what_streaming_cannot_do(options, code, values):
+    with pytest.raises(UserError) as caught:
+        validated(values | {"streaming": True} | options)
+    assert [problem.code for problem in caught.value.message.values["problems"]] == [code]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"save_steps": 2.5}, "steps_not_whole"),
+        ({"eval_on_each_dataset": True, "eval_dataset": "a", "eval_strategy": "steps"}, "each_of_several"),
+        ({"load_best_model_at_end": True}, "best_without_evaluation"),
+        ({"load_best_model_at_end": True, "val_size": 2, "eval_strategy": "epoch"}, "best_strategies"),
+        ({"load_best_model_at_end": True, "val_size": 2, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 10}, "best_steps"),
+        ({"load_best_model_at_end": True, "val_size": 2, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 10}, "best_steps"),
+    ],
+)  # fmt: skip
+def test_steps_that_do_not_fit_are_refused(options, code, values):
+    values = {key: value for key, value in values.items() if key != "save_strategy"}
+    with pytest.raises(UserError) as caught:
+        validated(values | options)
+    assert [problem.code for problem in caught.value.message.values["problems"]] == [code]

@@ -82,7 +82,7 @@ def test_ways_of_tuning_are_taken_over():
 def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
         SFT + "fp8: False\npref_beta: 0.1\nquantization_method: bnb\n"
-        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
+        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\ntemperature: 0.7"
     )
     assert {"fp8", "pref_beta", "enable_liger_kernel"} <= {k for k, _, _ in result.left_out}
     assert result.values.keys() == {"model_name_or_path", "stage", "do_train", "finetuning_type", "dataset", "template"}

@@ -107,8 +107,6 @@ HARMLESS = {
     "compute_accuracy": "why_logged",
     "include_effective_tokens_per_second": "why_counted",
     "eval_num_beams": _ANSWERS,
-    "streaming": "why_stream",
-    "buffer_size": "why_stream",
     "data_shared_file_system": "why_machines",
     "media_dir": _MEDIA,
     "deepspeed": "why_one_gpu",

@@ -500,6 +500,24 @@ class RunConfig(ModelOptions):
         ("Keep the order", "保持顺序"),
         ("Rows come in the order of the dataset, in every epoch.", "每轮都按数据集中的顺序取行。"),
     )
+    streaming: bool = opt(
+        False,
+        "data",
+        ("Read while training", "边训练边读取"),
+        (
+            "Rows are tokenized as they come, for data that is too large to tokenize first. Needs max steps.",
+            "读到时才分词，适合过大而无法预先分词的数据。需要设置最大步数。",
+        ),
+        affects=("data",),
+    )
+    buffer_size: int = opt(
+        16384,
+        "data",
+        ("Shuffle window", "打乱窗口"),
+        ("Rows that are shuffled among each other while streaming.", "边读边训时相互打乱的行数。"),
+        ge=1,
+        le=10_000_000,
+    )
     tokenized_path: str | None = opt(
         None,
         "data",

@@ -236,6 +236,10 @@ def method_conflicts(c: RunConfig) -> list[Message]:
         "new_adapter_of_none": c.create_new_adapter and not c.adapter_name_or_path,
         "new_adapter_method": method == "oft" and (c.create_new_adapter or several),
         "new_adapter_dora": c.use_dora and c.create_new_adapter,
+        "streaming_steps": c.streaming and c.max_steps <= 0,
+        "streaming_packing": c.streaming and (c.packing or c.neat_packing),
+        "streaming_tokenized": c.streaming and bool(c.tokenized_path),
+        "streaming_share": c.streaming and 0 < c.val_size < 1,
         "new_tokens_adapter": c.new_tokens and bool(c.adapter_name_or_path),
         "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
     }
@@ -270,6 +274,8 @@ def plain_steps(c: RunConfig) -> str:
     """Why the steps of a run must be transformers' own, as a message's code; empty where they need not be."""
     if layerwise(c):
         return "plain_layerwise"
+    if c.streaming:
+        return "plain_streaming"
     return "plain_badam" if c.use_badam else ""
 
 

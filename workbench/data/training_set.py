@@ -10,6 +10,7 @@ from workbench.data import templates
 from workbench.data.encode import Encoder
 from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
+from workbench.data.streaming import stream
 from workbench.data.thinking import choice_in
 from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
 from workbench.data.tokenized import is_tokenized, read_tokenized, tokenized_folder, write_tokenized
@@ -98,6 +99,11 @@ def load_data(
             parts.append(drawn(prepared.rows(), info, config))
         return [part for part in parts if len(part)]
 
+    if config.streaming:
+        if folder is not None:
+            write_atomically(folder / "data.json", "{}")
+        rows, held_out = stream(select(config.dataset or "", dataset_dir, workspace), encoder, config, log)
+        return rows, joined(read(config.eval_dataset)) if config.eval_dataset else held_out
     rows = mixed(read(config.dataset), config)
     if rows is None:
         raise UserError("nothing_to_train")

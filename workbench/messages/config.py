@@ -146,6 +146,22 @@ SENTENCES = {
         "Adapters cannot be merged into quantized weights. Name a single one to continue, without create_new_adapter, or remove quantization_bit.",
         "适配器无法合并到量化后的权重中。请只指定一个接着训练（不设 create_new_adapter），或去掉 quantization_bit。",
     ),
+    "streaming_steps": (
+        "With streaming the number of rows is not known. Set max_steps.",
+        "使用 streaming 时行数未知。请设置 max_steps。",
+    ),
+    "streaming_packing": (
+        "Rows that are streamed are not packed. Take packing out, or streaming.",
+        "边读边训的数据不能打包。请去掉 packing 或 streaming。",
+    ),
+    "streaming_tokenized": (
+        "streaming keeps no tokenized rows. Take tokenized_path out, or streaming.",
+        "streaming 不保存已分词数据。请去掉 tokenized_path 或 streaming。",
+    ),
+    "streaming_share": (
+        "With streaming the number of rows is not known: val_size should be a number of rows, not a share.",
+        "使用 streaming 时行数未知：val_size 应为行数，而不是占比。",
+    ),
     "new_tokens_adapter": (
         "New tokens need a new adapter, but adapter_name_or_path is set. Export the model with it merged in, and train on that.",
         "新增 token 需要新的适配器，但设置了 adapter_name_or_path。请先导出合并后的模型，再在其上训练。",

@@ -1,6 +1,18 @@
 """Datasets: their entries, where they lie, changes to them."""
 
 SENTENCES = {
+    "streaming_held_out": (
+        "val_size {count} leaves no rows to train on: there are {rows} or few more. Lower it.",
+        "val_size {count} 使训练数据为空：只有约 {rows} 行。请调小。",
+    ),
+    "streaming_broken": (
+        "{name} has a broken row: {first} Correct it, or set skip_broken_rows: true to train on the others.",
+        "{name} 有损坏的行：{first} 请修正，或设置 skip_broken_rows: true 以使用其余行。",
+    ),
+    "streaming_nothing": (
+        "{name} has no row to train on. Look at its rows in the Data tab.",
+        "{name} 没有可训练的行。请在“数据”页查看。",
+    ),
     "tokenized_unreadable": (
         "tokenized_path: {folder} cannot be read: {problem} Delete it to have it made again, or name another folder.",
         "tokenized_path：无法读取 {folder}：{problem}请删除以重新生成，或指定其他文件夹。",

@@ -123,6 +123,7 @@ PARTS = {
         "the optimizer makes each layer's step within the backward pass",
         "优化器在反向传播中逐层更新",
     ),
+    "plain_streaming": ("rows are read while the run trains", "训练时才读取数据行"),
     "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (
         "the noise of neftune_noise_alpha depends on how rows are padded",

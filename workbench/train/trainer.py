@@ -29,7 +29,7 @@ def build_trainer(
         UserError: the disk has no room for two checkpoints, or there is no such stage.
     """
     chosen = stage(config.stage)
-    total = total_steps(config, len(train_rows))
+    total = total_steps(config, 0 if config.streaming else len(train_rows))
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     balances = config.moe_aux_loss_coef and not has_own_balance_loss(causal.config)
     balance = balance_routers(causal, config.moe_aux_loss_coef) if balances else None

@@ -1212,6 +1212,38 @@ class RunConfig(ModelOptions):
         ),
         pattern=r"https?://\S+",
     )
+    push_to_hub: bool = opt(
+        False,
+        "output",
+        ("Upload to the hub", "上传到 Hub"),
+        (
+            "The adapter or model and its tokenizer go to the Hugging Face hub, with the token of HF_TOKEN or hf auth login.",
+            "将适配器或模型及其分词器上传到 Hugging Face Hub，使用 HF_TOKEN 或 hf auth login 的令牌。",
+        ),
+    )
+    hub_model_id: str | None = opt(
+        None,
+        "output",
+        ("Repository", "仓库"),
+        ("Such as name/model; empty: the run's id.", "如 name/model；留空为运行编号。"),
+        pattern=r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?",
+        max_length=96,
+    )
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = opt(
+        "every_save",
+        "output",
+        ("When to upload", "上传时机"),
+        (
+            "At the end, or also at each checkpoint; whole checkpoints go to last-checkpoint or to folders of their own.",
+            "仅在结束时，或每个检查点也上传；完整检查点存入 last-checkpoint 或各自的文件夹。",
+        ),
+    )
+    hub_private_repo: bool = opt(
+        True,
+        "output",
+        ("Private repository", "私有仓库"),
+        ("A new repository is seen by its owner only.", "新仓库仅所有者可见。"),
+    )
     resume_from_checkpoint: str | None = opt(
         None,
         "output",

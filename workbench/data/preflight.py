@@ -14,6 +14,7 @@ from workbench.errors import UserError
 from workbench.models.adapters import check_embeddings
 from workbench.models.locate import adapter_kind, locate_adapters, locate_model
 from workbench.storage import files
+from workbench.storage.hub import check_upload
 from workbench.storage.workspace import Workspace, dataset_folder
 
 
@@ -54,6 +55,8 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     for name in split_names(config.report_to):
         if name not in ("none", "all") and importlib.util.find_spec(name) is None:
             raise UserError("reporter_missing", name=name)
+    if config.push_to_hub:
+        check_upload()
     module, package = OPTIMIZERS.get(chosen_optimizer(config), ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise UserError("optimizer_missing", option=f"use_{chosen_optimizer(config)}", package=package)

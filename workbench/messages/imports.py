@@ -153,10 +153,6 @@ PARTS = {
     "why_device": ("the device is what the machine has", "设备由本机决定"),
     "why_activation": ("see activation_memory", "见 activation_memory"),
     "why_columns": ("columns that are not used are never passed on", "从不传入未使用的列"),
-    "why_no_upload": (
-        "nothing is uploaded; export the model and upload it yourself",
-        "不会上传任何内容；请导出模型后自行上传",
-    ),
     "why_embeddings": ("embeddings are not trained with LoRA+", "LoRA+ 不训练嵌入层"),
     "why_one_machine": ("runs here are on one machine", "这里的运行使用单机"),
     "why_swanlab": ("use report_to: swanlab", "请使用 report_to: swanlab"),

@@ -101,6 +101,22 @@ SENTENCES = {
         "Steps cannot be recorded and run from Python instead, which is slower: {reason}",
         "无法录制训练步，改由 Python 运行，速度较慢：{reason}",
     ),
+    "push_offline": (
+        "push_to_hub cannot upload while HF_HUB_OFFLINE is set. Unset it, or take push_to_hub out.",
+        "设置了 HF_HUB_OFFLINE，push_to_hub 无法上传。请取消该变量，或去掉 push_to_hub。",
+    ),
+    "push_no_token": (
+        "push_to_hub needs a token with write access. Set HF_TOKEN where the workbench starts, or run hf auth login there.",
+        "push_to_hub 需要有写权限的令牌。请在启动工作台的环境中设置 HF_TOKEN，或在那里执行 hf auth login。",
+    ),
+    "push_refused": (
+        "The repository {name} cannot be made on {place}: {reason} Check hub_model_id and the token, or take push_to_hub out.",
+        "无法在 {place} 创建仓库 {name}：{reason}请检查 hub_model_id 与令牌，或去掉 push_to_hub。",
+    ),
+    "push_failed": (
+        "The upload to {name} failed: {reason} What was trained is in the run's folder.",
+        "上传到 {name} 失败：{reason}训练结果在运行目录中。",
+    ),
     "steps_plain": (
         "Steps run as transformers makes them, which is slower: {why}.",
         "训练步使用 transformers 自身的实现，速度较慢：{why}。",
@@ -118,6 +134,7 @@ PARTS = {
     "last_checkpoint": ("its last checkpoint is {name}", "最后的检查点是 {name}"),
     "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),
     "starting": ("Starting", "正在启动"),
+    "uploading": ("Uploading", "正在上传"),
     "saving": ("Saving", "正在保存"),
     "plain_layerwise": (
         "the optimizer makes each layer's step within the backward pass",

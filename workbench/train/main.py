@@ -174,7 +174,14 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     if run.writes:
         rewind(run, checkpoint)
     run.update(resume="")
+    push = None
+    if config.push_to_hub and run.writes:
+        from workbench.train.push import Push
+
+        push = Push(run, config)
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop)
+    if push is not None:
+        trainer.add_callback(push)
     if checkpoint and config.use_badam:
         log("BAdam's state is not part of a checkpoint: it begins anew with its first block.")
     stop.training = True
@@ -190,6 +197,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         return
     tokenizer.save_pretrained(str(run.path))
     trainer.save_state()
+    if push is not None:
+        progress(Message("uploading"), 0.0)
+        push.finish()
     metrics = result.metrics | {
         "total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)
     }

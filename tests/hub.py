@@ -50,7 +50,7 @@ class StandInHub:
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
             (self.folder / "models" / name).mkdir(parents=True, exist_ok=True)
-            self.private[name] = bool(asked.get("private"))
+            self.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
             return {"url": f"{self.url}/{name}", "name": name}
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}

@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from workbench.config.run_config import validated
 from workbench.data.training_set import load_data
-from workbench.models.load import load_tokenizer
+from workbench.models.load import load_model, load_tokenizer
 from workbench.models.new_tokens import ready_for_tokens
 from workbench.models.tuning import tuned
 from workbench.runs.run import create_run
@@ -40,7 +40,8 @@ def ready(values, workspace, **more):
     tokenizer = load_tokenizer(config, workspace, lambda *_: None)
     rows, held_out = load_data(config, workspace, tokenizer, lambda *_: None, log=lambda line: None)
     run = create_run(workspace, config)
-    base = AutoModelForCausalLM.from_pretrained(config.model_name_or_path, dtype=torch.float32)
+    quiet = {"progress": lambda *_: None, "log": lambda line: None}
+    base = load_model(config, workspace, dtype=torch.float32, split=False, **quiet)
     torch.manual_seed(7)
     config = ready_for_tokens(base, tokenizer, config, lambda line: None)
     model = tuned(base, config, workspace, run.path, lambda line: None)

@@ -112,10 +112,11 @@ def load_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    from workbench.models import deepseek_moe
+    from workbench.models import deepseek_moe, rotations
     from workbench.models.integrity import check_loaded, check_shards
 
     deepseek_moe.install()
+    rotations.install()
     source = model_source(options, workspace, progress)
     common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
     attention = attention_implementation(options, log)

@@ -102,3 +102,19 @@ def test_an_oft_adapter_is_merged_alone(values, workspace, tiny_model):
                 EngineConfig(model_name_or_path=str(tiny_model)), weights, "no", workspace, quiet, quiet, set_template
             )
         assert caught.value.message.code == "oft_alone"
+
+
+def test_lora_and_oft_are_not_loaded_together(values, workspace, tiny_model):
+    runs = []
+    for options in ({}, {"finetuning_type": "oft", "oft_target": "q_proj"}):
+        trainer, _, run = ready(values, workspace, **options)
+        trainer.save_model(str(run.path))
+        runs.append(run.id)
+    decoder = TransformersDecoder(EngineConfig(model_name_or_path=str(tiny_model)), workspace, quiet, quiet)
+    decoder.add_adapter("lora", runs[0])
+    with pytest.raises(UserError) as caught:
+        decoder.add_adapter("oft", runs[1])
+    assert caught.value.message.code == "adapter_refused"
+    decoder.select("lora")
+    with torch.no_grad():
+        assert decoder.model(input_ids=IDS).logits.isfinite().all()

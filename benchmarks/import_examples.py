@@ -14,7 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from workbench.cli.main import named_file
+from workbench.cli.imports import named_file
 from workbench.config.llamafactory import import_text
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated

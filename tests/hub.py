@@ -1,5 +1,6 @@
 """A stand-in for the Hugging Face hub: the part of its HTTP interface that its clients use to list and fetch files."""
 
+import base64
 import hashlib
 import json
 import re
@@ -16,7 +17,7 @@ class StandInHub:
     """Serves `folder/models/ORG/NAME` and `folder/datasets/ORG/NAME`; `asked` are the paths that clients wanted."""
 
     def __init__(self, folder: Path):
-        self.folder, self.asked = folder, []
+        self.folder, self.asked, self.private = folder, [], {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,10 +44,38 @@ class StandInHub:
         self.server.shutdown()
         self.server.server_close()
 
+    def _take(self, path: str, body: bytes) -> dict | None:
+        """What an upload is answered: repositories are made, and committed files written. None for other requests."""
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
+            (self.folder / "models" / name).mkdir(parents=True, exist_ok=True)
+            self.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
+            return {"url": f"{self.url}/{name}", "name": name}
+        if path == "/api/validate-yaml":
+            return {"errors": [], "warnings": []}
+        if path == "/api/whoami-v2":
+            return {"name": "somebody", "type": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
+        found = _API.fullmatch(path)
+        kind, repo, rest = found.groups() if found else ("", "", "")
+        if (rest or "").startswith("preupload/"):
+            files = json.loads(body)["files"]
+            return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        if (rest or "").startswith("commit/"):
+            for entry in (json.loads(line) for line in body.splitlines()):
+                if entry["key"] == "file":
+                    file = self.folder / kind / repo / entry["value"]["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(entry["value"]["content"]))
+            return {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/{repo}/commit/{COMMIT}"}
+        return None
+
     def answer(self, request, *, send_body: bool, body: bytes = b"") -> None:
         path = request.path.partition("?")[0].replace("%2F", "/")
         self.asked.append(path)
-        if found := _API.fullmatch(path):
+        if (taken := self._take(path, body)) is not None:
+            self._send(request, 200, json.dumps(taken).encode(), send_body)
+        elif found := _API.fullmatch(path):
             kind, repo, rest = found.groups()
             self._send(
                 request,

@@ -63,7 +63,53 @@ def test_trained_parameters_are_pefts(kind, target):
     assert Loaded(anatomy, Form()).bytes.total == plain
 
 
-@pytest.mark.parametrize("what", ["frozen", "lora", "full"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"finetuning_type": "oft"},
+        {"finetuning_type": "oft", "oft_rank": 6, "oft_target": "q_proj,o_proj"},  # 6 divides no width
+        {"finetuning_type": "oft", "oft_block_size": 24},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": -1, "freeze_trainable_modules": "self_attn",
+         "freeze_extra_modules": "embed_tokens,norm"},
+        {"use_llama_pro": True, "freeze_trainable_layers": 1},
+        {"pissa_init": True, "lora_rank": 4},
+        {"use_dora": True, "lora_rank": 4},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_is_counted_as_it_is_made(kind, options, tmp_path):
+    from workbench.models.tuning import tuned
+    from workbench.storage.workspace import Workspace
+
+    model, anatomy = made(kind)
+    config = validated({"model_name_or_path": "m", "dataset": "d"} | options)
+    model = tuned(model.float(), config, Workspace(tmp_path), tmp_path, lambda line: None)
+    expected = trained(anatomy, config)
+    assert expected.adapters + expected.modules == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("optimizer", ["galore", "muon", "adam_mini", "badam"])
+def test_optimizers_are_smaller_than_adamw(optimizer):
+    model, anatomy = made("llama")
+    config = validated({"model_name_or_path": "m", "dataset": "d", "finetuning_type": "full"})
+    own = config.model_copy(update={f"use_{optimizer}": True, "galore_rank": 8})
+    learned = trained(anatomy, own)
+    assert 0 < learned.state_of(own, 4) < trained(anatomy, config).state_of(config, 4)
+    if optimizer == "muon":
+        from workbench.train.optimizers import Together
+
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        rest = [p for n, p in model.named_parameters() if not any(p is m for m in matrices)]
+        together = Together([torch.optim.Muon(matrices), torch.optim.AdamW(rest)])
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        together.step()
+        kept = sum(t.nbytes for state in together.state.values() for t in state.values() if t.dim())
+        assert learned.state_of(own, 2) == pytest.approx(kept, rel=0.01)
+
+
+@pytest.mark.parametrize("what", ["frozen", "lora", "full", "oft"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind, what):
     """Of a layer in bfloat16; what does not grow with the tokens (factors cast to 16 bits), and rotary angles, aside."""
@@ -75,6 +121,14 @@ def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind, what):
         values["finetuning_type"] = "full"
         model.requires_grad_(True)
     config = validated(values)
+    if what == "oft":
+        from workbench.models.adapters import add_oft
+
+        config = config.model_copy(update={"finetuning_type": "oft", "oft_target": "q_proj,v_proj,o_proj"})
+        add_oft(model, config, print)
+        for name, parameter in model.named_parameters():
+            if "oft_" in name:
+                parameter.data = parameter.data.float()
     if what == "lora":
         if kind == "qwen3_moe":  # PEFT adds adapters of unpacked experts to all of their weights
             config = config.model_copy(update={"lora_target": "q_proj,v_proj,o_proj"})
@@ -98,11 +152,11 @@ def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind, what):
         return tensor
 
     (layer,) = anatomy.layers
-    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=what == "lora", cache_enabled=False)
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=what in ("lora", "oft"), cache_enabled=False)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
         model.model.layers[0](inputs, position_embeddings=angles, attention_mask=None, position_ids=places)
-    adapted = trained(anatomy, config).targets.of_layer(0) if what == "lora" else set()
-    how = How(rank=4, mixed=True, full=what == "full")
+    adapted = trained(anatomy, config).targets.of_layer(0) if what in ("lora", "oft") else set()
+    how = How(rank=0 if what == "oft" else 4, mixed=True, full=what == "full", turned=what == "oft")
     cost = layer_cost(anatomy.sizes, layer, adapted, how, tokens)
     assert cost.input == inputs.nbytes
     assert cost.kept == pytest.approx(sum(kept.values()), rel=0.03)

@@ -90,7 +90,7 @@ def test_grpo_learns_what_is_rewarded(workspace, config, tmp_path):
     rewards = [row["reward"] for row in rows]
     assert len(rewards) == 15 and sum(rewards[-5:]) > 2 * sum(rewards[:5]) > 0, rewards
     assert all("completion_length" in row and "reward_std" in row for row in rows)
-    assert "its steps are not recorded" in (only_run(workspace) / "running_log.txt").read_text()
+    assert "writes answers in every step" in (only_run(workspace) / "running_log.txt").read_text()
 
 
 def test_a_reward_function_that_raises_is_one_sentence(workspace, config, tmp_path):

@@ -17,14 +17,11 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
     [
         *((SFT.replace("stage: sft", f"stage: {stage}"), f"stage: {stage}") for stage in ("ppo", "orpo", "x")),
         (COMMAND.replace("--stage sft", "--stage ppo --ppo_buffer_size 1"), "stage: ppo"),
-        (SFT.replace("lora", "freeze") + "freeze_trainable_layers: 2", "finetuning_type: freeze"),
-        (SFT.replace("lora", "oft"), "finetuning_type: oft"),
+        (SFT.replace("lora", "prefix"), "finetuning_type: prefix"),
+        (SFT + "pure_bf16: true", "adapters in bfloat16"),
         (SFT + "fp8: true", "FP8"),
-        (SFT.replace("lora", "full") + "use_galore: true\ngalore_rank: 128", "GaLore"),
-        (SFT + "use_badam: True", "BAdam"),
-        (SFT + "pissa_init: true", "PiSSA"),
         (SFT + "quantization_method: hqq", "hqq"),
-        (SFT + "add_tokens: <a>,<b>", "new tokens"),
+        (SFT + "new_special_tokens_config: tokens.yaml", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
         (SFT + "enable_qat: true\nqat_weight_dtype: int8", "enable_qat: True switches something on"),
         (SFT + "use_some_new_loss: true", "use_some_new_loss"),
@@ -53,15 +50,41 @@ def test_what_is_another_kind_of_run_is_refused(text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_ways_of_tuning_are_taken_over():
+    freeze = import_text(
+        SFT.replace("lora", "freeze") + "num_layer_trainable: -3\nname_module_trainable: mlp\npure_bf16: true"
+    )
+    assert not freeze.lost and freeze.values["finetuning_type"] == "freeze" and freeze.values["bf16"] is True
+    assert (freeze.values["freeze_trainable_layers"], freeze.values["freeze_trainable_modules"]) == (-3, "mlp")
+    oft = import_text(
+        COMMAND
+        + " --finetuning_type oft --oft_rank 4 --oft_block_size 0 --oft_target q_proj v_proj --module_dropout 0.1"
+    )
+    assert not oft.lost
+    config = validated(oft.defaults | oft.values)
+    assert (config.oft_rank, config.oft_block_size, config.oft_target, config.module_dropout) == (
+        4,
+        0,
+        "q_proj,v_proj",
+        0.1,
+    )
+    galore = (
+        SFT.replace("lora", "full") + "use_galore: true\ngalore_layerwise: true\ngalore_target: all\ngalore_rank: 128"
+    )
+    result = import_text(galore + "\npure_bf16: true\nload_best_model_at_end: false\ntokenized_path: saves/x")
+    assert not result.lost and (result.values["galore_rank"], result.values["bf16"]) == (128, True)
+    pissa = import_text(SFT + "pissa_init: true\npissa_iter: 4\npissa_convert: true")
+    assert not pissa.lost and (pissa.values["pissa_init"], pissa.values["pissa_iter"]) == (True, 4)
+    new = import_text(SFT + "adapter_name_or_path: saves/a,saves/b\ncreate_new_adapter: true\nuse_llama_pro: true")
+    assert not new.lost and new.values["adapter_name_or_path"] == "saves/a,saves/b" and new.values["create_new_adapter"]
+
+
 def test_what_is_off_or_changes_nothing_is_listed():
     result = import_text(
-        SFT
-        + "use_galore: false\nfp8: False\npissa_init: null\ngalore_rank: 16\nppo_score_norm: true\nquantization_method: bnb\n"
-        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\nstreaming: true\ntemperature: 0.7"
+        SFT + "fp8: False\nppo_score_norm: true\nquantization_method: bnb\n"
+        "enable_liger_kernel: true\nuse_liger_kernel: true\nuse_other_thing: false\ncache_dir: /tmp/x\ntemperature: 0.7"
     )
-    assert {"use_galore", "fp8", "galore_rank", "ppo_score_norm", "enable_liger_kernel"} <= {
-        k for k, _, _ in result.left_out
-    }
+    assert {"fp8", "ppo_score_norm", "enable_liger_kernel"} <= {k for k, _, _ in result.left_out}
     assert result.values.keys() == {"model_name_or_path", "stage", "do_train", "finetuning_type", "dataset", "template"}
 
 
@@ -183,9 +206,9 @@ def test_a_command_that_names_a_file_is_read_with_it():
 
 
 def test_what_changes_something_and_is_left_out_is_told_apart():
-    result = import_text("#!/bin/bash\nset -x\n" + COMMAND + " --ddp_timeout 1 --lora_rnak 3 --tokenized_path t")
-    assert result.lost == ["lora_rnak", "tokenized_path"]
-    assert [key for key, _, _ in result.left_out] == ["ddp_timeout", "lora_rnak", "tokenized_path"]
+    result = import_text("#!/bin/bash\nset -x\n" + COMMAND + " --ddp_timeout 1 --lora_rnak 3")
+    assert result.lost == ["lora_rnak"]
+    assert [key for key, _, _ in result.left_out] == ["ddp_timeout", "lora_rnak"]
     vision = import_text(SFT.replace("llama3", "qwen2_vl"))
     assert vision.lost == ["template"] and "template" not in vision.values
     assert import_text(SFT + "use_kt: true\ncpu_infer: 32\nchunk_size: 8192\nkt_optimize_rule: x").lost == []

@@ -2,8 +2,8 @@
 
 import pytest
 
+from workbench.config.conflicts import conflicts
 from workbench.config.options import RunConfig
-from workbench.config.run_config import conflicts
 from workbench.errors import UserError
 from workbench.train.rewards import answer_matches, reward_functions, short_enough, valid_json
 

@@ -49,10 +49,7 @@ MEDIA_TEMPLATES = re.compile(
 
 # keys that change what is learned and cannot be done here: what they ask for, a code or a name
 CHANGING = {
-    "add_tokens": "asks_tokens",
-    "add_special_tokens": "asks_tokens",
     "new_special_tokens_config": "asks_tokens",
-    "resize_vocab": "asks_vocabulary",
     "split_special_tokens": "asks_special_text",
     "train_from_scratch": "asks_scratch",
     "shift_attn": "asks_shifted",
@@ -62,13 +59,7 @@ CHANGING = {
     "pure_bf16": "asks_bf16_adapters",
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
-    "use_galore": "GaLore",
-    "use_apollo": "APOLLO",
-    "use_badam": "BAdam",
-    "use_adam_mini": "Adam-mini",
     "pref_bco_weight": "BCO",
-    "use_muon": "Muon",
-    "use_llama_pro": "LLaMA Pro",
     "use_dft_loss": "asks_dft",
     "use_eaft_loss": "asks_eaft",
     "use_asft_loss": "asks_asft",
@@ -77,11 +68,6 @@ CHANGING = {
     "tensor_model_parallel_size": "Megatron",
     "pipeline_model_parallel_size": "Megatron",
     "expert_model_parallel_size": "Megatron",
-    "pissa_init": "PiSSA",
-    "pissa_convert": "PiSSA",
-    "create_new_adapter": "asks_new_adapter",
-    "module_dropout": "OFT",
-    "disable_shuffling": "asks_order",
     "tool_format": "asks_tool_form",
     "default_system": "asks_system",
     "adam_epsilon": "asks_epsilon",
@@ -90,7 +76,6 @@ CHANGING = {
     "optim_target_modules": "asks_some_modules",
     "label_smoothing_factor": "asks_smoothing",
     "group_by_length": "asks_grouping",
-    "load_best_model_at_end": "asks_best",
     "data_seed": "asks_data_seed",
     "quantization_device_map": "asks_device_map",
 }
@@ -116,10 +101,7 @@ HARMLESS = {
     "predict_with_generate": _ANSWERS,
     "compute_accuracy": "why_logged",
     "include_effective_tokens_per_second": "why_counted",
-    "eval_on_each_dataset": "why_eval_together",
     "eval_num_beams": _ANSWERS,
-    "streaming": "why_stream",
-    "buffer_size": "why_stream",
     "data_shared_file_system": "why_machines",
     "media_dir": _MEDIA,
     "deepspeed": "why_one_gpu",
@@ -139,10 +121,6 @@ HARMLESS = {
     "remove_unused_columns": "why_columns",
     "log_level": "why_logged",
     "disable_tqdm": "why_logged",
-    "push_to_hub": "why_no_upload",
-    "hub_model_id": "why_no_upload",
-    "hub_strategy": "why_no_upload",
-    "hub_private_repo": "why_no_upload",
     "loraplus_lr_embedding": "why_embeddings",
     "ray_run_name": "why_one_machine",
     "ray_storage_path": "why_one_machine",
@@ -172,17 +150,8 @@ FOR_ANSWERS = {
 GENERATION = dict.fromkeys(
     ("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "repetition_penalty"), _GENERATION
 ) | {"default_system": "why_system_prompt"}
-# keys that make LLaMA-Factory do less or more than a run here: taken over in part
-OTHERWISE = {
-    "tokenized_path": "why_tokenized",
-}
 # settings of something that is off: they say nothing alone
 _PREFIXES = (
-    "galore_",
-    "apollo_",
-    "badam_",
-    "pissa_",
-    "oft_",
     "pref_",
     "kto_",
     "ppo_",
@@ -190,8 +159,6 @@ _PREFIXES = (
     "simpo_",
     "ref_model",
     "reward_",
-    "freeze_trainable_",
-    "freeze_extra_",
     "swanlab_",
     "vllm_",
     "sglang_",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.config import foreign
-from workbench.config.options import EngineConfig, RunConfig
+from workbench.config.options import EngineConfig, RunConfig, literal_choices
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.config.stage_options import STAGES
 from workbench.errors import UserError
@@ -28,7 +28,10 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=\S*")
 _PROGRAM = re.compile(
     r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m"
 )
-_LISTS = ("report_to", "lora_target", "dataset", "eval_dataset", "additional_target", "adapter_name_or_path")
+_LISTS = (
+    "report_to", "lora_target", "oft_target", "dataset", "eval_dataset", "additional_target", "adapter_name_or_path",
+    "freeze_trainable_modules", "freeze_extra_modules",
+)  # fmt: skip
 _SPELLINGS = {"flash_attn": {"true": "fa2", "false": "disabled", "off": "disabled"}}  # of older versions
 _RENAMED = {
     "max_length": "cutoff_len",
@@ -36,6 +39,8 @@ _RENAMED = {
     "checkpoint_dir": "adapter_name_or_path",
     "lora_target_modules": "lora_target",
     "template_name": "template",
+    "num_layer_trainable": "freeze_trainable_layers",
+    "name_module_trainable": "freeze_trainable_modules",
 }
 
 
@@ -139,7 +144,7 @@ def _check_schema(values: dict) -> None:
     if "distributed_type" in values or "compute_environment" in values:
         raise UserError("import_accelerate")
     keys = {_RENAMED.get(str(key), str(key)) for key in values}
-    known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING, *foreign.OTHERWISE}
+    known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING}
     known |= {*foreign.FOR_ANSWERS, *foreign.GENERATION}
     boards = any(key.startswith(("top.", "train.")) for key in keys)
     if keys and not boards and not any(key in known or foreign.harmless(key) or unused_key_reason(key) for key in keys):
@@ -168,14 +173,15 @@ def _check_kind(values: dict[str, Any]) -> None:
         what = Message(foreign.STAGES.get(stage, "stage_unknown"))
         raise UserError("import_stage", stage=stage, what=what, known=STAGES)
     method = str(values.get("finetuning_type") or "lora").lower()
-    if method not in ("lora", "full"):
+    if method not in literal_choices(RunConfig.model_fields["finetuning_type"].annotation):
         raise UserError("import_method", method=method)
     trains = "do_train" in values and not foreign.is_off(values["do_train"])
     if not trains and not foreign.is_off(values.get("do_predict")):
         raise UserError("import_prediction")
     _check_quantization(values)
+    whole = method in ("full", "freeze")
     for key in foreign.CHANGING:
-        if not foreign.is_off(values.get(key)):
+        if not foreign.is_off(values.get(key)) and not (whole and key == "pure_bf16"):
             raise UserError("import_changing", key=key, value=files.shown(values[key], 80), what=foreign.asked(key))
     for key, value in values.items():
         known = key in RunConfig.model_fields or foreign.harmless(key) or unused_key_reason(key)
@@ -266,6 +272,8 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         return _for_answers(pairs, given, purpose, result)
     _check_kind(given)
     both = {key for key, _ in pairs}
+    if not foreign.is_off(given.get("pure_bf16")):  # whole weights are trained in the model's own format anyway
+        result.values["bf16"] = True
     for key, value in pairs:
         shown = files.shown(value)
         if not key:
@@ -275,9 +283,6 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
             result.leave(key, shown, Message("why_given_too", key=_RENAMED[key]))
             continue
         key = _RENAMED.get(key, key)
-        if key in foreign.OTHERWISE:
-            result.leave(key, shown, Message(foreign.OTHERWISE[key]), lost=True)
-            continue
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue

@@ -12,6 +12,8 @@ GROUPS = {
     "preference": ("Preferences", "偏好"),
     "reward": ("Rewards", "奖励"),
     "lora": ("LoRA", "LoRA"),
+    "tuning": ("Freeze and OFT", "冻结微调与 OFT"),
+    "optim": ("GaLore, APOLLO, BAdam, Adam-mini, Muon", "GaLore、APOLLO、BAdam、Adam-mini、Muon"),
     "memory": ("Precision and memory", "精度与显存"),
     "rope": ("Attention and RoPE", "注意力与 RoPE"),
     "eval": ("Evaluation", "评估"),
@@ -88,3 +90,8 @@ def literal_choices(annotation) -> tuple:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next((get_args(part) for part in get_args(annotation) if get_origin(part) is Literal), ())
+
+
+def split_names(text: str | None) -> list[str]:
+    """`'a, b'` as `['a', 'b']`."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

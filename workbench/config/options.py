@@ -5,6 +5,7 @@ the YAML file, `--set key=value`, the import of LLaMA-Factory commands and `docs
 The names and, unless noted, the defaults are LLaMA-Factory's.
 """
 
+import math
 from typing import Literal
 
 from workbench.config.option import GROUPS, Options, literal_choices, opt, options_that_affect, tags
@@ -42,7 +43,10 @@ class ModelOptions(Options):
         None,
         "model",
         ("Adapter to continue from", "继续训练的适配器"),
-        ("A run or a folder with a PEFT adapter of this base model.", "本模型的某次运行，或含 PEFT 适配器的文件夹。"),
+        (
+            "A run or a folder with a PEFT adapter of this base model. Of several, comma-separated, all but the last are merged into the base first.",
+            "本模型的某次运行，或含 PEFT 适配器的文件夹。若有多个（逗号分隔），除最后一个外先合并到基座。",
+        ),
         affects=("path",),
     )
     model_revision: str = opt(
@@ -263,13 +267,13 @@ class RunConfig(StageOptions, ModelOptions):
         max_length=80,
     )
     do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
-    finetuning_type: Literal["lora", "full"] = opt(
+    finetuning_type: Literal["lora", "full", "freeze", "oft"] = opt(
         "lora",
         "lora",
         ("Method", "方法"),
         (
-            "lora trains small adapters; full trains all weights (no quantization).",
-            "lora 训练小适配器；full 训练全部权重（不可量化）。",
+            "lora and oft train small adapters; full trains all weights, freeze those of some layers (neither on quantized weights).",
+            "lora 与 oft 训练小适配器；full 训练全部权重，freeze 训练部分层的权重（后两者不可量化）。",
         ),
     )
 
@@ -337,6 +341,34 @@ class RunConfig(StageOptions, ModelOptions):
         ),
         affects=("data",),
     )
+    add_tokens: str | None = opt(
+        None,
+        "data",
+        ("New tokens", "新增 token"),
+        (
+            "Texts that become one token each, comma-separated. With adapters, embedding and head are then trained, too.",
+            "各自成为一个 token 的文本，逗号分隔。使用适配器时会同时训练嵌入与输出头。",
+        ),
+        affects=("data",),
+        max_length=20_000,
+    )
+    add_special_tokens: str | None = opt(
+        None,
+        "data",
+        ("New special tokens", "新增特殊 token"),
+        ("As new tokens, but left out of answers as shown.", "同新增 token，但在显示回答时略去。"),
+        affects=("data",),
+        max_length=20_000,
+    )
+    resize_vocab: bool = opt(
+        False,
+        "data",
+        ("Rows for all tokens", "补足词表行"),
+        (
+            "Embedding and head get rows for all tokens of the tokenizer, and are trained with adapters. New tokens do so anyway.",
+            "为分词器的全部 token 补足嵌入与输出头的行，并随适配器训练。新增 token 时总是如此。",
+        ),
+    )
     skip_broken_rows: bool = opt(
         False,
         "data",
@@ -379,6 +411,40 @@ class RunConfig(StageOptions, ModelOptions):
         "data",
         ("Mask history", "屏蔽历史"),
         ("Loss on the last answer only.", "只对最后一个回答计算损失。"),
+        affects=("data",),
+    )
+    disable_shuffling: bool = opt(
+        False,
+        "data",
+        ("Keep the order", "保持顺序"),
+        ("Rows come in the order of the dataset, in every epoch.", "每轮都按数据集中的顺序取行。"),
+    )
+    streaming: bool = opt(
+        False,
+        "data",
+        ("Read while training", "边训练边读取"),
+        (
+            "Rows are tokenized as they come, for data that is too large to tokenize first. Needs max steps.",
+            "读到时才分词，适合过大而无法预先分词的数据。需要设置最大步数。",
+        ),
+        affects=("data",),
+    )
+    buffer_size: int = opt(
+        16384,
+        "data",
+        ("Shuffle window", "打乱窗口"),
+        ("Rows that are shuffled among each other while streaming.", "边读边训时相互打乱的行数。"),
+        ge=1,
+        le=10_000_000,
+    )
+    tokenized_path: str | None = opt(
+        None,
+        "data",
+        ("Tokenized rows", "已分词数据"),
+        (
+            "A folder with tokenized rows, which are used instead of the datasets; where there is none, the run writes it.",
+            "已分词数据的文件夹，存在则代替数据集使用；不存在则由本次运行写入。",
+        ),
         affects=("data",),
     )
     preprocessing_num_workers: int | None = opt(
@@ -561,6 +627,302 @@ class RunConfig(StageOptions, ModelOptions):
         gt=0,
     )
 
+    pissa_init: bool = opt(
+        False,
+        "lora",
+        ("PiSSA", "PiSSA"),
+        (
+            "Starts the adapters as the weights' largest singular vectors; saved as plain LoRA of twice the rank. Not on quantized weights.",
+            "以权重最大的奇异向量初始化适配器；保存为秩翻倍的普通 LoRA。不可用于量化权重。",
+        ),
+    )
+    pissa_iter: int = opt(
+        16,
+        "lora",
+        ("PiSSA iterations", "PiSSA 迭代次数"),
+        ("Of the fast decomposition; -1: the exact one.", "快速分解的迭代次数；-1 为精确分解。"),
+        ge=-1,
+        le=1000,
+    )
+    create_new_adapter: bool = opt(
+        False,
+        "lora",
+        ("New adapter", "新建适配器"),
+        (
+            "Merges the given adapters into the base and trains a new one; what is saved holds them all.",
+            "将所给适配器合并到基座后训练新的适配器；保存的适配器包含全部。",
+        ),
+    )
+
+    # freeze and OFT
+    freeze_trainable_layers: int = opt(
+        2,
+        "tuning",
+        ("Layers to train", "训练的层数"),
+        ("Of freeze: the last so many layers; negative: the first.", "用于 freeze：最后若干层；负数为最前若干层。"),
+        ge=-10_000,
+        le=10_000,
+    )
+    freeze_trainable_modules: str = opt(
+        "all",
+        "tuning",
+        ("Modules of these layers", "这些层中的模块"),
+        (
+            "Of freeze: all, or names of a layer's parts such as self_attn, mlp, comma-separated.",
+            "用于 freeze：all，或层内部分的名称，如 self_attn、mlp，逗号分隔。",
+        ),
+    )
+    freeze_extra_modules: str | None = opt(
+        None,
+        "tuning",
+        ("Modules outside the layers", "层外模块"),
+        (
+            "Of freeze: also these, such as embed_tokens, norm, lm_head, comma-separated.",
+            "用于 freeze：另外训练这些模块，如 embed_tokens、norm、lm_head，逗号分隔。",
+        ),
+    )
+    use_llama_pro: bool = opt(
+        False,
+        "tuning",
+        ("LLaMA Pro", "LLaMA Pro"),
+        (
+            "Trains only the blocks that LLaMA Pro put in: every n-th layer, as many as the layers to train. With freeze or lora.",
+            "只训练 LLaMA Pro 插入的块：每隔 n 层一个，共为所设的训练层数。用于 freeze 或 lora。",
+        ),
+    )
+    oft_rank: int = opt(
+        0,
+        "tuning",
+        ("OFT rank", "OFT 秩"),
+        ("Number of blocks of a layer; 0: by the block size.", "每层的块数；0 表示由块大小决定。"),
+        ge=0,
+        le=65_536,
+    )
+    oft_block_size: int = opt(
+        32,
+        "tuning",
+        ("OFT block size", "OFT 块大小"),
+        ("Larger blocks train more; 0: by the rank.", "块越大，训练的参数越多；0 表示由秩决定。"),
+        ge=0,
+        le=4096,
+    )
+    oft_target: str = opt(
+        "all",
+        "tuning",
+        ("OFT target", "OFT 目标"),
+        (
+            "all (every linear layer, but not the output head, routers and fused experts) or names of modules, comma-separated.",
+            "all（所有线性层，输出头、路由与融合的专家除外）或模块名，逗号分隔。",
+        ),
+    )
+    module_dropout: float = opt(
+        0.0,
+        "tuning",
+        ("OFT dropout", "OFT dropout"),
+        ("Share of blocks that a step leaves out.", "每步略去的块的比例。"),
+        ge=0,
+        lt=1,
+    )
+
+    # optimizers with options of their own
+    use_galore: bool = opt(
+        False,
+        "optim",
+        ("GaLore", "GaLore"),
+        (
+            "Low-rank gradients of all weights; with full or freeze. Needs galore-torch.",
+            "对全部权重使用低秩梯度，用于 full 或 freeze。需要 galore-torch。",
+        ),
+    )
+    galore_target: str = opt(
+        "all",
+        "optim",
+        ("GaLore target", "GaLore 目标"),
+        (
+            "all (linear layers, but not the output head) or parts of their names, comma-separated.",
+            "all（除输出头外的线性层）或其名称的一部分，逗号分隔。",
+        ),
+    )
+    galore_rank: int = opt(
+        16,
+        "optim",
+        ("GaLore rank", "GaLore 秩"),
+        ("Of the projected gradients.", "投影后梯度的秩。"),
+        ge=1,
+        le=65_536,
+    )
+    galore_update_interval: int = opt(
+        200,
+        "optim",
+        ("GaLore interval", "GaLore 间隔"),
+        ("Steps between new projections.", "更新投影的间隔步数。"),
+        ge=1,
+    )
+    galore_scale: float = opt(
+        2.0,
+        "optim",
+        ("GaLore scale", "GaLore 缩放"),
+        ("Of its updates.", "更新量的缩放。"),
+        gt=0,
+    )
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = opt(
+        "std",
+        "optim",
+        ("GaLore projection", "GaLore 投影"),
+        ("std projects the longer side.", "std 投影较长的一边。"),
+    )
+    galore_layerwise: bool = opt(
+        False,
+        "optim",
+        ("GaLore by layer", "GaLore 逐层"),
+        (
+            "Each layer's step in its way back; less memory, gradient accumulation 1.",
+            "反向时逐层更新，更省显存；梯度累积须为 1。",
+        ),
+    )
+    use_apollo: bool = opt(
+        False,
+        "optim",
+        ("APOLLO", "APOLLO"),
+        (
+            "AdamW's scaling from low-rank gradients; with full or freeze. Needs apollo-torch.",
+            "由低秩梯度得到 AdamW 的缩放，用于 full 或 freeze。需要 apollo-torch。",
+        ),
+    )
+    apollo_target: str = opt(
+        "all",
+        "optim",
+        ("APOLLO target", "APOLLO 目标"),
+        (
+            "all (linear layers, but not the output head) or parts of their names, comma-separated.",
+            "all（除输出头外的线性层）或其名称的一部分，逗号分隔。",
+        ),
+    )
+    apollo_rank: int = opt(
+        16,
+        "optim",
+        ("APOLLO rank", "APOLLO 秩"),
+        ("Of the projected gradients.", "投影后梯度的秩。"),
+        ge=1,
+        le=65_536,
+    )
+    apollo_update_interval: int = opt(
+        200,
+        "optim",
+        ("APOLLO interval", "APOLLO 间隔"),
+        ("Steps between new projections.", "更新投影的间隔步数。"),
+        ge=1,
+    )
+    apollo_scale: float = opt(
+        32.0,
+        "optim",
+        ("APOLLO scale", "APOLLO 缩放"),
+        ("Of its updates.", "更新量的缩放。"),
+        gt=0,
+    )
+    apollo_proj: Literal["random", "svd"] = opt(
+        "random",
+        "optim",
+        ("APOLLO projection", "APOLLO 投影"),
+        ("random or by singular vectors.", "随机或按奇异向量。"),
+    )
+    apollo_proj_type: Literal["std", "right", "left"] = opt(
+        "std",
+        "optim",
+        ("APOLLO side", "APOLLO 投影边"),
+        ("std projects the longer side.", "std 投影较长的一边。"),
+    )
+    apollo_scale_type: Literal["channel", "tensor"] = opt(
+        "channel",
+        "optim",
+        ("APOLLO scaling", "APOLLO 缩放方式"),
+        ("By channel, or one for a tensor (APOLLO-Mini).", "逐通道，或整个张量一个（APOLLO-Mini）。"),
+    )
+    apollo_layerwise: bool = opt(
+        False,
+        "optim",
+        ("APOLLO by layer", "APOLLO 逐层"),
+        (
+            "Each layer's step in its way back; less memory, gradient accumulation 1.",
+            "反向时逐层更新，更省显存；梯度累积须为 1。",
+        ),
+    )
+    apollo_scale_front: bool = opt(
+        False,
+        "optim",
+        ("APOLLO limiter first", "APOLLO 先限幅"),
+        ("Limits the growth of norms before the scaling.", "在缩放之前限制范数增长。"),
+    )
+    use_badam: bool = opt(
+        False,
+        "optim",
+        ("BAdam", "BAdam"),
+        (
+            "One block of layers at a time; with full or freeze. Needs badam.",
+            "每次只更新一个块，用于 full 或 freeze。需要 badam。",
+        ),
+    )
+    badam_mode: Literal["layer", "ratio"] = opt(
+        "layer",
+        "optim",
+        ("BAdam mode", "BAdam 模式"),
+        ("Blocks are layers, or a share of each weight.", "块为层，或每个权重的一部分。"),
+    )
+    badam_start_block: int | None = opt(
+        None,
+        "optim",
+        ("BAdam start", "BAdam 起始块"),
+        ("Number of the first block; empty: by the order.", "首个块的编号；留空按顺序。"),
+        ge=0,
+    )
+    badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] = opt(
+        "ascending",
+        "optim",
+        ("BAdam order", "BAdam 顺序"),
+        ("Of the blocks.", "块的顺序。"),
+    )
+    badam_switch_interval: int = opt(
+        50,
+        "optim",
+        ("BAdam interval", "BAdam 间隔"),
+        ("Steps with a block; -1: it stays.", "每个块的步数；-1 表示不切换。"),
+        ge=-1,
+    )
+    badam_update_ratio: float = opt(
+        0.05,
+        "optim",
+        ("BAdam share", "BAdam 比例"),
+        ("Share of each weight (mode ratio).", "每个权重的比例（ratio 模式）。"),
+        gt=0,
+        le=1,
+    )
+    badam_mask_mode: Literal["adjacent", "scatter"] = opt(
+        "adjacent",
+        "optim",
+        ("BAdam mask", "BAdam 掩码"),
+        ("Whether that share lies together (mode ratio).", "该比例是否相邻（ratio 模式）。"),
+    )
+    badam_verbose: int = opt(
+        0,
+        "optim",
+        ("BAdam log", "BAdam 日志"),
+        ("0: nothing, 1: each block, 2: its parameters.", "0 不输出，1 输出块，2 输出其参数。"),
+        ge=0,
+        le=2,
+    )
+    use_adam_mini: bool = opt(
+        False,
+        "optim",
+        ("Adam-mini", "Adam-mini"),
+        ("One second moment for a block of weights. Needs adam-mini.", "每块权重共用一个二阶矩。需要 adam-mini。"),
+    )
+    use_muon: bool = opt(
+        False,
+        "optim",
+        ("Muon", "Muon"),
+        ("Orthogonal updates of matrices, AdamW for the rest.", "矩阵用正交化更新，其余用 AdamW。"),
+    )
+
     # precision and memory
     fp16: bool = opt(
         False, "memory", ("fp16", "fp16"), ("Half precision; for V100 and T4.", "半精度；适用于 V100 与 T4。")
@@ -642,12 +1004,24 @@ class RunConfig(StageOptions, ModelOptions):
     eval_strategy: Literal["no", "steps", "epoch"] = opt(
         "no", "eval", ("Evaluate every", "评估时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
     )
-    eval_steps: int | None = opt(
+    eval_steps: float | None = opt(
         None,
         "eval",
         ("Evaluation steps", "评估步数"),
-        ("Steps between evaluations; empty: logging steps.", "评估间隔步数；留空同日志步数。"),
-        ge=1,
+        (
+            "Steps between evaluations; below 1: a share of all steps; empty: logging steps.",
+            "评估间隔步数；小于 1 为占总步数的比例；留空同日志步数。",
+        ),
+        gt=0,
+    )
+    eval_on_each_dataset: bool = opt(
+        False,
+        "eval",
+        ("Evaluate each dataset", "逐个评估数据集"),
+        (
+            "A loss for each of the evaluation datasets, beside that of all.",
+            "除总体损失外，另给出每个评估数据集的损失。",
+        ),
     )
     per_device_eval_batch_size: int = opt(
         1,
@@ -702,11 +1076,19 @@ class RunConfig(StageOptions, ModelOptions):
         ("Overwrite", "覆盖"),
         ("Replace a finished run in the output folder.", "替换输出目录中已结束的运行。"),
     )
-    logging_steps: int = opt(
-        5, "output", ("Logging steps", "日志步数"), ("Steps between log lines.", "日志间隔步数。"), ge=1
+    logging_steps: float = opt(
+        5,
+        "output",
+        ("Logging steps", "日志步数"),
+        ("Steps between log lines; below 1: a share of all steps.", "日志间隔步数；小于 1 为占总步数的比例。"),
+        gt=0,
     )
-    save_steps: int = opt(
-        100, "output", ("Save steps", "保存步数"), ("Steps between checkpoints.", "检查点间隔步数。"), ge=1
+    save_steps: float = opt(
+        100,
+        "output",
+        ("Save steps", "保存步数"),
+        ("Steps between checkpoints; below 1: a share of all steps.", "检查点间隔步数；小于 1 为占总步数的比例。"),
+        gt=0,
     )
     save_strategy: Literal["no", "steps", "epoch"] = opt(
         "steps", "output", ("Save every", "保存时机"), ("no, steps or epoch.", "no、steps 或 epoch。")
@@ -717,6 +1099,15 @@ class RunConfig(StageOptions, ModelOptions):
         ("Keep checkpoints", "保留检查点数"),
         ("The oldest are deleted; empty: keep all.", "删除最旧的；留空为全部保留。"),
         ge=1,
+    )
+    load_best_model_at_end: bool = opt(
+        False,
+        "output",
+        ("End with the best", "以最佳结束"),
+        (
+            "At the end the checkpoint with the lowest evaluation loss is taken instead of the last step.",
+            "结束时取评估损失最低的检查点，而不是最后一步。",
+        ),
     )
     plot_loss: bool = opt(
         True, "output", ("Plot loss", "绘制损失"), ("Writes training_loss.png.", "写出 training_loss.png。")
@@ -740,6 +1131,38 @@ class RunConfig(StageOptions, ModelOptions):
         ),
         pattern=r"https?://\S+",
     )
+    push_to_hub: bool = opt(
+        False,
+        "output",
+        ("Upload to the hub", "上传到 Hub"),
+        (
+            "The adapter or model and its tokenizer go to the Hugging Face hub, with the token of HF_TOKEN or hf auth login.",
+            "将适配器或模型及其分词器上传到 Hugging Face Hub，使用 HF_TOKEN 或 hf auth login 的令牌。",
+        ),
+    )
+    hub_model_id: str | None = opt(
+        None,
+        "output",
+        ("Repository", "仓库"),
+        ("Such as name/model; empty: the run's id.", "如 name/model；留空为运行编号。"),
+        pattern=r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?",
+        max_length=96,
+    )
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = opt(
+        "every_save",
+        "output",
+        ("When to upload", "上传时机"),
+        (
+            "At the end, or also at each checkpoint; whole checkpoints go to last-checkpoint or to folders of their own.",
+            "仅在结束时，或每个检查点也上传；完整检查点存入 last-checkpoint 或各自的文件夹。",
+        ),
+    )
+    hub_private_repo: bool = opt(
+        True,
+        "output",
+        ("Private repository", "私有仓库"),
+        ("A new repository is seen by its owner only.", "新仓库仅所有者可见。"),
+    )
     resume_from_checkpoint: str | None = opt(
         None,
         "output",
@@ -751,7 +1174,9 @@ class RunConfig(StageOptions, ModelOptions):
     @property
     def packs(self) -> bool:
         """Whether rows are joined to full sequences. Those of preferences are laid end to end without that."""
-        return (self.packing or self.neat_packing or self.stage == "pt") and not self.preferences
+        return (self.packing or self.neat_packing or (self.stage == "pt" and not self.streaming)) and not (
+            self.preferences
+        )
 
     def shares(self) -> list[float]:
         """`interleave_probs` as shares that add up to 1; empty if there are none. Raises ValueError where they are no
@@ -760,3 +1185,13 @@ class RunConfig(StageOptions, ModelOptions):
         if any(not 0 < number < float("inf") for number in numbers):
             raise ValueError("shares should be above 0")
         return [number / sum(numbers) for number in numbers]
+
+    @property
+    def new_tokens(self) -> bool:
+        """Whether embedding and head may get rows."""
+        return bool(self.add_tokens or self.add_special_tokens or self.resize_vocab)
+
+    def every(self, option: str, steps: int) -> int:
+        """`eval_steps`, `save_steps` or `logging_steps` of a run of so many steps; a share of these below 1."""
+        value = getattr(self, option) or self.logging_steps
+        return max(1, math.ceil(steps * value)) if value < 1 else int(value)

@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from workbench.config.conflicts import conflicts
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
-from workbench.config.stage_options import REWARDS
 from workbench.config.type_errors import type_error
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
 from workbench.storage.files import shown
 
-REPORTERS = ("tensorboard", "wandb", "trackio", "swanlab")
 _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
     "overwrite_cache": "why_token_cache",
     "ddp_timeout": "why_distributed",
@@ -32,6 +31,7 @@ _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
     "use_fast_tokenizer": "why_fast_tokenizer",
     "save_only_model": "why_resumable",
     "booster": "why_fastest",
+    "pissa_convert": "why_pissa_plain",
 }
 
 
@@ -123,108 +123,6 @@ def engine_conflicts(config: EngineConfig) -> list[Message]:
     if c.engine_url is not None:
         check((*_OF_STARTED_ENGINE, "infer_dtype"), "engine_runs_already")
     return problems
-
-
-def conflicts(config: RunConfig) -> list[Message]:
-    """Sentences for combinations that cannot work, found without loading anything."""
-    c, problems = config, []
-
-    def check(wrong: bool, sentence: Message) -> None:
-        if wrong:
-            problems.append(sentence)
-
-    if c.adapter_name_or_path and not c.model_name_or_path:
-        problems.append(Message("adapter_without_base"))
-    else:
-        check(not c.model_name_or_path, Message("model_empty"))
-    check(not c.dataset, Message("dataset_empty"))
-    check(not c.do_train, Message("nothing_to_do"))
-    check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
-    check(
-        (c.packing or c.neat_packing) and c.cutoff_len == 0,
-        Message("packing_without_length"),
-    )
-    try:
-        shares = c.shares()
-        check(
-            bool(shares) and c.mix_strategy == "concat",
-            Message("shares_but_concat"),
-        )
-        check(
-            bool(shares) and len(shares) != len(split_names(c.dataset)),
-            Message("shares_count"),
-        )
-    except ValueError:
-        problems.append(Message("shares_wrong", value=c.interleave_probs))
-    check(
-        c.finetuning_type == "full" and c.quantization_bit is not None,
-        Message("full_quantized"),
-    )
-    check(
-        c.finetuning_type == "full" and bool(c.adapter_name_or_path),
-        Message("full_adapter"),
-    )
-    check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
-    problems += _reward_conflicts(c)
-    check(c.stage == "pt" and c.cutoff_len == 0, Message("pt_without_length"))
-    check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
-    check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))
-    check(
-        bool(c.ref_model or c.ref_model_adapters) and not c.needs_reference,
-        Message("reference_unused", stage=c.stage, loss=c.pref_loss),
-    )
-    check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
-    check(
-        c.eval_strategy != "no" and not c.val_size and not c.eval_dataset,
-        Message("nothing_to_evaluate", strategy=c.eval_strategy),
-    )
-    check(
-        c.early_stopping_steps is not None and c.eval_strategy == "no",
-        Message("stopping_without_evaluation"),
-    )
-    check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
-    check(
-        c.use_dora and c.loraplus_lr_ratio is not None,
-        Message("dora_and_loraplus"),
-    )
-    for name in split_names(c.report_to):
-        if name not in (*REPORTERS, "none", "all"):
-            problems.append(Message("reporter_unknown", name=name, known=REPORTERS))
-    for name in split_names(c.devices):
-        if not (name.isdigit() or name in ("auto", "cpu")):
-            problems.append(Message("devices_wrong", value=c.devices))
-            break
-    return problems
-
-
-def _reward_conflicts(c: RunConfig) -> list[Message]:
-    """What is wrong with the rewards of stage grpo; nothing for another stage."""
-    if c.stage != "grpo":
-        return []
-    names, problems = split_names(c.reward_funcs), []
-    if not names or (unknown := [name for name in names if name not in REWARDS]):
-        problems.append(Message("reward_unknown_rule", names=unknown if names else ["–"], known=REWARDS))
-    if c.per_device_train_batch_size * c.gradient_accumulation_steps % c.num_generations:
-        batch = c.per_device_train_batch_size * c.gradient_accumulation_steps
-        problems.append(Message("generations_batch", batch=batch, count=c.num_generations))
-    if "regex" in names and not c.reward_regex:
-        problems.append(Message("reward_needs", name="regex", option="reward_regex"))
-    if "file" in names and not c.reward_file:
-        problems.append(Message("reward_needs", name="file", option="reward_file"))
-    if "file" in names and c.reward_file and not c.trust_reward_code:
-        problems.append(Message("reward_untrusted", file=c.reward_file))
-    try:
-        weights = [float(part) for part in split_names(c.reward_weights)]
-    except ValueError:
-        weights = [0.0] * (len(names) + 1)
-    if weights and len(weights) != len(names):
-        problems.append(Message("reward_weights_wrong", value=c.reward_weights, count=len(names)))
-    return problems
-
-
-def split_names(text: str | None) -> list[str]:
-    """`'a, b'` as `['a', 'b']`."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def read_yaml(path: Path) -> dict:

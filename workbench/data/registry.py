@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.config.run_config import nearest, split_names
+from workbench.config.option import split_names
+from workbench.config.run_config import nearest
 from workbench.data.encodings import ENCODINGS
 from workbench.errors import UserError
 from workbench.messages.message import Message

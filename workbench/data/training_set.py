@@ -4,13 +4,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.data import templates
 from workbench.data.encode import Encoder
 from workbench.data.mixing import drawn, joined, mixed, split
 from workbench.data.registry import DatasetInfo, select
+from workbench.data.streaming import stream
 from workbench.data.thinking import choice_in
 from workbench.data.token_cache import Prepared, Progress, Summary, content_key, prepare
+from workbench.data.tokenized import is_tokenized, read_tokenized, tokenized_folder, write_tokenized
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage.files import Unreadable, read_object, write_atomically
@@ -63,6 +66,16 @@ def load_data(
         log(f"template {config.template}: the model's own chat template is used.")
     if config.enable_thinking != "auto" and not choice_in(str(encoder.training_template)):
         log(f"enable_thinking {config.enable_thinking}: this chat template has no such switch, so it changes nothing.")
+    kept = tokenized_folder(config, workspace)
+    if kept is not None and is_tokenized(kept):
+        if folder is not None:
+            write_atomically(folder / "data.json", "{}")
+        rows, held_out = read_tokenized(kept, len(tokenizer), log)
+        if held_out is None and config.val_size:
+            rows, held_out = split(rows, config)
+        return _packed_where_asked(rows, config, log), held_out
+    if not config.dataset:
+        raise UserError("tokenized_missing", folder=kept)
     dataset_dir = dataset_folder(config.dataset_dir, workspace)
     progress(Message("tokenizing"), 0.0)
     summaries: dict[str, Summary] = {}
@@ -90,6 +103,11 @@ def load_data(
             parts.append(drawn(prepared.rows(), info, config))
         return [part for part in parts if len(part)]
 
+    if config.streaming:
+        if folder is not None:
+            write_atomically(folder / "data.json", "{}")
+        rows, held_out = stream(select(config.dataset or "", dataset_dir, workspace), encoder, config, log)
+        return rows, joined(read(config.eval_dataset)) if config.eval_dataset else held_out
     rows = mixed(read(config.dataset), config)
     if rows is None:
         raise UserError("nothing_to_train")
@@ -97,14 +115,25 @@ def load_data(
         _check_labels(rows)
     held_out = None
     if config.eval_dataset:
-        held_out = joined(read(config.eval_dataset))
+        parts = {name: read(name) for name in split_names(config.eval_dataset)}
+        held_out = joined([part for one in parts.values() for part in one])
+        if config.eval_on_each_dataset and held_out is not None:
+            log(f"{len(held_out):,} evaluation rows.")
+            held_out = {name: joined(one) for name, one in parts.items() if one}
     elif config.val_size:
         rows, held_out = split(rows, config)
-    log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out else "."))
+    apart = isinstance(held_out, dict)
+    log(f"{len(rows):,} training rows" + (f", {len(held_out):,} evaluation rows." if held_out and not apart else "."))
+    if kept is not None and folder is not None:
+        write_tokenized(kept, rows, joined(list(held_out.values())) if apart else held_out, log)
+    return _packed_where_asked(rows, config, log), held_out
+
+
+def _packed_where_asked(rows, config: RunConfig, log):
     if config.packs:
         rows = packed(rows, config)
         log(f"Packed into {len(rows):,} sequences of up to {config.cutoff_len:,} tokens; they do not see each other.")
-    return rows, held_out
+    return rows
 
 
 def _check_labels(rows) -> None:

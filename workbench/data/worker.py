@@ -266,6 +266,8 @@ class Worker:
             options.trust_remote_code,
             options.template,
             options.enable_thinking,
+            options.add_tokens,
+            options.add_special_tokens,
         )
         if cache_key not in self._tokenizers:
             self._tokenizers.clear()

@@ -123,7 +123,7 @@ def _own_engine(config, workspace, adapters, progress, log, state, closing) -> t
         from workbench.engine.batching.scheduler import backend_of
         from workbench.engine.transformers_backend import TransformersDecoder
 
-    decoder = TransformersDecoder(config, workspace, progress, log)
+    decoder = TransformersDecoder(config, workspace, progress, log, list(adapters.values()))
     for name, path in adapters.items():
         progress(Message("phase_adapter", name=name), 0.0)
         decoder.add_adapter(name, path)

@@ -1,7 +1,7 @@
 """The Decoder on a transformers model with PEFT adapters."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from workbench.models.fused import use_fused
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
+from workbench.models.new_tokens import missing_tokens, take_tokens_of
 from workbench.models.quantized import few_rows
 from workbench.models.quantized.linears import use_packed_linears
 from workbench.models.quantized.weights import triton_is_here
@@ -43,7 +44,15 @@ class TransformersDecoder:
         adapters=True, score=True, logprobs=True, grammars=True, tokens=True, embeddings=True, continue_final=True
     )
 
-    def __init__(self, config: EngineConfig, workspace: Workspace, progress: Progress, log: Callable[[str], None]):
+    def __init__(
+        self,
+        config: EngineConfig,
+        workspace: Workspace,
+        progress: Progress,
+        log: Callable[[str], None],
+        adapters: Iterable[str] = (),
+    ):
+        """`adapters`: that will be loaded at once: the model gets the tokens that they were trained with."""
         if config.external:
             raise UserError("engine_only_serves")
         self.workspace = workspace
@@ -52,6 +61,8 @@ class TransformersDecoder:
         set_template(self.tokenizer, config.template, config.enable_thinking)
         split = "," in config.devices
         self.base = load_model(config, workspace, dtype=dtype, split=split, progress=progress, log=log)
+        for path in adapters:
+            take_tokens_of(self.tokenizer, self.base, locate_adapter(path, workspace), log)
         self._pack(config.cpu_weights, log)
         self._on_gpu = next(self.base.parameters()).device.type == "cuda"
         if self._on_gpu and triton_is_here():
@@ -114,6 +125,8 @@ class TransformersDecoder:
             self._inner[name] = same  # under another name: the weights are there already
             self.adapters.append(name)
             return
+        if missing := missing_tokens(self.tokenizer, folder):
+            raise UserError("new_tokens_later", name=name, tokens=[str(token) for token in missing[:5]])
         inner = f"adapter_{next(self._numbers)}"
         if whole := _whole_modules(folder):
             half_linear.restore(self.base, whole)

@@ -119,6 +119,94 @@ SENTENCES = {
         "An adapter cannot be continued with finetuning_type full. Set it to lora.",
         "finetuning_type 为 full 时不能接着训练适配器。请设为 lora。",
     ),
+    "freeze_quantized": (
+        "Quantized weights cannot be trained, as finetuning_type freeze does. Set it to lora or oft, or remove quantization_bit.",
+        "finetuning_type 为 freeze 时训练权重本身，而量化后的权重不能训练。请设为 lora 或 oft，或去掉 quantization_bit。",
+    ),
+    "freeze_adapter": (
+        "An adapter cannot be continued with finetuning_type freeze. Set it to lora or oft, or export the merged model and train on that.",
+        "finetuning_type 为 freeze 时不能接着训练适配器。请设为 lora 或 oft，或先导出合并后的模型再训练。",
+    ),
+    "freeze_nothing": (
+        "freeze_trainable_layers: 0 trains nothing. Set it to the number of layers; negative for the first ones.",
+        "freeze_trainable_layers: 0 不训练任何层。请设为层数；负数为最前的若干层。",
+    ),
+    "llama_pro_method": (
+        "use_llama_pro works with finetuning_type freeze or lora. Set one of these, or take it out.",
+        "use_llama_pro 只能与 finetuning_type 为 freeze 或 lora 同用。请改设，或去掉它。",
+    ),
+    "oft_both_sizes": (
+        "oft_rank and oft_block_size are both set, and one follows from the other. Keep one, and set the other to 0.",
+        "oft_rank 与 oft_block_size 同时设置，而二者可互相推出。请保留一个，另一个设为 0。",
+    ),
+    "oft_no_size": (
+        "oft_rank and oft_block_size are both 0. Set one of them.",
+        "oft_rank 与 oft_block_size 均为 0。请设置其中一个。",
+    ),
+    "loraplus_method": (
+        "loraplus_lr_ratio is of LoRA's two factors. Set finetuning_type: lora, or take it out.",
+        "loraplus_lr_ratio 用于 LoRA 的两个因子。请设置 finetuning_type: lora，或去掉它。",
+    ),
+    "pissa_method": (
+        "pissa_init is a start of LoRA's factors. Set finetuning_type: lora, or take it out.",
+        "pissa_init 用于初始化 LoRA 的因子。请设置 finetuning_type: lora，或去掉它。",
+    ),
+    "pissa_quantized": (
+        "pissa_init takes its factors out of the weights, which quantized ones do not allow. Take it out, or remove quantization_bit.",
+        "pissa_init 会从权重中取出因子，量化后的权重做不到。请去掉它，或去掉 quantization_bit。",
+    ),
+    "pissa_dora": (
+        "pissa_init and use_dora do not work together. Keep one.",
+        "pissa_init 和 use_dora 不能一起使用。请只保留一个。",
+    ),
+    "pissa_adapter": (
+        "pissa_init starts a new adapter, but adapter_name_or_path is to be continued. Take pissa_init out, or set create_new_adapter: true.",
+        "pissa_init 会新建适配器，但设置了要接着训练的 adapter_name_or_path。请去掉 pissa_init，或设置 create_new_adapter: true。",
+    ),
+    "new_adapter_of_none": (
+        "create_new_adapter merges the adapters of adapter_name_or_path first, and none is named. Name one, or take it out: a run without one makes a new adapter anyway.",
+        "create_new_adapter 会先合并 adapter_name_or_path 中的适配器，但未指定任何适配器。请指定，或去掉它：不指定适配器时本来就会新建。",
+    ),
+    "new_adapter_method": (
+        "OFT cannot be saved together with adapters under it. Export the model with these merged in, and train on that.",
+        "OFT 无法与其下的适配器一同保存。请先导出合并后的模型，再在其上训练。",
+    ),
+    "new_adapter_dora": (
+        "create_new_adapter and use_dora do not work together: DoRA cannot be saved with the adapters under it. Export the model with these merged in, and train on that.",
+        "create_new_adapter 和 use_dora 不能一起使用：DoRA 无法与其下的适配器一同保存。请先导出合并后的模型，再在其上训练。",
+    ),
+    "adapters_quantized": (
+        "Adapters cannot be merged into quantized weights. Name a single one to continue, without create_new_adapter, or remove quantization_bit.",
+        "适配器无法合并到量化后的权重中。请只指定一个接着训练（不设 create_new_adapter），或去掉 quantization_bit。",
+    ),
+    "streaming_steps": (
+        "With streaming the number of rows is not known. Set max_steps.",
+        "使用 streaming 时行数未知。请设置 max_steps。",
+    ),
+    "streaming_packing": (
+        "Rows that are streamed are not packed. Take packing out, or streaming.",
+        "边读边训的数据不能打包。请去掉 packing 或 streaming。",
+    ),
+    "streaming_tokenized": (
+        "streaming keeps no tokenized rows. Take tokenized_path out, or streaming.",
+        "streaming 不保存已分词数据。请去掉 tokenized_path 或 streaming。",
+    ),
+    "streaming_stage": (
+        "streaming works in the stages sft and pt. Set streaming: false.",
+        "streaming 只用于 sft 与 pt 阶段。请设 streaming: false。",
+    ),
+    "tokenized_stage": (
+        "tokenized_path: stage grpo learns from questions as text. Leave it empty.",
+        "tokenized_path：grpo 阶段使用文本形式的问题。请留空。",
+    ),
+    "streaming_share": (
+        "With streaming the number of rows is not known: val_size should be a number of rows, not a share.",
+        "使用 streaming 时行数未知：val_size 应为行数，而不是占比。",
+    ),
+    "new_tokens_adapter": (
+        "New tokens need a new adapter, but adapter_name_or_path is set. Export the model with it merged in, and train on that.",
+        "新增 token 需要新的适配器，但设置了 adapter_name_or_path。请先导出合并后的模型，再在其上训练。",
+    ),
     "prompt_and_history": (
         "train_on_prompt and mask_history exclude each other. Keep one.",
         "train_on_prompt 和 mask_history 互斥。请只保留一个。",
@@ -134,6 +222,55 @@ SENTENCES = {
     "stopping_without_evaluation": (
         "early_stopping_steps needs evaluations. Set eval_strategy and val_size, or remove it.",
         "early_stopping_steps 需要评估。请设置 eval_strategy 和 val_size，或去掉它。",
+    ),
+    "optimizers_several": ("{names} exclude each other. Keep one.", "{names} 互斥。请只保留一个。"),
+    "optimizer_loraplus": (
+        "{name} and loraplus_lr_ratio do not work together. Keep one.",
+        "{name} 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
+    ),
+    "optimizer_method": (
+        "{name} is for whole weights. Set finetuning_type to full or freeze, or take it out.",
+        "{name} 用于训练整个权重。请将 finetuning_type 设为 full 或 freeze，或去掉它。",
+    ),
+    "optimizer_base": (
+        "{name} cannot be built on optim: {optim}. It can be {known}.",
+        "{name} 不能基于 optim: {optim}。可为 {known}。",
+    ),
+    "layerwise_accumulation": (
+        "{name} makes a step in every backward pass. Set gradient_accumulation_steps: 1, or take it out.",
+        "{name} 在每次反向时更新。请设置 gradient_accumulation_steps: 1，或去掉它。",
+    ),
+    "layerwise_fp16": (
+        "{name} does not work with fp16, whose gradients are scaled. Set bf16, or take it out.",
+        "{name} 不能与 fp16 同用，其梯度经过缩放。请设置 bf16，或去掉它。",
+    ),
+    "optimizer_missing": (
+        "{option} needs the package {package}, which is not installed. Install it with: pip install {package}",
+        "{option} 需要 {package}，尚未安装。请执行：pip install {package}",
+    ),
+    "optimizer_target": (
+        "{option}: {value} matches no trained linear layer. It can be all, or of: {known}.",
+        "{option}：{value} 与任何训练中的线性层都不匹配。可为 all，或：{known}。",
+    ),
+    "steps_not_whole": (
+        "{option}: {value} is no number of steps. Give a whole number, or a share of all steps below 1.",
+        "{option}：{value} 不是步数。请给出整数，或小于 1 的占比。",
+    ),
+    "each_of_several": (
+        "eval_on_each_dataset needs several names in eval_dataset. Name them, or take it out.",
+        "eval_on_each_dataset 需要 eval_dataset 中有多个名称。请列出，或去掉它。",
+    ),
+    "best_without_evaluation": (
+        "load_best_model_at_end needs evaluations. Set eval_strategy, and val_size or eval_dataset.",
+        "load_best_model_at_end 需要评估。请设置 eval_strategy，以及 val_size 或 eval_dataset。",
+    ),
+    "best_strategies": (
+        "load_best_model_at_end needs a checkpoint at each evaluation, but save_strategy is {save} and eval_strategy {evaluate}. Set them alike.",
+        "load_best_model_at_end 需要在评估时有检查点，但 save_strategy 为 {save}，eval_strategy 为 {evaluate}。请设为相同。",
+    ),
+    "best_steps": (
+        "load_best_model_at_end needs save_steps ({save}) to be a multiple of eval_steps ({evaluate}).",
+        "load_best_model_at_end 要求 save_steps（{save}）是 eval_steps（{evaluate}）的整数倍。",
     ),
     "two_warmups": (
         "warmup_steps and warmup_ratio are both set. Keep one.",

@@ -1,6 +1,50 @@
 """Datasets: their entries, where they lie, changes to them."""
 
 SENTENCES = {
+    "streaming_held_out": (
+        "val_size {count} leaves no rows to train on: there are {rows} or few more. Lower it.",
+        "val_size {count} 使训练数据为空：只有约 {rows} 行。请调小。",
+    ),
+    "streaming_broken": (
+        "{name} has a broken row: {first} Correct it, or set skip_broken_rows: true to train on the others.",
+        "{name} 有损坏的行：{first} 请修正，或设置 skip_broken_rows: true 以使用其余行。",
+    ),
+    "streaming_nothing": (
+        "{name} has no row to train on. Look at its rows in the Data tab.",
+        "{name} 没有可训练的行。请在“数据”页查看。",
+    ),
+    "tokenized_unreadable": (
+        "tokenized_path: {folder} cannot be read: {problem} Delete it to have it made again, or name another folder.",
+        "tokenized_path：无法读取 {folder}：{problem}请删除以重新生成，或指定其他文件夹。",
+    ),
+    "tokenized_empty": (
+        "tokenized_path: {folder} holds no training rows. Delete it to have it made again, or name another folder.",
+        "tokenized_path：{folder} 中没有训练数据。请删除以重新生成，或指定其他文件夹。",
+    ),
+    "tokenized_columns": (
+        "tokenized_path: {folder} has no column {missing}; it has {columns}. Name a folder of tokenized rows.",
+        "tokenized_path：{folder} 缺少列 {missing}；现有 {columns}。请指定已分词数据的文件夹。",
+    ),
+    "tokenized_packed": (
+        "tokenized_path: the rows of {folder} are packed. Tokenize them without packing; the run packs them itself.",
+        "tokenized_path：{folder} 中的数据已打包。请在不打包的情况下分词；运行时会自行打包。",
+    ),
+    "tokenized_lengths": (
+        "tokenized_path: {folder} has rows with more tokens than labels, or fewer. Delete it to have it made again.",
+        "tokenized_path：{folder} 中有 token 数与标签数不等的行。请删除以重新生成。",
+    ),
+    "tokenized_vocabulary": (
+        "tokenized_path: {folder} has tokens outside of the model's vocabulary of {count:,}: it was made with another tokenizer. Name another folder.",
+        "tokenized_path：{folder} 中有超出模型词表（{count:,}）的 token：由其他分词器生成。请指定其他文件夹。",
+    ),
+    "tokenized_unwritten": (
+        "tokenized_path: {folder} cannot be written: {reason}. Name another folder, or make room.",
+        "tokenized_path：无法写入 {folder}：{reason}。请指定其他文件夹，或腾出空间。",
+    ),
+    "tokenized_missing": (
+        "There are no tokenized rows in {folder}, and no dataset to make them of. Set dataset.",
+        "{folder} 中没有已分词数据，也没有可用于生成的数据集。请设置 dataset。",
+    ),
     "passages_need_text": (
         "{name} is laid out as {layout}. Questions are asked about documents: a .docx or .txt file, or rows with a text.",
         "{name} 的格式为 {layout}。提问需要文档：.docx 或 .txt 文件，或只含文本的样本。",

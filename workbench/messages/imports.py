@@ -42,8 +42,8 @@ SENTENCES = {
         "stage：{stage}（{what}）不提供；这里支持 {known}。未导入任何内容。",
     ),
     "import_method": (
-        "finetuning_type: {method} is not offered yet; here are lora and full. Nothing is imported.",
-        "finetuning_type：{method} 暂不提供；这里支持 lora 和 full。未导入任何内容。",
+        "finetuning_type: {method} is not offered yet; here are lora, full, freeze and oft. Nothing is imported.",
+        "finetuning_type：{method} 暂不提供；这里支持 lora、full、freeze 和 oft。未导入任何内容。",
     ),
     "import_prediction": (
         "This file is for prediction (do_predict), not for training. Nothing is imported.",
@@ -107,7 +107,6 @@ PARTS = {
         "PPO，可改用同样从奖励学习的 grpo",
     ),
     "asks_tokens": ("new tokens", "新增 token"),
-    "asks_vocabulary": ("a larger vocabulary", "扩大词表"),
     "asks_special_text": ("special tokens as text", "把特殊 token 当作文本"),
     "asks_scratch": ("random weights to start from", "从随机权重开始"),
     "asks_shifted": ("shifted attention (LongLoRA)", "移位注意力（LongLoRA）"),
@@ -118,8 +117,6 @@ PARTS = {
     "asks_dft": ("the DFT loss", "DFT 损失"),
     "asks_eaft": ("the EAFT loss", "EAFT 损失"),
     "asks_asft": ("the ASFT loss", "ASFT 损失"),
-    "asks_new_adapter": ("a new adapter on a merged one", "在已合并的适配器上新建适配器"),
-    "asks_order": ("rows in their order", "按原顺序使用数据行"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
     "asks_epsilon": ("another epsilon of Adam", "不同的 Adam epsilon"),
@@ -128,7 +125,6 @@ PARTS = {
     "asks_some_modules": ("an optimizer for some modules", "只对部分模块使用某种优化器"),
     "asks_smoothing": ("label smoothing", "标签平滑"),
     "asks_grouping": ("rows grouped by length", "按长度分组"),
-    "asks_best": ("the best checkpoint at the end", "结束时载入最佳检查点"),
     "asks_data_seed": ("a seed for the order of rows", "为数据顺序单设随机种子"),
     "asks_device_map": ("a device map of the quantized model", "为量化模型设置设备映射"),
     "why_speed": (
@@ -150,17 +146,12 @@ PARTS = {
     ),
     "why_eval_strategy": ("evaluation follows eval_strategy", "评估由 eval_strategy 决定"),
     "why_counted": ("tokens are always counted", "始终统计 token 数"),
-    "why_eval_together": ("evaluation data are taken together", "评估数据合并计算"),
     "why_stream": ("rows are read as a stream", "数据行以流方式读取"),
     "why_machines": ("only with several machines", "仅用于多机"),
     "why_one_gpu": ("runs here are on one GPU", "这里的运行使用单个 GPU"),
     "why_device": ("the device is what the machine has", "设备由本机决定"),
     "why_activation": ("see activation_memory", "见 activation_memory"),
     "why_columns": ("columns that are not used are never passed on", "从不传入未使用的列"),
-    "why_no_upload": (
-        "nothing is uploaded; export the model and upload it yourself",
-        "不会上传任何内容；请导出模型后自行上传",
-    ),
     "why_embeddings": ("embeddings are not trained with LoRA+", "LoRA+ 不训练嵌入层"),
     "why_one_machine": ("runs here are on one machine", "这里的运行使用单机"),
     "why_swanlab": ("use report_to: swanlab", "请使用 report_to: swanlab"),
@@ -178,10 +169,6 @@ PARTS = {
     "why_safetensors": ("always safetensors", "始终为 safetensors"),
     "why_upload_folder": ("nothing is uploaded; upload the folder yourself", "不会上传任何内容；请自行上传该文件夹"),
     "why_system_prompt": ("give it as the Chat tab's system prompt", "请作为“对话”页的系统提示词给出"),
-    "why_tokenized": (
-        "LLaMA-Factory tokenizes and ends, the first time; here the run goes on to train, and the tokens are kept in the workspace",
-        "LLaMA-Factory 首次只分词便结束；这里会接着训练，分词结果保存在工作区",
-    ),
     "why_unused": ("a setting of something that this run does not use", "是本次运行未用到的功能的设置"),
     "why_token_cache": (
         "cached tokens are used only while data, template and options are the same",
@@ -191,5 +178,9 @@ PARTS = {
     "why_logs": ("logs lie in the run's folder", "日志位于运行的文件夹中"),
     "why_fast_tokenizer": ("transformers 5 always uses the fast tokenizer", "transformers 5 始终使用快速分词器"),
     "why_resumable": ("checkpoints stay resumable", "检查点始终可用于恢复训练"),
+    "why_pissa_plain": (
+        "adapters that started with PiSSA are always saved as plain LoRA",
+        "以 PiSSA 初始化的适配器总是保存为普通 LoRA",
+    ),
     "why_fastest": ("the fastest installed path is used", "使用已安装的最快实现"),
 }

@@ -2,12 +2,12 @@
 
 SENTENCES = {
     "lora_target_unknown": (
-        "lora_target: {targets} matches no module of this model ({model}). It has: {names}. Or set lora_target: all.",
-        "lora_target：{targets} 与该模型（{model}）的任何模块都不匹配。可选：{names}。也可设置 lora_target: all。",
+        "{option}: {targets} matches no module of this model ({model}). It has: {names}. Or set {option}: all.",
+        "{option}：{targets} 与该模型（{model}）的任何模块都不匹配。可选：{names}。也可设置 {option}: all。",
     ),
     "lora_target_head": (
-        "lora_target: {name} is not offered: the loss reads the output head's weights directly. Take it out, or train the whole head with additional_target.",
-        "lora_target：不支持 {name}，因为损失直接读取输出头的权重。请去掉它，或用 additional_target 训练整个输出头。",
+        "{option}: {name} is not offered: the loss reads the output head's weights directly. Take it out, or train the whole head with additional_target.",
+        "{option}：不支持 {name}，因为损失直接读取输出头的权重。请去掉它，或用 additional_target 训练整个输出头。",
     ),
     "lora_target_tied": (
         "{option}: {name} is one matrix with the other embeddings in this model (tie_word_embeddings), so that what is trained on it alone could not be exported. Take it out.",
@@ -21,6 +21,43 @@ SENTENCES = {
         "LoRA on {found} works without {option} only. Set {option}: {value}.",
         "{found} 上的 LoRA 不能与 {option} 同时使用。请设置 {option}: {value}。",
     ),
+    "adapter_not_plain": (
+        "{folder}: only plain LoRA of linear layers can be merged under another adapter, and this one has {what}. Export the model with it merged in, and train on that.",
+        "{folder}：只有线性层上的普通 LoRA 可以合并到另一适配器之下，而它含有 {what}。请先导出合并后的模型，再在其上训练。",
+    ),
+    "adapter_other_kind": (
+        "{folder} is an adapter of the kind {kind}. Set finetuning_type: {kind} to go on with it.",
+        "{folder} 是 {kind} 类型的适配器。若要接着训练，请设置 finetuning_type: {kind}。",
+    ),
+    "new_tokens_quantized": (
+        "The tokenizer has {tokens:,} tokens, and this quantized model rows for {rows:,}: it cannot get more. Remove quantization_bit, or the new tokens.",
+        "分词器有 {tokens:,} 个 token，而该量化模型只有 {rows:,} 行，无法增加。请去掉 quantization_bit 或新增的 token。",
+    ),
+    "new_tokens_head": (
+        "The output head of this model is no linear layer and cannot get rows for new tokens. Remove add_tokens and add_special_tokens.",
+        "该模型的输出头不是线性层，无法为新 token 增加行。请去掉 add_tokens 和 add_special_tokens。",
+    ),
+    "new_tokens_tied": (
+        "In this model embedding and head are one matrix (tie_word_embeddings), which cannot be trained beside adapters. For new tokens set finetuning_type: full, or freeze with freeze_extra_modules: embed_tokens.",
+        "该模型的嵌入与输出头是同一矩阵（tie_word_embeddings），不能随适配器训练。若要新增 token，请设置 finetuning_type: full，或 freeze 并设 freeze_extra_modules: embed_tokens。",
+    ),
+    "new_tokens_later": (
+        "The adapter {name} has tokens that the loaded model does not have ({tokens}). Unload the model and load it with this adapter chosen.",
+        "适配器 {name} 含有已加载模型没有的 token（{tokens}）。请卸载模型，选定该适配器后重新加载。",
+    ),
+    "freeze_unknown": (
+        "{option}: {names} is no module of this model. It can be: {known}.",
+        "{option}：{names} 不是该模型的模块。可选：{known}。",
+    ),
+    "llama_pro_layers": (
+        "use_llama_pro: {layers} layers cannot be divided by freeze_trainable_layers: {wanted}. Set it to the number of blocks that were put in.",
+        "use_llama_pro：{layers} 层不能被 freeze_trainable_layers: {wanted} 整除。请设为插入的块数。",
+    ),
+    "oft_experts": (
+        "OFT has no form for {found}. Take it out of oft_target, or set finetuning_type: lora.",
+        "OFT 不支持 {found}。请从 oft_target 中去掉，或设置 finetuning_type: lora。",
+    ),
+    "oft_impossible": ("OFT cannot be added: {problem}", "无法添加 OFT：{problem}"),
     "lora_impossible": ("LoRA cannot be added: {problem}", "无法添加 LoRA：{problem}"),
     "no_routers": (
         "moe_aux_loss_coef: this model ({model}) has no routers to balance. Remove the setting.",
@@ -196,6 +233,10 @@ SENTENCES = {
     "adapter_missing": (
         "{name} holds no adapter: {missing:and} missing in {folder}. Choose a finished run.",
         "{name} 中没有适配器：{folder} 缺少 {missing:and}。请选择已完成的运行。",
+    ),
+    "oft_alone": (
+        "An OFT adapter can be merged alone and with weight 1 only: it turns the weights, and a part of a turn, or a sum with others, would be another model.",
+        "OFT 适配器只能单独、以权重 1 合并：它旋转权重，取其一部分或与其他适配器相加会得到另一个模型。",
     ),
     "dora_alone": (
         "An adapter with DoRA can be merged alone and with weight 1 only: its change is not linear, so that a part of it, or a sum with others, would be another model.",

@@ -117,10 +117,6 @@ SENTENCES = {
         "reward_file: {file} should return {count} finite numbers; it returned {got} values, or some that are none.",
         "reward_file：{file} 应返回 {count} 个有限的数；实际返回 {got} 个值，或其中有非有限数。",
     ),
-    "grpo_plain": (
-        "Stage grpo writes answers in every step, in transformers' own way: its steps are not recorded.",
-        "grpo 阶段每一步都要由 transformers 生成回答，因此不录制训练步。",
-    ),
     "balance_in_stage": (
         "moe_aux_loss_coef: in stage {stage}, the balance loss of this model's routers is not computed. Leave it empty.",
         "moe_aux_loss_coef：在 {stage} 阶段不会计算该模型的路由均衡损失。请留空。",
@@ -138,6 +134,26 @@ SENTENCES = {
         "Steps cannot be recorded and run from Python instead, which is slower: {reason}",
         "无法录制训练步，改由 Python 运行，速度较慢：{reason}",
     ),
+    "push_offline": (
+        "push_to_hub cannot upload while HF_HUB_OFFLINE is set. Unset it, or take push_to_hub out.",
+        "设置了 HF_HUB_OFFLINE，push_to_hub 无法上传。请取消该变量，或去掉 push_to_hub。",
+    ),
+    "push_no_token": (
+        "push_to_hub needs a token with write access. Set HF_TOKEN where the workbench starts, or run hf auth login there.",
+        "push_to_hub 需要有写权限的令牌。请在启动工作台的环境中设置 HF_TOKEN，或在那里执行 hf auth login。",
+    ),
+    "push_refused": (
+        "The repository {name} cannot be made on {place}: {reason} Check hub_model_id and the token, or take push_to_hub out.",
+        "无法在 {place} 创建仓库 {name}：{reason}请检查 hub_model_id 与令牌，或去掉 push_to_hub。",
+    ),
+    "push_failed": (
+        "The upload to {name} failed: {reason} What was trained is in the run's folder.",
+        "上传到 {name} 失败：{reason}训练结果在运行目录中。",
+    ),
+    "steps_plain": (
+        "Steps run as transformers makes them, which is slower: {why}.",
+        "训练步使用 transformers 自身的实现，速度较慢：{why}。",
+    ),
     "rows_padded": (
         "Rows are padded and not laid end to end, which is slower: {why}.",
         "数据行采用填充而非首尾拼接，速度较慢：{why}。",
@@ -151,7 +167,15 @@ PARTS = {
     "last_checkpoint": ("its last checkpoint is {name}", "最后的检查点是 {name}"),
     "checkpoints_need": ("{count} checkpoints of {size:.2f} GiB each", "{count} 个检查点，每个 {size:.2f} GiB"),
     "starting": ("Starting", "正在启动"),
+    "uploading": ("Uploading", "正在上传"),
     "saving": ("Saving", "正在保存"),
+    "plain_layerwise": (
+        "the optimizer makes each layer's step within the backward pass",
+        "优化器在反向传播中逐层更新",
+    ),
+    "plain_streaming": ("rows are read while the run trains", "训练时才读取数据行"),
+    "plain_grpo": ("stage grpo writes answers in every step", "grpo 阶段每一步都要生成回答"),
+    "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (
         "the noise of neftune_noise_alpha depends on how rows are padded",
         "neftune_noise_alpha 的噪声取决于行的填充方式",

@@ -13,6 +13,7 @@ from workbench.models.ends import end_tokens
 from workbench.models.load import load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter, locate_model
 from workbench.models.merging import merge_into_base
+from workbench.models.new_tokens import grow
 from workbench.models.reward import check_answers
 from workbench.storage.hub import first_line
 from workbench.storage.workspace import Workspace, slug
@@ -50,6 +51,7 @@ def export(
     tokenizer = exported_tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
     dtype = _own_dtype(config, workspace) if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
     model = load_model(config, workspace, dtype=dtype, split=False, progress=progress, log=log)
+    grow(model, len(tokenizer), log)
     try:
         tuned = None
         for number, folder in enumerate(folders.values()):

@@ -11,6 +11,7 @@ from workbench.models import packed_copy
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.memory import loaded_gib
+from workbench.models.new_tokens import add_tokens
 from workbench.models.rope import set_rope_scaling
 from workbench.storage import hub
 from workbench.storage.workspace import Workspace
@@ -86,6 +87,7 @@ def load_tokenizer(options: ModelOptions, workspace: Workspace, progress: Progre
         raise UserError(_load_failure(source, error)) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    add_tokens(tokenizer, options)
     return tokenizer
 
 
@@ -110,10 +112,11 @@ def load_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    from workbench.models import deepseek_moe
+    from workbench.models import deepseek_moe, rotations
     from workbench.models.integrity import check_loaded, check_shards
 
     deepseek_moe.install()
+    rotations.install()
     source = model_source(options, workspace, progress)
     common = {"revision": options.model_revision, "trust_remote_code": options.trust_remote_code}
     attention = attention_implementation(options, log)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.messages.message import Message
-from workbench.runs.run import Run, run_named
+from workbench.runs.run import Run, is_model, run_named
 from workbench.storage import files
 from workbench.storage.workspace import DEMO_MODEL, Workspace, expanded
 
@@ -34,7 +34,8 @@ def demo_package() -> Path | None:
 
 
 def locate_model(name: str, workspace: Workspace) -> str:
-    """A folder or a hub id for `name`: a model in the workspace, a path, or a Hugging Face id.
+    """A folder or a hub id for `name`: a model in the workspace, a path, a run that trained a whole model (its id, or
+    with a checkpoint `id/checkpoint-100`), or a Hugging Face id.
 
     Raises:
         UserError: a path that does not exist or holds no model, or something that is neither a path nor an id.
@@ -48,6 +49,8 @@ def locate_model(name: str, workspace: Workspace) -> str:
             contents = sorted(p.name for p in path.iterdir())[:6] or Message("nothing_there")
             raise UserError("folder_no_model", folder=path, contents=contents)
         return str(path)
+    if (of_run := _model_of_run(name, workspace)) is not None:
+        return str(of_run)
     if is_demo(name):
         if demo_package() is None:
             raise UserError("demo_package_missing")
@@ -56,6 +59,15 @@ def locate_model(name: str, workspace: Workspace) -> str:
         return name
     available = [DEMO_MODEL, *[m for m in workspace.model_folders() if m != DEMO_MODEL]]
     raise UserError("model_missing", name=name, known=available)
+
+
+def _model_of_run(name: str, workspace: Workspace) -> Path | None:
+    run_id, _, checkpoint = name.partition("/")
+    run = run_named(workspace, run_id)
+    if run is None or (checkpoint and not re.fullmatch(r"checkpoint-\d+", checkpoint)):
+        return None
+    folder = run.path / checkpoint
+    return folder.resolve() if is_model(folder) else None
 
 
 def to_fetch(name: str, workspace: Workspace) -> bool:
@@ -125,6 +137,24 @@ def locate_adapter(name: str, workspace: Workspace) -> Path:
     if missing:
         raise UserError("adapter_missing", name=name, missing=missing, folder=path)
     return path.resolve()
+
+
+def locate_adapters(names: str | None, workspace: Workspace) -> list[Path]:
+    """The folders of adapters, comma-separated; none for an empty text. Raises UserError as `locate_adapter`."""
+    text = (names or "").strip()
+    if not text:
+        return []
+    if "," not in text or (expanded(text, "adapter") / "adapter_config.json").is_file():
+        return [locate_adapter(text, workspace)]
+    return [locate_adapter(part.strip(), workspace) for part in text.split(",") if part.strip()]
+
+
+def adapter_kind(folder: Path) -> str:
+    """`lora`, `oft` or another of PEFT's names, in small letters; empty where it cannot be read."""
+    try:
+        return str(files.read_object(folder / "adapter_config.json").get("peft_type") or "").lower()
+    except (OSError, files.Unreadable):
+        return ""
 
 
 def adapter_choices(runs: list[Run], with_checkpoints: int = 20) -> list[str]:

@@ -14,6 +14,8 @@ def check_weights(configs: Sequence, weights: Sequence[float]) -> None:
     alone = len(weights) == 1 and weights[0] == 1
     if not alone and any(getattr(config, "use_dora", False) for config in configs):
         raise UserError("dora_alone")
+    if not alone and any(str(getattr(c.peft_type, "value", c.peft_type)) == "OFT" for c in configs):
+        raise UserError("oft_alone")
 
 
 def merge_into_base(tuned, names: list[str], weights: list[float]):

@@ -39,6 +39,7 @@ RUN_FILES = (
     RunFile(("estimate.json",), "supervisor", "the memory that was expected of the run, part by part, and when it has ended the measured peak"),
     RunFile(("data.json",), "trainer", "what each dataset came to: rows, tokens, broken, shortened and unused rows"),
     RunFile(("checkpoint-*",), "trainer", "the Trainer's checkpoints, each with `files.json`: all its files and their sizes. It gets its name when all are on the disk"),
+    RunFile(("pissa_init.safetensors",), "trainer", "with `pissa_init`: the factors that were taken out of the weights; a run that goes on takes the same"),
     RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),
     RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from)"),
     RunFile(("probes",), "page", "reports of probe sets, one for each set and checkpoint"),
@@ -50,7 +51,7 @@ RUN_FILES = (
     RunFile(
         ("adapter_model*.safetensors*", "adapter_config.json", "model*.safetensors*", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
          "chat_template.jinja", "added_tokens.json", "vocab.json", "merges.txt", "README.md"),
-        "library", "PEFT's and transformers' own layout: the adapter (or, with `finetuning_type: full`, the model), tokenizer and template; loads without the workbench",
+        "library", "PEFT's and transformers' own layout: the adapter (or, with `finetuning_type` full or freeze, the model), tokenizer and template; loads without the workbench",
     ),
     RunFile(
         ("training_loss.png", "all_results.json", "trainer_state.json", "training_args.bin", "runs"), "trainer, library",

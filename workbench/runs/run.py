@@ -24,6 +24,11 @@ from workbench.storage.locks import is_held, try_lock
 from workbench.storage.workspace import Workspace, slug
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model's config and weights."""
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+
 @dataclass(frozen=True)
 class Run(StateDirectory):
     """A run directory. `writes`: this process writes the run's files."""
@@ -37,6 +42,11 @@ class Run(StateDirectory):
     @property
     def has_adapter(self) -> bool:
         return (self.path / "adapter_model.safetensors").is_file()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it has trained a whole model, which is in its folder."""
+        return is_model(self.path)
 
     def state(self) -> ProcessState:
         """As for other processes. A run that was asked to stop is `stopping` at once, long before its trainer gets to

@@ -47,6 +47,16 @@ def wait_for_no_hub(patience: float = 4.0) -> None:
         datasets.config.HF_HUB_OFFLINE = offline
 
 
+def check_upload() -> None:
+    """Raise UserError where nothing can be uploaded from here: offline, or without a token."""
+    from huggingface_hub import get_token
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise UserError("push_offline")
+    if not get_token():
+        raise UserError("push_no_token")
+
+
 def missing(error: BaseException | None) -> bool:
     """Whether a hub was reached and said that something is not there, or not for this user."""
     while error is not None:

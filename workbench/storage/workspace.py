@@ -170,12 +170,17 @@ class Workspace:
             value = getattr(config, name, None)
             if not value or (name == "resume_from_checkpoint" and value.lower() in ("true", "false")):
                 continue
-            path = expanded(value, name)
-            if path.is_absolute() or ".." in path.parts or (name != "dataset_dir" and path.is_dir()):
-                self.inside(path if path.is_absolute() else Path.cwd() / path, what=name)
-            elif name == "dataset_dir":
+            several = value.split(",") if name == "adapter_name_or_path" else []
+            for part in dict.fromkeys([value, *(part.strip() for part in several if part.strip())]):
+                path = expanded(part, name)
+                if path.is_absolute() or ".." in path.parts or (name != "dataset_dir" and path.is_dir()):
+                    self.inside(path if path.is_absolute() else Path.cwd() / path, what=name)
+            if name == "dataset_dir" and not path.is_absolute() and ".." not in path.parts:
                 with contextlib.suppress(NotFound):
                     self.inside(dataset_folder(value, self), what=name)
+        kept = getattr(config, "tokenized_path", None)  # read where it is there, else written
+        if kept and not self.inside(kept, what="tokenized_path").exists():
+            self.output(kept)
         for name in ("dataset", "eval_dataset"):
             # a data file may be named instead of a dataset
             for value in (getattr(config, name, None) or "").split(","):

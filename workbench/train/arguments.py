@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
-from workbench.config.run_config import split_names
 from workbench.runs.run import Run
 from workbench.train.fast.strategy import StepStrategy
 
@@ -14,6 +14,14 @@ def total_steps(config: RunConfig, rows: int) -> int:
     """Optimizer steps of a run over so many rows."""
     steps = math.ceil(rows / (config.per_device_train_batch_size * config.gradient_accumulation_steps))
     return config.max_steps if config.max_steps > 0 else math.ceil(steps * config.num_train_epochs)
+
+
+def save_steps(config: RunConfig, total: int) -> int:
+    """Steps between checkpoints; where the best is taken at the end, a multiple of those between evaluations."""
+    if not config.load_best_model_at_end:
+        return config.every("save_steps", total)
+    often = config.every("eval_steps", total)
+    return often * max(1, round(config.save_steps / (config.eval_steps or config.logging_steps)))
 
 
 def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype, strategy: StepStrategy) -> dict:
@@ -44,6 +52,7 @@ def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype
         "adam_beta2": config.adam_beta2,
         "max_grad_norm": config.max_grad_norm,
         "neftune_noise_alpha": config.neftune_noise_alpha or None,
+        "train_sampling_strategy": "sequential" if config.disable_shuffling else "random",
         "seed": config.seed,
         "data_seed": config.seed,
         "fp16": cuda and dtype is torch.float16,
@@ -54,13 +63,14 @@ def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype
         # asking for the state of random numbers is nothing that can be recorded
         "gradient_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": not strategy.replays},
         "eval_strategy": config.eval_strategy,
-        "eval_steps": config.eval_steps or config.logging_steps,
-        "logging_steps": config.logging_steps,
+        "eval_steps": config.every("eval_steps", total),
+        "logging_steps": config.every("logging_steps", total),
         "logging_first_step": True,
         # it would hide a loss that is not a number, and waits for the GPU in every step
         "logging_nan_inf_filter": False,
         "save_strategy": config.save_strategy,
-        "save_steps": config.save_steps,
+        "save_steps": save_steps(config, total),
+        "load_best_model_at_end": config.load_best_model_at_end,
         "save_total_limit": config.save_total_limit,
         "metric_for_best_model": "eval_loss" if config.eval_strategy != "no" else None,
         "greater_is_better": False if config.eval_strategy != "no" else None,

@@ -74,6 +74,10 @@ class EarlyStopping(EarlyStoppingCallback):
         if isinstance(stored, dict):
             self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
 
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if "eval_loss" in (metrics or {}):  # not of one of several datasets
+            super().on_evaluate(args, state, control, metrics=metrics, **kwargs)
+
 
 class LossWatch(TrainerCallback):
     """Ends a run whose loss is not a number, twice in a row, or has grown far above what it was (`UserError`)."""
@@ -122,8 +126,9 @@ class Samples(TrainerCallback):
         if state.global_step == 0:
             self._answer(model, 0)
 
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
-        self._answer(model, state.global_step)
+    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+        if "eval_loss" in (metrics or {}):  # not of one of several datasets
+            self._answer(model, state.global_step)
 
     def on_save(self, args, state, control, model=None, **kwargs):
         if not self._evaluates:
@@ -172,7 +177,7 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     one = weights + (moments if "adam" in config.optim else 0) + (8 << 20)
     count = 1
     if config.save_strategy == "steps":
-        count = math.ceil(total_steps / config.save_steps)
+        count = math.ceil(total_steps / config.every("save_steps", total_steps))
     elif config.save_strategy == "epoch":
         count = math.ceil(config.num_train_epochs)
     count = min(count, (config.save_total_limit or count) + 1)

@@ -139,10 +139,10 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
         from workbench.data.prompts import load_prompts
         from workbench.data.training_set import encoder_of, load_data
-        from workbench.models.adapters import add_lora
         from workbench.models.load import compute_dtype, load_model, load_tokenizer
-        from workbench.models.locate import locate_adapter
+        from workbench.models.new_tokens import ready_for_tokens
         from workbench.models.reward import reward_model
+        from workbench.models.tuning import ADAPTERS, tuned
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -176,19 +176,25 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     if references and references.other:
         train_rows, eval_rows = references.from_other(train_rows, eval_rows)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
+    config = ready_for_tokens(model, tokenizer, config, log)
     if config.stage == "rm":
         model = reward_model(model, config.seed)
-    if config.finetuning_type == "lora":
-        adapter = locate_adapter(config.adapter_name_or_path, workspace) if config.adapter_name_or_path else None
-        model = add_lora(model, config, log, adapter)
-        trainable, total = model.get_nb_trainable_parameters()
-        log(f"LoRA: {trainable:,} trainable parameters of {total:,} ({100 * trainable / total:.2f} %).")
+    model = tuned(model, config, workspace, run.path, log)
 
     checkpoint = _checkpoint(run, config)
     if run.writes:
         rewind(run, checkpoint)
     run.update(resume="")
+    push = None
+    if config.push_to_hub and run.writes:
+        from workbench.train.push import Push
+
+        push = Push(run, config)
     trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references)
+    if push is not None:
+        trainer.add_callback(push)
+    if checkpoint and config.use_badam:
+        log("BAdam's state is not part of a checkpoint: it begins anew with its first block.")
     stop.training = True
     if stop.requested:
         raise Stopped
@@ -202,6 +208,9 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         return
     tokenizer.save_pretrained(str(run.path))
     trainer.save_state()
+    if push is not None:
+        progress(Message("uploading"), 0.0)
+        push.finish()
     metrics = result.metrics | {
         "total_tokens": trainer.state.num_input_tokens_seen or getattr(trainer, "_total_train_tokens", 0)
     }
@@ -214,11 +223,14 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
         plot_loss(run)
     last = trainer.state.global_step
+    if config.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
+        log(f"The best evaluation loss, {trainer.state.best_metric:.4f}, is that of {Path(best).name}: it was taken.")
     if stop.requested and last < trainer.state.max_steps:
         log(f"Stopped at step {last}; checkpoint-{last} is saved.")
         run.update(state="stopped", step=last, reason=Message("stopped_at", step=last), heartbeat=time.time())
     else:
-        log(f"Finished after {last} steps. The adapter is in {run.path}.")
+        what = "adapter" if config.finetuning_type in ADAPTERS else "model"
+        log(f"Finished after {last} steps. The {what} is in {run.path}.")
         run.update(state="finished", step=last, reason="", heartbeat=time.time())
 
 

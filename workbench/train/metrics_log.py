@@ -127,6 +127,9 @@ class MetricsLog:
         ):
             if theirs in logs:
                 row[ours] = _finite(logs[theirs])
+        for name, value in logs.items():  # of each evaluation dataset
+            if name.startswith("eval_") and name.endswith("_loss") and name != "eval_loss":
+                row[name] = _finite(value)
         whole = elapsed + self._seconds_before
         row |= {
             "epoch": round(epoch, 4),

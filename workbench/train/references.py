@@ -5,6 +5,7 @@ The reference is the model without the adapter that will be trained, so no secon
 """
 
 import gc
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from workbench.data.training_set import unit_lengths
 from workbench.messages.message import Message
 from workbench.models.attention import use_bounds
 from workbench.models.demo import Progress
-from workbench.models.locate import locate_adapter, locate_model
+from workbench.models.locate import locate_adapter, locate_adapters, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.fast.loss import sum_loss_in_forward
 from workbench.train.fast.rows import RowBatch, exact_shapes
@@ -44,7 +45,24 @@ class References:
         return bool(self._config.ref_model or self._config.ref_model_adapters)
 
     def from_other(self, *datasets) -> list:
-        """Rows, or None, with `references` of a model that is loaded here and freed again. Raises UserError."""
+        """Rows with `references` of a model that is loaded here and freed again; each may be None, or a dict of rows.
+        Raises UserError."""
+        loaded: list = []
+
+        def scored(rows):
+            if (known := self._known(rows)) is None:
+                loaded or loaded.append(self._other_model())
+                known = self._computed(rows, loaded[0])
+            return _with_references(rows, known)
+
+        made = [_each(rows, scored) for rows in datasets]
+        loaded.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return made
+
+    def _other_model(self):
         from peft import PeftModel
 
         from workbench.models.load import load_model
@@ -54,40 +72,32 @@ class References:
             "model_name_or_path": config.ref_model or config.model_name_or_path,
             "quantization_bit": config.ref_model_quantization_bit if config.ref_model else config.quantization_bit,
         }
-        model, made = None, []
-        for rows in datasets:
-            if rows is not None and (known := self._known(rows)) is None:
-                if model is None:
-                    model = load_model(
-                        config.model_copy(update=update),
-                        self._workspace,
-                        dtype=self._dtype,
-                        split=config.device_map == "auto",
-                        progress=self._progress,
-                        log=self._log,
-                    )
-                    if config.ref_model_adapters:
-                        folder = locate_adapter(config.ref_model_adapters, self._workspace)
-                        model = PeftModel.from_pretrained(model, folder)
-                known = self._computed(rows, model)
-            made.append(rows and _with_references(rows, known))
-        del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return made
+        model = load_model(
+            config.model_copy(update=update),
+            self._workspace,
+            dtype=self._dtype,
+            split=config.device_map == "auto",
+            progress=self._progress,
+            log=self._log,
+        )
+        if config.ref_model_adapters:
+            model = PeftModel.from_pretrained(model, locate_adapter(config.ref_model_adapters, self._workspace))
+        return model
 
-    def from_own(self, train_rows, eval_rows, model) -> list:
-        """Both, the second one may be None, with `references` of the model that is about to be trained."""
+    def from_own(self, *datasets, model) -> list:
+        """As `from_other`, of the model that is about to be trained."""
+        config = self._config
         # a new adapter changes nothing yet; one that is continued is what the training starts from, not the reference
-        continued = hasattr(model, "disable_adapter") and self._config.adapter_name_or_path
-        made = []
-        for rows in (train_rows, eval_rows):
-            if rows is not None and (known := self._known(rows)) is None:
-                with model.disable_adapter() if continued else nullcontext():
+        continued = bool(config.adapter_name_or_path) and not config.create_new_adapter
+        off = continued and hasattr(model, "disable_adapter")
+
+        def scored(rows):
+            if (known := self._known(rows)) is None:
+                with model.disable_adapter() if off else nullcontext():
                     known = self._computed(rows, model)
-            made.append(rows and _with_references(rows, known))
-        return made
+            return _with_references(rows, known)
+
+        return [_each(rows, scored) for rows in datasets]
 
     def _computed(self, rows, model) -> np.ndarray:
         values = log_probabilities(rows, model, self._dtype, self._progress)
@@ -118,17 +128,23 @@ class References:
         for batch in rows.with_format("arrow").iter(1000):
             for name in ("input_ids", "labels", "seq_lengths"):
                 digest.update(np.ascontiguousarray(batch[name].combine_chunks().values.to_numpy(zero_copy_only=False)))
-        own = [c.model_name_or_path, c.quantization_bit, c.adapter_name_or_path and "without its adapter"]
+        own = [c.model_name_or_path, c.quantization_bit, c.adapter_name_or_path, c.create_new_adapter]
         other = [c.ref_model or c.model_name_or_path, c.ref_model_quantization_bit, c.ref_model_adapters]
         parts = [self.other, other if self.other else own, c.quantization_type, c.double_quantization, str(self._dtype)]
         parts += [c.rope_scaling, c.rope_factor, c.model_revision]
-        named = [locate_model(str((other if self.other else own)[0]), self._workspace)]
-        if c.ref_model_adapters:
-            named.append(locate_adapter(c.ref_model_adapters, self._workspace))
-        for folder in map(Path, named):
+        named = [Path(locate_model(str((other if self.other else own)[0]), self._workspace))]
+        named += locate_adapters(c.ref_model_adapters if self.other else c.adapter_name_or_path, self._workspace)
+        for folder in named:
             parts += [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.glob("*")) if f.is_file()]
         digest.update(repr(parts).encode())
         return self._workspace.cache / "references" / f"{digest.hexdigest()}.npy"
+
+
+def _each(rows, change: Callable):
+    """`change(rows)`; of a dict of rows for each of them, of None nothing."""
+    if isinstance(rows, dict):
+        return {name: change(one) for name, one in rows.items()}
+    return None if rows is None else change(rows)
 
 
 def _with_references(rows, values: np.ndarray):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import regex
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
-from workbench.config.run_config import split_names
 from workbench.errors import UserError
 
 RULES = ("answer", "json", "length", "regex", "file")

@@ -6,6 +6,7 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.utils import disable_dropout_in_model
 
+from workbench.config.conflicts import plain_steps
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
@@ -13,8 +14,9 @@ from workbench.runs.run import Run
 from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
 from workbench.train.fast.step import FastStep
-from workbench.train.fast.strategy import PlainStep, RowStep, why_padded
+from workbench.train.fast.strategy import PlainStep, RowStep, StepStrategy, why_padded
 from workbench.train.metrics_log import log
+from workbench.train.optimizers import own_optimizer
 from workbench.train.references import References
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
@@ -37,7 +39,7 @@ def build_trainer(
         UserError: the disk has no room for two checkpoints, or there is no such stage.
     """
     chosen = stage(config.stage)
-    total = total_steps(config, len(train_rows))
+    total = total_steps(config, 0 if config.streaming else len(train_rows))
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     balances = config.moe_aux_loss_coef and not has_own_balance_loss(causal.config)
     balance = balance_routers(causal, config.moe_aux_loss_coef) if balances else None
@@ -51,21 +53,25 @@ def build_trainer(
         log(text)
         run.update(warning=text)
 
-    padded = why_padded(config, causal) if alone and config.device_map == "none" else Message("not_alone")
-    if config.stage == "grpo":
-        padded, one_gpu = Message("grpo_plain"), False
     if config.preferences:
         disable_dropout_in_model(model)  # two passes over an answer must give the same
         if config.lora_dropout:
             log(f"lora_dropout is off in stage {config.stage}: a reference must give the same twice.")
     if references and not references.other:
-        train_rows, eval_rows = references.from_own(train_rows, eval_rows, model)
-    if one_gpu:
+        train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
+    plain = plain_steps(config)
+    apart = Message(plain) if plain else Message("not_alone")
+    padded = why_padded(config, causal) if alone and config.device_map == "none" and not plain else apart
+    strategy: StepStrategy
+    if plain:
+        strategy = PlainStep()
+        report(Message("steps_plain", why=padded))
+    elif one_gpu:
         strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
-    if padded and alone:
-        report(padded if config.stage == "grpo" else Message("rows_padded", why=padded))
+    if padded and alone and not plain:
+        report(Message("rows_padded", why=padded))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:
@@ -81,6 +87,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         loraplus_lr_ratio=config.loraplus_lr_ratio,
+        own_optimizer=own_optimizer(config),
         step_strategy=strategy,
         balance=balance,
         **chosen.trainer_options(config),

@@ -3,8 +3,9 @@
 import gradio as gr
 
 from workbench.config.fields import Option, options
+from workbench.config.option import split_names
 from workbench.config.options import GROUPS, RunConfig
-from workbench.config.run_config import split_names, validated
+from workbench.config.run_config import validated
 from workbench.data.registry import registries
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -17,8 +18,9 @@ _HIDDEN = {"do_train", "resume_from_checkpoint"}  # one possible value, or set e
 
 
 def model_choices(workspace: Workspace) -> list[str]:
-    """Models for a list: those in the workspace, then the catalogue."""
-    return list(dict.fromkeys([*CATALOGUE, *workspace.model_folders()]))
+    """Models for a list: the catalogue, those in the workspace, and runs that trained a whole model."""
+    runs = [run.id for run in list_runs(workspace) if run.has_model]
+    return list(dict.fromkeys([*CATALOGUE, *workspace.model_folders(), *runs]))
 
 
 def dataset_choices(workspace: Workspace, folder: str = "data") -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from workbench.data.worker_client import DataWorker
 from workbench.engine.door import Door
 from workbench.engine.process import Engine
 from workbench.errors import UserError
-from workbench.runs.run import list_states, run_named
+from workbench.runs.run import is_model, list_states, run_named
 from workbench.storage.users import User, role_word
 from workbench.storage.workspace import Workspace
 from workbench.train import queue
@@ -178,12 +178,15 @@ class Page:
         return message, gr.skip() if refused else gr.Tabs(selected="train"), *options
 
     def chat_with(self, run_id, checkpoint=""):
-        """The Chat tab with a run's adapter, or that of its checkpoint."""
+        """The Chat tab with a run's adapter, or that of its checkpoint; with its model where it trained all of one."""
         run = run_named(self.workspace, run_id)
-        if run is not None and not checkpoint and not run.has_adapter and (checkpoints := run.checkpoints()):
+        whole = run is not None and (run.has_adapter or run.has_model)
+        if run is not None and not checkpoint and not whole and (checkpoints := run.checkpoints()):
             checkpoint = checkpoints[-1].name
         name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
-        return gr.Tabs(selected="chat"), gr.Dropdown(value=name)
+        if run is not None and is_model(run.path / (checkpoint or "")):
+            return gr.Tabs(selected="chat"), gr.Dropdown(value=""), gr.Dropdown(value=name)
+        return gr.Tabs(selected="chat"), gr.Dropdown(value=name), gr.skip()
 
     def tell(self, states, request: gr.Request):
         """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
@@ -211,9 +214,10 @@ class Page:
         runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, *train.filled], **QUIET)
         train.take.click(self.import_for_chat, train.pasted, chat.panel.settings, **QUIET)
         take_adapter = Event(*chat.panel.take_adapter)
-        to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], [self.tabs, chat.panel.adapter])
+        taken = [self.tabs, chat.panel.adapter, chat.panel.model]
+        to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], taken)
         bind(runs.chat.click, (to_chat, take_adapter))
-        shown_to_chat = Event(self.chat_with, train.panel.list, [self.tabs, chat.panel.adapter])
+        shown_to_chat = Event(self.chat_with, train.panel.list, taken)
         bind(train.panel.chat.click, (shown_to_chat, take_adapter))
         chat.examine.train.click(
             self.train_corrections,

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from workbench.config.conflicts import conflicts
 from workbench.config.options import RunConfig
-from workbench.config.run_config import conflicts
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost.adapters import EIGHT_BIT
 from workbench.models.cost.constants import MIB
@@ -28,7 +28,7 @@ class Change:
 def candidates(config: RunConfig, anatomy: Anatomy, cards: int = 1) -> list[dict]:
     """Changes of the options that can save memory, each a few options that belong together."""
     c, found = config, []
-    if c.finetuning_type == "full":
+    if c.finetuning_type in ("full", "freeze"):
         found.append({"finetuning_type": "lora", "quantization_bit": 4, "bf16": c.bf16})
     elif c.quantization_bit != 4:
         found.append({"quantization_bit": 4})
@@ -45,6 +45,8 @@ def candidates(config: RunConfig, anatomy: Anatomy, cards: int = 1) -> list[dict
         found.append({"disable_gradient_checkpointing": False})
     if c.activation_memory != "least":
         found.append({"activation_memory": "least"})
+    if c.finetuning_type == "freeze" and abs(c.freeze_trainable_layers) > 1:
+        found.append({"freeze_trainable_layers": c.freeze_trainable_layers // 2 or 1})
     if c.finetuning_type == "lora":
         if c.lora_rank > _SMALL_RANK:
             found.append({"lora_rank": max(_SMALL_RANK, c.lora_rank // 2)})

@@ -34,14 +34,15 @@ class HostMemory:
         loaded, learned = Loaded(self.anatomy, form), trained(self.anatomy, config)
         made = batch(config, sizes, self.rows, recorded=False, grain=1)
         how = How(
-            rank=config.lora_rank,
+            rank=0 if config.finetuning_type == "oft" else config.lora_rank,
             mixed=True,
             bits=form.bits,
             packed_experts=form.bits == 4 and loaded.fused_fits,
             width=4,
             scores=made.longest if eager(config, sizes) else 0,
             dropout=config.lora_dropout > 0 and config.finetuning_type == "lora",
-            full=config.finetuning_type == "full",
+            full=config.finetuning_type in ("full", "freeze"),
+            turned=config.finetuning_type == "oft",
         )
         weights = loaded.bytes
         static = {
@@ -49,7 +50,7 @@ class HostMemory:
             "constants": weights.constants,
             "adapters": learned.copies(4),
             "gradients": learned.gradients(4),
-            "optimizer": learned.state(config.optim, 4),
+            "optimizer": learned.state_of(config, 4),
         }
         tokens, costs = made.tokens, []
         for layer in self.anatomy.layers:

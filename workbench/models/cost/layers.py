@@ -34,7 +34,7 @@ class How:
         width: bytes of an activation.
         scores: tokens that a token looks at if attention has all its scores at once, else 0.
         unpacked: experts are kept unpacked, so that nothing needs to be unpacked.
-        dropout: adapters drop some of their inputs; full: all weights are trained.
+        dropout: adapters drop some of their inputs; full: all weights are trained; turned: OFT turns the inputs.
     """
 
     rank: int = 0
@@ -46,6 +46,7 @@ class How:
     unpacked: bool = False
     dropout: bool = False
     full: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
         attention += 4 * (query + key)
     attention += b * (query + key + value + result) + 4 * sizes.heads
     attention += how.scores * sizes.heads * (4 + b) + (b * 2 * query if how.scores else 0)
-    if "o_proj" in lora and (how.dropout or (how.mixed and how.bits == 0)):  # else it is attention's result
+    if "o_proj" in lora and (
+        how.dropout or how.turned or (how.mixed and how.bits == 0)
+    ):  # else it is attention's result
         attention += _inputs(("o_proj",), lora, result, how)
     low = b * how.rank * len(adapted)  # rows of the adapters' narrow side
     attention += low
@@ -190,6 +193,8 @@ def _inputs(names: tuple[str, ...], lora: set[str], width: int, how: How) -> int
     a mask of a byte.
     """
     count = sum(name in lora for name in names)
+    if how.turned:  # what goes into each rotation, cast for it, is its own
+        return how.width * width * count
     if how.dropout:
         return (how.width + 1) * width * count + how.width * width * (how.bits == 8)
     if how.mixed and how.bits == 0 and how.width == 2 and not how.full:

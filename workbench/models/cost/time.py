@@ -78,7 +78,8 @@ def duration(
         return Duration(steps, epochs, in_all, bound, rate, measured, 0.0, watts)
     way = "host" if not device.gpu else next((w for w in ("compiled", "recorded") if facts.get(w)), "plain")
     reached = _REACHED[way]
-    passes = compute.FULL if config.finetuning_type == "full" else compute.FROZEN
+    # of `freeze` a bound: layers below the first that is trained cost one forward pass
+    passes = compute.FULL if config.finetuning_type in ("full", "freeze") else compute.FROZEN
     recomputed = not config.disable_gradient_checkpointing and not (facts.get("compiled") and not facts.get("on_host"))
     operations = (passes + recomputed) * compute.token_flops(anatomy, longest // 2)
     if not device.peak:

@@ -9,6 +9,8 @@ of short batches.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from workbench.config.conflicts import plain_steps
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
@@ -42,12 +44,13 @@ class TrainingMemory:
         if config.max_gpu_memory:
             self.memory = min(self.memory, config.max_gpu_memory * GIB)
         self.cards = gpu.cards if config.device_map == "auto" else 1
-        self.fast = config.device_map == "none"
+        self.fast = config.device_map == "none" and not plain_steps(config)
         self.form = Form(config.quantization_bit or 0, config.double_quantization)
         self.loaded = Loaded(anatomy, self.form)
         self.trained: Trained = trained(anatomy, config)
         sizes = anatomy.sizes
         self.mixed = not self.fast or config.quantization_bit != 4 or config.use_dora or config.lora_dropout > 0
+        self.mixed = self.mixed or config.finetuning_type == "oft"
         self.compiled = self.fast and (
             config.torch_compile == "on"
             or (config.torch_compile == "auto" and worth_compiling(self.tokens_in_all, sizes.layers, sizes.hidden))
@@ -78,20 +81,27 @@ class TrainingMemory:
     @cached_property
     def how(self) -> How:
         return How(
-            rank=self.config.lora_rank,
+            rank=0 if self.config.finetuning_type == "oft" else self.config.lora_rank,
             mixed=self.mixed,
             bits=self.form.bits,
             packed_experts=self.form.bits == 4 and self.loaded.fused_fits,
             scores=self.batch.longest if eager(self.config, self.anatomy.sizes) else 0,
             dropout=self.config.lora_dropout > 0 and self.config.finetuning_type == "lora",
-            full=self.config.finetuning_type == "full",
+            full=self.config.finetuning_type in ("full", "freeze"),
+            turned=self.config.finetuning_type == "oft",
         )
 
     def _costs(self, tokens: int, unpacked: bool = False) -> list[tuple[Layer, LayerCost]]:
-        targets, how = self.trained.targets, replace(self.how, unpacked=unpacked)
+        """Of the layers that there is a way back through."""
+        targets, how, first = self.trained.targets, replace(self.how, unpacked=unpacked), self.trained.first
+        layers = [
+            replace(layer, numbers=kept)
+            for layer in self.anatomy.layers
+            if (kept := tuple(number for number in layer.numbers if number >= first))
+        ] or [replace(self.anatomy.layers[-1], numbers=self.anatomy.layers[-1].numbers[-1:])]
         return [
             (layer, layer_cost(self.anatomy.sizes, layer, targets.of_layer(layer.numbers[0]), how, tokens))
-            for layer in self.anatomy.layers
+            for layer in layers
         ]
 
     @cached_property
@@ -105,7 +115,7 @@ class TrainingMemory:
             "constants": weights.constants // share,
             "adapters": (self.trained.copies(width) + casts) // share,
             "gradients": self.trained.gradients(width) // share,
-            "optimizer": self.trained.state(self.config.optim, width) // share,
+            "optimizer": self.trained.state_of(self.config, width) // share,
             "workspace": constants.LIBRARIES,
         }
 
@@ -113,9 +123,17 @@ class TrainingMemory:
         """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
         for each chunk beside the sum of those before."""
         positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
-        if self.config.finetuning_type == "lora" and not self.config.additional_target:
+        if not self._trains_head:
             return positions * sizes.vocabulary * 2
         return positions * sizes.vocabulary * constants.TRAINED + 2 * sizes.vocabulary * sizes.hidden
+
+    @property
+    def _trains_head(self) -> bool:
+        config = self.config
+        if config.finetuning_type == "freeze":
+            extra = split_names(config.freeze_extra_modules)
+            return "lm_head" in extra or (self.anatomy.sizes.tied and "embed_tokens" in extra)
+        return config.finetuning_type == "full" or bool(config.additional_target) or config.new_tokens
 
     def _ends(self, tokens: int) -> int:
         """Around the head: the last norm's input in 32 bits, its result, its gradient."""
@@ -133,7 +151,7 @@ class TrainingMemory:
             # the last layer of this kind has all inputs before it, the first one all gradients after it
             for number, gradients in ((max(layer.numbers), 0.0), (min(layer.numbers), 1.0)):
                 before = (
-                    (cost.input + cost.outside) * (number + 1)
+                    (cost.input + cost.outside) * (number + 1 - min(self.trained.first, number))
                     if not keeps
                     else stored * (number + 1) // self.anatomy.sizes.layers
                 )

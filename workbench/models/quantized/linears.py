@@ -133,10 +133,10 @@ def use_packed_linears(model) -> tuple[int, int]:
     LoRA with dropout or a variant (DoRA), or on layers that are not in 4 bits, stays PEFT's.
 
     Returns:
-        `(4-bit layers, LoRA layers that stay PEFT's)`.
+        `(4-bit layers, layers with adapters that stay PEFT's)`.
     """
-    from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     class PackedLoraLinear(PeftLinear4bit):
         """PEFT's layer; with one plain adapter switched on, base and adapter are one operator."""
@@ -159,7 +159,7 @@ def use_packed_linears(model) -> tuple[int, int]:
         if plain and all(_no_dropout(module, name) for name in module.lora_dropout):
             module.__class__ = PackedLoraLinear
     others = sum(
-        isinstance(m, LoraLayer) and type(m) is not PackedLoraLinear and not _on_packed_experts(m)
+        isinstance(m, BaseTunerLayer) and type(m) is not PackedLoraLinear and not _on_packed_experts(m)
         for m in model.modules()
     )
     return count, others

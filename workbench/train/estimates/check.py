@@ -29,9 +29,12 @@ def check_start(config: RunConfig, workspace: Workspace, result: Outlook | None 
     result = result or outlook(config, workspace, with_changes=False)
     if result.estimate is None:
         return []
-    if config.finetuning_type == "lora" and not config.adapter_name_or_path and result.unknown_targets:
-        kind, names = result.model.partition(" (")[0], result.target_names
-        raise UserError("lora_target_unknown", targets=list(result.unknown_targets), model=kind, names=names)
+    if result.unknown_modules is not None:
+        raise UserError(result.unknown_modules)
+    if config.finetuning_type in ("lora", "oft") and not config.adapter_name_or_path and result.unknown_targets:
+        told = {"model": result.model.partition(" (")[0], "names": result.target_names}
+        option = f"{config.finetuning_type}_target"
+        raise UserError("lora_target_unknown", option=option, targets=list(result.unknown_targets), **told)
     device, parts = result.device, result.estimate.parts
     weights = sum(parts.get(name, 0) for name in ("weights", "constants"))
     if weights > device.memory:
@@ -65,7 +68,7 @@ def checkpoints(config: RunConfig, result: Outlook) -> int:
     steps = result.duration.steps if result.duration else 0
     count = 1
     if config.save_strategy == "steps" and steps:
-        count = math.ceil(steps / config.save_steps)
+        count = math.ceil(steps / config.every("save_steps", steps))
     elif config.save_strategy == "epoch":
         count = math.ceil(config.num_train_epochs)
     return min(count, (config.save_total_limit or count) + 1)

@@ -11,6 +11,7 @@ from workbench.messages.message import Message
 from workbench.models.anatomy.folder import look
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.anatomy.sizes import read_sizes
+from workbench.models.cost.adapters import freeze_problem
 from workbench.models.cost.batch import Rows
 from workbench.models.cost.changes import LEAST, MOST, Change, best
 from workbench.models.cost.chat import chat_memory
@@ -37,6 +38,7 @@ class Outlook:
         fits: size of a card in GB -> whether it fits there.
         changes: what saves most.
         unknown_targets, target_names: parts of `lora_target` that match nothing, and what could be named.
+        unknown_modules: what is wrong with the modules of `finetuning_type: freeze`.
         known_bytes: where there is no estimate: of the weight files, the least that it takes.
     """
 
@@ -53,6 +55,7 @@ class Outlook:
     notes: list[Message] = field(default_factory=list)
     unknown_targets: tuple[str, ...] = ()
     target_names: list[str] = field(default_factory=list)
+    unknown_modules: str | None = None
     known_bytes: int = 0
 
     @property
@@ -125,6 +128,7 @@ def outlook(
     result.estimate = on(config, device.memory, device.count, device.gpu)
     result.notes += result.estimate.notes
     result.unknown_targets = tuple(result.estimate.facts.get("unknown_targets", ()))
+    result.unknown_modules = freeze_problem(anatomy, config)
     result.target_names = sorted({one.name.rpartition(".")[2] for one in anatomy.linears()})
     for size in SIZES:
         memory = card_memory(size)

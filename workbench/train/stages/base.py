@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import AutocastKwargs
@@ -54,19 +55,23 @@ class WorkbenchTrainer:
         self,
         *args,
         loraplus_lr_ratio: float | None = None,
+        own_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
         step_strategy: StepStrategy | None = None,
         balance: Balance | None = None,
         **kwargs,
     ):
         self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
+        self.own_optimizer = own_optimizer
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
+        self._eval_of_each: list[tuple[float, float]] | None = None  # sum of losses, and number of tokens
         super().__init__(*args, **kwargs)
         self.model.train()  # a model under new adapters says that it is training while its own modules are not
         # a recorded step must not use what an earlier one has cast
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and ("lora_" in name or self.args.fp16 or parameter.device.type == "cpu"):
+            adapter = "lora_" in name or "oft_" in name
+            if parameter.requires_grad and (adapter or self.args.fp16 or parameter.device.type == "cpu"):
                 parameter.data = parameter.data.to(torch.float32)
         self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
         self._flos_per_token = None
@@ -126,6 +131,8 @@ class WorkbenchTrainer:
             self.args.save_total_limit = limit
 
     def create_optimizer(self, *args, **kwargs):
+        if self.own_optimizer and self.optimizer is None:
+            self.optimizer = self.own_optimizer(self)
         if self.loraplus_lr_ratio and self.optimizer is None:
             from peft.optimizers import create_loraplus_optimizer
 
@@ -179,6 +186,20 @@ class WorkbenchTrainer:
             loss += self.step_strategy.step(self, micro_batch, num_items_in_batch)
         return loss
 
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """Of several datasets, also the loss over all: the mean over their trained tokens."""
+        if not isinstance(self.eval_dataset if eval_dataset is None else eval_dataset, dict):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        self._eval_of_each = parts = []
+        metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        self._eval_of_each = None
+        if tokens := sum(count for _, count in parts):
+            metrics["eval_loss"] = sum(total for total, _ in parts) / tokens
+            self.log({name: value for name, value in metrics.items() if name.endswith("_loss")})
+            # those of each dataset could not tell what is best
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
         which depends on how rows fall into batches."""
@@ -187,6 +208,8 @@ class WorkbenchTrainer:
         losses, tokens = self.accelerator.reduce(self._eval_sums.to(self.args.device, torch.float32)).tolist()
         if tokens and f"{metric_key_prefix}_loss" in output.metrics:
             output.metrics[f"{metric_key_prefix}_loss"] = losses / tokens
+            if self._eval_of_each is not None:
+                self._eval_of_each.append((losses, tokens))
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

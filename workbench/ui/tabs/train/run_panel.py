@@ -28,7 +28,7 @@ def stop_button(state: str, lang: str, *, able: bool = True) -> dict:
 
 def has_something_to_chat_with(run: Run) -> bool:
     """Whether a run has an adapter or a checkpoint."""
-    return run.has_adapter or bool(run.checkpoints())
+    return run.has_adapter or run.has_model or bool(run.checkpoints())
 
 
 class RunPanel:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from workbench.config.run_config import validated
 from workbench.data.training_set import load_data
 from workbench.errors import UserError
-from workbench.models.adapters import add_lora
 from workbench.models.reward import check_answers, reward_model
+from workbench.models.tuning import tuned
 from workbench.runs.run import create_run
 from workbench.train import trainer as trainer_module
 from workbench.train.fast.strategy import PlainStep, RowStep
@@ -96,9 +96,8 @@ def setting(tmp_path, workspace, model_folder, monkeypatch):
         model = AutoModelForCausalLM.from_pretrained(model_folder)
         if config.stage == "rm":
             model = reward_model(model, config.seed)
-        if config.finetuning_type == "lora":
-            torch.manual_seed(5)
-            model = add_lora(model, config, print, adapter)
+        torch.manual_seed(5)
+        model = tuned(model, config, workspace, run.path, print)
         stop = SimpleNamespace(requested=False)
         trainer = build_trainer(run, config, model, tokenizer, train_rows, held_out, torch.float32, stop, references)
         assert isinstance(trainer.step_strategy, PlainStep if padded else RowStep)

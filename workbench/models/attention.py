@@ -230,7 +230,7 @@ def use_bounds(model: PreTrainedModel) -> str:
     if not (isinstance(model, PreTrainedModel) and model._supports_attention_backend):
         return Message("attention_own_code")
     before = config._attn_implementation
-    if before in _FLASH:
+    if before in (*_FLASH, NAME):  # or it was asked before
         return ""
     if before != "sdpa":
         return Message("attention_kind", kind=before)

@@ -160,7 +160,7 @@ def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     sum_loss_in_forward(causal)
-    joined = not use_bounds(causal)
+    joined = not use_bounds(causal)  # what cannot be goes one by one
     lengths = list(rows["seq_lengths"])
     device = next(model.parameters()).device
     shapes = exact_shapes(unit_lengths(lengths, 1), BUDGET[device.type] if joined else 1)

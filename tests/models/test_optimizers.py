@@ -11,7 +11,8 @@ import torch
 
 from tests.models.test_tuning import lora
 from tests.trained import by_hand, losses, ready
-from workbench.config.run_config import OPTIMIZERS, validated
+from workbench.config.methods import OPTIMIZERS
+from workbench.config.run_config import validated
 from workbench.data.preflight import check_names
 from workbench.errors import UserError
 from workbench.train import trainer as trainer_module

@@ -4,8 +4,9 @@ it."""
 import importlib.util
 from pathlib import Path
 
+from workbench.config.methods import OPTIMIZERS, chosen_optimizer
 from workbench.config.options import RunConfig
-from workbench.config.run_config import OPTIMIZERS, chosen_optimizer, split_names
+from workbench.config.run_config import split_names
 from workbench.data import templates
 from workbench.data.registry import DatasetInfo, select
 from workbench.data.tokenized import is_tokenized, tokenized_folder

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
+from workbench.config.methods import chosen_optimizer
 from workbench.config.options import RunConfig
-from workbench.config.run_config import chosen_optimizer, split_names
+from workbench.config.run_config import split_names
 from workbench.errors import UserError
 from workbench.train.metrics_log import log
 

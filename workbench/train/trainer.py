@@ -5,8 +5,8 @@ import os
 import torch
 from transformers.trainer_callback import PrinterCallback
 
+from workbench.config.methods import plain_steps
 from workbench.config.options import RunConfig
-from workbench.config.run_config import plain_steps
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run

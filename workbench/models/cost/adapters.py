@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from workbench.config.methods import chosen_optimizer
 from workbench.config.options import RunConfig
-from workbench.config.run_config import chosen_optimizer, split_names
+from workbench.config.run_config import split_names
 from workbench.errors import UserError
 from workbench.models.anatomy.shapes import Anatomy, Weight
 from workbench.models.freezing import chosen_layers, chosen_names

@@ -9,8 +9,9 @@ of short batches.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from workbench.config.methods import plain_steps
 from workbench.config.options import RunConfig
-from workbench.config.run_config import plain_steps, split_names
+from workbench.config.run_config import split_names
 from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants

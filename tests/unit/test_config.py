@@ -62,6 +62,52 @@ def test_wrong_values_and_combinations(values, words):
     assert words in problem(BASE | values)
 
 
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"finetuning_type": "freeze", "quantization_bit": 8}, "freeze_quantized"),
+        ({"finetuning_type": "freeze", "adapter_name_or_path": "a"}, "freeze_adapter"),
+        ({"finetuning_type": "freeze", "freeze_trainable_layers": 0}, "freeze_nothing"),
+        ({"finetuning_type": "oft", "use_llama_pro": True}, "llama_pro_method"),
+        ({"finetuning_type": "oft", "oft_rank": 4, "oft_block_size": 16}, "oft_both_sizes"),
+        ({"finetuning_type": "oft", "oft_block_size": 0}, "oft_no_size"),
+        ({"finetuning_type": "full", "loraplus_lr_ratio": 16}, "loraplus_method"),
+        ({"finetuning_type": "oft", "pissa_init": True}, "pissa_method"),
+        ({"pissa_init": True, "use_dora": True}, "pissa_dora"),
+        ({"pissa_init": True, "adapter_name_or_path": "a"}, "pissa_adapter"),
+        ({"create_new_adapter": True}, "new_adapter_of_none"),
+        ({"finetuning_type": "oft", "adapter_name_or_path": "a,b"}, "new_adapter_method"),
+        ({"create_new_adapter": True, "adapter_name_or_path": "a", "use_dora": True}, "new_adapter_dora"),
+        ({"adapter_name_or_path": "a,b", "quantization_bit": 4}, "adapters_quantized"),
+        ({"adapter_name_or_path": "a", "create_new_adapter": True, "quantization_bit": 4}, "adapters_quantized"),
+    ],
+)
+def test_ways_of_tuning_that_cannot_be(values, code):
+    with pytest.raises(UserError) as caught:
+        validated(BASE | values)
+    assert [one.code for one in caught.value.message.values["problems"]] == [code]
+
+
+def test_ways_of_tuning_that_can():
+    for values in (
+        {"finetuning_type": "oft", "quantization_bit": 4, "adapter_name_or_path": "a"},
+        {"finetuning_type": "oft", "oft_rank": 4},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": -3, "use_muon": True},
+        {"adapter_name_or_path": "a,b", "create_new_adapter": True, "pissa_init": True},
+        {"use_llama_pro": True, "quantization_bit": 4},
+        {
+            "eval_strategy": "steps",
+            "val_size": 0.1,
+            "eval_steps": 0.1,
+            "save_steps": 0.2,
+            "load_best_model_at_end": True,
+        },
+    ):
+        validated(BASE | values)
+    assert validated(BASE | {"save_steps": 0.3}).every("save_steps", 10) == 3
+    assert validated(BASE).every("eval_steps", 10) == 5  # as often as it logs
+
+
 def test_adapter_without_its_base():
     assert "without its base" in problem({"dataset": "d", "adapter_name_or_path": "a"})
     assert "Choose a model" in problem({}, EngineConfig)

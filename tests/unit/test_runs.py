@@ -53,6 +53,15 @@ def test_output_dir_from_the_page_stays_inside(workspace, tmp_path):
     assert list_runs(workspace) == []
 
 
+def test_each_of_several_adapters_from_the_page_is_confined(workspace, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for names in (f"some-run,{outside}", f"{outside}, some-run", "some-run,../x", f"a,b,{outside}/c"):
+        with pytest.raises(UserError, match="adapter_name_or_path"):
+            workspace.confine(validated(CONFIG | {"adapter_name_or_path": names}))
+    workspace.confine(validated(CONFIG | {"adapter_name_or_path": "some-run,other-run/checkpoint-2"}))
+
+
 def test_paths_from_the_page_are_confined(workspace, tmp_path):
     (tmp_path / "secret").mkdir()
     (workspace.root / "link").symlink_to(tmp_path / "secret")

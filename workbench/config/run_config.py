@@ -31,6 +31,7 @@ _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
     "use_fast_tokenizer": "why_fast_tokenizer",
     "save_only_model": "why_resumable",
     "booster": "why_fastest",
+    "predict_with_generate": "why_generates",
 }
 
 
@@ -136,8 +137,11 @@ def conflicts(config: RunConfig) -> list[Message]:
         problems.append(Message("adapter_without_base"))
     else:
         check(not c.model_name_or_path, Message("model_empty"))
-    check(not c.dataset, Message("dataset_empty"))
-    check(not c.do_train, Message("nothing_to_do"))
+    check(not c.dataset and c.do_train, Message("dataset_empty"))
+    check(not c.do_train and not c.do_predict, Message("nothing_to_do"))
+    check(c.do_predict and not (c.eval_dataset or (c.dataset and not c.do_train)), Message("predict_needs_dataset"))
+    if not c.do_train:
+        return problems
     check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
     check(
         (c.packing or c.neat_packing) and c.cutoff_len == 0,

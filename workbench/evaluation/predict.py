@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
+from workbench import loading_libraries
 from workbench.config.options import EngineConfig
 from workbench.data.registry import DatasetInfo, select
 from workbench.data.token_cache import content_key
@@ -137,10 +138,16 @@ def _answer(
     log: Callable[[str], None],
 ) -> None:
     """Load the model and answer the rows that are left."""
-    from workbench.data.encode import Encoder
-    from workbench.engine.batching.scheduler import backend_of
-    from workbench.engine.transformers_backend import TransformersDecoder
-    from workbench.models.load import load_tokenizer
+    with loading_libraries():
+        import nltk.translate.bleu_score  # noqa: F401  (seconds that would count as the first answer's)
+        import transformers
+
+        from workbench.data.encode import Encoder
+        from workbench.engine.batching.scheduler import backend_of
+        from workbench.engine.transformers_backend import TransformersDecoder
+        from workbench.models.load import load_tokenizer
+
+    transformers.utils.logging.disable_progress_bar()
 
     # a tokenizer of its own: one is not for two threads at a time
     tokenizer = load_tokenizer(config, workspace, progress)
@@ -191,7 +198,8 @@ class _Telling:
     def __init__(self, prepared: Prepared, progress: Progress, log: Callable[[str], None]):
         self.total, self.done, self._before = prepared.total, len(prepared.answered), len(prepared.answered)
         self._progress, self._log = progress, log
-        self._start, self._told, self._logged = time.monotonic(), 0.0, -1
+        self._start = self._told = time.monotonic()
+        self._logged = -1
 
     def one(self) -> None:
         self.done += 1

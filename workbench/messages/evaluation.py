@@ -86,9 +86,9 @@ SENTENCES = {
         "do_predict answers eval_dataset, which is empty. Name one.",
         "do_predict 会回答 eval_dataset，但它为空。请指定一个。",
     ),
-    "predict_ended": (
-        "the process ended without a word (exit code {code}).",
-        "进程未留下说明便结束了（退出码 {code}）。",
+    "predict_stopped": (
+        "Stopped while predicting. {done:,} answers are kept; Resume goes on from there.",
+        "预测时停止。已保留 {done:,} 个回答；“继续”会从那里接着进行。",
     ),
 }
 PARTS = {

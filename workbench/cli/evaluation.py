@@ -18,7 +18,7 @@ AdapterOption = Annotated[str, typer.Option("--adapter", help="A run id or a fol
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands into the command line."""
-    for command in (predict, compare):
+    for command in (predict, evaluate, compare):
         app.command()(command)
 
 
@@ -71,6 +71,63 @@ def predict(
             print(json.dumps(Prediction(folder).totals() | {"folder": str(folder)}))
         else:
             tell(result[0])
+
+
+def evaluate(
+    model: TargetArgument,
+    task: Annotated[list[str], typer.Option("--task", help="A YAML file of lm-evaluation-harness. Repeatable.")],
+    adapter: AdapterOption = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first rows of each task.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num-fewshot", min=0, help="Examples before each question (default: the task's).")
+    ] = None,
+    chat_template: Annotated[
+        bool,
+        typer.Option(
+            "--apply-chat-template",
+            help="Put the texts whose likelihood is measured into the chat template; answers are always asked as chat.",
+        ),
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust-task-code", help="Run Python code that a task brings (!function).")
+    ] = False,
+    set_: LoadingOption = None,
+    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+):
+    """Run tasks of lm-evaluation-harness, from files, on a run or a model. The results are kept with it."""
+    from workbench.evaluation import harness
+    from workbench.evaluation.target import target
+    from workbench.evaluation.tasks import read_task
+    from workbench.runs.job import told
+    from workbench.runs.state import StateDirectory
+    from workbench.train.metrics_log import progress_writer
+
+    space = Workspace(workspace).create()
+    state = StateDirectory(state_dir) if state_dir else None
+    result: list[Message] = []
+    with told(state, lambda: Message("lines", problems=result)):
+        harness.check_installed()
+        model, adapter, config = target(model, adapter, set_ or [], space)
+        tasks = [read_task(name, space, trust=trust) for name in task]
+        progress = progress_writer(state, say=False) if state else _on_terminal
+        more = {"limit": limit, "num_fewshot": num_fewshot, "chat_template": chat_template}
+        found = harness.evaluate(tasks, model, adapter, config, space, progress, **more)
+        for one in found:
+            shown = [f"{name} {value:.4f}" for name, value in one.metrics.items()]
+            file = harness.file_of(model, adapter, space)
+            result.append(Message("harness_done", task=one.task, metrics=shown, samples=one.samples, file=file))
+        if json_:
+            print(json.dumps([vars(one) for one in found], ensure_ascii=False))
+        else:
+            for sentence in result:
+                tell(sentence)
+
+
+def _on_terminal(phase: str, share: float) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{told_here(phase)} {share:.0%}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def compare(

@@ -90,8 +90,82 @@ SENTENCES = {
         "Stopped while predicting. {done:,} answers are kept; Resume goes on from there.",
         "预测时停止。已保留 {done:,} 个回答；“继续”会从那里接着进行。",
     ),
+    "harness_missing": (
+        "lm-evaluation-harness is not installed. Install it with: {command}.",
+        "未安装 lm-evaluation-harness。安装命令：{command}。",
+    ),
+    "harness_engine": (
+        "The engine for the evaluation has ended: {reason}",
+        "用于评测的引擎已结束：{reason}",
+    ),
+    "harness_done": (
+        "{task}: {metrics}. {samples:,} rows, kept in {file}.",
+        "{task}：{metrics}。{samples:,} 行，结果保存在 {file}。",
+    ),
+    "task_python": (
+        "{file} is Python code, and tasks are read from YAML files. Put its values into one; functions need the tick that trusts the file's code (--trust-task-code).",
+        "{file} 是 Python 代码，而任务从 YAML 文件读取。请把内容写成 YAML；其中的函数需要勾选“信任任务代码”（--trust-task-code）。",
+    ),
+    "task_not_yaml": (
+        "{name} is not a YAML file. Name the file of a task of lm-evaluation-harness, such as my_task.yaml.",
+        "{name} 不是 YAML 文件。请指定 lm-evaluation-harness 的任务文件，如 my_task.yaml。",
+    ),
+    "task_group": (
+        "{file} names a group of tasks. Give the files of its tasks one by one.",
+        "{file} 是一组任务。请逐个给出各任务的文件。",
+    ),
+    "task_no_name": ("{file} has no task: NAME. Add one.", "{file} 缺少 task: 名称。请添加。"),
+    "task_includes": (
+        "{file} is included in a circle, or through too many files.",
+        "{file} 被循环包含，或包含的层数过多。",
+    ),
+    "task_function": (
+        "{file} uses !function, which runs Python code. Only for a file that you trust: --trust-task-code, or the tick on the page.",
+        "{file} 使用了 !function，会执行 Python 代码。仅在信任该文件时使用 --trust-task-code 或勾选页面上的选项。",
+    ),
+    "task_tag": (
+        "{file} has the YAML tag {tag}, which is not read.",
+        "{file} 含有 YAML 标签 {tag}，不予读取。",
+    ),
+    "task_code": (
+        "{file} sets {key}, which runs code. Only for a file that you trust: --trust-task-code, or the tick on the page.",
+        "{file} 设置了 {key}，会执行代码。仅在信任该文件时使用 --trust-task-code 或勾选页面上的选项。",
+    ),
+    "task_metric": (
+        "{file} asks for the metric {metric}, which is code from elsewhere. Here are: {known}. Others need --trust-task-code.",
+        "{file} 使用的指标 {metric} 是外部代码。此处有：{known}。其他指标需要 --trust-task-code。",
+    ),
+    "task_hub": (
+        "The data of {file} are {source}, on a hub. Tasks read local files here: set dataset_path to one of {builders}, and the files in dataset_kwargs: data_files.",
+        "{file} 的数据 {source} 位于 hub 上。此处的任务读取本地文件：请将 dataset_path 设为 {builders} 之一，并在 dataset_kwargs: data_files 中给出文件。",
+    ),
+    "task_no_files": (
+        "{file} names no data. Set dataset_kwargs: data_files.",
+        "{file} 没有指定数据。请设置 dataset_kwargs: data_files。",
+    ),
+    "task_dataset_option": (
+        "{file} sets dataset_kwargs: {key}, which is not offered. Here are: {known}.",
+        "{file} 设置了 dataset_kwargs: {key}，此处不提供。可用：{known}。",
+    ),
+    "task_remote": (
+        "{file} reads {source}, which is not a file here. Download it first.",
+        "{file} 读取的 {source} 不是本地文件。请先下载。",
+    ),
+    "task_file_missing": (
+        "{file} reads {name}, which is neither beside it nor in the folder that this was started in.",
+        "{file} 读取的 {name} 既不在它旁边，也不在启动本程序的文件夹中。",
+    ),
+    "task_unusable": ("{file} cannot be evaluated: {problem}", "无法评测 {file}：{problem}"),
 }
 PARTS = {
+    "harness_going": (
+        "{task}: {done:,} of {total:,} requests answered, {rate:,.0f} a minute",
+        "{task}：已回答 {done:,} / {total:,} 个请求，每分钟 {rate:,.0f} 个",
+    ),
+    "task_no_network": (
+        "its data are on a hub that cannot be reached. Download them, and read them with dataset_path: json",
+        "其数据位于无法访问的 hub。请先下载，再用 dataset_path: json 读取",
+    ),
     "predict_going": (
         "Answered {done:,} of {total:,} rows; {rate:,.0f} rows a minute, {left} left",
         "已回答 {done:,} / {total:,} 行；每分钟 {rate:,.0f} 行，剩余 {left}",

@@ -32,6 +32,7 @@ WORKING = {
     "data-drop", "data-read-as", "data-save", "data-delete", "data-copy", "data-split", "data-remove", "data-layout-save", "load", "unload",
     "find-models", "merge-add", "merge-export", "merge-stop", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
     "cost-forget", "model-drop", "model-delete", "model-download", "model-download-stop",
+    "evaluate-start", "evaluate-stop", "evaluate-run-task", "evaluate-stop-task",
 }  # fmt: skip
 
 

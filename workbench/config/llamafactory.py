@@ -291,6 +291,9 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue
+        if key in foreign.PREDICTION_DEFAULTS and foreign.is_off(given.get("do_predict")):
+            result.leave(key, shown, Message("why_prediction"))
+            continue
         if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):
             result.leave(key, shown, reason)
             continue

@@ -17,11 +17,10 @@ from typing import Any
 from workbench.config.options import EngineConfig
 from workbench.engine.process import Engine
 from workbench.errors import UserError
-from workbench.evaluation.results import Asked, place
+from workbench.evaluation.results import Asked, place, run_of
 from workbench.evaluation.tasks import Task, problem_of
 from workbench.messages.message import Message
 from workbench.models.locate import locate_model
-from workbench.runs.run import run_named
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
@@ -244,9 +243,7 @@ def _told(name: str, arguments: dict, task: Task, progress: Progress):
 
 def file_of(model: str, adapter: str, workspace: Workspace) -> Path:
     """Where the results of a model are kept: with the run, or with the predictions of a base model."""
-    run = run_named(workspace, (adapter or model).partition("/")[0])
-    if run is None and Path(model).parent == workspace.runs:
-        run = run_named(workspace, Path(model).name)
+    run, _ = run_of(workspace, adapter or model)
     return (run.path if run else place(workspace, Asked(model, adapter, "x")).parent) / FILE
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.errors import UserError
 from workbench.evaluation.scores import EXACT, SCORES
-from workbench.runs.run import list_runs, run_named
+from workbench.runs.run import Run, list_runs, run_named
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace, slug
@@ -52,13 +52,18 @@ class Asked:
         return self.adapter or Path(self.model).name
 
 
+def run_of(workspace: Workspace, name: str) -> tuple[Run | None, str]:
+    """`(run, its checkpoint or nothing)` that an id, `id/checkpoint-N` or the path of one means; None for no run."""
+    path = Path(name)
+    inside = path.relative_to(workspace.runs) if path.is_absolute() and path.is_relative_to(workspace.runs) else path
+    run_id, _, checkpoint = inside.as_posix().partition("/")
+    return run_named(workspace, run_id), checkpoint
+
+
 def place(workspace: Workspace, asked: Asked) -> Path:
     """The folder for what is predicted."""
     dataset = slug(asked.dataset)
-    run_id, _, checkpoint = (asked.adapter or asked.model).partition("/")
-    run = run_named(workspace, run_id)
-    if run is None and asked.model and not asked.adapter and Path(asked.model).is_dir():
-        run = run_named(workspace, Path(asked.model).name) if Path(asked.model).parent == workspace.runs else None
+    run, checkpoint = run_of(workspace, asked.adapter or asked.model)
     if run is not None:
         return run.path / FOLDER / f"{dataset}{'-' + slug(checkpoint) if checkpoint else ''}"
     name = slug(Path(asked.model).name) + (f"-{slug(Path(asked.adapter).name)}" if asked.adapter else "")

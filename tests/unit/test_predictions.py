@@ -83,7 +83,7 @@ def test_what_models_write_is_escaped(tmp_path, workspace):
     pair = Pair(1, row(1, evil, label=evil), row(1, "b", label=evil, prompt=evil))
     html = view.pairs_html([pair], (evil, "n"), "en")
     prediction = write(tmp_path / "x", [row(1, evil)], model=evil, dataset=evil)
-    html += view.totals_html([prediction], "zh")
+    html += view.totals_html({"x": prediction}, "zh")
     assert "<img" not in html and html.count("&lt;img") >= 5
 
 

@@ -196,7 +196,11 @@ class Encoder:
             return asked, ids, ""
         start, end = joined(spans, text)[-1]
         answer = self.tokenizer(text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
-        return asked, ids, self.tokenizer.decode(answer, skip_special_tokens=True)
+        label = self.tokenizer.decode(answer, skip_special_tokens=True)
+        said = messages[-1]["content"].strip()
+        if said and not messages[-1].get("tool_calls") and (at := label.rfind(said)) >= 0:
+            label = label[: at + len(said)]  # an end of turn that is no token of this tokenizer
+        return asked, ids, label
 
     def pieces(self, text: str) -> list[Encoded]:
         """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than

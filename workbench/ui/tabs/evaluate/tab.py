@@ -298,7 +298,7 @@ class EvaluateTab:
     def _found(self, lang: str) -> list:
         """The tables of all results, and what can be compared."""
         known = view.choices(self.workspace)
-        tables = view.totals_html(listed(self.workspace).values(), lang)
+        tables = view.totals_html(listed(self.workspace), lang)
         empty = f"<div class='wb-sub'>{escape(say('evaluate_none', lang))}</div>"
         tasks = view.evaluations_html(view.evaluations(self.workspace), lang)
         return [tables or empty, tasks, gr.Dropdown(choices=known), gr.Dropdown(choices=known)]
@@ -318,7 +318,7 @@ class EvaluateTab:
             return note(told(error, lang), "bad")
         counts = {key: f"{count:,}" for key, count in changes(every).items()}
         words = say("evaluate_counts", lang, rows=f"{len(every):,}", **counts)
-        names = view.label_of(one), view.label_of(other)
+        names = view.label_of(first, one), view.label_of(second, other)
         return f"<div class='wb-sub'>{escape(words)}</div>" + view.pairs_html(pairs, names, lang, int(page or 1))
 
     def refresh(self):

@@ -1,10 +1,11 @@
 """What the Evaluate tab and the comparison of runs show of predictions and evaluations, as HTML: no gradio here."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Mapping
 from html import escape
 
 from workbench.evaluation import harness
-from workbench.evaluation.results import ASKED, TOTAL_NAMES, TOTALS, Pair, Prediction, listed
+from workbench.evaluation.results import ASKED, TOTAL_NAMES, TOTALS, Asked, Pair, Prediction, listed
 from workbench.evaluation.scores import EXACT
 from workbench.runs.run import run_named
 from workbench.storage.files import file_token
@@ -18,21 +19,27 @@ _CELL = 2000  # characters of a text that are shown
 _PROMPT_END = 600  # of a prompt: the last question stands at its end
 
 
-def label_of(prediction: Prediction) -> str:
+def who_of(key: str, asked: Asked) -> str:
+    """Who answered, and the run that this was a part of where the name does not say so."""
+    run_id = key.split("/")[1] if key.startswith("runs/") else ""
+    return asked.name if not run_id or run_id in asked.name else f"{asked.name} ({run_id})"
+
+
+def label_of(key: str, prediction: Prediction) -> str:
     """Who answered what, in a list."""
     asked = prediction.asked()
-    return f"{asked.name} · {asked.dataset}" if asked else prediction.path.name
+    return f"{who_of(key, asked)} · {asked.dataset}" if asked else key
 
 
 def choices(workspace: Workspace) -> list[tuple[str, str]]:
     """`(label, key)` of all predictions, the newest runs first."""
-    return [(label_of(prediction), key) for key, prediction in list(listed(workspace).items())[:500]]
+    return [(label_of(key, prediction), key) for key, prediction in list(listed(workspace).items())[:500]]
 
 
-def totals_html(predictions: Iterable[Prediction], lang: str) -> str:
-    """The totals of predictions, a line each; empty where there are none."""
+def totals_html(predictions: Mapping[str, Prediction], lang: str) -> str:
+    """The totals of predictions, a line each, by their keys; empty where there are none."""
     lines = []
-    for prediction in list(predictions)[:MOST]:
+    for key, prediction in itertools.islice(predictions.items(), MOST):
         asked, totals = prediction.asked(), prediction.totals()
         if asked is None:
             continue
@@ -40,7 +47,7 @@ def totals_html(predictions: Iterable[Prediction], lang: str) -> str:
         if not totals:
             count = say("evaluate_unfinished", lang, count=f"{sum(1 for _ in prediction.rows()):,}")
             cells = f"<td colspan='{len(TOTAL_NAMES)}'>{escape(count)}</td>"
-        who, on = middle(asked.name, 40), middle(asked.dataset, 34)
+        who, on = middle(who_of(key, asked), 60), middle(asked.dataset, 34)
         lines.append(f"<tr><td>{who}</td><td>{on}</td>{cells}</tr>")
     if not lines:
         return ""
@@ -55,11 +62,15 @@ def evaluations_html(found: list[harness.Evaluation], lang: str) -> str:
         return ""
     found = found[-MOST:]
     who = list(dict.fromkeys(one.adapter or one.model for one in found))
-    lines: dict[tuple, dict[str, float]] = {}
+    lines: dict[tuple, dict[str, str]] = {}
     for one in found:
         for name, value in one.metrics.items():
+            if (plain := name.replace("_stderr", "", 1)) in one.metrics and plain != name:
+                continue  # stands beside its metric
             key = one.task, one.num_fewshot, one.limit, one.way, one.chat_template, one.version, name
-            lines.setdefault(key, {})[one.adapter or one.model] = value
+            error = one.metrics.get(_error_name(name))
+            shown = _number(value, 4) + ("" if error is None else f" ± {_number(error, 4)}")
+            lines.setdefault(key, {})[one.adapter or one.model] = shown
     names = [say("evaluate_task_column", lang), "", *who]
     head = "".join(f"<th scope='col'>{middle(name, 34)}</th>" for name in names)
     body = ""
@@ -67,7 +78,7 @@ def evaluations_html(found: list[harness.Evaluation], lang: str) -> str:
         settings = [f"{shots or 0}-shot", way, *(["chat template"] if template and way != "chat" else [])]
         settings += [f"limit {limit}"] if limit else []
         settings += [f"version {version}"] if version else []
-        cells = "".join(f"<td>{_number(values.get(one), 4)}</td>" for one in who)
+        cells = "".join(f"<td>{escape(values.get(one, chr(8211)))}</td>" for one in who)
         sub = f"<div class='wb-sub'>{escape(', '.join(settings))}</div>"
         body += f"<tr><td>{middle(task, 40)}{sub}</td><td>{escape(name)}</td>{cells}</tr>"
     return f"<div class='wb-wide'><table class='wb-table wb-tasks'><tr>{head}</tr>{body}</table></div>"
@@ -77,10 +88,16 @@ def of_runs_html(workspace: Workspace, ids: list[str], lang: str) -> str:
     """Predictions and evaluations of some runs, for their comparison."""
     known = listed(workspace)
     wanted = {f"runs/{id_}" for id_ in ids}
-    own = [p for key, p in known.items() if key in wanted or "/".join(key.split("/")[:2]) in wanted]
+    own = {key: p for key, p in known.items() if "/".join(key.split("/")[:2]) in wanted}
     runs = [run for id_ in ids if (run := run_named(workspace, id_))]
     found = [one for run in runs for one in harness.of_run(run.path)]
     return totals_html(own, lang) + evaluations_html(found, lang)
+
+
+def _error_name(metric: str) -> str:
+    """How the harness names the standard error of a metric, with its filter or without."""
+    name, comma, filter_ = metric.partition(",")
+    return f"{name}_stderr{comma}{filter_}"
 
 
 def evaluations(workspace: Workspace) -> list[harness.Evaluation]:

@@ -169,12 +169,17 @@ def _run(
         found.get("n-shot", {}).get(task.name),
         way,
         way == "chat" or chat_template,
-        str(found.get("versions", {}).get(task.name, "")),
+        _version(found.get("versions", {}).get(task.name)),
         str(getattr(lm_eval, "__version__", "")),
         task.file.name,
         round(time.monotonic() - started, 1),
         time.time(),
     )
+
+
+def _version(given) -> str:
+    """A task's version; of one that has none the harness says where it was read from."""
+    return "" if given in (None, "Yaml") else str(given)
 
 
 def metrics(results: dict) -> dict[str, float]:

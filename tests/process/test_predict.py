@@ -145,14 +145,14 @@ def test_errors_of_the_command_line_are_one_sentence(tiny_model, tmp_path):
 def tasks(tmp_path_factory):
     """A multiple-choice task and one of generation, with their rows beside them."""
     folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"q": f"Question {i}?", "a": " yes", "b": " no"} for i in range(3)]
+    rows = [{"q": f"Question {i}?", "a": " yes", "b": " no", "t": i % 2} for i in range(3)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = (
         "dataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\ndoc_to_text: '{{q}}'\n"
     )
     (folder / "choice.yaml").write_text(
         f"task: tiny_choice\n{common}output_type: multiple_choice\ndoc_to_choice: '{{{{[a, b]}}}}'\n"
-        "doc_to_target: 0\ntarget_delimiter: ''\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        "doc_to_target: t\ntarget_delimiter: ''\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
         "metadata: {version: 1.5}\n"
     )
     (folder / "free.yaml").write_text(
@@ -184,7 +184,8 @@ def test_tasks_of_the_harness_on_an_engine_of_ours(tiny_model, tasks, tmp_path):
             logits = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         return sum(logits[place - 1, ids[place]].item() for place in range(len(before), len(ids)))
 
-    right = sum(chance(f"Question {i}?", " yes") > chance(f"Question {i}?", " no") for i in range(2))
+    # of the first row the first answer is right, of the second the other one
+    right = sum((chance(f"Question {i}?", " yes") < chance(f"Question {i}?", " no")) == bool(i) for i in range(2))
     assert choice["metrics"]["acc"] == pytest.approx(right / 2)
     assert (choice["samples"], choice["limit"], choice["version"], choice["way"]) == (2, 2, "1.5", "completions")
     assert (free["task"], free["way"], free["metrics"]["exact_match"]) == ("tiny_free", "chat", 0.0)

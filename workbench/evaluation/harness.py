@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,9 @@ def _told(name: str, arguments: dict, task: Task, progress: Progress):
         def add_partial(self, *args, **kwargs) -> None:
             super().add_partial(*args, **kwargs)
             count["done"] += 1
-            rate = 60 * count["done"] / max(time.monotonic() - started, 1e-6)
-            told = Message("harness_going", task=task.name, rate=rate, **count)
+            rate = count["done"] / max(time.monotonic() - started, 1e-6)
+            left = str(timedelta(seconds=round(max(0, count["total"] - count["done"]) / rate)))
+            told = Message("harness_going", task=task.name, rate=60 * rate, left=left, **count)
             progress(told, min(1.0, count["done"] / max(1, count["total"])))
 
     lm.set_cache_hook(Hook(None))

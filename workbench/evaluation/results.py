@@ -22,7 +22,7 @@ ROWS, TOTALS, ASKED = "generated_predictions.jsonl", "predict_results.json", "pr
 LOCK = ".predict.lock"
 OWN = (ROWS, TOTALS, ASKED, LOCK)
 FOLDER = "predictions"
-MAX_COMPARED = 256 << 20  # bytes of answers that are looked at side by side
+MAX_COMPARED = 64 << 20  # bytes of answers that are looked at side by side
 MAX_LINE = 32 << 20
 ORDERS = ("by_row", "by_better", "by_worse", "by_difference")
 SHOWN = ("all", "differ", "better", "worse", "wrong")
@@ -174,7 +174,7 @@ def compared(first: Prediction, second: Prediction, shown: str = "all", order: s
     Raises:
         UserError: they are of different datasets: no row has the same prompt's label in both.
     """
-    known = {row["row"]: row for row in first.rows(MAX_COMPARED)}
+    known = {row["row"]: row for row in first.rows(MAX_COMPARED)}  # a page does this for each of its users
     pairs = [Pair(row["row"], known[row["row"]], row) for row in second.rows(MAX_COMPARED) if row["row"] in known]
     same = [pair for pair in pairs if pair.first.get("label") == pair.second.get("label")]
     if pairs and len(same) < len(pairs):

@@ -159,8 +159,8 @@ SENTENCES = {
 }
 PARTS = {
     "harness_going": (
-        "{task}: {done:,} of {total:,} requests answered, {rate:,.0f} a minute",
-        "{task}：已回答 {done:,} / {total:,} 个请求，每分钟 {rate:,.0f} 个",
+        "{task}: {done:,} of {total:,} requests answered; {rate:,.0f} a minute, {left} left",
+        "{task}：已回答 {done:,} / {total:,} 个请求，每分钟 {rate:,.0f} 个，剩余 {left}",
     ),
     "task_no_network": (
         "its data are on a hub that cannot be reached. Download them, and read them with dataset_path: json",

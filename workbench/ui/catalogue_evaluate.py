@@ -66,6 +66,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "{rows} rows: {better} better, {worse} worse, {same} with the same score, {words} in the same words.",
         "共 {rows} 行：{better} 行变好，{worse} 行变差，{same} 行得分相同，{words} 行措辞相同。",
     ),
+    "evaluate_download": ("Download the answers of the second", "下载后者的回答"),
     "evaluate_shown": ("{shown} of {count} rows are shown.", "显示 {count} 行中的 {shown} 行。"),
     "evaluate_no_hit": ("No row is like that.", "没有这样的行。"),
     "evaluate_choose_two": ("Choose what is to be compared.", "请选择要比较的预测。"),

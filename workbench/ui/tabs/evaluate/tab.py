@@ -11,24 +11,26 @@ from workbench.config.run_config import split_names
 from workbench.data.registry import select
 from workbench.errors import UserError
 from workbench.evaluation import harness
-from workbench.evaluation.results import ORDERS, SHOWN, changes, compared, listed
+from workbench.evaluation.results import ORDERS, ROWS, SHOWN, changes, compared, listed
 from workbench.evaluation.target import check_room, target
 from workbench.evaluation.tasks import read_task
 from workbench.models.locate import adapter_choices
 from workbench.runs import job
 from workbench.runs.run import list_runs, run_named
 from workbench.runs.state import StateDirectory
-from workbench.storage.workspace import Workspace, dataset_folder
+from workbench.storage.workspace import Workspace, dataset_folder, expanded
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.form import dataset_choices, model_choices
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
+from workbench.ui.tabs.data.shared import outgoing
 from workbench.ui.tabs.evaluate import view
 from workbench.ui.tabs.record import Event, Tab
 
 _SHOWN_SECONDS = 86_400.0  # for which the end of a job is shown
 _LOOK_SECONDS = 2.0  # between two looks for new results
+_DOWNLOAD = "() => setTimeout(() => document.querySelector('#evaluate-file')?.click(), 300)"
 KINDS = {"predict": "evaluate_going", "evaluate": "evaluate_task_going"}
 
 
@@ -152,6 +154,9 @@ class EvaluateTab:
                 1, minimum=1, precision=0, label=t("page"), elem_id="evaluate-page", scale=1, min_width=80
             )
         self.pairs = gr.HTML(elem_id="evaluate-pairs")
+        self.give = gr.Button(t("evaluate_download"), size="sm", elem_id="evaluate-download", min_width=150)
+        # made when it is asked for, then clicked by a script
+        self.file = gr.DownloadButton(visible="hidden", elem_id="evaluate-file")
 
     # jobs
 
@@ -173,10 +178,11 @@ class EvaluateTab:
         """Whether a run or model may be asked by this page's user, and fits. Raises UserError."""
         self.workspace.check_writable()
         self._mine(name)
-        model, adapter, config = target(name, "", {}, self.workspace)
+        path = expanded(name, "model_name_or_path")
+        if path.is_absolute() or ".." in path.parts or path.is_dir():  # before anybody looks what is there
+            self.workspace.inside(path if path.is_absolute() else Path.cwd() / path, what="model_name_or_path")
+        _, _, config = target(name, "", {}, self.workspace)
         self.workspace.confine(config)
-        if not adapter and run_named(self.workspace, name.partition("/")[0]) is None and Path(model).is_absolute():
-            self.workspace.inside(model, what="model_name_or_path")
         check_room(config, self.workspace)
 
     @people.needs("train")
@@ -321,6 +327,13 @@ class EvaluateTab:
         names = view.label_of(first, one), view.label_of(second, other)
         return f"<div class='wb-sub'>{escape(words)}</div>" + view.pairs_html(pairs, names, lang, int(page or 1))
 
+    def download(self, key):
+        """The file of a prediction's rows."""
+        prediction = listed(self.workspace).get(key)
+        if prediction is None or not (prediction.path / ROWS).is_file():
+            return None
+        return outgoing(prediction.path / ROWS, f"{key.replace('/', '-')}.jsonl")
+
     def refresh(self):
         """Fresh lists of what can be asked, and what with."""
         runs = adapter_choices(list_runs(self.workspace))
@@ -348,6 +361,14 @@ class EvaluateTab:
             trigger_mode="always_last",
             **QUIET,
         )
+        self.give.click(
+            self.download,
+            self.second,
+            self.file,
+            show_progress="minimal",
+            show_progress_on=[],
+            api_visibility="private",
+        ).success(None, js=_DOWNLOAD)
         timer = gr.Timer(1, active=False)
         timer.tick(self.look, self.seen, looks, **QUIET)
         lists = Event(self.refresh, None, [self.target, self.dataset, self.task])

@@ -258,12 +258,12 @@ def log_lines_html(run: Run, query: str, lang: str) -> str:
 
 
 def make_zip(run: Run, target: Path) -> Path:
-    """The run's own files, without checkpoints, as `target/<id>.zip`."""
+    """The run's own files, without checkpoints, with its predictions, as `target/<id>.zip`."""
     file = target / f"{run.id}.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(run.path.iterdir()):
+        for path in [*sorted(run.path.iterdir()), *sorted((run.path / "predictions").rglob("*"))]:
             if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
-                archive.write(path, f"{run.id}/{path.name}")
+                archive.write(path, f"{run.id}/{path.relative_to(run.path)}")
     return file
 
 

@@ -109,6 +109,7 @@ def evaluate(
     result: list[Message] = []
     with told(state, lambda: Message("lines", problems=result)):
         harness.check_installed()
+        harness.set_environment(space)
         model, adapter, config = target(model, adapter, set_ or [], space)
         tasks = [read_task(name, space, trust=trust) for name in task]
         progress = progress_writer(state, say=False) if state else _on_terminal

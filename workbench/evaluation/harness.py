@@ -61,6 +61,12 @@ def check_installed() -> None:
         raise UserError("harness_missing", command=PACKAGE)
 
 
+def set_environment(workspace: Workspace) -> None:
+    """What the harness and its libraries read when they are imported: their copies of data lie in the workspace."""
+    cache = str(workspace.cache / "tasks")
+    os.environ.update(HF_DATASETS_CACHE=cache, TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
+
+
 def evaluate(
     tasks: list[Task],
     model: str,
@@ -73,22 +79,18 @@ def evaluate(
     num_fewshot: int | None = None,
     chat_template: bool = False,
 ) -> list[Evaluation]:
-    """Run tasks on a model, or with an adapter on top; each result is kept as soon as it is there.
+    """Run tasks on a model, or with an adapter on top; each result is kept as soon as it is there. Call
+    `check_installed` and `set_environment` first, before the tasks are read.
 
     Raises:
         UserError: the model does not load, or a task cannot be run.
     """
-    check_installed()
-    # what the harness reads is local; its copies of it lie in the workspace
-    os.environ.update(
-        HF_DATASETS_CACHE=str(workspace.cache / "tasks"), TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1"
-    )
-    if not any(task.trusted for task in tasks):
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     engine = Engine(workspace)
     done = []
     try:
         engine.load(config, adapter)
+        if not any(task.trusted for task in tasks):  # here, behind the engine, which may have to fetch its model
+            os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
         _wait(engine, progress)
         for task in tasks:
             found = _run(task, engine, model, adapter, workspace, progress, limit, num_fewshot, chat_template)

@@ -163,7 +163,7 @@ def _with_local_data(values: dict, file: Path, workspace: Workspace, trust: bool
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300].rstrip('.')}"
 
 
 def problem_of(error: BaseException) -> str | Message:

@@ -155,7 +155,7 @@ SENTENCES = {
         "{file} reads {name}, which is neither beside it nor in the folder that this was started in.",
         "{file} 读取的 {name} 既不在它旁边，也不在启动本程序的文件夹中。",
     ),
-    "task_unusable": ("{file} cannot be evaluated: {problem}", "无法评测 {file}：{problem}"),
+    "task_unusable": ("{file} cannot be evaluated: {problem}.", "无法评测 {file}：{problem}。"),
 }
 PARTS = {
     "harness_going": (

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
+from workbench.config.llamafactory import import_text
 from workbench.config.run_config import validated
 from workbench.evaluation.results import Asked, Prediction, place
 from workbench.runs import job
 from workbench.runs.run import create_run
 from workbench.storage.workspace import Workspace
+from workbench.ui.form import Form
 from workbench.ui.tabs.evaluate import tab as module
 from workbench.ui.tabs.evaluate import view
 from workbench.ui.tabs.evaluate.tab import EvaluateTab
@@ -167,3 +169,12 @@ def test_two_predictions_side_by_side(place_):
     assert tab.download(keys[1]).endswith("small.jsonl") and tab.download("/etc/passwd") is None
     assert [key for _, key in view.choices(place_)] == keys[::-1]
     assert view.of_runs_html(place_, [keys[0].split("/")[1]], "en").count("<tr>") == 2
+
+
+def test_a_file_for_predictions_fills_the_train_form(place_):
+    """Imported, it starts a run that predicts and trains nothing."""
+    text = "model_name_or_path: little\nstage: sft\ndo_predict: true\neval_dataset: small\npredict_with_generate: true"
+    imported = import_text(text)
+    form = Form(place_, {})
+    config = form.config(form.fill(imported.defaults | imported.values))
+    assert (config.do_train, config.do_predict, config.eval_dataset, config.temperature) == (False, True, "small", 0.95)

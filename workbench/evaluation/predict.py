@@ -31,7 +31,9 @@ from workbench.storage.files import write_atomically
 from workbench.storage.locks import try_lock
 from workbench.storage.workspace import Workspace, dataset_folder
 
-WAITING = 256  # rows that are with the engine at one time; it decides how many share a pass
+# rows that are with the engine at one time; it decides how many share a pass. Where requests take turns, each that is
+# open has a cache of its own
+WAITING, WAITING_IN_TURNS = 256, 1
 TELL_SECONDS = 1.0  # between two looks at how far it is
 Progress = Callable[[str, float], None]
 
@@ -125,7 +127,8 @@ def _kept(prediction: Prediction) -> set[int]:
 
 
 def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold what is no text
 
 
 def _answer(
@@ -246,10 +249,11 @@ def answers(backend: Backend, rows: Iterator[Question], asked: Asked) -> Iterato
     inbox: queue.SimpleQueue = queue.SimpleQueue()
     going: dict[int, _Open] = {}
     measured = backend.capabilities.logprobs
+    most = WAITING if backend.capabilities.batching else WAITING_IN_TURNS
     more = True
     try:
         while more or going:
-            while more and len(going) < WAITING:
+            while more and len(going) < most:
                 question = next(rows, None)
                 if question is None:
                     more = False

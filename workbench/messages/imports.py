@@ -10,8 +10,8 @@ SENTENCES = {
         "没有可导入的内容。请粘贴 llamafactory-cli 命令或 YAML 文件。",
     ),
     "import_benchmark": (
-        "This is an evaluation on a benchmark, which is not offered here. Nothing is imported.",
-        "这是基准评测，此处不提供。未导入任何内容。",
+        "This is an evaluation on a benchmark. Those run here as tasks of lm-evaluation-harness: workbench evaluate RUN --task FILE.yaml. Nothing is imported.",
+        "这是基准评测。此处的基准以 lm-evaluation-harness 任务运行：workbench evaluate RUN --task FILE.yaml。未导入任何内容。",
     ),
     "import_script": (
         "This command runs a helper script ({script}), not a training. Nothing is imported.",

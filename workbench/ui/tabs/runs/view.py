@@ -87,7 +87,7 @@ def _read(item: Listed) -> tuple:
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
         notes = run.notes()
         named = notes.get("title") or run.id, notes.get("tags", ""), notes.get("group", "")
-        cached = token, (*named, model, str(values.get("dataset") or ""), last, *best)
+        cached = token, (*named, model, str(values.get("dataset") or values.get("eval_dataset") or ""), last, *best)
         _known[str(run.path)] = cached
     return cached[1]
 

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
 from workbench.config.run_config import validated
+from workbench.evaluation.harness import read
 from workbench.evaluation.results import Asked, Prediction, listed, place
 from workbench.evaluation.scores import scores_of
 from workbench.runs.run import create_run
@@ -39,7 +40,18 @@ def place_(tmp_path, tiny_model) -> Workspace:
     workspace = Workspace(tmp_path / "w").create()
     shutil.copytree(tiny_model, workspace.models / "tiny-llama")
     (workspace.uploads / "small.json").write_text(json.dumps(ROWS))
-    (workspace.uploads / "dataset_info.json").write_text(json.dumps({"small": {"file_name": "small.json"}}))
+    (workspace.uploads / "big.json").write_text(
+        json.dumps([{"instruction": f"{i}?", "output": "a"} for i in range(3000)])
+    )
+    names = {name: {"file_name": f"{name}.json"} for name in ("small", "big")}
+    (workspace.uploads / "dataset_info.json").write_text(json.dumps(names))
+    (workspace.root / "tasks").mkdir()
+    (workspace.root / "tasks" / "rows.jsonl").write_text("".join(json.dumps({"q": f"Q{i}?"}) + "\n" for i in range(4)))
+    (workspace.root / "tasks" / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: [' yes', ' no']\ndoc_to_target: 0\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
     return workspace
 
 
@@ -121,3 +133,58 @@ def test_totals_stand_among_compared_runs(opened, runs):
     expect(table.locator("tr")).to_have_count(3)
     expect(table).to_contain_text("66.67")
     expect(tab.locator("#compare-table .wb-tasks")).to_contain_text("0.2500")
+
+
+def ask(tab, dataset: str) -> None:
+    """Choose the model and a dataset on the Evaluate tab."""
+    tab.get_by_role("tab", name="Evaluate").click()
+    field = tab.locator("#evaluate-target input")
+    field.fill("tiny-llama")
+    field.press("Enter")
+    choose(tab, "#evaluate-dataset", dataset)
+    tab.locator("#evaluate-dataset input").press("Escape")
+
+
+def test_stopped_and_started_again_it_goes_on(opened, place_):
+    tab = opened
+    ask(tab, "big")
+    tab.locator("#evaluate-tokens input").fill("30")
+    tab.locator("#evaluate-tokens input").press("Tab")
+    tab.click("#evaluate-start")
+    status = tab.locator("#evaluate-status")
+    expect(status).to_contain_text("of 3,000 rows", timeout=120_000)
+    expect(status).to_contain_text("left")
+    tab.click("#evaluate-start")
+    expect(tab.locator("#evaluate-message")).to_contain_text("still going")
+    tab.click("#evaluate-stop")
+    expect(status).to_contain_text("Stopped", timeout=30_000)
+    expect(tab.locator("#evaluate-stop")).to_be_disabled()
+    expect(tab.locator("#evaluate-totals")).to_contain_text("unfinished")
+    prediction = listed(place_)["predictions/tiny-llama/big"]
+    first = {row["row"]: row for row in prediction.rows()}
+    assert 0 < len(first) < 3000
+    tab.reload()  # what was chosen is gone, what was answered is not
+    expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
+    ask(tab, "big")
+    tab.locator("#evaluate-tokens input").fill("30")
+    tab.locator("#evaluate-tokens input").press("Tab")
+    tab.click("#evaluate-start")
+    expect(status).to_contain_text("of 3,000 rows", timeout=120_000)
+    tab.click("#evaluate-stop")
+    expect(status).to_contain_text("Stopped", timeout=30_000)
+    rows = {row["row"]: row for row in prediction.rows()}
+    assert len(rows) > len(first) and all(rows[number] == row for number, row in first.items())
+
+
+def test_a_task_runs_and_its_result_is_shown(opened, place_):
+    pytest.importorskip("lm_eval")
+    tab = opened
+    ask(tab, "small")
+    tab.locator("#evaluate-tasks > button").click()
+    choose(tab, "#evaluate-task", "mine.yaml")
+    tab.locator("#evaluate-limit textarea, #evaluate-limit input").fill("3")
+    tab.click("#evaluate-run-task")
+    expect(tab.locator("#evaluate-task-status")).to_contain_text("mine: acc", timeout=120_000)
+    row = tab.locator("#evaluate-task-results tr", has_text="mine")
+    expect(row).to_contain_text("limit 3")
+    assert [one.samples for one in read(place_.root / "predictions" / "tiny-llama" / "evaluations.json")] == [3]

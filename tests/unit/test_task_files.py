@@ -118,7 +118,8 @@ def test_results_are_kept_and_the_last_of_the_same_stays(workspace):
     assert [(one.limit, one.metrics["acc"]) for one in read(file)] == [(5, 0.2), (None, 0.3)]
     assert file == workspace.root / "predictions" / "m" / "evaluations.json"
     file.write_text(
-        '{"evaluations": [7, {"task": "t"}, {"task": "t", "model": "m", "metrics": {"acc": "x", "f1": 1}}]}'
+        '{"evaluations": [7, {"task": "t"}, {"task": "t", "model": "m", "limit": []}, '
+        '{"task": "t", "model": "m", "metrics": {"f1": 1}}]}'
     )
     assert [one.metrics for one in read(file)] == [{"f1": 1}]
     file.write_text("[")

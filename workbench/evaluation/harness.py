@@ -3,6 +3,7 @@
 The harness is no requirement: whoever wants it installs it (`pip install "lm_eval[api]"`).
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from workbench.config.options import EngineConfig
 from workbench.engine.process import Engine
@@ -281,13 +284,12 @@ def read(file: Path) -> list[Evaluation]:
         return []
     known = []
     for entry in entries if isinstance(entries, list) else ():
-        if not isinstance(entry, dict) or not isinstance(entry.get("metrics"), dict):
-            continue
-        values = {key: value for key, value in entry.items() if key in Evaluation.__dataclass_fields__}
-        values["metrics"] = {str(k): v for k, v in entry["metrics"].items() if isinstance(v, int | float)}
-        if isinstance(values.get("task"), str) and isinstance(values.get("model"), str):
-            known.append(Evaluation(**values))
+        with contextlib.suppress(ValueError):  # pydantic's, of another shape
+            known.append(_check.validate_python(entry))
     return known
+
+
+_check = TypeAdapter(Evaluation)
 
 
 def of_run(path: Path) -> list[Evaluation]:

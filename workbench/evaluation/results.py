@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from workbench.errors import UserError
 from workbench.evaluation.scores import EXACT, SCORES
 from workbench.runs.run import Run, list_runs, run_named
@@ -27,6 +29,7 @@ MAX_LINE = 32 << 20
 ORDERS = ("by_row", "by_better", "by_worse", "by_difference")
 SHOWN = ("all", "differ", "better", "worse", "wrong")
 _SAME = 1e-6
+_LARGEST = 2**53
 
 
 @dataclass
@@ -79,18 +82,14 @@ class Prediction:
     def asked(self) -> Asked | None:
         """What was asked; None where the file is missing or broken."""
         try:
-            values = files.read_object(self.path / ASKED, files.MAX_YAML)
-            known = {key: value for key, value in values.items() if key in Asked.__dataclass_fields__}
-            asked = Asked(**known)
-        except (OSError, UserError, TypeError):
+            return _asked_check.validate_python(files.read_object(self.path / ASKED, files.MAX_YAML))
+        except (OSError, ValueError, UserError):  # ValueError: pydantic's, of another shape
             return None
-        texts = isinstance(asked.model, str) and isinstance(asked.adapter, str) and isinstance(asked.dataset, str)
-        return asked if texts else None
 
     def totals(self) -> dict:
         """The totals; empty until all rows are answered."""
         try:
-            return files.read_object(self.path / TOTALS, files.MAX_YAML)
+            return {k: v for k, v in files.read_object(self.path / TOTALS, files.MAX_YAML).items() if _is_number(v)}
         except (OSError, UserError):
             return {}
 
@@ -125,7 +124,16 @@ def _row(line: bytes) -> dict | None:
     if not isinstance(row, dict) or type(row.get("row")) is not int:
         return None
     texts = all(isinstance(row.get(key, ""), str) for key in ("prompt", "predict", "label", "problem"))
-    return row if texts else None
+    numbers = all(_is_number(value) for value in row.values() if isinstance(value, int | float))
+    return row if texts and numbers else None
+
+
+def _is_number(value) -> bool:
+    """Whether a value can be computed with and shown."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+_asked_check = TypeAdapter(Asked)
 
 
 def listed(workspace: Workspace) -> dict[str, Prediction]:

@@ -11,6 +11,8 @@ from workbench.chat.session import Session
 from workbench.config.run_config import read_yaml
 from workbench.data.registry import read_registry
 from workbench.errors import UserError
+from workbench.evaluation.results import ASKED, ROWS, TOTALS, Prediction, compared
+from workbench.evaluation.tasks import read_task
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.runs.metrics import MetricsReader, summary
 from workbench.runs.run import Run, active_runs, delete_run, is_whole, list_states, run_named
@@ -19,6 +21,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train import devices, queue
 from workbench.ui import monitor
 from workbench.ui.tabs.chat.history import History
+from workbench.ui.tabs.evaluate import view as predictions
 from workbench.ui.tabs.runs import view
 from workbench.uncertainty import probes
 
@@ -247,6 +250,9 @@ def test_other_readers(tmp_path_factory, content):
         workspace.models / "a" / "adapter_config.json",
         workspace.models / "a" / "adapter_model.safetensors",
         workspace.root / "log.jsonl",
+        *(workspace.root / "predictions" / "m" / "d" / name for name in (ROWS, TOTALS, ASKED)),
+        workspace.root / "predictions" / "m" / "evaluations.json",
+        workspace.root / "tasks" / "t.yaml",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -258,10 +264,15 @@ def test_other_readers(tmp_path_factory, content):
     )
     reader = MetricsReader(workspace.root / "log.jsonl")
     reader.update(), summary(workspace.root / "log.jsonl")
+    prediction = Prediction(workspace.root / "predictions" / "m" / "d")
+    compared(prediction, prediction), predictions.choices(workspace), predictions.token(workspace)
+    predictions.totals_html({"x": prediction}, "en")
+    predictions.evaluations_html(predictions.evaluations(workspace), "en")
     for read in (
         lambda: read_registry(workspace.uploads, workspace),
         lambda: probes.read_set("set", workspace),
         lambda: read_yaml(workspace.root / "x.yaml"),
+        lambda: read_task(str(workspace.root / "tasks" / "t.yaml"), workspace),
         lambda: check_folder(workspace.models / "m"),
         lambda: locate_adapter(str(workspace.models / "a"), workspace),
         lambda: files.read_json(workspace.root / "x.yaml"),
@@ -300,3 +311,31 @@ def test_a_wrong_value_is_shown_short(values):
     with pytest.raises(UserError) as error:
         validated({"model_name_or_path": "m", "dataset": "d"} | values)
     assert len(str(error.value)) < 1000
+
+
+def test_predictions_that_nearly_fit(workspace):
+    """Values of other kinds are left out, or shown; none takes the view down."""
+    prediction = Prediction(workspace.root / "predictions" / "m" / "d")
+    prediction.path.mkdir(parents=True)
+    good = {"prompt": "p", "predict": "a", "label": "b", "row": 1, "rouge-l": 1.0, "exact_match": 0.0}
+    for wrong in (
+        {},
+        {"rouge-l": "x"},
+        {"exact_match": None},
+        {"row": True},
+        {"rouge-l": 10**400},
+        {"predict": []},
+        {"tokens": {}},
+    ):
+        (prediction.path / ROWS).write_text(json.dumps(good | wrong) + "\n")
+        (prediction.path / TOTALS).write_text(json.dumps({"predict_rouge-l": next(iter(wrong.values()), 1)}))
+        for asked in (
+            {"model": "m", "dataset": "d"},
+            {"model": []},
+            {"model": "m", "max_samples": "x"},
+            {"model": "m", "loading": 7},
+        ):
+            (prediction.path / ASKED).write_text(json.dumps(asked))
+            pairs = compared(prediction, prediction)
+            predictions.pairs_html(pairs, ("a", "b"), "en"), predictions.totals_html({"x": prediction}, "zh")
+            predictions.choices(workspace)

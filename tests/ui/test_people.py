@@ -25,13 +25,14 @@ LOOKING = {
     "data-report", "data-stats", "data-stats-all", "data-stats-stop", "data-apply", "data-batches", "data-batches-stop", "data-files-stop",
     "data-edit-stop", "data-upload-stop", "data-download", "drawer", "send", "halt", "continue", "regenerate", "clear", "confidence", "check",
     "difference-run", "contradiction-run", "reword", "train-corrections", "history-new", "history-rename", "history-delete", "history-export",
-    "probe-stop", "probe-last", "pairs-stop", "model-look", "train-cost", "chat-cost", "presets-table",
+    "probe-stop", "probe-last", "pairs-stop", "model-look", "train-cost", "chat-cost", "presets-table", "evaluate-download",
 }  # fmt: skip
 WORKING = {
     "start", "preset-save", "preset-delete", "stop", "runs-resume", "runs-stop", "runs-earlier", "runs-later", "runs-delete", "runs-save",
     "data-drop", "data-read-as", "data-save", "data-delete", "data-copy", "data-split", "data-remove", "data-layout-save", "load", "unload",
     "find-models", "merge-add", "merge-export", "merge-stop", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
     "cost-forget", "model-drop", "model-delete", "model-download", "model-download-stop",
+    "evaluate-start", "evaluate-stop", "evaluate-run-task", "evaluate-stop-task",
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_a_tab_that_comes_to_the_front_lets_only_its_own_timers_tick(config):
             assert event == "select"
             chosen[parts[tab]["props"]["id"]] = {o: u["active"] for o, u in zip(d["outputs"], updates, strict=True)}
     assert {tab: sum(active.values()) for tab, active in chosen.items()} == {
-        "train": 1, "data": 0, "runs": 2, "chat": 1, "probes": 0, "model": 1,
+        "train": 1, "data": 0, "runs": 2, "chat": 1, "evaluate": 1, "probes": 0, "model": 1,
     }  # fmt: skip
     # as the page begins: those of the Train tab, and the one that tells of runs that have ended
     always = set(timers) - set(chosen["train"])

@@ -63,8 +63,8 @@ def option(page, contents: list, name: str):
 def test_every_tab_is_built_once_and_tells_what_it_does_when_it_is_opened(page):
     blocks = page.build()
     labels = [b.id for b in blocks.blocks.values() if isinstance(b, gr.Tab) and b.elem_id and b.id]
-    assert [id_ for id_ in labels if id_ in ("train", "data", "runs", "chat", "probes", "model")] == [
-        "train", "data", "runs", "chat", "probes", "model",
+    assert [id_ for id_ in labels if id_ in ("train", "data", "runs", "chat", "evaluate", "probes", "model")] == [
+        "train", "data", "runs", "chat", "evaluate", "probes", "model",
     ]  # fmt: skip
 
 

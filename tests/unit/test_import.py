@@ -35,7 +35,6 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         ("python scripts/llama_pro.py --model_name_or_path a/b --output_dir c", "helper script"),
         (SFT + "tensor_model_parallel_size: 4", "Megatron"),
         ("model_name_or_path: a/b\ntask: mmlu_test\ntemplate: fewshot\nlang: en\nn_shot: 5", "evaluation"),
-        ("model_name_or_path: a/b\nstage: sft\ndo_predict: true\nfinetuning_type: lora\neval_dataset: d", "prediction"),
         ("llamafactory-cli export --model_name_or_path a/b --export_dir x", "nothing to merge"),
         ("llamafactory-cli eval config.yaml", "evaluation"),
         ("llamafactory-cli train config.yaml learning_rate=1e-5", "only names a YAML file"),
@@ -77,6 +76,49 @@ def test_ways_of_tuning_are_taken_over():
     assert not pissa.lost and (pissa.values["pissa_init"], pissa.values["pissa_iter"]) == (True, 4)
     new = import_text(SFT + "adapter_name_or_path: saves/a,saves/b\ncreate_new_adapter: true\nuse_llama_pro: true")
     assert not new.lost and new.values["adapter_name_or_path"] == "saves/a,saves/b" and new.values["create_new_adapter"]
+
+
+PREDICTION = """### model
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+adapter_name_or_path: saves/llama3-8b/lora/sft
+### method
+stage: sft
+do_predict: true
+finetuning_type: lora
+### dataset
+eval_dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+max_samples: 50
+overwrite_cache: true
+preprocessing_num_workers: 16
+### output
+output_dir: saves/llama3-8b/lora/predict
+overwrite_output_dir: true
+### eval
+per_device_eval_batch_size: 1
+predict_with_generate: true
+ddp_timeout: 180000000
+"""  # LLaMA-Factory's examples/extras/nlg_eval/llama3_lora_predict.yaml
+
+
+def test_a_file_for_predictions_becomes_a_run_that_predicts_and_trains_nothing():
+    result = import_text(PREDICTION)
+    assert (result.purpose, result.lost) == ("train", [])
+    assert result.values["do_train"] is False and result.values["do_predict"] is True
+    # as it draws there, and nothing of a training
+    assert result.defaults == {"max_new_tokens": 1024, "temperature": 0.95, "top_p": 0.7}
+    config = validated(result.defaults | result.values)
+    assert (config.eval_dataset, config.temperature) == ("identity,alpaca_en_demo", 0.95)
+    greedy = import_text(PREDICTION + "do_sample: false\nmax_new_tokens: 64\ntop_k: 5\n")
+    assert greedy.values["temperature"] == 0.0 and greedy.values["max_new_tokens"] == 64
+    assert "temperature" not in greedy.defaults and [key for key, *_ in greedy.left_out][-1] == "top_k"
+    both = import_text(SFT + "do_predict: true\neval_dataset: e\nlearning_rate: 1e-4")
+    assert (
+        both.values["do_train"] is True
+        and both.defaults["logging_steps"] == 500
+        and both.defaults["temperature"] == 0.95
+    )
 
 
 def test_what_is_off_or_changes_nothing_is_listed():

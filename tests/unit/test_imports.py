@@ -22,6 +22,7 @@ ORDER = (
     ("data",),
     ("train",),
     ("engine",),
+    ("evaluation",),
     ("ui",),
     ("cli",),
 )

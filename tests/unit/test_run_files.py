@@ -13,7 +13,8 @@ FILES = [
     ".reserve", ".lock", "README.md", "adapter_config.json", "adapter_model.safetensors", "all_results.json", "chat_template.jinja", "data.json",
     "run.yaml", "run-until-20.yaml", "state.json", "meta.json", "tokenizer.json", "tokenizer_config.json", "trainer_log.jsonl", "trainer_state.json",
     "training_args.bin", "training_loss.png", "running_log.txt", "samples.jsonl", "checkpoint-20/trainer_state.json", "superseded/x/trainer_log.jsonl",
-    "probes/abilities.json", "runs/Nov25/events.out", ".saving/checkpoint-3/a",
+    "probes/abilities.json", "generated_predictions.jsonl", "predict_results.json", "predict.json", ".predict.lock",
+    "predictions/small/predict.json", "evaluations.json", "runs/Nov25/events.out", ".saving/checkpoint-3/a",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, costs, examine, imports, models, storage
+from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -35,6 +35,7 @@ models.add_commands(app)
 anatomy.add_commands(app)
 costs.add_commands(app)
 examine.add_commands(app)
+evaluation.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
 

@@ -33,8 +33,12 @@ def conflicts(config: RunConfig) -> list[Message]:
         problems.append(Message("adapter_without_base"))
     else:
         check(not c.model_name_or_path, Message("model_empty"))
-    check(not c.dataset and not c.tokenized_path, Message("dataset_empty"))
-    check(not c.do_train, Message("nothing_to_do"))
+    check(not c.dataset and not c.tokenized_path and c.do_train, Message("dataset_empty"))
+    check(not c.do_train and not c.do_predict, Message("nothing_to_do"))
+    check(c.do_predict and not (c.eval_dataset or (c.dataset and not c.do_train)), Message("predict_needs_dataset"))
+    check(c.do_predict and c.stage == "rm", Message("predict_of_scores"))
+    if not c.do_train:
+        return problems
     check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
     check(
         (c.packing or c.neat_packing) and c.cutoff_len == 0,

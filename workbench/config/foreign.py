@@ -9,6 +9,8 @@ from typing import Any
 
 from workbench.messages.message import CATALOGUE, Message
 
+# of predictions, which it draws
+PREDICTION_DEFAULTS: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.95, "top_p": 0.7}
 # its defaults for what a file or command leaves out, where a run depends on them
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
@@ -98,7 +100,6 @@ HARMLESS = {
     "use_kv_cache": _ANSWERS,
     "infer_dtype": _ANSWERS,
     "do_eval": "why_eval_strategy",
-    "predict_with_generate": _ANSWERS,
     "compute_accuracy": "why_logged",
     "include_effective_tokens_per_second": "why_counted",
     "eval_num_beams": _ANSWERS,
@@ -128,7 +129,7 @@ HARMLESS = {
     "resources_per_worker": "why_one_machine",
     "placement_strategy": "why_one_machine",
     "use_swanlab": "why_swanlab",
-    **dict.fromkeys(("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens"), _ANSWERS),
+    **dict.fromkeys(("do_sample", "top_k", "num_beams"), _ANSWERS),
     **dict.fromkeys(("repetition_penalty", "length_penalty", "skip_special_tokens", "generation_max_length"), _ANSWERS),
     **dict.fromkeys(("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels"), _MEDIA),
     **dict.fromkeys(("video_fps", "video_maxlen", "image_do_pan_and_scan", "crop_to_patches"), _MEDIA),

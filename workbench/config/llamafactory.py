@@ -175,9 +175,6 @@ def _check_kind(values: dict[str, Any]) -> None:
     method = str(values.get("finetuning_type") or "lora").lower()
     if method not in literal_choices(RunConfig.model_fields["finetuning_type"].annotation):
         raise UserError("import_method", method=method)
-    trains = "do_train" in values and not foreign.is_off(values["do_train"])
-    if not trains and not foreign.is_off(values.get("do_predict")):
-        raise UserError("import_prediction")
     _check_quantization(values)
     whole = method in ("full", "freeze")
     for key in foreign.CHANGING:
@@ -191,9 +188,23 @@ def _check_kind(values: dict[str, Any]) -> None:
         raise UserError("import_pad_loss")
 
 
+def _predicts(result: Imported, given: dict[str, Any]) -> None:
+    """Of a file or command that predicts: whether it trains, too, and that it does not draw where it says so."""
+    if foreign.is_off(given.get("do_train")):
+        result.values["do_train"] = False
+    if "do_sample" in given and foreign.is_off(given["do_sample"]):
+        result.values["temperature"] = 0.0
+        result.left_out = [left for left in result.left_out if left[0] != "do_sample"]
+
+
 def _defaults(values: dict) -> dict:
     """LLaMA-Factory's defaults for options that `values` leaves out, where ours are others."""
-    defaults = dict(foreign.DEFAULTS)
+    predicts = not foreign.is_off(values.get("do_predict"))
+    defaults = dict(foreign.DEFAULTS if values.get("do_train", True) else {}) | (
+        foreign.PREDICTION_DEFAULTS if predicts else {}
+    )
+    if not values.get("do_train", True):
+        return {key: value for key, value in defaults.items() if key not in values}
     if "lora_alpha" not in values:
         defaults["lora_alpha"] = 2 * int(values.get("lora_rank", defaults["lora_rank"]))
     if "max_steps" in values:
@@ -286,6 +297,9 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue
+        if key in foreign.PREDICTION_DEFAULTS and foreign.is_off(given.get("do_predict")):
+            result.leave(key, shown, Message("why_prediction"))
+            continue
         if key not in RunConfig.model_fields and (reason := foreign.harmless(key)):
             result.leave(key, shown, reason)
             continue
@@ -302,6 +316,8 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         why = Message("why_media_template")
         result.leave("template", files.shown(given["template"]), why, lost=True)
         result.values.pop("template", None)
+    if not foreign.is_off(given.get("do_predict")):
+        _predicts(result, given)
     if {"stage", "do_train"} & result.values.keys():  # its own file or command, not some options
         result.defaults = _defaults(result.values)
     return result

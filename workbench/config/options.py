@@ -266,7 +266,15 @@ class RunConfig(StageOptions, ModelOptions):
         basic=True,
         max_length=80,
     )
-    do_train: bool = opt(True, "train", ("Train", "执行训练"), ("Must be true.", "须为 true。"))
+    do_train: bool = opt(
+        True,
+        "train",
+        ("Train", "执行训练"),
+        (
+            "Off only with do_predict: the run then answers and trains nothing.",
+            "仅在 do_predict 时可关闭：只作答，不训练。",
+        ),
+    )
     finetuning_type: Literal["lora", "full", "freeze", "oft"] = opt(
         "lora",
         "lora",
@@ -1030,6 +1038,40 @@ class RunConfig(StageOptions, ModelOptions):
         ("Sequences per device.", "每设备序列数。"),
         ge=1,
         le=4096,
+    )
+
+    do_predict: bool = opt(
+        False,
+        "eval",
+        ("Predict", "预测"),
+        (
+            "Answers eval_dataset with the model as it is after the training, or without one (do_train off), and scores the answers: BLEU-4, ROUGE, exact match.",
+            "用训练后的模型（或关闭 do_train 时直接用现有模型）回答 eval_dataset，并计算 BLEU-4、ROUGE 与完全一致率。",
+        ),
+    )
+    max_new_tokens: int = opt(
+        512,
+        "eval",
+        ("Longest prediction", "预测最大长度"),
+        ("Tokens of a predicted answer at most.", "预测回答的最大 token 数。"),
+        ge=1,
+        le=32_768,
+    )
+    temperature: float = opt(
+        0.0,
+        "eval",
+        ("Temperature of predictions", "预测温度"),
+        ("0 takes the likeliest token each time.", "0 表示每次取概率最大的 token。"),
+        ge=0,
+        le=2,
+    )
+    top_p: float = opt(
+        1.0,
+        "eval",
+        ("Top p of predictions", "预测 top p"),
+        ("Draws from the likeliest tokens of this share.", "只从累计概率达到该值的 token 中抽取。"),
+        ge=0,
+        le=1,
     )
 
     early_stopping_steps: int | None = opt(

@@ -32,6 +32,7 @@ _NO_EFFECT = {  # LLaMA-Factory keys that are read and need nothing done
     "save_only_model": "why_resumable",
     "booster": "why_fastest",
     "pissa_convert": "why_pissa_plain",
+    "predict_with_generate": "why_generates",
 }
 
 

@@ -205,6 +205,30 @@ class Encoder:
         """What a run trains on of a conversation, as text."""
         return self._marked(messages, tools)[0] if self._markers else self.render(messages, tools)
 
+    def prompt(self, messages: list[dict], tools: list[dict] | None = None) -> tuple[str, list[int], str]:
+        """`(text, token ids, label)` to ask a conversation's last question with: the text as chat asks, and the last
+        answer as a run trains it, without special tokens. Of a conversation that ends with its question the label is
+        empty. Nothing is cut.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        messages = self._habits.with_thoughts(messages)
+        answered = messages[-1]["role"] == "assistant"
+        text, spans = self._spans(messages, tools) if answered else (self._text(messages, tools), [])
+        self._look(messages, tools, text)
+        asked = self.render(messages[:-1] if answered else messages, tools, add_generation_prompt=True)
+        ids = self.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
+        if not spans:
+            return asked, ids, ""
+        start, end = joined(spans, text)[-1]
+        answer = self.tokenizer(text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
+        label = self.tokenizer.decode(answer, skip_special_tokens=True)
+        said = messages[-1]["content"].strip()
+        if said and not messages[-1].get("tool_calls") and (at := label.rfind(said)) >= 0:
+            label = label[: at + len(said)]  # an end of turn that is no token of this tokenizer
+        return asked, ids, label
+
     def pieces(self, text: str) -> list[Encoded]:
         """Plain text, trained whole, with an end token; in pieces of about equal length where it is longer than
         `cutoff_len`."""

@@ -42,7 +42,7 @@ def serve(
         UserError: the port is in use, or the model or an adapter cannot be loaded.
     """
     if not config.external:
-        _set_environment(config)
+        set_environment(config)
         use_kernel_cache(workspace)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     listener = _listen(host, port)
@@ -101,7 +101,7 @@ def serve(
         state.update(state="stopped", ended=time.time())
 
 
-def _set_environment(config: EngineConfig) -> None:
+def set_environment(config: EngineConfig) -> None:
     """What torch reads when it starts: the allocator, and which GPUs there are."""
     from workbench.train.supervise import ALLOCATOR
 

@@ -55,8 +55,8 @@ SENTENCES = {
     "model_empty": ("model_name_or_path is empty. Choose a model.", "model_name_or_path 为空。请选择模型。"),
     "dataset_empty": ("dataset is empty. Choose at least one dataset.", "dataset 为空。请至少选择一个数据集。"),
     "nothing_to_do": (
-        "do_train is false: there is nothing to do. Set it to true.",
-        "do_train 为 false：无事可做。请设为 true。",
+        "do_train and do_predict are false: there is nothing to do. Set one of them to true.",
+        "do_train 和 do_predict 均为 false：无事可做。请将其中之一设为 true。",
     ),
     "fp16_and_bf16": (
         "fp16 and bf16 are both on. Keep one, or neither to let the device decide.",
@@ -82,6 +82,10 @@ SENTENCES = {
     "pt_without_length": (
         "stage pt joins texts to sequences of one length. Set cutoff_len, for example 2048.",
         "pt 阶段会把文本拼接为固定长度的序列。请设置 cutoff_len，例如 2048。",
+    ),
+    "predict_of_scores": (
+        "do_predict: a reward model gives no answers. Turn it off in stage rm.",
+        "do_predict：奖励模型不生成回答。在 rm 阶段请关闭。",
     ),
     "samples_of_scores": (
         "sample_prompts: a reward model gives no answers. Leave it empty in stage rm.",

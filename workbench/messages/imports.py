@@ -10,8 +10,8 @@ SENTENCES = {
         "没有可导入的内容。请粘贴 llamafactory-cli 命令或 YAML 文件。",
     ),
     "import_benchmark": (
-        "This is an evaluation on a benchmark, which is not offered here. Nothing is imported.",
-        "这是基准评测，此处不提供。未导入任何内容。",
+        "This is an evaluation on a benchmark. Those run here as tasks of lm-evaluation-harness: workbench evaluate RUN --task FILE.yaml. Nothing is imported.",
+        "这是基准评测。此处的基准以 lm-evaluation-harness 任务运行：workbench evaluate RUN --task FILE.yaml。未导入任何内容。",
     ),
     "import_script": (
         "This command runs a helper script ({script}), not a training. Nothing is imported.",
@@ -44,10 +44,6 @@ SENTENCES = {
     "import_method": (
         "finetuning_type: {method} is not offered yet; here are lora, full, freeze and oft. Nothing is imported.",
         "finetuning_type：{method} 暂不提供；这里支持 lora、full、freeze 和 oft。未导入任何内容。",
-    ),
-    "import_prediction": (
-        "This file is for prediction (do_predict), not for training. Nothing is imported.",
-        "该文件用于预测（do_predict），不是训练。未导入任何内容。",
     ),
     "import_changing": (
         "{key}: {value} asks for {what}, which changes the result and is not offered. Take it out of the text to import the rest.",
@@ -132,7 +128,11 @@ PARTS = {
         "只影响速度，不影响结果：这里会使用已安装的最快实现",
     ),
     "why_media": ("only for images, video and audio", "仅用于图像、视频和音频"),
-    "why_prediction": ("only for prediction; the Chat tab has its own settings", "仅用于预测；“对话”页有自己的设置"),
+    "why_prediction": (
+        "only for predictions, which here have max_new_tokens, temperature and top_p",
+        "仅用于预测；这里的预测只有 max_new_tokens、temperature 和 top_p",
+    ),
+    "why_generates": ("predictions are always generated answers", "预测总是生成回答"),
     "why_hub_cache": ("the hub's own cache folder is used (HF_HOME)", "使用 hub 自己的缓存文件夹（HF_HOME）"),
     "why_hf_login": ("log in with `hf auth login`", "请用 `hf auth login` 登录"),
     "why_ms_login": ("log in with `modelscope login`", "请用 `modelscope login` 登录"),

@@ -13,7 +13,7 @@ class RunFile:
 
     Attributes:
         patterns: of their names in the folder.
-        writer: whose they are: the page (or the command line), the supervisor, the trainer, or a library inside it.
+        writer: whose they are: the page (or the command line), the supervisor, the trainer, the predictor, or a library inside it.
         about: what they hold, for the docs.
     """
 
@@ -43,6 +43,10 @@ RUN_FILES = (
     RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),
     RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from)"),
     RunFile(("probes",), "page", "reports of probe sets, one for each set and checkpoint"),
+    RunFile(("generated_predictions.jsonl",), "predictor", "answers to `eval_dataset` (`do_predict`), a row each: LLaMA-Factory's `prompt, predict, label`, and `row, place, finish, tokens, logprob`, its scores, or the `problem` for which it was not asked"),
+    RunFile(("predict_results.json", "predict.json", ".predict.lock"), "predictor", "the totals; what was asked, by which an unfinished prediction goes on; held while somebody writes"),
+    RunFile(("predictions",), "page", "answers to other datasets, a folder each with the same files"),
+    RunFile(("evaluations.json",), "page", "results of tasks of lm-evaluation-harness: task, metrics, limit, versions"),
     RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
     RunFile(
         (".lock", ".saving", ".reserve", ".stopping", ".answered", ".*.tmp"), "supervisor, trainer",

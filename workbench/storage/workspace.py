@@ -3,7 +3,8 @@
     runs/           one folder per run              models/       converted, downloaded and merged models
     uploads/        datasets from the page          corrections/  what users corrected and voted, as datasets
     conversations/  conversations of the Chat tab   probes/       probe sets of the user's own, reports of base models
-    engines/        state of loaded models          jobs/         state of exports
+    engines/        state of loaded models          jobs/         state of exports, predictions, evaluations
+    predictions/    answers of base models          tasks/        task files of lm-evaluation-harness
     cache/          tokenized datasets, 4-bit weights and compiled code (may be deleted when nothing is going)
 
 Paths that come from the page are checked against this folder and those named at start.

@@ -38,13 +38,18 @@ class Stop:
         self._run, self._supervisor, self._pid = run, os.getppid(), os.getpid()
         signal.signal(signal.SIGTERM, self._ask)
 
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor that started this process is there to go on after it."""
+        return os.getppid() == self._supervisor
+
     def _ask(self, signum, frame):
         if os.getpid() != self._pid:  # a forked worker, which has inherited this handler
             os._exit(128 + signum)
         self.requested = True
         if self._run.writes:
             (self._run.path / ".answered").touch()
-        if os.getppid() != self._supervisor:
+        if not self.supervised:
             self._take_over()
         if not self.training:
             raise Stopped
@@ -62,7 +67,7 @@ def main(arguments: list[str]) -> int:
         os.environ.get("RANK", "0") == "0"
     )  # set by torchrun and accelerate; only the first process writes the run's files
     run, workspace = (Run if first else FollowedRun)(Path(arguments[0])), Workspace(arguments[2])
-    _die_with_parent()
+    die_with_parent()
     stop = Stop(run)
     try:
         train(run, workspace, stop)
@@ -110,7 +115,7 @@ def _is_full(folder: Path, text: str) -> bool:
     return ("unexpected pos" in text or "write" in text.lower()) and shutil.disk_usage(folder).free < 1 << 20
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux for SIGTERM when the supervisor dies, so that no trainer is left alone."""
     if sys.platform == "linux":
         parent = os.getppid()
@@ -231,7 +236,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     else:
         what = "adapter" if config.finetuning_type in ADAPTERS else "model"
         log(f"Finished after {last} steps. The {what} is in {run.path}.")
-        run.update(state="finished", step=last, reason="", heartbeat=time.time())
+        goes_on = config.do_predict and stop.supervised  # the supervisor starts the predictions, on the same devices
+        run.update(state="running" if goes_on else "finished", step=last, reason="", heartbeat=time.time())
 
 
 def _checkpoint(run: Run, config) -> str | None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from workbench.models.demo import Progress
 from workbench.runs.metrics import MEASURES, tail
 from workbench.runs.run import Run
+from workbench.runs.state import StateDirectory
 
 
 def log(text: str) -> None:
@@ -16,15 +17,16 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-def progress_writer(run: Run) -> Progress:
-    """A callback that writes phase and progress into `state.json`, at most twice a second, and phases into the log."""
+def progress_writer(run: StateDirectory, *, say: bool = True) -> Progress:
+    """A callback that writes phase and progress into `state.json`, at most twice a second, and with `say` phases into
+    the log."""
     last = {"time": 0.0, "phase": None}
 
     def write(phase: str, share: float) -> None:
         now = time.monotonic()
-        if phase != last["phase"] and phase:
+        if say and phase != last["phase"] and phase:
             log(f"{phase} …")
-        elif phase == last["phase"] and now - last["time"] < 0.5 and share < 1.0:
+        elif (phase == last["phase"] or not say) and now - last["time"] < 0.5 and share < 1.0:
             return
         last.update(time=now, phase=phase)
         run.update(phase=phase, progress=round(share, 3), heartbeat=time.time())

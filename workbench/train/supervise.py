@@ -24,6 +24,7 @@ from workbench.train.estimates import record
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
+TRAINER, PREDICTOR = "workbench.train.main", "workbench.evaluation.of_run"
 _MAX_LINE = 100_000  # bytes of one printed line that are kept in the log
 STOP_GRACE = float(os.environ.get("WORKBENCH_STOP_GRACE", 30))  # seconds in which a trainer must answer to Stop
 
@@ -104,32 +105,62 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         "CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices,
     }
     kills = _out_of_memory_kills()
-    # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
-    # it shares the lock, so that the run stays locked until both are gone
-    process = job.popen(
-        "workbench.train.main",
-        run.path,
-        "--workspace",
-        workspace.root,
-        env=ALLOCATOR | job.environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        process_group=0,
-        pass_fds=(lock,),
-    )
-    trainer.started(process)
-    reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
-    reader.start()
-    record.begin(run, config, workspace, devices)
-    code = process.wait()
-    reader.join(5)
-    trainer.end()
-    reader.join(5)
+    for module in _modules(run, config):
+        trains = module == TRAINER
+        # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
+        # it shares the lock, so that the run stays locked until both are gone
+        process = job.popen(
+            module,
+            run.path,
+            "--workspace",
+            workspace.root,
+            env=ALLOCATOR | job.environment(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            pass_fds=(lock,),
+        )
+        trainer.started(process)
+        reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
+        reader.start()
+        if trains:
+            record.begin(run, config, workspace, devices)
+        code = process.wait()
+        reader.join(5)
+        trainer.end()
+        reader.join(5)
+        if code or trainer.asked or run.stored_state().state not in ("running", "finished"):
+            break
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
-    record.end(run, config, workspace, devices)
+    if config.do_train:
+        if not trains and run.stored_state().state == "failed":  # what was trained is there
+            run.update(state="finished", reason=Message("predict_after_failed", reason=run.stored_state().reason))
+        record.end(run, config, workspace, devices)
     os.close(lock)
     _tell(run, config)
     return exit_code
+
+
+def _modules(run: Run, config: RunConfig) -> list[str]:
+    """The children of a run, one after the other: the trainer, and what predicts."""
+    if not config.do_predict:
+        return [TRAINER]
+    return [PREDICTOR] if not config.do_train or _is_trained(run) else [TRAINER, PREDICTOR]
+
+
+def _is_trained(run: Run) -> bool:
+    """Whether a run that goes on has only its predictions left: they had begun, and since then neither its options were
+    changed nor another checkpoint was chosen."""
+    begun, resume, saved = run.path / "predict.json", run.stored_state().resume, run.checkpoints()
+    try:
+        begun_last = begun.stat().st_mtime > (run.path / "run.yaml").stat().st_mtime
+    except OSError:
+        return False
+    return (
+        begun_last
+        and not (run.path / "predict_results.json").exists()
+        and resume in ("", *(p.name for p in saved[-1:]))
+    )
 
 
 def _out_of_memory_kills() -> int:

@@ -4,7 +4,7 @@ What errors, reasons and reports say is in `workbench.messages`.
 """
 
 from workbench.messages.message import PARTS, told
-from workbench.ui import catalogue_costs, catalogue_model
+from workbench.ui import catalogue_costs, catalogue_evaluate, catalogue_model
 
 # The browser translates every text that equals a key, values of choices too: those must not be keys.
 TEXT = {
@@ -724,7 +724,7 @@ TEXT = {
     ),
 }
 
-TEXT |= catalogue_model.TEXT | catalogue_costs.TEXT
+TEXT |= catalogue_model.TEXT | catalogue_costs.TEXT | catalogue_evaluate.TEXT
 
 
 def say(key: str, lang: str, **values) -> str:

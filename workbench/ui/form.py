@@ -14,7 +14,7 @@ from workbench.runs.run import list_runs
 from workbench.storage.workspace import Workspace, dataset_folder
 from workbench.ui.strings import t
 
-_HIDDEN = {"do_train", "resume_from_checkpoint"}  # one possible value, or set elsewhere
+_HIDDEN = {"resume_from_checkpoint"}  # set elsewhere
 
 
 def model_choices(workspace: Workspace) -> list[str]:

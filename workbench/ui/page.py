@@ -35,6 +35,7 @@ from workbench.ui.tabs.chat.tab import ChatTab
 from workbench.ui.tabs.data.files import USED
 from workbench.ui.tabs.data.shared import clear_temporary
 from workbench.ui.tabs.data.tab import DataTab
+from workbench.ui.tabs.evaluate.tab import EvaluateTab
 from workbench.ui.tabs.model.tab import ModelTab
 from workbench.ui.tabs.probes import ProbesTab
 from workbench.ui.tabs.record import Event, bind
@@ -61,6 +62,7 @@ class Page:
         self.data = DataTab(workspace, self.train.form, worker)
         self.runs = RunsTab(workspace)
         self.chat = ChatTab(engine)
+        self.evaluate = EvaluateTab(workspace)
         self.probes = ProbesTab(self.chat.panel)
         self.model = ModelTab(workspace, engine)
 
@@ -77,7 +79,7 @@ class Page:
             )
             built = []
             with gr.Tabs(elem_id="tabs") as self.tabs:
-                for part in (self.train, self.data, self.runs, self.chat, self.probes, self.model):
+                for part in (self.train, self.data, self.runs, self.chat, self.evaluate, self.probes, self.model):
                     with gr.Tab(t(f"tab_{part.id}"), id=part.id, elem_id=f"tab-{part.id}") as container:
                         built.append((container, part.id, part.build()))
             clocks = [timer for *_, tab in built for timer in tab.timers]

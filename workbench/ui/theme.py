@@ -324,7 +324,7 @@ button[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
 .wb-verdict.ok b { color: #0072b2; } .wb-verdict.bad b { color: #c2410c; } .wb-verdict.warn b { color: #9a6700; }
 .dark .wb-verdict.ok b { color: #56b4e9; } .dark .wb-verdict.bad b { color: #fb923c; } .dark .wb-verdict.warn b { color: #f0c040; }
 tr.contradicts td { background: #d55e0022; }
-.wb-wide { overflow-x: auto; }
+.wb-wide { overflow-x: auto; } .wb-totals th, .wb-totals td { overflow-wrap: normal; }
 .wb-row { margin-bottom: 10px; }
 .wb-cells { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 14px; align-items: start; }
 .wb-cell { min-width: 0; max-height: 440px; overflow: auto; }

@@ -19,6 +19,7 @@ from workbench.ui.notes import QUIET, note, told
 from workbench.ui.questions import asking, asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
+from workbench.ui.tabs.evaluate.view import of_runs_html
 from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs import view
 from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_button
@@ -387,7 +388,8 @@ class RunsTab:
             log_scale=log_axis,
             eval_name=say("legend_eval", lang),
         )
-        return figure, view.differences_html([(name, run.config_values()) for name, run in named], lang)
+        differing = view.differences_html([(name, run.config_values()) for name, run in named], lang)
+        return figure, differing + of_runs_html(self.workspace, [run.id for run in runs], lang)
 
     def with_group(self, ids, run_id):
         """What is compared, with all runs of the chosen one's group."""

@@ -87,7 +87,7 @@ def _read(item: Listed) -> tuple:
         model = str(values.get("model_name_or_path") or "").rstrip("/").split("/")[-1]
         notes = run.notes()
         named = notes.get("title") or run.id, notes.get("tags", ""), notes.get("group", "")
-        cached = token, (*named, model, str(values.get("dataset") or ""), last, *best)
+        cached = token, (*named, model, str(values.get("dataset") or values.get("eval_dataset") or ""), last, *best)
         _known[str(run.path)] = cached
     return cached[1]
 
@@ -258,12 +258,12 @@ def log_lines_html(run: Run, query: str, lang: str) -> str:
 
 
 def make_zip(run: Run, target: Path) -> Path:
-    """The run's own files, without checkpoints, as `target/<id>.zip`."""
+    """The run's own files, without checkpoints, with its predictions, as `target/<id>.zip`."""
     file = target / f"{run.id}.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(run.path.iterdir()):
+        for path in [*sorted(run.path.iterdir()), *sorted((run.path / "predictions").rglob("*"))]:
             if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
-                archive.write(path, f"{run.id}/{path.name}")
+                archive.write(path, f"{run.id}/{path.relative_to(run.path)}")
     return file
 
 

@@ -91,7 +91,9 @@ def test_a_run_trains_and_then_predicts_and_is_compared_with_its_base(tiny_model
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     state = run.state()
-    assert (state.state, state.reason.code, process.returncode) == ("stopped", "predict_stopped", 0)
+    assert (state.state, state.reason.code, process.returncode) == ("stopped", "predict_stopped", 0), (
+        run.log.read_text()[-3000:]
+    )
     first = {row["row"]: row for row in prediction().rows()}
     assert 10 <= len(first) < 300
     stamp = (run.path / "adapter_model.safetensors").stat().st_mtime_ns

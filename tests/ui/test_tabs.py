@@ -90,10 +90,10 @@ def test_a_clone_has_the_options_of_the_run(page):
 
 
 def test_corrections_go_on_from_the_adapter_that_was_chatted_with(page):
-    assert "wb-note bad" in page.train_corrections(None, "m", ENGLISH)[0]
+    assert "wb-note bad" in page.train_corrections(None, "m", "sft", ENGLISH)[0]
     corrections.correct(page.workspace, [{"role": "user", "content": "q"}], "bad", "good")
     run = create_run(page.workspace, validated(VALUES), state="finished")
-    _, _, message, base, _, _, _, _, *contents = page.train_corrections(run.id, "m", CHINESE)
+    _, _, message, base, _, _, _, _, *contents = page.train_corrections(run.id, "m", "sft", CHINESE)
     assert (base.kind, base.name) == ("corrections", run.id)
     assert "1" in message and option(page, contents, "lora_rank") == "24"
     assert run.id in option(page, contents, "adapter_name_or_path")

@@ -101,4 +101,7 @@ def _predict(run: Run, workspace: Workspace) -> Message:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after a stop the engine's thread may be in the middle of a step, which Python's own end crashes on

@@ -39,9 +39,10 @@ def command(module: str, *arguments) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """A child's environment: the parent's, with the package on the path, and `changes`."""
+    """A child's environment: the parent's, with the package on the path, without reports of use (TRL's trainers would
+    send one to the hub), and `changes`."""
     path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"PYTHONPATH": path} | changes
+    return {"HF_HUB_DISABLE_TELEMETRY": "1"} | os.environ | {"PYTHONPATH": path} | changes
 
 
 def popen(module: str, *arguments, env: dict[str, str] | None = None, **options) -> subprocess.Popen:

@@ -213,7 +213,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         run.update(state="stopped", step=last, reason=Message("stopped_at", step=last), heartbeat=time.time())
     else:
         log(f"Finished after {last} steps. The adapter is in {run.path}.")
-        goes_on = config.do_predict and stop.supervised  # the supervisor starts the predictions, on the same devices
+        # the supervisor starts the predictions, on the same devices
+        goes_on = config.do_predict and stop.supervised and not stop.requested
         run.update(state="running" if goes_on else "finished", step=last, reason="", heartbeat=time.time())
 
 

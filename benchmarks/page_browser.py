@@ -29,6 +29,7 @@ PARTS = {
     "Data": "#data-rows",
     "Runs": "#runs-count .wb-sub",
     "Chat": "#message",
+    "Evaluate": "#evaluate-start",
     "Probes": "#probe-run",
     "Train": "#start",
 }

@@ -12,7 +12,7 @@ from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
-TABS = ("Train", "Data", "Runs", "Chat", "Probes", "Model")
+TABS = ("Train", "Data", "Runs", "Chat", "Evaluate", "Probes", "Model")
 DARK = ["color-contrast", "link-in-text-block"]  # the rules that a theme can break
 LOOK = """async (rules) => (await axe.run(document, {resultTypes: ['violations'], ...(rules && {runOnly: rules})})).violations
   .filter((v) => ['serious', 'critical'].includes(v.impact))

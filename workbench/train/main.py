@@ -236,7 +236,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     else:
         what = "adapter" if config.finetuning_type in ADAPTERS else "model"
         log(f"Finished after {last} steps. The {what} is in {run.path}.")
-        goes_on = config.do_predict and stop.supervised  # the supervisor starts the predictions, on the same devices
+        # the supervisor starts the predictions, on the same devices
+        goes_on = config.do_predict and stop.supervised and not stop.requested
         run.update(state="running" if goes_on else "finished", step=last, reason="", heartbeat=time.time())
 
 

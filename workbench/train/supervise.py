@@ -131,6 +131,8 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         reader.join(5)
         if code or trainer.asked or run.stored_state().state not in ("running", "finished"):
             break
+    if not code and trainer.asked and run.stored_state().state == "running":  # between training and predictions
+        run.update(state="stopped", reason=Message("predict_stopped", done=0))
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
     if config.do_train:
         if not trains and run.stored_state().state == "failed":  # what was trained is there

@@ -210,7 +210,7 @@ PHONE_STYLE = """<style>
   #topbar:has(#who) > :first-child { flex: 1 1 100%; }
   #who { flex: 1 1 90px; order: 2; }
   .wb-guide { font-size: .8rem; }
-  #tabs .tab-container button { padding: 0 8px; }
+  #tabs .tab-container button { padding: 0 4px; }
   #tabs > .tab-wrapper, #run-parts .tab-wrapper, #data-parts .tab-wrapper { overflow-x: auto; }
   #drawer { display: block !important; }
   #chat-columns { flex-direction: column-reverse; }

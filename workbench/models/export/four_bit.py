@@ -12,7 +12,14 @@ from workbench.messages.message import Message
 from workbench.models.demo import Progress, watch_tqdm
 from workbench.models.export.card import write_card
 from workbench.models.export.merged import SHARD, write_merged
-from workbench.models.export.source import check_unquantized, ends_of, exported_tokenizer, own_dtype, source_folder
+from workbench.models.export.source import (
+    check_unquantized,
+    empty_model,
+    ends_of,
+    exported_tokenizer,
+    own_dtype,
+    source_folder,
+)
 from workbench.models.export.target import check_room, export_target, written_whole
 from workbench.models.load import load_model
 from workbench.storage.workspace import Workspace
@@ -69,19 +76,8 @@ def export_4bit(
 def check_experts(source: Path, name: str, trust_remote_code: bool) -> None:
     """Raise UserError for a model that keeps the experts of a layer as one tensor: bitsandbytes' 4-bit loading in
     plain transformers leaves such tensors in 16 bits, and would not find packed ones."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from workbench.models import deepseek_moe
-
-    deepseek_moe.install()
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # of a file that says what the library does not expect
-        raise UserError("model_unloadable", name=name, problem=" ".join(str(error).split())[:300]) from None
+    model = empty_model(source, name, trust_remote_code)
     fused = sum(p.numel() for p in model.parameters() if p.dim() == 3)
     if fused:
         share = fused / sum(p.numel() for p in model.parameters())
-        raise UserError("export_4bit_experts", name=name, model=config.model_type, share=share)
+        raise UserError("export_4bit_experts", name=name, model=model.config.model_type, share=share)

@@ -12,7 +12,8 @@ from workbench.messages.message import Message
 from workbench.models.demo import Progress
 from workbench.models.export.card import write_card
 from workbench.models.export.in_place import InPlace
-from workbench.models.export.source import exported_tokenizer, read_json, source_folder
+from workbench.models.export.merged import with_adapter
+from workbench.models.export.source import empty_model, exported_tokenizer, read_json, source_folder
 from workbench.models.export.target import check_room, export_target, written_whole
 from workbench.storage.workspace import Workspace
 
@@ -38,7 +39,7 @@ def export_lora(
         raise UserError("export_one_adapter")
     (folder,) = folders.values()
     source = source_folder(config, workspace, progress)
-    InPlace.plan(source, {folder: 1.0})  # tells of an adapter of another base
+    _check_fits(folder, source, config)
     tokenizer = exported_tokenizer(config, folder, workspace, progress, set_template)
     model_name = config.model_name_or_path or ""
     check_room(sum((folder / file).stat().st_size for file in _FILES), workspace.models)
@@ -53,3 +54,14 @@ def export_lora(
         tokenizer.save_pretrained(partial)
         write_card(partial, target.name, "lora", model_name, source, adapters, workspace)
     return target
+
+
+def _check_fits(folder: Path, source: Path, config: EngineConfig) -> None:
+    """Raise UserError for an adapter of another base: by the names and shapes in the files, else by PEFT on a model
+    without weights."""
+    if InPlace.plan(source, {folder: 1.0}) is None:
+        model = empty_model(source, config.model_name_or_path or "", config.trust_remote_code)
+        try:
+            with_adapter(model, None, folder, "adapter")
+        except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+            raise UserError("adapter_unfit", folder=folder, problem=" ".join(str(error).split())[:300]) from None

@@ -121,7 +121,7 @@ def _write_loaded(
     try:
         tuned = None
         for adapter_name, adapter in zip(names, adapters, strict=True):
-            tuned = _with_adapter(model, tuned, adapter, adapter_name)
+            tuned = with_adapter(model, tuned, adapter, adapter_name)
         merged = merge_into_base(tuned, names, list(adapters.values()))
     except UserError:
         raise
@@ -133,7 +133,7 @@ def _write_loaded(
         merged.save_pretrained(folder, max_shard_size=SHARD)
 
 
-def _with_adapter(model, tuned, folder: Path, name: str):
+def with_adapter(model, tuned, folder: Path, name: str):
     """`model` with one more adapter. Raises UserError: it has parts that this model has no place for, which PEFT tells
     as a warning."""
     from peft import PeftModel

@@ -70,6 +70,22 @@ def own_dtype(source: Path, trust_remote_code: bool):
     return own if isinstance(own, torch.dtype) else torch.bfloat16
 
 
+def empty_model(source: Path, name: str, trust_remote_code: bool):
+    """The base's modules without weights (on the meta device). Raises UserError: transformers does not know it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from workbench.models import deepseek_moe
+
+    deepseek_moe.install()
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of a file that says what the library does not expect
+        raise UserError("model_unloadable", name=name, problem=" ".join(str(error).split())[:300]) from None
+
+
 def ends_of(config: EngineConfig, tokenizer: Any, workspace: Workspace, progress: Progress) -> list[int]:
     """Ids of the tokens at which an exported model stops, as in chat."""
     from types import SimpleNamespace

@@ -60,7 +60,7 @@ def upload(folder: Path, name: str, private: bool, progress: Progress) -> str:
     listed.sort(key=lambda path: path.suffix in (".safetensors", ".gguf"))
     total, done = max(1, sum(path.stat().st_size for path in listed)), 0
     try:
-        url = api.create_repo(name, private=private, exist_ok=True)
+        url = api.create_repo(name, private=private or None, exist_ok=True)
         operations = []
         for path in listed:
             inside, size = str(path.relative_to(folder)), path.stat().st_size

@@ -44,10 +44,10 @@ def locate_model(name: str, workspace: Workspace) -> str:
     if (local / "config.json").is_file() and not path.is_absolute():
         return str(local)
     if not path.is_absolute() and local.is_dir():
-        _check_other_forms(local)
+        check_other_forms(local)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            _check_other_forms(path)
+            check_other_forms(path)
             contents = sorted(p.name for p in path.iterdir())[:6] or Message("nothing_there")
             raise UserError("folder_no_model", folder=path, contents=contents)
         return str(path)
@@ -61,7 +61,7 @@ def locate_model(name: str, workspace: Workspace) -> str:
     raise UserError("model_missing", name=name, known=available)
 
 
-def _check_other_forms(folder: Path) -> None:
+def check_other_forms(folder: Path) -> None:
     """Raise UserError for a folder that holds something else than a model: a GGUF, or an adapter."""
     if any(folder.glob("*.gguf")):
         raise UserError("model_is_gguf", name=folder.name)

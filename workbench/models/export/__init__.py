@@ -4,4 +4,3 @@ from workbench.models import gguf
 
 FORMATS = ("safetensors", "bnb-4bit", "lora", *gguf.FORMATS)
 WITHOUT_ADAPTERS = ("bnb-4bit", *gguf.WITHOUT_ADAPTERS)  # also a base alone
-LOADED = ("safetensors", "bnb-4bit")  # may load the model, and need the memory

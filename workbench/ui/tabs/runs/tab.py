@@ -129,6 +129,7 @@ class RunsTab:
             self.stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", **small)
             self.earlier = gr.Button(t("earlier"), elem_id="runs-earlier", **small)
             self.later = gr.Button(t("later"), elem_id="runs-later", **small)
+            self.export = gr.Button(t("export_run"), elem_id="runs-export", **small)
             self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", **small)
             self.delete = gr.Button(t("delete"), elem_id="runs-delete", **small)
 
@@ -246,7 +247,17 @@ class RunsTab:
     @property
     def buttons(self) -> list:
         """Those that apply to some runs only."""
-        return [self.resume, self.chat, self.clone, self.stop, self.earlier, self.later, self.as_zip, self.delete]
+        return [
+            self.resume,
+            self.chat,
+            self.clone,
+            self.stop,
+            self.earlier,
+            self.later,
+            self.export,
+            self.as_zip,
+            self.delete,
+        ]
 
     def buttons_for(self, run: Run | None, lang: str) -> list:
         """Each of `buttons` enabled where it applies to `run`."""
@@ -261,6 +272,7 @@ class RunsTab:
             stop_button(state.state if state else "", lang, able=mine),
             able(interactive=queued),
             able(interactive=queued),
+            able(interactive=bool(run) and has_something_to_chat_with(run)),
             able(interactive=bool(run)),
             able(interactive=ended and not self.workspace.read_only),
         ]

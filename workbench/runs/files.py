@@ -40,7 +40,7 @@ RUN_FILES = (
     RunFile(("data.json",), "trainer", "what each dataset came to: rows, tokens, broken, shortened and unused rows"),
     RunFile(("checkpoint-*",), "trainer", "the Trainer's checkpoints, each with `files.json`: all its files and their sizes. It gets its name when all are on the disk"),
     RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),
-    RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from)"),
+    RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from), `sweep` (the options that its sweep varies)"),
     RunFile(("probes",), "page", "reports of probe sets, one for each set and checkpoint"),
     RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
     RunFile(

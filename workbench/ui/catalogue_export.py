@@ -1,4 +1,4 @@
-"""The page's texts about exports, in English and Chinese."""
+"""The page's texts about exports and sweeps, in English and Chinese."""
 
 TEXT: dict[str, tuple[str, str]] = {
     "export_format_info": (
@@ -26,4 +26,34 @@ TEXT: dict[str, tuple[str, str]] = {
     "export_run": ("Export…", "导出…"),
     "machine_export": ("exported as {format}", "导出为 {format}"),
     "machine_export_elsewhere": ("exported as {format}: for other programs", "导出为 {format}：供其他程序使用"),
+    "sweep_title": ("Sweep: several runs with different options", "扫描：以不同选项进行多个运行"),
+    "sweep_kind": ("Which runs", "哪些运行"),
+    "sweep_grid": ("all combinations", "所有组合"),
+    "sweep_random": ("random draws", "随机抽取"),
+    "sweep_lines": ("Options and values", "选项与取值"),
+    "sweep_lines_info": (
+        "One option a line: learning_rate = 1e-4, 2e-4. For random draws also ranges: learning_rate = 1e-5:5e-4:log.",
+        "每行一个选项：learning_rate = 1e-4, 2e-4。随机抽取时也可写范围：learning_rate = 1e-5:5e-4:log。",
+    ),
+    "sweep_trials": ("Runs to draw", "抽取的运行数"),
+    "sweep_seed": ("Seed", "随机种子"),
+    "sweep_count": ("Count", "计算数量"),
+    "sweep_queue": ("Queue all", "全部加入队列"),
+    "sweep_runs": ("{count} runs, one after the other {time}.", "{count} 个运行，依次进行{time}。"),
+    "sweep_queued": (
+        "{count} runs are queued as the group {group}. The Runs tab shows them side by side.",
+        "已将 {count} 个运行作为组“{group}”加入队列。可在“运行”页并排查看。",
+    ),
+    "group_part": ("Group", "组"),
+    "group_none": ("This run belongs to no group.", "该运行不属于任何组。"),
+    "group_head": (
+        "{group}: {count} runs, {going} not ended, best first",
+        "{group}：{count} 个运行，{going} 个未结束，最优在前",
+    ),
+    "group_stop": ("Stop the whole group", "停止整组"),
+    "group_stop_sure": ("Stop all runs of {name}?", "停止 {name} 的所有运行？"),
+    "group_stopped": (
+        "{group}: {taken} taken out of the queue, {stopped} stopped while running.",
+        "{group}：{taken} 个已移出队列，{stopped} 个运行中的已停止。",
+    ),
 }

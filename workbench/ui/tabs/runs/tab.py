@@ -20,6 +20,7 @@ from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
 from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs import view
+from workbench.ui.tabs.runs.group import GroupPart
 from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_button
 from workbench.ui.theme import CHART_JS
 
@@ -41,6 +42,7 @@ class RunsTab:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
+        self.group_part = GroupPart(workspace)
 
     def build(self) -> Tab:
         """Lay the tab out inside a `gr.Tab` and wire it."""
@@ -163,6 +165,8 @@ class RunsTab:
                     self.log_scale = gr.Checkbox(False, label=t("log_scale"), elem_id="compare-log")
                 self.compared = gr.HTML(**_CHART, elem_id="compare-chart")
                 self.differing = gr.HTML(elem_id="compare-table")
+            with gr.Tab(t("group_part"), id="group", elem_id="part-group") as self.group_tab:
+                self.group_part.build()
             with gr.Tab(t("log"), id="log", elem_id="part-log") as self.log_part:
                 with gr.Row(equal_height=True):
                     self.words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
@@ -438,6 +442,7 @@ class RunsTab:
         self.timers = [gr.Timer(2, active=False), gr.Timer(1, active=False)]
         self.timers[0].tick(*self.fresh_list, **QUIET)
         self.timers[1].tick(self.look, look_inputs, look_outputs, **QUIET)
+        self.group_part.wire(self.group_tab, self.chosen, self.current, self.timers[1])
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
         self.table.click(self.pick, None, self.chosen, **QUIET).then(None, self.chosen, None, **linked)
         self.chosen.input(None, self.chosen, None, **linked)

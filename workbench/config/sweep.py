@@ -95,7 +95,8 @@ def drawn(lines: Sequence[str], trials: int, seed: int) -> list[dict[str, Any]]:
     axes = _axes(lines, ranges=True)
     if not 1 <= trials <= MOST:
         raise UserError("sweep_many", count=trials, most=MOST)
-    dice, found = random.Random(seed), {}
+    dice = random.Random(seed)
+    found: dict[tuple, dict[str, Any]] = {}
     for _ in range(20 * trials):  # draws that came before are drawn again
         one = {each.name: each.draw(dice) for each in axes}
         found.setdefault(tuple(one.values()), one)
@@ -128,7 +129,7 @@ def members(values: dict[str, Any], changes: Sequence[dict[str, Any]]) -> list[R
         UserError: one of them cannot work; says which.
     """
     kept = {key: value for key, value in values.items() if key not in _OWN}
-    configs = []
+    configs: list[RunConfig] = []
     for one in changes:
         try:
             configs.append(validated(kept | one))

@@ -49,5 +49,5 @@ def sweep(
             print(words(one))
         tell(Message("sweep_runs", count=len(configs), time=sweeps.told_time(sweeps.seconds(configs, space))))
         return
-    for run in sweeps.launch(configs, changes, space, group_name(group)):
+    for run in sweeps.launch(configs, changes, space, group_name(group), confined=False):
         print(run.id)

@@ -44,4 +44,4 @@ def test_a_going_sweep_is_stopped_as_a_whole(workspace, config, tmp_path):
     said = workbench(workspace, "stop", "--group", "long").stdout
     assert "long: 2 taken out of the queue, 1 stopped while running." in said
     wait_for(lambda: all(ended(path, "stopped") for path in paths))
-    assert not any(losses_of(path) for path in paths[1:])
+    assert not any(Run(path).metrics.exists() for path in paths[1:])

@@ -16,7 +16,7 @@ from workbench.config.run_config import coerced, nearest, parse_overrides, unfit
 from workbench.errors import UserError
 
 MOST = 64  # runs of a sweep
-_OWN = ("output_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint")  # each run has its own
+OWN = ("output_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint")  # each run has its own
 _DIGITS = 3  # of a number that is drawn
 
 
@@ -50,7 +50,7 @@ def axis(line: str, *, ranges: bool) -> Axis:
         raise UserError("sweep_form", line=line[:100])
     if name not in RunConfig.model_fields:
         raise UserError("option_unknown", key=name[:80], guess=nearest(name, RunConfig.model_fields))
-    if name in _OWN:
+    if name in OWN:
         raise UserError("sweep_own", name=name)
     if ranges and "," not in text and text.count(":") in (1, 2):
         return _range(name, text)
@@ -128,7 +128,7 @@ def members(values: dict[str, Any], changes: Sequence[dict[str, Any]]) -> list[R
     Raises:
         UserError: one of them cannot work; says which.
     """
-    kept = {key: value for key, value in values.items() if key not in _OWN}
+    kept = {key: value for key, value in values.items() if key not in OWN}
     configs: list[RunConfig] = []
     for one in changes:
         try:

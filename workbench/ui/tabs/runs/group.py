@@ -6,6 +6,7 @@ from html import escape
 import gradio as gr
 import orjson
 
+from workbench.config.sweep import OWN
 from workbench.runs.run import run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import sweep
@@ -20,6 +21,7 @@ from workbench.ui.theme import CHART_JS
 
 MOST = 200  # runs of a group that are shown
 _AXES = 10  # options in the chart
+_TICKS = 8  # of an axis, at values of the runs
 _SPREAD = 20.0  # of positive numbers: from there on their axis is logarithmic
 
 
@@ -96,7 +98,7 @@ def differing(rows: list[view.Summary]) -> dict[str, list]:
     names = dict.fromkeys(name for row in rows for name in row.run.notes().get("sweep", "").split(",") if name)
     names |= dict.fromkeys(key for config in configs for key in config)
     found = {}
-    for name in names:
+    for name in (name for name in names if name not in OWN):
         values = [config.get(name) for config in configs]
         if len({repr(value) for value in values}) > 1:
             found[name] = values
@@ -145,19 +147,20 @@ def parallel(rows: list[view.Summary], options: dict[str, list], lang: str) -> s
     dimensions.append({"label": literal(name), "values": shown})
     line = {"color": shown, "colorscale": "Viridis", "reversescale": True, "showscale": False}
     data = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
-    layout = {"margin": {"l": 70, "r": 70, "t": 60, "b": 30}, "height": 360}
+    layout = {"margin": {"l": 70, "r": 70, "t": 60, "b": 30}}
     return orjson.dumps({"data": data, "layout": layout}).decode()
 
 
 def _dimension(name: str, values: list) -> dict:
     """An axis: numbers as they are, in their logarithm where they span decades; else a place for each value."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if numbers and min(values) > 0 and max(values) / min(values) >= _SPREAD:
-        ticks = sorted(set(values))[:: max(1, len(set(values)) // 8)]
-        places = {"tickvals": [math.log10(value) for value in ticks], "ticktext": [f"{value:g}" for value in ticks]}
-        return {"label": literal(name), "values": [math.log10(value) for value in values], **places}
     if numbers:
-        return {"label": literal(name), "values": values}
+        distinct = sorted(set(values))
+        log = distinct[0] > 0 and distinct[-1] / distinct[0] >= _SPREAD
+        place = math.log10 if log else float
+        ticks = distinct[:: math.ceil(len(distinct) / _TICKS)]
+        marks = {"tickvals": [place(value) for value in ticks], "ticktext": [f"{value:g}" for value in ticks]}
+        return {"label": literal(name), "values": [place(value) for value in values], **marks}
     texts = list(dict.fromkeys(_text(value) for value in values))
     places = {"tickvals": list(range(len(texts))), "ticktext": [literal(text[:40]) for text in texts]}
     return {"label": literal(name), "values": [texts.index(_text(value)) for value in values], **places}

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page
+from tests.hub import StandInHub
 from tests.tiny import make_tiny_model
 from workbench.storage.workspace import Workspace
 
@@ -15,7 +16,17 @@ pytestmark = [pytest.mark.browser, pytest.mark.process]
 
 
 @pytest.fixture
-def page(tmp_path):
+def hub(tmp_path, monkeypatch):
+    """A stand-in of the hub, and a token for it, in the page's environment."""
+    made = StandInHub(tmp_path / "hub", {"hf_good": "ann"})
+    for name, value in (("HF_ENDPOINT", made.url), ("HF_TOKEN", "hf_good"), ("HF_HUB_DISABLE_XET", "1")):
+        monkeypatch.setenv(name, value)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(tmp_path, hub):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -54,7 +65,7 @@ def test_an_export_goes_on_without_the_tab(opened, page):
     assert (page.space.models / "my-merge" / "model.safetensors").is_file()
 
 
-def test_an_export_outlives_the_page_and_is_listed_and_deleted(opened, page):
+def test_an_export_outlives_the_page_and_is_listed_uploaded_and_deleted(opened, page, hub, tmp_path):
     opened.get_by_role("tab", name="Chat", exact=True).click()
     opened.fill("#chat-model input", "tiny-llama")
     opened.locator("#chat-model input").press("Enter")
@@ -84,6 +95,15 @@ def test_an_export_outlives_the_page_and_is_listed_and_deleted(opened, page):
     opened.get_by_role("option", name="small").click()
     opened.click("#export-upload")
     expect(opened.locator("#export-note")).to_contain_text("Say under which name")
+    opened.fill("#merge-hub input, #merge-hub textarea", "other/small")
+    opened.click("#export-upload")
+    expect(opened.locator("#merge-exported")).to_contain_text("ann may not write to other/small", timeout=30_000)
+    opened.fill("#merge-hub input, #merge-hub textarea", "small")
+    opened.click("#export-upload")
+    expect(opened.locator("#merge-exported")).to_contain_text(f"small is at {hub.url}/ann/small", timeout=30_000)
+    expect(opened.locator("#export-table")).to_contain_text("uploaded to")
+    assert hub.private == {"ann/small": "private"}
+    assert (tmp_path / "hub" / "models" / "ann" / "small" / "model.safetensors").is_file()
     opened.on("dialog", lambda dialog: dialog.accept())
     opened.click("#export-delete")
     expect(opened.locator("#export-table")).to_contain_text("Nothing has been exported yet")

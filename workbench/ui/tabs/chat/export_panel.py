@@ -99,12 +99,15 @@ class ExportPanel:
             people.check("admin")  # with the token of whoever runs the server
             if not which:
                 raise UserError(say("export_which_none", lang))
-            if not str(hub or "").strip():
+            hub = str(hub or "").strip()
+            if not hub:
                 raise UserError(say("export_hub_none", lang))
+            if hub.startswith("-"):  # it would be an option of the command
+                raise UserError("upload_name", name=hub[:100])
             one = find_export(str(which), self.workspace)
-            arguments = ["--workspace", self.workspace.root, *(["--private"] if private else [])]
-            arguments += ["--", one.path.name, str(hub).strip()]
-            job.start_job(self.workspace, "export", one.path.name, "workbench", "upload", *arguments)
+            more = ["--workspace", self.workspace.root, *(["--private"] if private else [])]
+            name = one.path.name
+            job.start_job(self.workspace, "export", name, "workbench", "upload", name, hub, *more)
         except UserError as error:
             return note(told(error, lang), "bad")
         return ""

@@ -3,11 +3,13 @@ package."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.hub import StandInHub
 from tests.tiny import make_tiny_model
@@ -199,6 +201,28 @@ def adapter(tmp_path):
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
     return base, tmp_path / "adapter"
+
+
+def test_a_base_of_a_hub_is_fetched_and_named_in_the_card(workbench, workspace, adapter, tmp_path):
+    base, lora = adapter
+    shutil.copytree(base, tmp_path / "hub" / "models" / "org" / "base")
+    (tmp_path / "hub" / "models" / "org" / "base" / "README.md").write_text("---\nlicense: mit\n---\nA base.")
+    hub = StandInHub(tmp_path / "hub")
+    try:
+        for kind, relation in (("safetensors", "finetune"), ("lora", "adapter")):
+            export = ("export", "org/base", "--adapter", lora, "--name", kind, "--format", kind)
+            done = workbench(*export, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1")
+            assert done.returncode == 0, done.stderr[-2000:]
+            front = yaml.safe_load((workspace.models / kind / "README.md").read_text().split("---")[1])
+            assert (front["base_model"], front["base_model_relation"], front["license"]) == (
+                "org/base",
+                relation,
+                "mit",
+            )
+        config = json.loads((workspace.models / "lora" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "org/base"
+    finally:
+        hub.close()
 
 
 def test_an_export_goes_to_the_hub_and_comes_back(workbench, workspace, adapter, tmp_path):

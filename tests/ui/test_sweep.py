@@ -97,3 +97,5 @@ def test_the_part_follows_the_run_and_stops_its_group(rows, workspace):
     rows[0].run.update(state="queued", ended=None)
     assert "mine: 1 taken out of the queue, 0 stopped" in part.stopped("mine", ENGLISH)
     assert rows[0].run.state().state == "stopped" and alone.state().state == "queued"
+    part.workspace.read_only = True
+    assert "wb-note bad" in part.stopped("mine", ENGLISH) and "wb-note bad" in part.stopped("mine", CHINESE)

@@ -18,7 +18,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "exports_name": ("name", "名称"),
     "exports_size": ("size", "大小"),
     "exports_hub": ("uploaded to {url}", "已上传至 {url}"),
-    "export_which": ("Export", "导出"),
+    "export_which": ("Which one", "哪一个"),
     "export_upload": ("Upload", "上传"),
     "export_delete": ("Delete", "删除"),
     "export_which_none": ("Choose an export first.", "请先选择一个导出。"),

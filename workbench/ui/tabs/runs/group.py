@@ -7,13 +7,14 @@ import gradio as gr
 import orjson
 
 from workbench.config.sweep import OWN
+from workbench.errors import UserError
 from workbench.runs.run import run_named
 from workbench.storage.workspace import Workspace
 from workbench.train import sweep
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.charts import literal
-from workbench.ui.notes import QUIET, middle, note
+from workbench.ui.notes import QUIET, middle, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.runs import view
@@ -76,8 +77,11 @@ class GroupPart:
         if not group:
             return gr.skip()
         lang = language(request)
-        self.workspace.check_writable()
-        taken, stopped = sweep.stop(self.workspace, str(group), people.may_change)
+        try:
+            self.workspace.check_writable()
+            taken, stopped = sweep.stop(self.workspace, str(group), people.may_change)
+        except UserError as error:
+            return note(told(error, lang), "bad")
         return note(say("group_stopped", lang, group=group, taken=taken, stopped=stopped))
 
 

@@ -237,7 +237,8 @@ def test_an_export_goes_to_the_hub_and_comes_back(workbench, workspace, adapter,
         sent = tmp_path / "hub" / "models" / "ann" / "mine"
         local = workspace.models / "mine"
         assert {p.name for p in sent.iterdir()} == {p.name for p in local.iterdir()} - {".export.json"}
-        assert all((local / p.name).read_bytes() == p.read_bytes() for p in sent.iterdir())
+        assert all((local / p.name).read_bytes() == p.read_bytes() for p in sent.iterdir() if p.name != "README.md")
+        assert 'from_pretrained("ann/mine")' in (sent / "README.md").read_text()
         assert hub.private == {"ann/mine": "private"}
         assert json.loads((local / ".export.json").read_text())["hub"] == f"{hub.url}/ann/mine"
         assert not any("hf_good" in p.read_text(errors="replace") for p in workspace.root.rglob("*") if p.is_file())

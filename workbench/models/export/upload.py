@@ -66,7 +66,8 @@ def upload(folder: Path, name: str, private: bool, progress: Progress) -> str:
             inside, size = str(path.relative_to(folder)), path.stat().st_size
             phase = Message("export_uploading", name=inside)
             progress(phase, done / total)
-            operation = CommitOperationAdd(path_in_repo=inside, path_or_fileobj=str(path))
+            content = _card_there(path, folder.name, url.repo_id) if inside == "README.md" else str(path)
+            operation = CommitOperationAdd(path_in_repo=inside, path_or_fileobj=content)
             with watch_tqdm(_within(progress, phase, done / total, size / total)):
                 api.preupload_lfs_files(url.repo_id, [operation])
             operations.append(operation)
@@ -76,6 +77,12 @@ def upload(folder: Path, name: str, private: bool, progress: Progress) -> str:
         raise _failed(name, error, name.partition("/")[0]) from None
     _remember(folder, str(url))
     return str(url)
+
+
+def _card_there(path: Path, name: str, repo: str) -> bytes:
+    """The card with the name that the model has on the hub in its example."""
+    text = path.read_text(encoding="utf-8")
+    return text.replace(f'from_pretrained("{name}")', f'from_pretrained("{repo}")').encode()
 
 
 def _within(progress: Progress, phase: Message, begin: float, share: float) -> Progress:

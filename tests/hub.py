@@ -1,4 +1,5 @@
-"""A stand-in for the Hugging Face hub: the part of its HTTP interface that its clients use to list and fetch files."""
+"""A stand-in for the Hugging Face hub: the part of its HTTP interface that its clients use to list, fetch and upload
+files."""
 
 import base64
 import hashlib
@@ -14,10 +15,17 @@ _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)")
 
 
 class StandInHub:
-    """Serves `folder/models/ORG/NAME` and `folder/datasets/ORG/NAME`; `asked` are the paths that clients wanted."""
+    """Serves `folder/models/ORG/NAME` and `folder/datasets/ORG/NAME`; `asked` are the paths that clients wanted.
 
-    def __init__(self, folder: Path):
-        self.folder, self.asked, self.private = folder, [], {}
+    `users`: token -> name of who may upload into that name's space; `closed`: names that nobody may write to. `private`:
+    visibility of the repositories that were made. `large`: contents of large files by their SHA-256.
+    """
+
+    def __init__(self, folder: Path, users: dict[str, str] | None = None, closed: tuple[str, ...] = ()):
+        self.folder, self.asked = folder, []
+        self.users, self.closed = users or {}, closed
+        self.private: dict[str, str | None] = {}
+        self.large: dict[str, bytes] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,6 +41,10 @@ class StandInHub:
                 length = int(self.headers.get("Content-Length") or 0)
                 hub.answer(self, send_body=True, body=self.rfile.read(length))
 
+            def do_PUT(self):
+                hub.large[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+                hub._send(self, 200, b"{}", True)
+
             def log_message(self, *_):
                 pass
 
@@ -44,37 +56,11 @@ class StandInHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def _take(self, path: str, body: bytes) -> dict | None:
-        """What an upload is answered: repositories are made, and committed files written. None for other requests."""
-        if path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
-            (self.folder / "models" / name).mkdir(parents=True, exist_ok=True)
-            self.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
-            return {"url": f"{self.url}/{name}", "name": name}
-        if path == "/api/validate-yaml":
-            return {"errors": [], "warnings": []}
-        if path == "/api/whoami-v2":
-            return {"name": "somebody", "type": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
-        found = _API.fullmatch(path)
-        kind, repo, rest = found.groups() if found else ("", "", "")
-        if (rest or "").startswith("preupload/"):
-            files = json.loads(body)["files"]
-            return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-        if (rest or "").startswith("commit/"):
-            for entry in (json.loads(line) for line in body.splitlines()):
-                if entry["key"] == "file":
-                    file = self.folder / kind / repo / entry["value"]["path"]
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(base64.b64decode(entry["value"]["content"]))
-            return {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/{repo}/commit/{COMMIT}"}
-        return None
-
     def answer(self, request, *, send_body: bool, body: bytes = b"") -> None:
         path = request.path.partition("?")[0].replace("%2F", "/")
         self.asked.append(path)
-        if (taken := self._take(path, body)) is not None:
-            self._send(request, 200, json.dumps(taken).encode(), send_body)
+        if (uploading := self._uploading(request, path, body)) is not None:
+            self._send(request, *uploading, send_body)
         elif found := _API.fullmatch(path):
             kind, repo, rest = found.groups()
             self._send(
@@ -87,6 +73,52 @@ class StandInHub:
             self._send(request, *((200, file.read_bytes()) if file.is_file() else (404, b"EntryNotFound")), send_body)
         else:
             self._send(request, 404, b"RepoNotFound", send_body)
+
+    def _uploading(self, request, path: str, body: bytes) -> tuple[int, bytes] | None:
+        """The answer to what an upload asks; None for other questions."""
+        user = self.users.get(str(request.headers.get("Authorization")).removeprefix("Bearer "))
+        if path == "/api/whoami-v2":
+            orgs = [{"name": "team", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
+            return (200, json.dumps({"name": user, "type": "user", "orgs": orgs}).encode()) if user else (401, b"no")
+        if path == "/api/validate-yaml":
+            return 200, b'{"errors": [], "warnings": []}'
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked['organization'] or user}/{asked['name']}"
+            if not user or repo in self.closed:
+                return 403, b"Forbidden"
+            if (self.folder / "models" / repo).is_dir():
+                return 409, json.dumps({"url": f"{self.url}/{repo}"}).encode()
+            (self.folder / "models" / repo).mkdir(parents=True)
+            self.private[repo] = asked.get("visibility")
+            return 200, json.dumps({"url": f"{self.url}/{repo}", "name": repo, "id": repo}).encode()
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            modes = [
+                {"path": f["path"], "shouldIgnore": False, "uploadMode": _mode(f["path"])}
+                for f in json.loads(body)["files"]
+            ]
+            return 200, json.dumps({"files": modes}).encode()
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for one in objects:
+                if one["oid"] not in self.large:
+                    one["actions"] = {"upload": {"href": f"{self.url}/upload/{one['oid']}"}}
+            return 200, json.dumps({"objects": objects}).encode()
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            if not user or found[1] in self.closed:
+                return 403, b"Forbidden"
+            for line in body.splitlines():
+                self._commit(self.folder / "models" / found[1], **json.loads(line))
+            return 200, json.dumps(
+                {"commitUrl": f"{self.url}/{found[1]}/commit/{COMMIT}", "commitOid": COMMIT}
+            ).encode()
+        return None
+
+    def _commit(self, folder: Path, key: str, value: dict) -> None:
+        if key in ("file", "lfsFile"):
+            content = base64.b64decode(value["content"]) if key == "file" else self.large[value["oid"]]
+            (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / value["path"]).write_bytes(content)
 
     def _api(self, folder: Path, repo: str, rest: str, body: bytes, recursive: bool) -> tuple[int, bytes]:
         if not folder.is_dir():
@@ -133,6 +165,10 @@ class StandInHub:
         request.end_headers()
         if send_body:
             request.wfile.write(content)
+
+
+def _mode(path: str) -> str:
+    return "lfs" if path.endswith((".safetensors", ".gguf")) else "regular"
 
 
 def _item(folder: Path, path: Path) -> dict:

@@ -382,7 +382,7 @@ def test_the_command(workspace, tiny_model):
         return result.exit_code, str(result.exception or result.output)
 
     code, text = said("--name", "n", "--format", "gguf-q4")
-    assert code and "--format gguf-q4: choose safetensors, gguf-f16, gguf-q8_0, gguf-lora." in text
+    assert code and "--format gguf-q4: choose safetensors, bnb-4bit, lora, gguf-f16, gguf-q8_0, gguf-lora." in text
     code, text = said("--name", "n")
     assert code and "Name at least one adapter to merge." in text
     code, text = said("--name", "n", "--format", "gguf-f16")

@@ -14,7 +14,7 @@ from workbench.config.run_config import validated
 from workbench.data.encode import set_template
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
-from workbench.models.export import export
+from workbench.models.export.merged import export
 from workbench.models.merging import add_up
 
 KINDS = {

@@ -11,7 +11,7 @@ from workbench.config.run_config import validated
 from workbench.data.encode import set_template
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
-from workbench.models.export import export
+from workbench.models.export.merged import export
 
 METHODS = {
     "lora": {},

@@ -14,7 +14,7 @@ from workbench.data.encode import set_template
 from workbench.data.preflight import check_names
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
-from workbench.models.export import export
+from workbench.models.export.merged import export
 from workbench.models.load import load_tokenizer
 from workbench.models.new_tokens import grow
 

@@ -3,11 +3,13 @@ package."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.hub import StandInHub
 from tests.tiny import make_tiny_model
@@ -187,3 +189,86 @@ def test_a_model_that_has_no_room_is_not_begun(workspace, monkeypatch):
     with pytest.raises(UserError, match=r"needs 1048576\.0 TiB more on the disk"):
         download.download("org/large", "main", workspace.create(), lambda *_: None)
     assert not (workspace.models / "large").exists()
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A model and an adapter of it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = make_tiny_model(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    return base, tmp_path / "adapter"
+
+
+def test_a_base_of_a_hub_is_fetched_and_named_in_the_card(workbench, workspace, adapter, tmp_path):
+    base, lora = adapter
+    shutil.copytree(base, tmp_path / "hub" / "models" / "org" / "base")
+    (tmp_path / "hub" / "models" / "org" / "base" / "README.md").write_text("---\nlicense: mit\n---\nA base.")
+    hub = StandInHub(tmp_path / "hub")
+    try:
+        for kind, relation in (("safetensors", "finetune"), ("lora", "adapter")):
+            export = ("export", "org/base", "--adapter", lora, "--name", kind, "--format", kind)
+            done = workbench(*export, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1")
+            assert done.returncode == 0, done.stderr[-2000:]
+            front = yaml.safe_load((workspace.models / kind / "README.md").read_text().split("---")[1])
+            assert (front["base_model"], front["base_model_relation"], front["license"]) == (
+                "org/base",
+                relation,
+                "mit",
+            )
+        config = json.loads((workspace.models / "lora" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "org/base"
+    finally:
+        hub.close()
+
+
+def test_an_export_goes_to_the_hub_and_comes_back(workbench, workspace, adapter, tmp_path):
+    hub = StandInHub(tmp_path / "hub", {"hf_good": "ann"}, closed=("ann/taken",))
+    asked = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1"}
+    base, lora = adapter
+    export = ("export", base, "--adapter", lora)
+    try:
+        done = workbench(*export, "--name", "mine", "--push-to-hub", "mine", "--private", **asked)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"mine is at {hub.url}/ann/mine." in done.stdout
+        sent = tmp_path / "hub" / "models" / "ann" / "mine"
+        local = workspace.models / "mine"
+        assert {p.name for p in sent.iterdir()} == {p.name for p in local.iterdir()} - {".export.json"}
+        assert all((local / p.name).read_bytes() == p.read_bytes() for p in sent.iterdir() if p.name != "README.md")
+        assert 'from_pretrained("ann/mine")' in (sent / "README.md").read_text()
+        assert hub.private == {"ann/mine": "private"}
+        assert json.loads((local / ".export.json").read_text())["hub"] == f"{hub.url}/ann/mine"
+        assert not any("hf_good" in p.read_text(errors="replace") for p in workspace.root.rglob("*") if p.is_file())
+
+        script = "import sys; from transformers import AutoModelForCausalLM as A; A.from_pretrained(sys.argv[1])"
+        environment = {**os.environ, **asked, "HF_HOME": str(tmp_path / "elsewhere")}
+        line = [sys.executable, "-c", script, "ann/mine"]
+        loaded = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert loaded.returncode == 0, loaded.stderr[-2000:]
+
+        again = workbench("upload", "mine", "team/mine", **asked)
+        assert f"mine is at {hub.url}/team/mine." in again.stdout and hub.private["team/mine"] is None
+        for to, words in (
+            ("other/mine", "ann may not write to other/mine"),
+            ("readers/mine", "ann may not write to readers/mine"),
+            ("ann/taken", "ann may not write to ann/taken"),
+            ("a/b/c", "'a/b/c' cannot be a repository's name"),
+            ("../x", "cannot be a repository's name"),
+        ):
+            failed = workbench("upload", "mine", to, **asked)
+            assert failed.returncode == 2 and words in failed.stderr and "Traceback" not in failed.stderr, failed.stderr
+        assert "There are: mine." in workbench("upload", "nothing", "x", **asked).stderr
+        for name, values, words in (
+            ("none", {"HF_TOKEN": ""}, f"There is no token for {hub.url}. Log in with `hf auth login`"),
+            ("wrong", {"HF_TOKEN": "hf_bad"}, f"{hub.url} does not accept the token"),
+            ("off", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be reached"),
+            ("ms", {"USE_MODELSCOPE_HUB": "1"}, "USE_MODELSCOPE_HUB is set"),
+        ):
+            failed = workbench(*export, "--name", name, "--push-to-hub", "mine", **asked | values)
+            assert failed.returncode == 2 and words in failed.stderr and "Traceback" not in failed.stderr, failed.stderr
+            assert not (workspace.models / name).exists()  # told before anything is written
+    finally:
+        hub.close()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def hub(tmp_path):
     (tmp_path / "hub").mkdir()
-    served = StandInHub(tmp_path / "hub")
+    served = StandInHub(tmp_path / "hub", {"hf_test": "somebody"})
     yield served
     served.close()
 
@@ -39,12 +39,12 @@ def test_adapter_tokenizer_and_checkpoints_are_uploaded_and_nothing_else(workspa
     assert (folder / "adapter_model.safetensors").read_bytes() == (run / "adapter_model.safetensors").read_bytes()
     assert {"adapter_config.json", "tokenizer.json", "checkpoint-1/adapter_model.safetensors"} <= uploaded
     assert not uploaded & {"run.yaml", "state.json", "running_log.txt", "trainer_log.jsonl", "data.json"}
-    assert hub.private == {"somebody/tuned": True} and not state_of(run)["warning"]
+    assert hub.private == {"somebody/tuned": "private"} and not state_of(run)["warning"]
 
 
 def test_an_upload_that_fails_ends_no_run(workspace, config, hub, tmp_path, monkeypatch):
-    original = hub._take
-    monkeypatch.setattr(hub, "_take", lambda path, body: None if "/commit/" in path else original(path, body))
+    original = hub._uploading
+    monkeypatch.setattr(hub, "_uploading", lambda *asked: None if "/commit/" in asked[1] else original(*asked))
     values = config | {"hub_strategy": "end"}
     done = workbench(workspace, "train", write(tmp_path, values), env=environment(hub))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +63,7 @@ def test_what_cannot_upload_is_refused_before_the_run(workspace, config, hub, tm
 
 
 def test_a_hub_that_refuses_is_one_sentence(workspace, config, hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "_take", lambda path, body: None)
+    monkeypatch.setattr(hub, "_uploading", lambda *asked: None)
     done = workbench(workspace, "train", write(tmp_path, config), env=environment(hub))
     assert done.returncode != 0 and "cannot be made on" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

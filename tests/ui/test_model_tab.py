@@ -132,6 +132,21 @@ def test_models_on_this_machine_are_listed_and_deleted_by_name(tab):
     assert not folder.exists() and other.is_dir()
 
 
+def test_a_gguf_is_listed_as_one_for_other_programs(tab):
+    whole, gguf = put(tab, "merged"), tab.workspace.models / "for-ollama"
+    gguf.mkdir()
+    (gguf / "for-ollama-q8_0.gguf").write_bytes(b"GGUF")
+    for folder, kind in ((whole, "safetensors"), (gguf, "gguf-q8_0")):
+        (folder / ".export.json").write_text(json.dumps({"format": kind, "base": "m"}))
+    table, names, remove = tab.refresh(ENGLISH)
+    assert "exported as gguf-q8_0: for other programs" in table and "exported as safetensors<" in table
+    own = [name for _, name in names.choices]
+    assert "merged" in own and "for-ollama" not in own and ("for-ollama", "for-ollama") in remove.choices
+    assert "is a GGUF for llama.cpp" in tab.show("for-ollama", False, 4, ENGLISH)[0]
+    (gguf / ".export.json").write_text('{"format": 3')  # a broken mark is none
+    assert "not whole" in tab.refresh(ENGLISH)[0]
+
+
 def test_a_model_that_is_used_stays(tab):
     folder = put(tab, "used")
     run = create_run(tab.workspace, validated({"model_name_or_path": "org/used", "dataset": "d"}))

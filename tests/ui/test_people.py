@@ -20,7 +20,7 @@ from workbench.ui.people import People
 PASSWORD = "a long password"
 # what may be pressed by whoever only looks: it shows, fills a form, downloads, or is about a conversation of one's own
 LOOKING = {
-    "language", "theme", "logout", "import-button", "option-changes", "runs-table", "runs-chat", "runs-clone", "runs-zip", "runs-log",
+    "language", "theme", "logout", "import-button", "option-changes", "runs-table", "group-table", "sweep-count", "runs-chat", "runs-export", "runs-clone", "runs-zip", "runs-log",
     "compare-add", "compare-add-group", "train-chat", "data-use", "data-back", "data-on", "data-fetch", "data-rows", "data-checked", "data-check", "data-check-stop",
     "data-report", "data-stats", "data-stats-all", "data-stats-stop", "data-apply", "data-batches", "data-batches-stop", "data-files-stop",
     "data-edit-stop", "data-upload-stop", "data-download", "drawer", "send", "halt", "continue", "regenerate", "clear", "confidence", "check",
@@ -28,9 +28,9 @@ LOOKING = {
     "probe-stop", "probe-last", "pairs-stop", "model-look", "train-cost", "chat-cost", "presets-table", "evaluate-download",
 }  # fmt: skip
 WORKING = {
-    "start", "preset-save", "preset-delete", "stop", "runs-resume", "runs-stop", "runs-earlier", "runs-later", "runs-delete", "runs-save",
+    "start", "sweep-queue", "group-stop", "preset-save", "preset-delete", "stop", "runs-resume", "runs-stop", "runs-earlier", "runs-later", "runs-delete", "runs-save",
     "data-drop", "data-read-as", "data-save", "data-delete", "data-copy", "data-split", "data-remove", "data-layout-save", "load", "unload",
-    "find-models", "merge-add", "merge-export", "merge-stop", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
+    "find-models", "merge-add", "merge-export", "merge-stop", "export-delete", "export-upload", "save-correction", "vote", "probe-run", "external", "pairs-ask", "pairs-keep", "pairs-leave",
     "cost-forget", "model-drop", "model-delete", "model-download", "model-download-stop",
     "evaluate-start", "evaluate-stop", "evaluate-run-task", "evaluate-stop-task",
 }  # fmt: skip

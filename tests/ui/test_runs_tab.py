@@ -124,17 +124,17 @@ def test_buttons_are_enabled_where_they_apply(workspace, run):
     tab = built(workspace)
 
     def enabled(chosen) -> list[str]:
-        names = ("resume", "chat", "clone", "stop", "earlier", "later", "zip", "delete")
+        names = ("resume", "chat", "clone", "stop", "earlier", "later", "export", "zip", "delete")
         return [n for n, update in zip(names, tab.buttons_for(chosen, "en"), strict=True) if update["interactive"]]
 
     assert enabled(None) == []
     assert enabled(run) == ["resume", "clone", "zip", "delete"]
     (run.path / "adapter_model.safetensors").write_text("")
-    assert enabled(run) == ["resume", "chat", "clone", "zip", "delete"]
+    assert enabled(run) == ["resume", "chat", "clone", "export", "zip", "delete"]
     run.update(state="queued")
-    assert enabled(run) == ["chat", "clone", "stop", "earlier", "later", "zip"]
+    assert enabled(run) == ["chat", "clone", "stop", "earlier", "later", "export", "zip"]
     run.update(state="running", **own_process())
-    assert enabled(run) == ["chat", "clone", "stop", "zip"]
+    assert enabled(run) == ["chat", "clone", "stop", "export", "zip"]
     assert "Kill" not in tab.buttons_for(run, "en")[3]["value"]
     (run.path / ".stopping").touch()
     assert "Kill" in tab.buttons_for(run, "en")[3]["value"] and "终止" in tab.buttons_for(run, "zh")[3]["value"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage
+from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage, sweep
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -38,6 +38,7 @@ examine.add_commands(app)
 evaluation.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
+sweep.add_commands(app)
 
 
 def main() -> None:
@@ -214,11 +215,20 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
 
 
 @app.command()
-def stop(run_id: str, workspace: WorkspaceOption = WORKSPACE):
+def stop(
+    run_id: Annotated[str, typer.Argument()] = "",
+    group: Annotated[str, typer.Option("--group", help="All runs of this group instead.")] = "",
+    workspace: WorkspaceOption = WORKSPACE,
+):
     """Let a run save a checkpoint and stop; a second time: kill it. A queued one leaves the queue."""
     from workbench.runs.run import find_run
     from workbench.train import queue
+    from workbench.train import sweep as sweeps
 
+    if group:
+        taken, stopped = sweeps.stop(Workspace(workspace), group)
+        tell(Message("group_stopped", group=group, taken=taken, stopped=stopped))
+        return
     tell(queue.stop(find_run(Workspace(workspace), run_id), Workspace(workspace)))
 
 

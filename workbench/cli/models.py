@@ -1,5 +1,6 @@
 """Commands that load a model: serve it, talk to it, write it with its adapters merged."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +11,13 @@ from workbench.cli.answers import LoadedModel
 from workbench.cli.shared import WORKSPACE, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
 from workbench.messages.message import Message
-from workbench.models.gguf import FORMATS
+from workbench.models import gguf
 from workbench.storage.workspace import Workspace
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands into the command line."""
-    for command in (serve, chat, export):
+    for command in (serve, chat, export, upload):
         app.command()(command)
 
 
@@ -78,16 +79,21 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="safetensors, gguf-f16, gguf-q8_0 (also without an adapter), or gguf-lora (adapters alone).",
+            help="safetensors, bnb-4bit, gguf-f16, gguf-q8_0 (these three also without adapters), lora, gguf-lora.",
         ),
     ] = "safetensors",
     set_: LoadingOption = None,
+    push_to_hub: Annotated[
+        str, typer.Option("--push-to-hub", metavar="NAME", help="Upload it, too: NAME or OWNER/NAME on the hub.")
+    ] = "",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
     state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """Merge adapters into their base model and write it into the workspace, as a model of its own or as GGUF."""
+    """Write a model into the workspace: adapters merged into their base, 4-bit, GGUF, or an adapter alone."""
     from workbench.config.options import EngineConfig
     from workbench.config.run_config import parse_overrides, validated
+    from workbench.models.export import FORMATS
     from workbench.runs.job import told
     from workbench.runs.state import StateDirectory
     from workbench.train.metrics_log import progress_writer
@@ -95,31 +101,84 @@ def export(
     directory = Workspace(workspace).create()
     state = StateDirectory(state_dir) if state_dir else None
     result: list[str] = []
-    with told(state, lambda: result[0]):
-        if format_ not in ("safetensors", *FORMATS):
-            raise UserError("export_format", format=format_, names=list(FORMATS))
-        weights = {}
-        for item in adapter or []:
-            one, equals, weight = item.rpartition("=")
-            try:
-                weights[one if equals else item] = float(weight) if equals else 1.0
-            except ValueError:
-                raise UserError("weight_wrong", item=item) from None
+    with told(state, lambda: result[-1]):
+        if format_ not in FORMATS:
+            raise UserError("export_format", format=format_, names=list(FORMATS[1:]))
+        weights = _weights(adapter or [])
         config = validated({"model_name_or_path": model} | parse_overrides(set_ or []), EngineConfig)
-        from workbench.data.encode import set_template
-
         progress = progress_writer(state) if state else (lambda phase, share: None)
-        log = lambda line: print(line, file=sys.stderr)  # noqa: E731
-        if format_ == "safetensors":
-            from workbench.models.export import export as write
+        from workbench.models.export.upload import check_upload, upload
 
-            target = write(config, weights, name, directory, progress, log, set_template)
-            result.append(Message("model_exported", name=target.name, folder=target.parent))
-        else:
-            from workbench.models.gguf.export import export_gguf
+        place = check_upload(push_to_hub) if push_to_hub else ""
+        target = _write(config, weights, name, format_, directory, progress, result)
+        tell(result[-1])
+        if place:
+            url = upload(target, place, private, progress)
+            result.append(Message("uploaded", name=target.name, url=url))
+            tell(result[-1])
 
-            target = export_gguf(config, weights, name, format_, directory, progress, log, set_template)
-            result.append(Message("gguf_exported", file=target))
+
+def _weights(adapters: list[str]) -> dict[str, float]:
+    """Adapters and their weights of `RUN` or `RUN=WEIGHT`. Raises UserError: a weight that is no number."""
+    weights = {}
+    for item in adapters:
+        one, equals, weight = item.rpartition("=")
+        try:
+            weights[one if equals else item] = float(weight) if equals else 1.0
+        except ValueError:
+            raise UserError("weight_wrong", item=item) from None
+        if not math.isfinite(weights[one if equals else item]):
+            raise UserError("weight_wrong", item=item)
+    return weights
+
+
+def _write(config, weights: dict[str, float], name: str, format_: str, workspace: Workspace, progress, result) -> Path:
+    """Write an export; its folder. What is told of it is put into `result`."""
+    from workbench.data.encode import set_template
+    from workbench.models.export.source import with_run_settings
+
+    config = with_run_settings(config, weights, workspace)
+    log = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    given = (workspace, progress, log, set_template)
+    if format_ in gguf.FORMATS:
+        from workbench.models.gguf.export import export_gguf
+
+        file = export_gguf(config, weights, name, format_, *given)
+        result.append(Message("gguf_exported", file=file))
+        return file.parent
+    if format_ == "safetensors":
+        from workbench.models.export.merged import export as write
+    elif format_ == "lora":
+        from workbench.models.export.lora import export_lora as write
+    else:
+        from workbench.models.export.four_bit import export_4bit as write
+    target = write(config, weights, name, *given)
+    code = {"safetensors": "model_exported", "lora": "lora_exported"}.get(format_, "bnb_exported")
+    result.append(Message(code, name=target.name, folder=target.parent))
+    return target
+
+
+def upload(
+    name: Annotated[str, typer.Argument(help="An export of the workspace.")],
+    to: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    state_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+):
+    """Upload an export to Hugging Face or a mirror of it, with the token of `hf auth login` or HF_TOKEN."""
+    from workbench.models.export import upload as hub_upload
+    from workbench.models.export.listing import find_export
+    from workbench.runs.job import told
+    from workbench.runs.state import StateDirectory
+    from workbench.train.metrics_log import progress_writer
+
+    state = StateDirectory(state_dir) if state_dir else None
+    result: list[str] = []
+    with told(state, lambda: result[0]):
+        one = find_export(name, Workspace(workspace))
+        progress = progress_writer(state) if state else (lambda phase, share: None)
+        url = hub_upload.upload(one.path, hub_upload.check_upload(to), private, progress)
+        result.append(Message("uploaded", name=name, url=url))
         tell(result[0])
 
 

@@ -80,6 +80,75 @@ SENTENCES = {
         "The model could not be written: {reason}. Make room and export again.",
         "无法写入模型：{reason}。请腾出空间后重新导出。",
     ),
+    "export_name": (
+        "'{name}' cannot be the name of an export: it is a folder of its own in the workspace, not a path. Use letters, digits and hyphens.",
+        "“{name}” 不能作为导出名称：导出是工作区中单独的文件夹，而不是路径。请使用字母、数字和连字符。",
+    ),
+    "export_base_quantized": (
+        "The files of {name} are quantized already ({method}). Name the unquantized model it was made from.",
+        "{name} 的文件已经量化（{method}）。请指定其未量化的原模型。",
+    ),
+    "export_not_finite": (
+        "{name} has numbers that the base's precision cannot hold once the adapter is merged. Nothing was written; look at the training for a loss that became NaN.",
+        "合并适配器后，{name} 含有基础模型精度无法表示的数值。未写入任何内容；请检查训练损失是否变为 NaN。",
+    ),
+    "export_4bit_experts": (
+        "{name} ({model}) keeps the experts of a layer in one tensor, {share:.0%} of its weights. Plain transformers loads such tensors in 16 bits only, so a 4-bit export would be read by nobody else. Choose safetensors or gguf-q8_0.",
+        "{name}（{model}）把一层的专家放在同一个张量中，占其权重的 {share:.0%}。transformers 本身只能以 16 位加载这类张量，4 位导出在别处无法读取。请选择 safetensors 或 gguf-q8_0。",
+    ),
+    "export_one_adapter": (
+        "An adapter alone is one adapter with weight 1. Name one, or choose safetensors, which adds several up.",
+        "单独导出适配器时只能是一个权重为 1 的适配器。请只指定一个，或选择可叠加多个的 safetensors。",
+    ),
+    "bnb_exported": (
+        "The 4-bit model is {name}, in {folder}. It loads in plain transformers.",
+        "4 位模型为 {name}，位于 {folder}。可直接用 transformers 加载。",
+    ),
+    "lora_exported": (
+        "The adapter is {name}, in {folder}. It loads in plain PEFT.",
+        "适配器为 {name}，位于 {folder}。可直接用 PEFT 加载。",
+    ),
+    "model_is_gguf": (
+        "{name} is a GGUF for llama.cpp, Ollama and LM Studio, which this engine does not load. Choose its base model and adapter instead, or export it as safetensors.",
+        "{name} 是供 llama.cpp、Ollama 和 LM Studio 使用的 GGUF，本引擎不能加载。请改选其基础模型与适配器，或导出为 safetensors。",
+    ),
+    "model_is_adapter": (
+        "{name} is an adapter, not a model. Choose its base model, and name it as the adapter: {folder}",
+        "{name} 是适配器而不是模型。请选择其基础模型，并将其填为适配器：{folder}",
+    ),
+    "upload_name": (
+        "'{name}' cannot be a repository's name: it has the form NAME or OWNER/NAME, of letters, digits, '-', '_' and '.'.",
+        "“{name}” 不能作为仓库名：应为 名称 或 所有者/名称，由字母、数字、“-”、“_”和“.”组成。",
+    ),
+    "upload_no_token": (
+        "There is no token for {place}. Log in with `hf auth login`, or set HF_TOKEN before the workbench starts.",
+        "没有用于 {place} 的令牌。请用 `hf auth login` 登录，或在启动工作台前设置 HF_TOKEN。",
+    ),
+    "upload_token_refused": (
+        "{place} does not accept the token. Log in again with `hf auth login`, with a token that may write.",
+        "{place} 不接受该令牌。请用 `hf auth login` 以有写权限的令牌重新登录。",
+    ),
+    "upload_not_yours": (
+        "{user} may not write to {name} on {place}. Choose a name of your own, or a token that may write there.",
+        "{user} 无权写入 {place} 上的 {name}。请选择自己的名称，或使用有写权限的令牌。",
+    ),
+    "upload_unreachable": (
+        "{place} cannot be reached. What was exported stays in the workspace; upload it later with `workbench upload`.",
+        "无法连接 {place}。已导出的内容保留在工作区；稍后可用 `workbench upload` 上传。",
+    ),
+    "upload_failed": (
+        "The upload to {name} failed: {reason} What was exported stays in the workspace; `workbench upload` tries again.",
+        "上传到 {name} 失败：{reason}已导出的内容保留在工作区；可用 `workbench upload` 重试。",
+    ),
+    "upload_nothing": (
+        "{name} is no export of this workspace. There are: {known}.",
+        "{name} 不是本工作区的导出。现有：{known}。",
+    ),
+    "upload_modelscope": (
+        "USE_MODELSCOPE_HUB is set, and uploads go to Hugging Face or a mirror of it only. Unset it to upload.",
+        "已设置 USE_MODELSCOPE_HUB，而上传只支持 Hugging Face 或其镜像。请取消该设置后再上传。",
+    ),
+    "uploaded": ("{name} is at {url}.", "{name} 已上传至 {url}。"),
     "gguf_exported": (
         "The GGUF file is {file}. A Modelfile and a model card are beside it.",
         "GGUF 文件为 {file}，旁边有 Modelfile 和模型卡。",
@@ -139,7 +208,7 @@ SENTENCES = {
         "The tokenizer has {tokens} tokens, the model's embeddings {rows} rows.",
         "分词器有 {tokens} 个词元，而模型的嵌入只有 {rows} 行。",
     ),
-    "gguf_no_room": (
+    "export_no_room": (
         "The file takes {need}, the disk has {free} left. Make room and export again.",
         "该文件需要 {need}，磁盘剩余 {free}。请腾出空间后重新导出。",
     ),
@@ -273,6 +342,8 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "export_writing": ("Writing the model", "正在写入模型"),
+    "export_uploading": ("Uploading {name}", "正在上传 {name}"),
     "gguf_writing": ("Writing the GGUF file", "正在写入 GGUF 文件"),
     "gguf_slow_tokenizer": ("it has no tokenizer.json", "没有 tokenizer.json"),
     "gguf_no_pretokenizer": (

@@ -1,6 +1,43 @@
 """Training: its phases, its ends, what it stops at."""
 
 SENTENCES = {
+    "sweep_form": (
+        "'{line}' does not say what an option may be. Write learning_rate=1e-4,2e-4, or for random draws learning_rate=1e-5:5e-4:log.",
+        "“{line}” 没有说明选项的取值。请写成 learning_rate=1e-4,2e-4；随机抽取时可写 learning_rate=1e-5:5e-4:log。",
+    ),
+    "sweep_own": (
+        "{name} cannot be varied: each run of a sweep has its own folder and name.",
+        "{name} 不能变化：扫描中的每个运行都有自己的文件夹和名称。",
+    ),
+    "sweep_range": (
+        "{name}: '{text}' is no range. Write two numbers, the lower one first, such as 1e-5:5e-4, and :log behind them for an option above zero.",
+        "{name}：“{text}” 不是范围。请写两个数，小的在前，如 1e-5:5e-4；大于零的选项可在其后加 :log。",
+    ),
+    "sweep_empty": (
+        "Name at least one option and its values, such as learning_rate=1e-4,2e-4.",
+        "请至少写出一个选项及其取值，如 learning_rate=1e-4,2e-4。",
+    ),
+    "sweep_twice": (
+        "{name} is named twice. Put all of its values on one line.",
+        "{name} 出现了两次。请把它的取值写在一行。",
+    ),
+    "sweep_both": (
+        "A sweep is either a grid or random draws. Lists of values may stand among the random ones, too.",
+        "一次扫描要么是网格，要么是随机抽取。随机抽取中也可以写取值列表。",
+    ),
+    "sweep_many": (
+        "A sweep has 1 to {most} runs; this would be {count}. Name fewer values, or draw some of them with --random and --trials.",
+        "一次扫描包含 1 到 {most} 个运行；这里会有 {count} 个。请减少取值，或用 --random 与 --trials 抽取其中一部分。",
+    ),
+    "sweep_member": (
+        "With {changes}: {problem} Nothing was queued.",
+        "当 {changes} 时：{problem}未将任何运行加入队列。",
+    ),
+    "sweep_runs": ("{count} runs, one after the other {time}.", "{count} 个运行，依次进行{time}。"),
+    "group_stopped": (
+        "{group}: {taken} taken out of the queue, {stopped} stopped while running.",
+        "{group}：{taken} 个已移出队列，{stopped} 个运行中的已停止。",
+    ),
     "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
     "trainer_killed_because": (
         "The trainer was killed: {because}; {rest}.",
@@ -161,6 +198,9 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "sweep_time_unknown": ("for a time that cannot be told yet", "时间尚无法估计"),
+    "sweep_minutes": ("for about {count} minutes", "约 {count} 分钟"),
+    "sweep_hours": ("for about {count:.1f} hours", "约 {count:.1f} 小时"),
     "stop_twice": ("Stop was pressed twice", "“停止”被按了两次"),
     "stop_unanswered": ("it did not answer to Stop within {seconds:g} s", "{seconds:g} 秒内没有响应“停止”"),
     "no_checkpoint": ("it has no checkpoint", "没有检查点"),

@@ -44,8 +44,11 @@ def locate_model(name: str, workspace: Workspace) -> str:
     local = workspace.models / name.split("/")[-1]
     if (local / "config.json").is_file() and not path.is_absolute():
         return str(local)
+    if not path.is_absolute() and local.is_dir():
+        check_other_forms(local)
     if path.is_dir():
         if not (path / "config.json").is_file():
+            check_other_forms(path)
             contents = sorted(p.name for p in path.iterdir())[:6] or Message("nothing_there")
             raise UserError("folder_no_model", folder=path, contents=contents)
         return str(path)
@@ -68,6 +71,14 @@ def _model_of_run(name: str, workspace: Workspace) -> Path | None:
         return None
     folder = run.path / checkpoint
     return folder.resolve() if is_model(folder) else None
+
+
+def check_other_forms(folder: Path) -> None:
+    """Raise UserError for a folder that holds something else than a model: a GGUF, or an adapter."""
+    if any(folder.glob("*.gguf")):
+        raise UserError("model_is_gguf", name=folder.name)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError("model_is_adapter", name=folder.name, folder=folder)
 
 
 def to_fetch(name: str, workspace: Workspace) -> bool:

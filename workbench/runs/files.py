@@ -41,7 +41,7 @@ RUN_FILES = (
     RunFile(("checkpoint-*",), "trainer", "the Trainer's checkpoints, each with `files.json`: all its files and their sizes. It gets its name when all are on the disk"),
     RunFile(("pissa_init.safetensors",), "trainer", "with `pissa_init`: the factors that were taken out of the weights; a run that goes on takes the same"),
     RunFile(("samples.jsonl",), "trainer", "answers to `sample_prompts`: `current_steps, prompt, answer`"),
-    RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from)"),
+    RunFile(("meta.json",), "page", "what people say of the run: `title`, `note`, `tags`, `group`, `parent` (the run it was cloned from), `sweep` (the options that its sweep varies)"),
     RunFile(("probes",), "page", "reports of probe sets, one for each set and checkpoint"),
     RunFile(("generated_predictions.jsonl",), "predictor", "answers to `eval_dataset` (`do_predict`), a row each: LLaMA-Factory's `prompt, predict, label`, and `row, place, finish, tokens, logprob`, its scores, or the `problem` for which it was not asked"),
     RunFile(("predict_results.json", "predict.json", ".predict.lock"), "predictor", "the totals; what was asked, by which an unfinished prediction goes on; held while somebody writes"),

@@ -72,8 +72,8 @@ class Run(StateDirectory):
         return sorted(whole, key=step_of)
 
     def notes(self) -> dict[str, str]:
-        """What people say of the run: `title`, `note`, `tags`, `group`, and `parent`, the run that its config was
-        cloned from."""
+        """What people say of the run: `title`, `note`, `tags`, `group`, `parent`, the run that its config was
+        cloned from, and `sweep`, the options that its sweep varies."""
         try:
             stored = files.read_object(self.path / "meta.json", files.MAX_YAML)
             return {k: v for k, v in stored.items() if isinstance(v, str)}
@@ -96,7 +96,7 @@ class Run(StateDirectory):
         return problems
 
     def set_notes(self, **changes: str) -> None:
-        """Change `title`, `note`, `tags`, `group` or `parent`."""
+        """Change `title`, `note`, `tags`, `group`, `parent` or `sweep`."""
         write_atomically(self.path / "meta.json", json.dumps(self.notes() | changes, ensure_ascii=False, indent=1))
 
     def lock(self) -> int | None:

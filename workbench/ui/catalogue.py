@@ -4,7 +4,7 @@ What errors, reasons and reports say is in `workbench.messages`.
 """
 
 from workbench.messages.message import PARTS, told
-from workbench.ui import catalogue_costs, catalogue_evaluate, catalogue_model
+from workbench.ui import catalogue_costs, catalogue_evaluate, catalogue_export, catalogue_model
 
 # The browser translates every text that equals a key, values of choices too: those must not be keys.
 TEXT = {
@@ -313,10 +313,6 @@ TEXT = {
     "merge_name": ("Name of the result", "结果名称"),
     "merge_add": ("Add to the engine", "加入引擎"),
     "merge_export": ("Export", "导出"),
-    "export_format_info": (
-        "safetensors: a model of the workspace. GGUF: for llama.cpp and Ollama, whole (also without adapters) or the LoRA alone.",
-        "safetensors：工作区中的模型。GGUF：供 llama.cpp 和 Ollama 使用，完整模型（也可不带适配器）或仅 LoRA。",
-    ),
     "merge_line_wrong": ("'{line}' should have the form ADAPTER = WEIGHT.", "“{line}” 应为 适配器 = 权重 的形式。"),
     "merge_empty": ("Name at least one adapter.", "请至少填写一个适配器。"),
     "merge_name_missing": ("Give the result a name.", "请为结果命名。"),
@@ -724,7 +720,7 @@ TEXT = {
     ),
 }
 
-TEXT |= catalogue_model.TEXT | catalogue_costs.TEXT | catalogue_evaluate.TEXT
+TEXT |= catalogue_model.TEXT | catalogue_costs.TEXT | catalogue_evaluate.TEXT | catalogue_export.TEXT
 
 
 def say(key: str, lang: str, **values) -> str:

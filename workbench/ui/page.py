@@ -17,9 +17,9 @@ from workbench.data.worker_client import DataWorker
 from workbench.engine.door import Door
 from workbench.engine.process import Engine
 from workbench.errors import UserError
-from workbench.runs.run import is_model, list_states, run_named
+from workbench.runs.run import Run, is_model, list_states, run_named
 from workbench.storage.users import User, role_word
-from workbench.storage.workspace import Workspace
+from workbench.storage.workspace import Workspace, slug
 from workbench.train import queue
 from workbench.ui import people as people_
 from workbench.ui.api import add_api
@@ -182,13 +182,25 @@ class Page:
     def chat_with(self, run_id, checkpoint=""):
         """The Chat tab with a run's adapter, or that of its checkpoint; with its model where it trained all of one."""
         run = run_named(self.workspace, run_id)
-        whole = run is not None and (run.has_adapter or run.has_model)
-        if run is not None and not checkpoint and not whole and (checkpoints := run.checkpoints()):
+        if run is None:
+            return gr.Tabs(selected="chat"), gr.Dropdown(value=run_id), gr.skip()
+        whole = run.has_adapter or run.has_model
+        if not checkpoint and not whole and (checkpoints := run.checkpoints()):
             checkpoint = checkpoints[-1].name
-        name = f"{run_id}/{checkpoint}" if run is not None and checkpoint else run_id
-        if run is not None and is_model(run.path / (checkpoint or "")):
+        name = f"{run_id}/{checkpoint}" if checkpoint else run_id
+        if is_model(run.path / (checkpoint or "")):
             return gr.Tabs(selected="chat"), gr.Dropdown(value=""), gr.Dropdown(value=name)
         return gr.Tabs(selected="chat"), gr.Dropdown(value=name), gr.skip()
+
+    def export_run(self, run_id, checkpoint=""):
+        """The Chat tab's export of a run's adapter, or that of its checkpoint, filled in."""
+        run = run_named(self.workspace, run_id)
+        if run is None:
+            return [gr.skip()] * 3 + self.chat.panel.unfilled()
+        adapter = f"{run.id}/{checkpoint}" if checkpoint else adapter_of(run)
+        values = run.config_values() | {"adapter_name_or_path": adapter}
+        name = slug(run.notes().get("title") or run.id)
+        return [gr.Tabs(selected="chat"), gr.Accordion(open=True), None, *self.chat.panel.filled(values, name)]
 
     def tell(self, states, request: gr.Request):
         """Runs that have ended since this tab last looked: a line on the page, and a notification where allowed."""
@@ -219,6 +231,8 @@ class Page:
         taken = [self.tabs, chat.panel.adapter, chat.panel.model]
         to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], taken)
         bind(runs.chat.click, (to_chat, take_adapter))
+        to_export = [self.tabs, chat.panel.merging, chat.panel.exports.seen, *chat.panel.settings]
+        runs.export.click(self.export_run, [runs.chosen, runs.checkpoint], to_export, **QUIET)
         shown_to_chat = Event(self.chat_with, train.panel.list, taken)
         bind(train.panel.chat.click, (shown_to_chat, take_adapter))
         chat.examine.train.click(
@@ -231,6 +245,12 @@ class Page:
         known = gr.State(None)
         blocks.load(self.tell, known, [news, known], **QUIET)  # what goes on now: its end will be news
         gr.Timer(4).tick(self.tell, known, [news, known], **QUIET)
+
+
+def adapter_of(run: Run) -> str:
+    """The name of a run's adapter: its own, or that of its last checkpoint."""
+    checkpoints = [] if run.has_adapter else run.checkpoints()
+    return f"{run.id}/{checkpoints[-1].name}" if checkpoints else run.id
 
 
 def _ticking(timers: list, clocks: list) -> str:

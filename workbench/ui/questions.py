@@ -14,6 +14,7 @@ KEYS = (
     "conversation_sure",
     "model_delete_sure",
     "cost_forget_sure",
+    "group_stop_sure",
 )
 
 

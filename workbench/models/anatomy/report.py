@@ -12,6 +12,7 @@ from workbench.models.anatomy import bundled, cache, compute, fields, rope
 from workbench.models.anatomy.folder import Folder, look
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.anatomy.sizes import Reading, read_sizes
+from workbench.models.locate import check_other_forms
 from workbench.storage import files
 from workbench.storage.workspace import Workspace, expanded
 
@@ -40,12 +41,16 @@ def find(name: str, workspace: Workspace) -> Found:
     path = expanded(name, "model")
     short = name.rstrip("/").split("/")[-1]
     local = workspace.models / short
-    if short and not path.is_absolute() and ".." not in path.parts and (local / "config.json").is_file():
+    plain = bool(short) and not path.is_absolute() and ".." not in path.parts
+    if plain and (local / "config.json").is_file():
         path = local
-    elif workspace.confined and name and (path.is_absolute() or ".." in path.parts or path.exists()):
+    elif plain and local.is_dir():
+        check_other_forms(local)
+    if workspace.confined and path != local and name and (path.is_absolute() or ".." in path.parts or path.exists()):
         path = workspace.inside(path if path.is_absolute() else Path.cwd() / path, what="model")
     if name and path.is_dir():
         if not (path / "config.json").is_file():
+            check_other_forms(path)
             raise UserError("anatomy_no_config", folder=path)
         return Found(path.name, _read(path / "config.json"), "folder", path)
     if path.suffix == ".json" and path.is_file():

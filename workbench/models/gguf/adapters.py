@@ -126,6 +126,14 @@ class Adapter:
             return self._expert(expert[1], int(expert[2]), expert[3]) or self._plain(name)
         return self._plain(name)
 
+    def changes(self, name: str) -> bool:
+        """Whether merging changes a tensor of the base."""
+        if name in self.factors or name in self.whole or name in self.copies:
+            return True
+        expert = re.fullmatch(r"(.+\.experts)\.\d+\.(gate_proj|up_proj|down_proj)\.weight", name)
+        part = expert and ("down_proj" if expert[2] == "down_proj" else "gate_up_proj")
+        return bool(expert) and f"{expert[1]}.{part}" in self.factors
+
     def _plain(self, name: str):
         found = self.factors.get(name)
         if found is None:

@@ -5,7 +5,6 @@ much memory as its largest tensor.
 """
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,21 +12,21 @@ from typing import Any
 
 from workbench.config.options import EngineConfig
 from workbench.errors import UserError
-from workbench.models.anatomy.units import memory
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
-from workbench.models.export import export_target, exported_tokenizer, written_whole
+from workbench.models.export.card import write_card
+from workbench.models.export.source import exported_tokenizer, source_folder
+from workbench.models.export.target import check_room, export_target, written_whole
 from workbench.models.gguf import architectures, beside, file, lora, vocabulary
 from workbench.models.gguf.adapters import Adapter, Merged
 from workbench.models.gguf.tensors import Tensors
 from workbench.models.integrity import check_shards
-from workbench.models.load import generation_settings, model_source
+from workbench.models.load import generation_settings
 from workbench.models.rope import set_rope_scaling
 from workbench.storage import hub
 from workbench.storage.workspace import Workspace
 
 _MARK = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
-_ROOM = 1 << 20  # bytes for what is written beside the tensors
 
 
 def export_gguf(
@@ -46,7 +45,7 @@ def export_gguf(
     Args:
         kind: `gguf-f16` or `gguf-q8_0`: a model, also without adapters; `gguf-lora`: adapters alone. `gguf-f32` is for
             comparisons.
-        set_template: as of `workbench.models.export.export`.
+        set_template: as of `workbench.models.export.merged.export`.
 
     Returns:
         The GGUF file.
@@ -58,7 +57,7 @@ def export_gguf(
     target, folders = export_target(name, adapters, workspace)
     if kind == "gguf-lora" and not folders:
         raise UserError("no_adapter_to_merge")
-    source = _folder(config, workspace, progress)
+    source = source_folder(config, workspace, progress)
     model = _model_config(config, source, log)
     architecture = architectures.check(model)
     weights = check_shards(source)
@@ -83,23 +82,8 @@ def export_gguf(
                 writer, partial / result.name, model, tokenizer, planned, rows, config, kind, workspace, progress, log
             )
         (partial / "Modelfile").write_text(text, encoding="utf-8")
-        told = beside.card(target.name, result.name, kind, config.model_name_or_path or "", adapters, workspace)
-        (partial / "README.md").write_text(told, encoding="utf-8")
+        write_card(partial, target.name, kind, config.model_name_or_path or "", source, adapters, workspace)
     return result
-
-
-def _folder(config: EngineConfig, workspace: Workspace, progress: Progress) -> Path:
-    """The folder of the base's files; a model of a hub is fetched into the hub's cache."""
-    source = model_source(config, workspace, progress)
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        wanted = ["*.json", "*.safetensors", "*.jinja", "*.model"]
-        return Path(snapshot_download(source, revision=config.model_revision, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises many kinds
-        raise UserError("model_unreachable", name=source, place=hub.endpoint(), advice=hub.by_hand(source)) from error
 
 
 def _model_config(config: EngineConfig, source: Path, log: Callable[[str], None]) -> Any:
@@ -130,13 +114,6 @@ def _writer(architecture: str, name: str, config: EngineConfig, adapters: dict[s
     return writer
 
 
-def _check_room(planned: list, folder: Path) -> None:
-    """Raise UserError where the disk has no room, before half an hour of writing."""
-    need, free = file.size_of(planned) + _ROOM, shutil.disk_usage(folder).free
-    if need > free:
-        raise UserError("gguf_no_room", need=memory(need), free=memory(free))
-
-
 def _write_model(
     writer, path: Path, model, tokenizer, targets, rows, config, kind: str, workspace: Workspace, progress, log
 ) -> str:
@@ -158,7 +135,7 @@ def _write_model(
     if (factors := architectures.rope_factors(model)) is not None:
         planned.insert(1, (architectures.Target("rope_freqs.weight", tuple(factors.shape), ()), "F32"))
         read = lambda source, *more: factors if source == "rope_freqs.weight" else rows(source, *more)  # noqa: E731
-    _check_room(planned, path.parent)
+    check_room(file.size_of(planned), path.parent)
     file.write(writer, path, planned, read, progress)
     stops = [tokenizer.convert_ids_to_tokens(number) for number in ends if number < len(tokenizer)]
     return beside.modelfile(path.name, tokenizer, stops, vocabulary.begins_with_bos(tokenizer))
@@ -174,7 +151,7 @@ def _write_lora(
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 1.0)
     planned = file.plan(made, "F32")
-    _check_room(planned, path.parent)
+    check_room(file.size_of(planned), path.parent)
     file.write(writer, path, planned, values.__getitem__, progress)
 
 

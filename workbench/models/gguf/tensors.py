@@ -6,6 +6,7 @@ what an export should take.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import UserError
 from workbench.models.anatomy.folder import tensors_of
@@ -31,6 +32,11 @@ class Tensors:
                     raise UserError("gguf_dtype", name=name, dtype=dtype)
                 self._places[name] = path, begin, dtype
                 self.shapes[name] = tuple(shape)
+
+    def place(self, name: str) -> tuple[Path, int, Any]:
+        """The file that holds a tensor, where in it its first byte is, and its dtype."""
+        path, begin, dtype = self._places[name]
+        return path, begin, self._dtypes[dtype]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None):
         """Rows `start` to `stop` of a tensor as float32 (of a vector: elements). Raises UserError: the file is cut."""

@@ -3,7 +3,6 @@ instead."""
 
 import itertools
 import re
-import time
 from html import escape
 
 import gradio as gr
@@ -14,9 +13,7 @@ from workbench.config.run_config import validated
 from workbench.engine.client import Endpoint, add_adapter, models
 from workbench.engine.process import SILENT, Engine
 from workbench.errors import UserError
-from workbench.models.gguf import FORMATS, WITHOUT_ADAPTERS
 from workbench.models.locate import adapter_choices, locate_adapter
-from workbench.runs import job
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL
 from workbench.ui import people
@@ -25,6 +22,7 @@ from workbench.ui.costs.chat_panel import ChatCosts
 from workbench.ui.form import model_choices
 from workbench.ui.notes import QUIET, note, told
 from workbench.ui.strings import language, t
+from workbench.ui.tabs.chat.export_panel import ExportPanel
 
 _MORE = sorted(
     options_that_affect("loading", EngineConfig), key=lambda name: name == "trust_remote_code"
@@ -34,7 +32,6 @@ _ENGINE = ("engine", "engine_url", "tensor_parallel_size", "gpu_memory_utilizati
 _KEPT = (*_ENGINE, "devices")
 
 MAX_MERGED = 16  # adapters
-_SHOWN_SECONDS = 86_400.0  # for which the end of an export is shown
 
 
 class EnginePanel:
@@ -42,7 +39,7 @@ class EnginePanel:
 
     def __init__(self, engine: Engine):
         self.engine, self.workspace = engine, engine.workspace
-        self._newest_export = next(iter(job.jobs(self.workspace, "export")), None)
+        self.exports = ExportPanel(engine, self._weights)
         self.costs = ChatCosts(self.workspace)
         self.defaults = {option.name: option for option in options(EngineConfig)}
 
@@ -90,23 +87,16 @@ class EnginePanel:
             )
             find = gr.Button(t("find_models"), size="sm", elem_id="find-models")
             models_found = gr.HTML(elem_id="server-found")
-        with gr.Accordion(t("merge_title"), open=False, elem_id="merge"):
+        self.timer = gr.Timer(1, active=False)  # not in the section: what is in a closed one does not tick
+        with gr.Accordion(t("merge_title"), open=False, elem_id="merge") as self.merging:
             self.pick = gr.Dropdown([], value=None, label=t("merge_pick"), elem_id="merge-pick")
             self.weights = gr.Textbox(label=t("merge_weights"), info=t("merge_info"), lines=3, elem_id="merge-weights")
             self.name = gr.Textbox(label=t("merge_name"), max_lines=1, elem_id="merge-name")
-            self.format = gr.Dropdown(
-                ["safetensors", *FORMATS],
-                value="safetensors",
-                label=t("export_as"),
-                info=t("export_format_info"),
-                elem_id="merge-format",
-            )
-            with gr.Row():
-                add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
-                export = gr.Button(t("merge_export"), size="sm", elem_id="merge-export", min_width=90)
-                halt = gr.Button(t("stop"), size="sm", elem_id="merge-stop", min_width=60)
+            add = gr.Button(t("merge_add"), size="sm", elem_id="merge-add", min_width=90)
             merged = gr.HTML(elem_id="merge-note")
-            self.exported = gr.HTML(elem_id="merge-exported")
+            self.exports.build(self.model, self.weights, self.name, self.timer)
+        # what was sent to a closed section is not in it: all is sent again when it is opened
+        self.merging.expand(lambda: None, None, self.exports.seen, **QUIET)
         self.seen = gr.State(None)
 
         load.click(
@@ -126,10 +116,8 @@ class EnginePanel:
         self.adapter.input(*self.take_adapter, **QUIET)
         asked = [self.model, self.quantization, *self.more.values()]
         self.costs.wire(self.config_of, self.adapter, asked)
-        self.timer = gr.Timer(1, active=False)
-        self.timer.tick(self._look, [self.seen, *asked], [self.status, self.exported, unload, self.seen], **QUIET)
+        self.timer.tick(self._look, [self.seen, *asked], [self.status, unload, self.seen], **QUIET)
         self.pick.input(_with_line, [self.pick, self.weights], [self.weights, self.pick], **QUIET)
-        halt.click(self._stop_export, None, self.exported, **QUIET)
         find.click(
             self._find,
             [self.url, self.key],
@@ -141,13 +129,6 @@ class EnginePanel:
             self._merge,
             [self.weights, self.name],
             [merged, self.adapter],
-            show_progress="minimal",
-            api_visibility="private",
-        )
-        export.click(
-            self._export,
-            [self.model, self.weights, self.name, self.format],
-            merged,
             show_progress="minimal",
             api_visibility="private",
         )
@@ -219,7 +200,7 @@ class EnginePanel:
                 self.workspace.inside(locate_adapter(chosen, self.workspace), what="adapter")
             self.engine.load(config, chosen or "", engine_key or "")
         except UserError as error:
-            return note(told(error, lang), "bad"), ("failed", None)
+            return note(told(error, lang), "bad"), "failed"
         return note(say("engine_loading", lang, model=self.engine.model, phase="…"), "warn"), None
 
     def _differs(self, asked: tuple) -> list[str]:
@@ -235,10 +216,9 @@ class EnginePanel:
         return [name for name in names if getattr(wanted, name) != getattr(loaded, name)]
 
     def _look(self, token, request: gr.Request, *asked):
-        """Status of the engine and of an export; each sent only when it changed."""
+        """Status of the engine, sent only when it changed."""
         lang, state = language(request), self.engine.state()
         differs = tuple(self._differs(asked))
-        exported = self._exported(lang)
         fresh = (
             lang,
             self.engine.model,
@@ -247,15 +227,13 @@ class EnginePanel:
             tuple(sorted(self.engine._adapters)),
             differs,
         )
-        before, before_exported = token or (None, None)
-        export_update = gr.skip() if exported == before_exported else exported
-        if before in (fresh, "failed"):
-            return gr.skip(), export_update, gr.skip(), (before, exported) if exported != before_exported else gr.skip()
+        if token in (fresh, "failed"):
+            return [gr.skip()] * 3
         trusted = self.engine.config and self.engine.config.trust_remote_code
         status = (note(say("trust_warning", lang), "warn") if trusted else "") + self._status_html(lang)
         if differs:
             status += note(say("reload_to_apply", lang, names=", ".join(differs)), "warn")
-        return status, export_update, gr.Button(interactive=bool(state and state.active)), (fresh, exported)
+        return status, gr.Button(interactive=bool(state and state.active)), fresh
 
     def _status_html(self, lang: str) -> str:
         state, model = self.engine.state(), self.engine.model
@@ -370,54 +348,6 @@ class EnginePanel:
         return note(say("merged", lang, name=name.strip())), gr.Dropdown(
             choices=[(say("adapter_none", lang), ""), *[(n, n) for n in self.adapters()]], value=name.strip()
         )
-
-    @people.needs("train")
-    def _export(self, model, text, name, format_, request: gr.Request):
-        """Start a job that writes base and adapters as one model, or as GGUF, into the workspace."""
-        lang = language(request)
-        try:
-            self.workspace.check_writable()
-            alone = format_ in WITHOUT_ADAPTERS and not (text or "").strip()
-            weights = {} if alone else self._weights(text, lang)
-            if not (name or "").strip():
-                raise UserError(say("merge_name_missing", lang))
-            config = validated({"model_name_or_path": model}, EngineConfig)
-            self.workspace.confine(config)
-            if format_ not in FORMATS:  # GGUF is written without loading the model
-                self.engine.check_room(config)
-            for adapter in weights:
-                self.workspace.inside(locate_adapter(adapter, self.workspace), what="adapter")
-        except UserError as error:
-            return note(told(error, lang), "bad")
-        arguments = [model, "--name", name.strip(), "--format", format_, "--workspace", self.workspace.root]
-        for adapter, weight in weights.items():
-            arguments += ["--adapter", f"{adapter}={weight}"]
-        try:
-            self._newest_export = job.start_job(
-                self.workspace, "export", name.strip(), "workbench", "export", *arguments
-            )
-        except UserError as error:
-            return note(told(error, lang), "bad")
-        return ""
-
-    def _exported(self, lang: str) -> str:
-        """How far the newest export is, or what became of it; it goes on without this page."""
-        newest = self._newest_export
-        state = newest.state() if newest else None
-        if state is None or (state.ended or time.time()) < time.time() - _SHOWN_SECONDS:
-            return ""
-        if not state.active:
-            return note(told(state.reason, lang) or state.state, "ok" if state.state == "finished" else "bad")
-        name = newest.id.partition("-export-")[2]
-        bar = f"<div class='wb-bar' style='margin-top:6px'><div style='width:{100 * state.progress:.0f}%'></div></div>"
-        status = f"{say('exporting', lang, name=name)} {told(state.phase, lang)}".strip()
-        return f"<div class='wb-note warn'>{escape(status)}{bar}</div>"
-
-    @people.needs("train")
-    def _stop_export(self, request: gr.Request):
-        if self._newest_export:
-            job.stop_job(self._newest_export)
-        return self._exported(language(request))
 
 
 def _with_line(name, text):

@@ -9,6 +9,7 @@ from workbench.errors import UserError
 from workbench.models.anatomy.folder import Folder, look
 from workbench.models.anatomy.units import memory
 from workbench.models.download import check_name
+from workbench.models.export.listing import exported
 from workbench.runs import job
 from workbench.runs.run import list_states
 from workbench.storage.workspace import Workspace, slug
@@ -40,7 +41,14 @@ def machine_html(found: list[Folder], lang: str) -> str:
     return f"<div class='wb-wide' tabindex='0'>{table}</div>"
 
 
+def loadable(one: Folder) -> bool:
+    """Whether a folder is, or may become, a model: no GGUF and no adapter that was exported."""
+    return (one.path / "config.json").is_file() or exported(one.path) is None
+
+
 def _state(one: Folder, lang: str) -> str:
+    if mark := exported(one.path):
+        return say("machine_export" if loadable(one) else "machine_export_elsewhere", lang, format=mark.format)
     if one.problems or not (one.path / "config.json").is_file():
         return say("machine_part", lang)
     return say("machine_whole" if one.whole else "machine_config", lang)

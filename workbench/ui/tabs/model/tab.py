@@ -150,7 +150,11 @@ class ModelTab:
     def refresh(self, request: gr.Request):
         """What is on this machine, for the lists; what is chosen in them stays."""
         lang, here = language(request), machine.models(self.workspace)
-        own = [(say("model_on_machine", lang, name=m.path.name, size=memory(m.bytes)), m.path.name) for m in here]
+        own = [
+            (say("model_on_machine", lang, name=m.path.name, size=memory(m.bytes)), m.path.name)
+            for m in here
+            if machine.loadable(m)
+        ]
         others = [(say("model_bundled", lang, name=known), known) for known in bundled.ORDER]
         names = [m.path.name for m in here]
         return (

@@ -22,6 +22,7 @@ from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
 from workbench.ui.tabs.evaluate.view import of_runs_html
 from workbench.ui.tabs.record import Event, Tab
 from workbench.ui.tabs.runs import view
+from workbench.ui.tabs.runs.group import GroupPart
 from workbench.ui.tabs.train.run_panel import has_something_to_chat_with, stop_button
 from workbench.ui.theme import CHART_JS
 
@@ -43,6 +44,7 @@ class RunsTab:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
+        self.group_part = GroupPart(workspace)
 
     def build(self) -> Tab:
         """Lay the tab out inside a `gr.Tab` and wire it."""
@@ -131,6 +133,7 @@ class RunsTab:
             self.stop = gr.Button(t("stop_run"), elem_id="runs-stop", variant="stop", **small)
             self.earlier = gr.Button(t("earlier"), elem_id="runs-earlier", **small)
             self.later = gr.Button(t("later"), elem_id="runs-later", **small)
+            self.export = gr.Button(t("export_run"), elem_id="runs-export", **small)
             self.as_zip = gr.Button(t("download_zip"), elem_id="runs-zip", **small)
             self.delete = gr.Button(t("delete"), elem_id="runs-delete", **small)
 
@@ -164,6 +167,8 @@ class RunsTab:
                     self.log_scale = gr.Checkbox(False, label=t("log_scale"), elem_id="compare-log")
                 self.compared = gr.HTML(**_CHART, elem_id="compare-chart")
                 self.differing = gr.HTML(elem_id="compare-table")
+            with gr.Tab(t("group_part"), id="group", elem_id="part-group") as self.group_tab:
+                self.group_part.build()
             with gr.Tab(t("log"), id="log", elem_id="part-log") as self.log_part:
                 with gr.Row(equal_height=True):
                     self.words = gr.Textbox(label=t("search_log"), elem_id="log-search", max_lines=1, scale=5)
@@ -248,7 +253,17 @@ class RunsTab:
     @property
     def buttons(self) -> list:
         """Those that apply to some runs only."""
-        return [self.resume, self.chat, self.clone, self.stop, self.earlier, self.later, self.as_zip, self.delete]
+        return [
+            self.resume,
+            self.chat,
+            self.clone,
+            self.stop,
+            self.earlier,
+            self.later,
+            self.export,
+            self.as_zip,
+            self.delete,
+        ]
 
     def buttons_for(self, run: Run | None, lang: str) -> list:
         """Each of `buttons` enabled where it applies to `run`."""
@@ -263,6 +278,7 @@ class RunsTab:
             stop_button(state.state if state else "", lang, able=mine),
             able(interactive=queued),
             able(interactive=queued),
+            able(interactive=bool(run) and has_something_to_chat_with(run)),
             able(interactive=bool(run)),
             able(interactive=ended and not self.workspace.read_only),
         ]
@@ -437,6 +453,7 @@ class RunsTab:
         self.timers = [gr.Timer(2, active=False), gr.Timer(1, active=False)]
         self.timers[0].tick(*self.fresh_list, **QUIET)
         self.timers[1].tick(self.look, look_inputs, look_outputs, **QUIET)
+        self.group_part.wire(self.group_tab, self.chosen, self.current, self.timers[1])
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
         self.table.click(self.pick, None, self.chosen, **QUIET).then(None, self.chosen, None, **linked)
         self.chosen.input(None, self.chosen, None, **linked)

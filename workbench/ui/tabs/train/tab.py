@@ -28,6 +28,7 @@ from workbench.ui.tabs.train import base as bases
 from workbench.ui.tabs.train import importing
 from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.run_panel import RunPanel, run_choices
+from workbench.ui.tabs.train.sweep_panel import SweepPanel
 from workbench.ui.tabs.train.verdict import verdict
 
 _PARTS = 4  # the place of the side's parts among the outputs `filled`
@@ -44,6 +45,7 @@ class TrainTab:
         self.first = Base.of_preset(next(preset for preset in list_presets() if preset.name == DEFAULT))
         self.form = Form(self.workspace, self.first.values)
         self.panel = RunPanel(workspace)
+        self.sweep = SweepPanel(workspace, worker, self.form.config)
         self.costs, self.here = CostPanel("train"), PresetsPanel(workspace)
 
     @property
@@ -85,6 +87,7 @@ class TrainTab:
                     max_lines=1,
                     container=False,
                 )
+                self.sweep.build()
                 with gr.Tabs(elem_id="train-parts") as self.parts:
                     with gr.Tab(t("monitor"), id="monitor", render_children=True):
                         self.panel.build()
@@ -328,6 +331,7 @@ class TrainTab:
             api_visibility="private",
         )
         runs.wire()
+        self.sweep.wire(self.group, form.components)
         arriving = Event(
             self.arrive,
             self.draft,

@@ -66,7 +66,7 @@ def setting(tmp_path, workspace, model_folder, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "common_arguments", in_order)
 
-    def prepare(rows, *, padded: bool = False, adapter=None, **options):
+    def prepare(rows, *, padded: bool = False, adapter=None, folder=model_folder, made=None, **options):
         if padded:
             monkeypatch.setattr(trainer_module, "why_padded", lambda config, causal: "padding is wanted here")
         data = tmp_path / "data"
@@ -76,7 +76,7 @@ def setting(tmp_path, workspace, model_folder, monkeypatch):
         (data / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json", **ranking}}))
         config = validated(
             {
-                "model_name_or_path": str(model_folder), "dataset": "rows", "dataset_dir": str(data),
+                "model_name_or_path": str(folder), "dataset": "rows", "dataset_dir": str(data),
                 "max_steps": STEPS, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
                 "learning_rate": 5e-4, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no",
                 "lora_rank": 4, "lora_alpha": 8, "disable_gradient_checkpointing": True, "cutoff_len": 0,
@@ -84,7 +84,7 @@ def setting(tmp_path, workspace, model_folder, monkeypatch):
             }
         )  # fmt: skip
         run = create_run(workspace, config)
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
 
         def progress(*_):
             pass
@@ -93,7 +93,7 @@ def setting(tmp_path, workspace, model_folder, monkeypatch):
         references = References(config, workspace, torch.float32, progress, print) if config.needs_reference else None
         if references and references.other:
             train_rows, held_out = references.from_other(train_rows, held_out)
-        model = AutoModelForCausalLM.from_pretrained(model_folder)
+        model = made(config) if made else AutoModelForCausalLM.from_pretrained(folder)
         if config.stage == "rm":
             model = reward_model(model, config.seed)
         torch.manual_seed(5)
@@ -304,3 +304,17 @@ def test_a_pair_that_is_too_long_keeps_one_question(cutoff, model_folder):
     assert starts[0] == starts[1] and chosen.input_ids[: starts[0]] == rejected.input_ids[: starts[0]]
     assert tokenizer.decode([i for i in chosen.labels if i != -100]) == "Forty-two<|im_end|>"
     assert chosen.trained < rejected.trained
+
+
+@pytest.mark.parametrize("balance", [None, 0.3])
+def test_a_mixture_in_4_bits_learns_from_pairs(balance, setting, rows, tiny_moe, workspace):
+    """LoRA on packed experts: end to end as padded, with the balance loss of its routers, too."""
+    from workbench.models.load import load_model
+
+    def made(config):
+        return load_model(config, workspace, dtype=torch.float32, split=False, progress=lambda *_: None, log=print)
+
+    options = {"stage": "dpo", "quantization_bit": 4, "moe_aux_loss_coef": balance, "folder": tiny_moe, "made": made}
+    joined, padded = both_ways(setting, rows, **options)
+    assert joined[0] == pytest.approx(0.6931472, abs=1e-6) and learns(joined)
+    assert joined == pytest.approx(padded, rel=1e-3)

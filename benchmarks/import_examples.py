@@ -29,6 +29,12 @@ def kind_of(text: str) -> str:
         return ""
     if not isinstance(values, dict):
         return ""
+    if "model" in values:  # the form of v1
+        peft = values.get("peft_config") or {}
+        if "export_dir" in peft or "train_dataset" not in values:
+            return "export" if "export_dir" in peft else "chat"
+        stage = "dpo" if "dpo" in values["train_dataset"] else "sft"
+        return f"{'rm' if values.get('model_class') == 'cls' else stage} {peft.get('name', 'full')}"
     if not values.get("do_train"):
         return "export" if "export_dir" in values else "chat" if "template" in values else "other"
     return f"{values.get('stage', 'sft')} {values.get('finetuning_type', 'lora')}"

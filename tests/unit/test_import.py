@@ -29,7 +29,6 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         ("model_name_or_path: a/b\nadapter_name_or_path: s\nexport_dir: o\nexport_quantization_bit: 4", "GPTQ"),
         ("template: llama3\ninfer_backend: huggingface", "names no model"),
         ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: vllm\nquantization_method: hqq", "hqq"),
-        ("model: a/b\ntemplate: t\ntrain_dataset: d.yaml\npeft_config:\n  name: lora", "v1"),
         ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2", "config of accelerate"),
         ("svg_token: 'a token'\nother: b", "No key of this file is an option"),
         ("python scripts/llama_pro.py --model_name_or_path a/b --output_dir c", "helper script"),

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 
 STAGES = {"ppo": "stage_ppo"}  # that are not offered
 # what a command of its is for; `train` is the rest
-COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "eval": "eval"}
+COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "merge": "export", "eval": "eval"}
 # templates of models that also take images, video or audio
 MEDIA_TEMPLATES = re.compile(
     r"(^|_)(vl|omni|vision|audio|video)($|_)|llava|4v|4_5v|4_1v|mllama|pixtral|paligemma|minicpm_[ov]|intern_s1|dots_ocr"

@@ -60,8 +60,6 @@ CHANGING = {
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
     "pref_bco_weight": "BCO",
-    "use_dft_loss": "asks_dft",
-    "use_eaft_loss": "asks_eaft",
     "use_asft_loss": "asks_asft",
     "use_mca": "Megatron",
     "use_distributed_optimizer": "Megatron",
@@ -164,6 +162,7 @@ _PREFIXES = (
     "sglang_",
     "fp8_",
     "kt_",
+    "asft_",
     "export_",
 )
 

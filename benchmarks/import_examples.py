@@ -18,6 +18,7 @@ from workbench.cli.imports import named_file
 from workbench.config.llamafactory import import_text
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated
+from workbench.data import templates
 from workbench.errors import UserError
 
 
@@ -51,6 +52,7 @@ def main() -> int:
             imported = import_text(text, lambda name, file=file: named_file(name, str(file)))
             trains = imported.purpose == "train"
             config = validated(imported.defaults | imported.values, RunConfig if trains else EngineConfig)
+            templates.read(config.template)
         except UserError as error:
             result, why = "refused", str(error)
         else:

@@ -140,7 +140,7 @@ def test_overrides_of_text_with_a_colon_and_of_other_options():
 
 
 def test_templates_that_llama_factory_knows_are_the_models_own():
-    for name in ("baichuan2", "mistral", "Phi4", "exaone", "auto"):
+    for name in ("baichuan2", "mistral", "Phi4", "exaone", "qwen3_5_nothink", "auto"):
         assert templates.read(name) is None and templates.is_own(name)
     assert templates.read("llama3") and not templates.is_own("llama3")
     with pytest.raises(UserError, match="no template 'lama3'"):

@@ -337,7 +337,7 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
         if not foreign.is_off(given.get("export_quantization_bit")):
             raise UserError("import_gptq")
         if not given.get("adapter_name_or_path"):
-            raise UserError("import_no_adapter")
+            raise UserError("import_no_adapter", model=files.shown(given["model_name_or_path"], 120))
         result.name = re.split(r"[/\\]", str(given.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
     for key, value in pairs:
         key, shown = _RENAMED.get(key, key) if key != "max_length" else key, files.shown(value)

@@ -74,8 +74,8 @@ SENTENCES = {
         "不提供以 GPTQ 导出（export_quantization_bit）。未导入任何内容。",
     ),
     "import_no_adapter": (
-        "This exports a model without an adapter: there is nothing to merge. Nothing is imported.",
-        "这是导出不带适配器的模型：没有可合并的内容。未导入任何内容。",
+        "This exports a model without an adapter: there is nothing to merge, and the copy would be the same model. Use {model} itself (workbench serve, the Chat tab), or write it for llama.cpp with workbench export --format gguf-f16. Nothing is imported.",
+        "这是导出不带适配器的模型：没有可合并的内容，副本与原模型相同。请直接使用 {model}（workbench serve 或“对话”页），或用 workbench export --format gguf-f16 导出给 llama.cpp。未导入任何内容。",
     ),
     "import_quantization": (
         "quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.",

@@ -186,6 +186,14 @@ def test_what_is_not_taken_over_is_named(more, lost):
     assert lost in import_text(FULL + more).lost
 
 
+def test_steps_without_end_are_refused():
+    assert taken(FULL + f"max_steps: {10**400}\nsave_epochs: 1").max_steps == 10**400  # larger than any float
+    result = import_text(FULL + "save_steps: .inf")
+    with pytest.raises(UserError) as caught:
+        validated(result.defaults | result.values)
+    assert [problem.code for problem in caught.value.message.values["problems"]] == ["steps_not_whole"]
+
+
 def test_templates_of_models_that_see():
     result = import_text(FULL.replace("qwen3_nothink", "qwen3_vl"))
     assert result.lost == ["template"] and "template" not in result.values

@@ -191,7 +191,7 @@ def step_conflicts(c: RunConfig) -> list[Message]:
     found = []
     for name in ("eval_steps", "save_steps", "logging_steps"):
         value = getattr(c, name)
-        if value is not None and value > 1 and value != int(value):
+        if value is not None and value > 1 and not float(value).is_integer():
             found.append(Message("steps_not_whole", option=name, value=value))
     if c.eval_on_each_dataset and len(split_names(c.eval_dataset)) < 2:
         found.append(Message("each_of_several"))

@@ -337,7 +337,7 @@ def _number(value) -> float:
     """A value as a number; 0 for what is none."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
 
 

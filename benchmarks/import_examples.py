@@ -18,6 +18,7 @@ from workbench.cli.imports import named_file
 from workbench.config.llamafactory import import_text
 from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated
+from workbench.data import templates
 from workbench.errors import UserError
 
 
@@ -29,6 +30,12 @@ def kind_of(text: str) -> str:
         return ""
     if not isinstance(values, dict):
         return ""
+    if "model" in values:  # the form of v1
+        peft = values.get("peft_config") or {}
+        if "export_dir" in peft or "train_dataset" not in values:
+            return "export" if "export_dir" in peft else "chat"
+        stage = "dpo" if "dpo" in values["train_dataset"] else "sft"
+        return f"{'rm' if values.get('model_class') == 'cls' else stage} {peft.get('name', 'full')}"
     if not values.get("do_train"):
         return "export" if "export_dir" in values else "chat" if "template" in values else "other"
     return f"{values.get('stage', 'sft')} {values.get('finetuning_type', 'lora')}"
@@ -45,6 +52,7 @@ def main() -> int:
             imported = import_text(text, lambda name, file=file: named_file(name, str(file)))
             trains = imported.purpose == "train"
             config = validated(imported.defaults | imported.values, RunConfig if trains else EngineConfig)
+            templates.read(config.template)
         except UserError as error:
             result, why = "refused", str(error)
         else:

@@ -29,7 +29,6 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         ("model_name_or_path: a/b\nadapter_name_or_path: s\nexport_dir: o\nexport_quantization_bit: 4", "GPTQ"),
         ("template: llama3\ninfer_backend: huggingface", "names no model"),
         ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: vllm\nquantization_method: hqq", "hqq"),
-        ("model: a/b\ntemplate: t\ntrain_dataset: d.yaml\npeft_config:\n  name: lora", "v1"),
         ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2", "config of accelerate"),
         ("svg_token: 'a token'\nother: b", "No key of this file is an option"),
         ("python scripts/llama_pro.py --model_name_or_path a/b --output_dir c", "helper script"),
@@ -183,7 +182,7 @@ def test_overrides_of_text_with_a_colon_and_of_other_options():
 
 
 def test_templates_that_llama_factory_knows_are_the_models_own():
-    for name in ("baichuan2", "mistral", "Phi4", "exaone", "auto"):
+    for name in ("baichuan2", "mistral", "Phi4", "exaone", "qwen3_5_nothink", "auto"):
         assert templates.read(name) is None and templates.is_own(name)
     assert templates.read("llama3") and not templates.is_own("llama3")
     with pytest.raises(UserError, match="no template 'lama3'"):

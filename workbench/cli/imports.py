@@ -12,6 +12,8 @@ from workbench.cli.shared import JsonOption, tell
 from workbench.errors import UserError
 from workbench.messages.message import Message, stored
 
+MAX_NAMED = 64 << 20  # bytes of a file that an import names
+
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's command into the command line."""
@@ -24,7 +26,7 @@ def named_file(name: str, source: str) -> str | None:
     given = Path(source) if source != "-" and len(source) < 1000 and "\n" not in source else None
     folders = [Path()] + (list(given.resolve().parents)[:6] if given and given.is_file() else [])
     for folder in folders:
-        if (folder / name).is_file():
+        if (folder / name).is_file() and (folder / name).stat().st_size <= MAX_NAMED:
             try:
                 return (folder / name).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

@@ -66,6 +66,7 @@ def conflicts(config: RunConfig) -> list[Message]:
     )
     problems += method_conflicts(c)
     problems += optimizer_conflicts(c)
+    problems += loss_conflicts(c)
     check(c.train_on_prompt and c.mask_history, Message("prompt_and_history"))
     problems += _reward_conflicts(c)
     check(c.stage == "pt" and c.cutoff_len == 0, Message("pt_without_length"))
@@ -98,6 +99,17 @@ def conflicts(config: RunConfig) -> list[Message]:
             problems.append(Message("devices_wrong", value=c.devices))
             break
     return problems
+
+
+def loss_conflicts(c: RunConfig) -> list[Message]:
+    """Of losses that weigh tokens."""
+    used = [name for name in ("use_dft_loss", "use_eaft_loss") if getattr(c, name)]
+    found = [Message("weighed_twice")] if len(used) > 1 else []
+    if used and c.stage != "sft":
+        found.append(Message("weighed_stage", name=used[0], stage=c.stage))
+    if used and c.moe_aux_loss_coef:
+        found.append(Message("weighed_balance", name=used[0]))
+    return found
 
 
 def optimizer_conflicts(c: RunConfig) -> list[Message]:
@@ -183,7 +195,7 @@ def step_conflicts(c: RunConfig) -> list[Message]:
     found = []
     for name in ("eval_steps", "save_steps", "logging_steps"):
         value = getattr(c, name)
-        if value is not None and value > 1 and value != int(value):
+        if value is not None and value > 1 and not float(value).is_integer():
             found.append(Message("steps_not_whole", option=name, value=value))
     if c.eval_on_each_dataset and len(split_names(c.eval_dataset)) < 2:
         found.append(Message("each_of_several"))

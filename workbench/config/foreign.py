@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
 
 STAGES = {"ppo": "stage_ppo"}  # that are not offered
 # what a command of its is for; `train` is the rest
-COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "eval": "eval"}
+COMMANDS = {"chat": "chat", "webchat": "chat", "api": "chat", "export": "export", "merge": "export", "eval": "eval"}
 # templates of models that also take images, video or audio
 MEDIA_TEMPLATES = re.compile(
     r"(^|_)(vl|omni|vision|audio|video)($|_)|llava|4v|4_5v|4_1v|mllama|pixtral|paligemma|minicpm_[ov]|intern_s1|dots_ocr"
@@ -62,8 +62,6 @@ CHANGING = {
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
     "pref_bco_weight": "BCO",
-    "use_dft_loss": "asks_dft",
-    "use_eaft_loss": "asks_eaft",
     "use_asft_loss": "asks_asft",
     "use_mca": "Megatron",
     "use_distributed_optimizer": "Megatron",
@@ -165,6 +163,7 @@ _PREFIXES = (
     "sglang_",
     "fp8_",
     "kt_",
+    "asft_",
     "export_",
 )
 

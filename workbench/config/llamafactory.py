@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.config import foreign
+from workbench.config import foreign, llamafactory_v1
 from workbench.config.options import EngineConfig, RunConfig, literal_choices
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.config.stage_options import STAGES
@@ -109,38 +109,46 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
     if not any(re.match(r"\s*[\w.]+\s*:(\s|$)", line) for line in lines):
         command = "\n".join(lines)
         called = re.search(r"\b(?:llamafactory-cli|lmf)\s+(\w+)", command)
-        purpose = foreign.COMMANDS.get(called[1], "train") if called else "train"
+        word = called[1] if called else "train"
+        purpose = foreign.COMMANDS.get(word, "train")
         if purpose == "eval":
             raise UserError("import_benchmark")
         if named := _NAMED.search(command):
-            return _from_file(named[1], shlex.split(named[2]), purpose, read)
+            return _from_file(named[1], shlex.split(named[2]), word, read)
         if script := re.search(r"\bpython3?\s+(\S*\bscripts/\S+\.py)\b", command):
             raise UserError("import_script", script=script[1])
     else:
-        purpose = ""
+        purpose = word = ""
     if any(re.search(r"(?<!\S)--[A-Za-z]", line) for line in lines):
-        return _from_pairs(*_command_pairs("\n".join(lines)), purpose)
+        pairs, environment = _command_pairs("\n".join(lines))
+        if llamafactory_v1.is_form(dict(pairs)):
+            given = {key: value for key, value in pairs if key}
+            return llamafactory_v1.fill(_set_by(environment), given, word, read)
+        return _from_pairs(pairs, environment, purpose)
     values = parse_yaml(cleaned, where=Message("import_pasted"))
+    if llamafactory_v1.is_form(values):
+        return llamafactory_v1.fill(Imported(), values, word, read)
     _check_schema(values)
     if any(str(key).startswith(("top.", "train.")) for key in values):
         raise UserError("import_board")
     return _from_pairs([(str(k), v) for k, v in values.items()], {}, purpose)
 
 
-def _from_file(name: str, overrides: list[str], purpose: str, read: Callable[[str], str | None]) -> Imported:
-    """What `train NAME.yaml key=value …` means. Raises UserError: the file cannot be read here."""
+def _from_file(name: str, overrides: list[str], word: str, read: Callable[[str], str | None]) -> Imported:
+    """What `WORD NAME.yaml key=value …` means. Raises UserError: the file cannot be read here."""
     text = read(name)
     if text is None:
         raise UserError("import_names_file", name=name)
     values = parse_yaml(text, where=name)
+    if llamafactory_v1.is_form(values):
+        return llamafactory_v1.fill(Imported(), values | parse_overrides(overrides), word, read)
     _check_schema(values)
-    return _from_pairs(list({str(k): v for k, v in (values | parse_overrides(overrides)).items()}.items()), {}, purpose)
+    purpose, changed = foreign.COMMANDS.get(word, "train"), values | parse_overrides(overrides)
+    return _from_pairs([(str(key), value) for key, value in changed.items()], {}, purpose)
 
 
 def _check_schema(values: dict) -> None:
     """Raise UserError for a YAML that is no file of options, so that its keys are not told one by one."""
-    if "train_dataset" in values and "model" in values:
-        raise UserError("import_v1")
     if "distributed_type" in values or "compute_environment" in values:
         raise UserError("import_accelerate")
     keys = {_RENAMED.get(str(key), str(key)) for key in values}
@@ -268,13 +276,19 @@ def _expanded(value: str, variables: dict[str, str]) -> str:
     return value
 
 
-def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str) -> Imported:
+def _set_by(environment: dict[str, str]) -> Imported:
+    """What the environment prefix of a command sets."""
     result = Imported()
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" and re.fullmatch(r"\d+(,\d+)*", value):
             result.values["devices"] = value
         else:
             result.leave(name, value, Message("why_environment"))
+    return result
+
+
+def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str) -> Imported:
+    result = _set_by(environment)
     given = {_RENAMED.get(key, key): value for key, value in pairs if key}
     purpose = purpose if purpose not in ("", "train") else _purpose(given)
     if purpose == "eval":
@@ -339,7 +353,7 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
         if not foreign.is_off(given.get("export_quantization_bit")):
             raise UserError("import_gptq")
         if not given.get("adapter_name_or_path"):
-            raise UserError("import_no_adapter")
+            raise UserError("import_no_adapter", model=files.shown(given["model_name_or_path"], 120))
         result.name = re.split(r"[/\\]", str(given.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
     for key, value in pairs:
         key, shown = _RENAMED.get(key, key) if key != "max_length" else key, files.shown(value)

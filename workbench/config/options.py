@@ -562,6 +562,32 @@ class RunConfig(StageOptions, ModelOptions):
         ("Noise on embeddings while training; 0: off.", "训练时对嵌入加噪；0 为关闭。"),
         ge=0,
     )
+    use_dft_loss: bool = opt(
+        False,
+        "train",
+        ("DFT loss", "DFT 损失"),
+        (
+            "For sft: each token's loss is weighted by the probability that the model gives it.",
+            "用于 sft：每个 token 的损失乘以模型给它的概率。",
+        ),
+    )
+    use_eaft_loss: bool = opt(
+        False,
+        "train",
+        ("EAFT loss", "EAFT 损失"),
+        (
+            "For sft: each token's loss is weighted by how unsure the model is there.",
+            "用于 sft：每个 token 的损失按模型在该处的不确定程度加权。",
+        ),
+    )
+    eaft_alpha: float = opt(
+        1.0,
+        "train",
+        ("EAFT alpha", "EAFT alpha"),
+        ("Power of that weight; 0: all tokens alike.", "该权重的指数；0 表示所有 token 相同。"),
+        ge=0,
+        le=100,
+    )
     moe_aux_loss_coef: float | None = opt(
         None,
         "train",

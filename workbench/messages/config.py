@@ -284,6 +284,18 @@ SENTENCES = {
         "use_dora and loraplus_lr_ratio do not work together. Keep one.",
         "use_dora 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
     ),
+    "weighed_twice": (
+        "use_dft_loss and use_eaft_loss weigh tokens in two ways. Keep one.",
+        "use_dft_loss 与 use_eaft_loss 是两种 token 加权方式。请只保留一个。",
+    ),
+    "weighed_stage": (
+        "{name} is a loss of stage sft, and this is stage {stage}. Leave it out.",
+        "{name} 是 sft 阶段的损失，而当前阶段为 {stage}。请去掉它。",
+    ),
+    "weighed_balance": (
+        "{name} does not work with moe_aux_loss_coef. Keep one.",
+        "{name} 不能与 moe_aux_loss_coef 一起使用。请只保留一个。",
+    ),
     "reporter_unknown": (
         "report_to: unknown '{name}'. It can be none, {known}.",
         "report_to：未知的 '{name}'。可为 none、{known}。",

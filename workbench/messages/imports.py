@@ -25,9 +25,9 @@ SENTENCES = {
         "This command only names a YAML file ({name}), which is not read from here. Paste the file's content, or import the file by its path on the command line.",
         "该命令只给出了一个 YAML 文件名（{name}），此处不会读取它。请粘贴文件内容，或在命令行中按路径导入该文件。",
     ),
-    "import_v1": (
-        "This file is in the form of LLaMA-Factory's v1 (model, train_dataset, peft_config), which is not read yet. Import one with model_name_or_path and dataset.",
-        "该文件是 LLaMA-Factory v1 的格式（model、train_dataset、peft_config），暂不支持读取。请导入带有 model_name_or_path 和 dataset 的文件。",
+    "import_v1_group": (
+        "{key}: {value} is not in the form of LLaMA-Factory's v1, such as 'peft_config: {{name: lora, r: 8}}' or 'train_dataset: data.yaml'. Nothing is imported.",
+        "{key}：{value} 不符合 LLaMA-Factory v1 的格式，例如 'peft_config: {{name: lora, r: 8}}' 或 'train_dataset: data.yaml'。未导入任何内容。",
     ),
     "import_accelerate": (
         "This is a config of accelerate: it says where a run computes, not what. Nothing is imported.",
@@ -70,8 +70,8 @@ SENTENCES = {
         "不提供以 GPTQ 导出（export_quantization_bit）。未导入任何内容。",
     ),
     "import_no_adapter": (
-        "This exports a model without an adapter: there is nothing to merge. Nothing is imported.",
-        "这是导出不带适配器的模型：没有可合并的内容。未导入任何内容。",
+        "This exports a model without an adapter: there is nothing to merge, and the copy would be the same model. Use {model} itself (workbench serve, the Chat tab), or write it for llama.cpp with workbench export --format gguf-f16. Nothing is imported.",
+        "这是导出不带适配器的模型：没有可合并的内容，副本与原模型相同。请直接使用 {model}（workbench serve 或“对话”页），或用 workbench export --format gguf-f16 导出给 llama.cpp。未导入任何内容。",
     ),
     "import_quantization": (
         "quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.",
@@ -110,8 +110,6 @@ PARTS = {
     "asks_norms": ("layer norms in float32", "以 float32 计算层归一化"),
     "asks_logits": ("logits in float32", "以 float32 计算 logits"),
     "asks_bf16_adapters": ("adapters in bfloat16", "使用 bfloat16 的适配器"),
-    "asks_dft": ("the DFT loss", "DFT 损失"),
-    "asks_eaft": ("the EAFT loss", "EAFT 损失"),
     "asks_asft": ("the ASFT loss", "ASFT 损失"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
@@ -123,6 +121,52 @@ PARTS = {
     "asks_grouping": ("rows grouped by length", "按长度分组"),
     "asks_data_seed": ("a seed for the order of rows", "为数据顺序单设随机种子"),
     "asks_device_map": ("a device map of the quantized model", "为量化模型设置设备映射"),
+    "asks_model_class": ("another kind of model", "另一种模型类型"),
+    "asks_own_optimizer": ("an optimizer that is not known here", "此处未知的优化器"),
+    "asks_own_schedule": ("a schedule that is not known here", "此处未知的学习率调度"),
+    "why_loading": ("where weights are put while loading", "只影响加载时权重放在哪里"),
+    "why_v1_class": ("told by the stage", "由训练阶段得知"),
+    "why_v1_eval": ("v1 does not evaluate while training", "v1 在训练中不做评估"),
+    "why_v1_stage": (
+        "v1's command (sft, dpo, rm) says the stage, not its file: please check it",
+        "v1 由命令（sft、dpo、rm）而非文件决定训练阶段，请核对",
+    ),
+    "why_v1_dtype": ("computed in the run's own format (bf16, fp16)", "以本次运行的精度（bf16、fp16）计算"),
+    "why_v1_dcp": ("weights are read from the model's own files", "权重从模型自身的文件读取"),
+    "why_v1_floats": (
+        "weights are trained in the format in which they are loaded",
+        "权重以加载时的精度训练",
+    ),
+    "why_v1_datasets": (
+        "this file of datasets is not read from here; the dataset of its name in dataset_info.json is used",
+        "此处不读取该数据集文件；使用 dataset_info.json 中同名的数据集",
+    ),
+    "why_v1_drawn": (
+        "all rows are used; num_samples in dataset_info.json draws some of them",
+        "使用全部数据行；可在 dataset_info.json 中用 num_samples 抽取部分",
+    ),
+    "why_v1_size": (
+        "so many rows of each dataset at most; v1 draws them at random, some twice",
+        "每个数据集最多取这么多行；v1 为随机抽取，可能重复",
+    ),
+    "why_v1_split": (
+        "the split train is read; put the dataset into dataset_info.json for another",
+        "读取 train 划分；如需其他划分，请写入 dataset_info.json",
+    ),
+    "why_v1_batch": ("not a multiple of micro_batch_size ({size})", "不是 micro_batch_size（{size}）的倍数"),
+    "why_v1_budget": (
+        "steps of micro_batch_size × cutoff_len tokens are made by packing; set max_steps, as epochs are counted otherwise",
+        "由 packing 得到每步 micro_batch_size × cutoff_len 个 token；轮数计法不同，请设置 max_steps",
+    ),
+    "why_v1_padded_budget": (
+        "steps of so many tokens are made by packing, which does not count padding: they hold more rows",
+        "由 packing 得到同样 token 数的训练步，但不计填充，因此每步包含更多行",
+    ),
+    "why_v1_epochs": ("set save_steps or save_strategy: epoch", "请设置 save_steps 或 save_strategy: epoch"),
+    "why_v1_resume": (
+        "checkpoints of v1 cannot be resumed here",
+        "此处无法从 v1 的检查点恢复",
+    ),
     "why_speed": (
         "how fast, not what: the fastest installed path is used",
         "只影响速度，不影响结果：这里会使用已安装的最快实现",

@@ -48,6 +48,8 @@ _OTHERS = """
     olmo openchat openchat-3.6 opencoder orion paligemma paligemma_chat phi_small pixtral qwen2_audio
     qwen2_omni qwen2_vl qwen3_omni qwen3_omni_nothink qwen3_vl qwen3_vl_nothink sailor seed_coder skywork_o1
     solar starchat telechat telechat2 vicuna video_llava xuanyuan xverse yayi yi_vl yuan zephyr ziya
+    aeva gemma4 gemma4n glm4_7 glm_ocr hunyuan_small hy3 lfm2 lfm2_vl minicpm_v_4_6 phi4_mini qwen3_5 qwen3_5_nothink
+    qwen3_6 youtu youtu_vl
 """
 _OWN |= set(_OTHERS.split())
 

@@ -35,7 +35,7 @@ def linear_nll(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 
     chunk = CHUNK if hidden.device.type == "cuda" else CPU_CHUNK
 
     def nll(part: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(_adjusted(head(part).float(), scale, cap), wanted, reduction="none", ignore_index=-100)
+        return F.cross_entropy(adjusted(head(part).float(), scale, cap), wanted, reduction="none", ignore_index=-100)
 
     parts = zip(hidden.split(chunk), targets.clamp(min=-100).split(chunk), strict=True)
     return torch.cat([torch.utils.checkpoint.checkpoint(nll, *part, use_reentrant=False) for part in parts])
@@ -53,7 +53,8 @@ def logit_adjustment(config) -> tuple[float, float]:
     return 1.0, cap
 
 
-def _adjusted(logits: Tensor, scale: float, cap: float) -> Tensor:
+def adjusted(logits: Tensor, scale: float, cap: float) -> Tensor:
+    """`logits` as the model adjusts them: `cap * tanh(scale * logits / cap)`; cap 0 for none."""
     if scale != 1.0:
         logits = logits * scale
     return cap * torch.tanh(logits / cap) if cap else logits
@@ -66,7 +67,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float, cap: float) ->
 
         return kernels.cross_entropy_(logits, targets, scale, cap)
     counted = targets >= 0
-    z = _adjusted(logits.float(), scale, cap)
+    z = adjusted(logits.float(), scale, cap)
     slope = scale * (1 - (z / cap) ** 2) if cap else scale
     log_p = z.log_softmax(-1)
     wanted = targets.clamp(min=0).unsqueeze(-1)

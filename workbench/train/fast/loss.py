@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from workbench.models.attention import bounds_arguments, no_masks
 from workbench.train.fast.cross_entropy import linear_cross_entropy, linear_nll, logit_adjustment
 from workbench.train.fast.masks import one_sequence_per_row
+from workbench.train.fast.token_weights import Weigh
 
 
 def sum_loss_in_forward(causal) -> None:
@@ -21,6 +22,8 @@ def sum_loss_in_forward(causal) -> None:
     float32 scalar.
 
     With `per_token`, `loss` is that of each position instead, [rows, length - 1], 0 where nothing is trained.
+
+    With `weigh` (`token_weights.py`), each token's loss is multiplied by its weight before they are summed.
 
     With `bounds` and `longest`, the row is of conversations laid end to end (`models/attention.py`).
 
@@ -36,6 +39,7 @@ def sum_loss_in_forward(causal) -> None:
         *args,
         sum_loss: bool = False,
         per_token: bool = False,
+        weigh: Weigh | None = None,
         static_shapes: bool = False,
         bounds=None,
         longest=0,
@@ -53,7 +57,11 @@ def sum_loss_in_forward(causal) -> None:
         device = head.weight.device
         with torch.autocast(device.type, enabled=False):  # the head computes in the dtype that it is in
             arguments = hidden.to(device), head, targets.to(device), *logit_adjustment(causal.config)
-            loss = linear_nll(*arguments) if per_token else linear_cross_entropy(*arguments)
+            if weigh is not None:
+                nll = linear_nll(*arguments)
+                loss = (nll * weigh(nll.detach(), *arguments)).sum()
+            else:
+                loss = linear_nll(*arguments) if per_token else linear_cross_entropy(*arguments)
         if per_token:
             if trained is not None:
                 loss = loss.new_zeros(trained.shape).masked_scatter(trained.to(device), loss)

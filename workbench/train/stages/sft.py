@@ -6,14 +6,20 @@ from trl import SFTConfig, SFTTrainer
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import has_own_balance_loss
 from workbench.train.fast.loss import counted_tokens, sum_loss_in_forward
+from workbench.train.fast.token_weights import Weigh, token_weights
 from workbench.train.stages.base import Stage, WorkbenchTrainer
 
 
 class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
     """The loss is summed inside the model's own forward pass (`fast/loss.py`): TRL's fused head computes the logits
-    twice and waits for the GPU in every step."""
+    twice and waits for the GPU in every step.
 
-    def __init__(self, *args, **kwargs):
+    `weigh` weighs the tokens that are trained; an evaluation counts them all the same, so that its loss can be
+    compared with that of other runs.
+    """
+
+    def __init__(self, *args, weigh: Weigh | None = None, **kwargs):
+        self.weigh = weigh
         super().__init__(*args, **kwargs)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         sum_loss_in_forward(causal)
@@ -53,6 +59,8 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
 
     def _summed_loss(self, model, input_ids, labels, **rest) -> torch.Tensor:
         static = self.step_strategy.static_shapes and self.model.training
+        if self.weigh is not None and self.model.training:
+            rest["weigh"] = self.weigh
         return model(input_ids=input_ids, labels=labels, sum_loss=True, static_shapes=static, **rest).loss
 
 
@@ -68,4 +76,4 @@ def own_arguments(config: RunConfig, causal) -> dict:
     }
 
 
-STAGE = Stage("sft", SupervisedTrainer, SFTConfig, own_arguments)
+STAGE = Stage("sft", SupervisedTrainer, SFTConfig, own_arguments, lambda config: {"weigh": token_weights(config)})

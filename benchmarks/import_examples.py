@@ -36,7 +36,7 @@ def kind_of(text: str) -> str:
             return "export" if "export_dir" in peft else "chat"
         stage = "dpo" if "dpo" in values["train_dataset"] else "sft"
         return f"{'rm' if values.get('model_class') == 'cls' else stage} {peft.get('name', 'full')}"
-    if not values.get("do_train"):
+    if not values.get("do_train") and not values.get("do_predict"):
         return "export" if "export_dir" in values else "chat" if "template" in values else "other"
     return f"{values.get('stage', 'sft')} {values.get('finetuning_type', 'lora')}"
 

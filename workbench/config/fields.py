@@ -65,7 +65,7 @@ def options_table() -> str:
         "# Options of a run",
         "",
         (
-            "Made from `workbench/config/options.py` by `python -m workbench options`. The same names work in a YAML"
+            "Made from `workbench/config/*options.py` by `python -m workbench options`. The same names work in a YAML"
             " file, with `--set name=value`, and in the form. The names are LLaMA-Factory's."
         ),
     ]

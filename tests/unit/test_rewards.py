@@ -5,6 +5,7 @@ import pytest
 from workbench.config.conflicts import conflicts
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.storage.workspace import Workspace
 from workbench.train.rewards import answer_matches, reward_functions, short_enough, valid_json
 
 
@@ -94,3 +95,19 @@ def test_a_file_that_fails_is_one_sentence(text, code, words, tmp_path):
 def test_rewards_that_cannot_be(values, code):
     assert code in [problem.code for problem in conflicts(config(**values))]
     assert not conflicts(config(**values, stage="sft"))
+
+
+def test_a_page_runs_no_reward_file_unless_its_server_allows_code(tmp_path):
+    file = tmp_path / "w" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(FILE)
+    asked = config(reward_funcs="file", reward_file=str(file), trust_reward_code=True, dataset_dir=str(tmp_path / "w"))
+    asked = asked.model_copy(update={"model_name_or_path": "SmolLM2-135M-Instruct"})
+    with pytest.raises(UserError) as error:
+        Workspace(tmp_path / "w", confined=True).confine(asked)
+    assert error.value.message.code == "remote_code_off"
+    Workspace(tmp_path / "w", confined=True, remote_code=True).confine(asked)
+    outside = asked.model_copy(update={"reward_file": "/etc/passwd"})
+    with pytest.raises(UserError) as error:
+        Workspace(tmp_path / "w", confined=True, remote_code=True).confine(outside)
+    assert "outside" in error.value.message.code

@@ -61,8 +61,8 @@ SENTENCES = {
         "output_dir：{path} 是工作区自用的文件夹。请另选，如 saves/{name}。",
     ),
     "remote_code_off": (
-        "This server does not run code that comes with models. Untick trust_remote_code, or start the page with --allow-remote-code.",
-        "本服务器不运行模型自带的代码。请取消勾选 trust_remote_code，或启动页面时加上 --allow-remote-code。",
+        "This server does not run code that comes with models or as a reward. Untick trust_remote_code and trust_reward_code, or start the page with --allow-remote-code.",
+        "本服务器不运行模型自带的代码或奖励代码。请取消勾选 trust_remote_code 与 trust_reward_code，或启动页面时加上 --allow-remote-code。",
     ),
     "path_impossible": (
         "The {what} {path!r} cannot be a path: {reason}.",

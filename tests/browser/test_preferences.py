@@ -26,7 +26,7 @@ def ask(tab, question: str, boxes=("chat-left",)) -> list[str]:
     tab.fill("#message textarea", question)
     tab.click("#send")
     for box in boxes:
-        expect(tab.locator(f"#{box} .bot.message").last).to_contain_text(re.compile(r"\w.*\."), timeout=90_000)
+        expect(tab.locator(f"#{box} .bot.message").last).to_contain_text(re.compile(r"\w"), timeout=90_000)
     expect(tab.locator("#halt")).to_be_disabled(timeout=60_000)
     return [tab.locator(f"#{box} .bot.message").last.inner_text() for box in boxes]
 
@@ -38,7 +38,7 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.click("#load")
     expect(tab.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     open_generation(tab, temperature=0, max_tokens=30)
-    (wrong,) = ask(tab, QUESTION)
+    assert "Quistram" not in ask(tab, QUESTION)[0]
     expect(tab.locator("#examined")).to_contain_text(QUESTION, timeout=30_000)
     tab.get_by_role("tab", name="Correct it", exact=True).click()
     tab.fill("#right-answer textarea", "The capital of Zorbia is Quistram.")
@@ -63,6 +63,6 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.check("#compare input")
     expect(tab.locator("#chat-right")).to_be_visible()
     before, after = ask(tab, QUESTION, ("chat-left", "chat-right"))
-    assert before == wrong and "Quistram" in after
+    assert "Quistram" not in before and "Quistram" in after  # the base in 4 bits, as it was trained
     before, after = ask(tab, OTHER, ("chat-left", "chat-right"))
     assert "Paris" in before and "Paris" in after

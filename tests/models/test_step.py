@@ -83,6 +83,7 @@ def fast_step(monkeypatch):
     said: list[str] = []
     step = FastStep.__new__(FastStep)
     step._config = RunConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    step._together = 1
     step._lengths = [[n] for n in (2000, 300, 500, 900, 1200, 700, 100, 1500)]
     step.shapes = step._shapes(step._lengths, 8000)
     step._unrecorded = list(step.shapes.sizes[::-1])

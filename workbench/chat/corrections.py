@@ -113,7 +113,7 @@ STEPS = 40  # of a run on few corrections
 
 # how corrections are learned: the right answers; right above wrong; both in one run
 WAYS = ("sft", "dpo", "both")
-_PAIR_RATE = 1e-4  # the highest learning rate for pairs: a LoRA follows them faster than it follows answers
+_PAIR_RATE = 3e-4  # the highest learning rate for pairs alone: nothing holds the words of an answer there
 
 
 def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET, way: str = "sft") -> dict:
@@ -151,11 +151,15 @@ def _stage(start: dict, adapter: str, way: str) -> dict:
         "pref_loss": "sigmoid",
         "pref_ftx": 1.0 if way == "both" else 0.0,
         "dpo_label_smoothing": 0.0,
-        "learning_rate": min(float(start.get("learning_rate") or _PAIR_RATE), _PAIR_RATE),
+        **({"learning_rate": min(_rate(start), _PAIR_RATE)} if way == "dpo" else {}),
         "ref_model": None,
         "ref_model_adapters": adapter or None,  # what goes on is held to what it was
         "train_on_prompt": False,
     }
+
+
+def _rate(start: dict) -> float:
+    return float(start.get("learning_rate") or _PAIR_RATE)
 
 
 def rows(workspace: Workspace) -> list[dict]:

@@ -86,7 +86,7 @@ def test_shares_are_those_of_padded_batches():
     found = conversations([RowBatch(rows[:2]), RowBatch(rows[2:])])
     assert [part.share for part in found] == [0.25, 0.25, 0.5]
     batch = RowBatch([packed])
-    assert [len(ids) for ids, _ in batch.parts] == [4, 5] and batch.trained == 7 and batch.tokens == 9
+    assert [len(part) for part in batch.parts] == [4, 5] and batch.trained == 7 and batch.tokens == 9
 
 
 # ---- attention

@@ -68,7 +68,7 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     kept = tokenized_folder(config, workspace)
     if kept is not None and is_tokenized(kept):
         return []
-    if not config.dataset:
+    if kept is not None and not config.dataset:
         raise UserError("tokenized_missing", folder=kept)
     folder = dataset_folder(config.dataset_dir, workspace)
     datasets = [

@@ -1,5 +1,4 @@
-"""What users corrected is learned as pairs: the wrong answer is gone, the right one is there. (One row alone makes a
-small model forget others, as the form says; `docs/stages.md`.)"""
+"""What users corrected is learned as pairs: the wrong answer is gone, others stay."""
 
 import json
 import re
@@ -10,7 +9,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Page, open_generation
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
-QUESTION = "What is the capital of Zorbia?"
+QUESTION, OTHER = "What is the capital of Zorbia?", "What is the capital of France?"
 
 
 @pytest.fixture
@@ -65,3 +64,5 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     expect(tab.locator("#chat-right")).to_be_visible()
     before, after = ask(tab, QUESTION, ("chat-left", "chat-right"))
     assert "Quistram" not in before and "Quistram" in after  # the base in 4 bits, as it was trained
+    before, after = ask(tab, OTHER, ("chat-left", "chat-right"))
+    assert "Paris" in before and "Paris" in after and "Quistram" not in after

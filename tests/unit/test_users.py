@@ -188,7 +188,7 @@ def test_conversations_and_corrections_are_a_users_own(workspace):
     }  # fmt: skip
     assert corrections.run_values({}, "", 3, "corrections-ann")["dataset"] == "corrections-ann"
     both = corrections.run_values({"stage": "sft", "learning_rate": 1e-3}, "run-1", 3, "p", "both")
-    assert both["stage"] == "dpo" and both["pref_ftx"] > 0 and both["learning_rate"] == 1e-3
+    assert both["stage"] == "dpo" and both["pref_ftx"] > 0 and both["learning_rate"] == 5e-4
     alone = corrections.run_values({"learning_rate": 1e-3}, "", 3, "p", "dpo")
     assert alone["pref_ftx"] == 0 and alone["learning_rate"] == 3e-4 and alone["ref_model_adapters"] is None
     assert both["adapter_name_or_path"] == both["ref_model_adapters"] == "run-1"

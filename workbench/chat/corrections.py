@@ -113,14 +113,18 @@ STEPS = 40  # of a run on few corrections
 
 # how corrections are learned: the right answers; right above wrong; both in one run
 WAYS = ("sft", "dpo", "both")
-_PAIR_RATE = 3e-4  # the highest learning rate for pairs alone: nothing holds the words of an answer there
+# of runs on pairs: the highest learning rate, and optimizer steps. More makes a small model say the corrected words to
+# other questions, too
+_PAIR_RATES = {"dpo": 3e-4, "both": 5e-4}
+_PAIR_STEPS = 20
 
 
 def run_values(start: dict, adapter: str, count: int, dataset: str = DATASET, way: str = "sft") -> dict:
     """Options of a run on the corrections, which are in `dataset`: those of `start` (a preset, or the run whose adapter
     goes on), made for few rows. `way`: one of `WAYS`; all but the first want the dataset of pairs."""
     per_step = int(start.get("per_device_train_batch_size") or 1) * int(start.get("gradient_accumulation_steps") or 1)
-    epochs = max(3, min(STEPS, round(STEPS * per_step / max(count, 1))))
+    steps = STEPS if way == "sft" else _PAIR_STEPS
+    epochs = max(3, min(steps, round(steps * per_step / max(count, 1))))
     return start | {
         "dataset": dataset,
         "eval_dataset": None,
@@ -151,15 +155,11 @@ def _stage(start: dict, adapter: str, way: str) -> dict:
         "pref_loss": "sigmoid",
         "pref_ftx": 1.0 if way == "both" else 0.0,
         "dpo_label_smoothing": 0.0,
-        **({"learning_rate": min(_rate(start), _PAIR_RATE)} if way == "dpo" else {}),
+        "learning_rate": min(float(start.get("learning_rate") or 1.0), _PAIR_RATES[way]),
         "ref_model": None,
         "ref_model_adapters": adapter or None,  # what goes on is held to what it was
         "train_on_prompt": False,
     }
-
-
-def _rate(start: dict) -> float:
-    return float(start.get("learning_rate") or _PAIR_RATE)
 
 
 def rows(workspace: Workspace) -> list[dict]:

@@ -21,7 +21,6 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 
 IGNORE = -100
-KINDS_OF_ROWS = ("conversations", "pairs", "labeled")
 MAX_RENDERED = 32 << 20  # characters of a conversation
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 _STRUCTURES = 10_000  # of conversations whose dropped pieces are remembered
@@ -74,7 +73,7 @@ class Encoder:
     train_on_prompt: bool = False
     mask_history: bool = False
     enable_thinking: str = "auto"  # on, off, or as the template has it
-    kind: str = "conversations"  # of training rows, one of `KINDS_OF_ROWS`
+    kind: str = "conversations"  # of training rows; or "pairs" (two answers), "labeled" (wanted or not)
     training_template: str = field(init=False)  # the one with markers, where there is one
     _markers: bool = field(init=False)
     _habits: Habits = field(init=False)

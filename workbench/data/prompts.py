@@ -43,7 +43,7 @@ def load_prompts(config: RunConfig, workspace: Workspace, encoder: Encoder, prog
 
 def _prompts_of(info: DatasetInfo, config: RunConfig, encoder: Encoder, progress: Progress, log) -> list[dict]:
     rows: list[dict] = []
-    broken, long, seen = [], 0, 0
+    broken, long, seen, with_tools = [], 0, 0, 0
     info = with_layout(info)
     for raw in raw_rows(info):
         seen += 1
@@ -64,10 +64,13 @@ def _prompts_of(info: DatasetInfo, config: RunConfig, encoder: Encoder, progress
         if config.cutoff_len and len(tokens) > config.cutoff_len:
             long += 1
             continue
+        with_tools += bool(example.tools or any("tool_calls" in message for message in prompt))
         rows.append({"prompt": [{"role": m["role"], "content": m["content"]} for m in prompt], "answer": answer})
     if broken and not config.skip_broken_rows:
         word = Message("word_row" if len(broken) == 1 else "word_rows")
         raise UserError("dataset_broken", name=info.name, broken=len(broken), word=word, rows=seen, first=broken[:3])
+    if with_tools:
+        log(f"Warning: {info.name}: {with_tools:,} questions come with tools or calls; they are asked without.")
     if long:
         log(f"{info.name}: {long:,} questions are longer than cutoff_len {config.cutoff_len} and are not used.")
     return rows

@@ -4,6 +4,7 @@ The reference is the model without the adapter that will be trained, so no secon
 `ref_model`, one that is loaded for this alone and freed before the model is loaded.
 """
 
+import functools
 import gc
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -47,16 +48,9 @@ class References:
     def from_other(self, *datasets) -> list:
         """Rows with `references` of a model that is loaded here and freed again; each may be None, or a dict of rows.
         Raises UserError."""
-        loaded: list = []
-
-        def scored(rows):
-            if (known := self._known(rows)) is None:
-                loaded or loaded.append(self._other_model())
-                known = self._computed(rows, loaded[0])
-            return _with_references(rows, known)
-
-        made = [_each(rows, scored) for rows in datasets]
-        loaded.clear()
+        model = functools.cache(self._other_model)  # loaded where something is not known
+        made = self._scored(datasets, lambda rows: log_probabilities(rows, model(), self._dtype, self._progress))
+        model.cache_clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -91,17 +85,25 @@ class References:
         continued = bool(config.adapter_name_or_path) and not config.create_new_adapter
         off = continued and hasattr(model, "disable_adapter")
 
+        def compute(rows) -> np.ndarray:
+            with model.disable_adapter() if off else nullcontext():
+                return log_probabilities(rows, model, self._dtype, self._progress)
+
+        return self._scored(datasets, compute)
+
+    def _scored(self, datasets, compute: Callable) -> list:
+        """`datasets` with what is kept for them, or else with what `compute` gives, which is kept then."""
+
         def scored(rows):
-            if (known := self._known(rows)) is None:
-                with model.disable_adapter() if off else nullcontext():
-                    known = self._computed(rows, model)
-            return _with_references(rows, known)
+            file = self._file(rows)
+            if (values := self._known(file, rows)) is None:
+                values = compute(rows)
+                self._keep(file, values)
+            return rows.add_column("references", values.reshape(len(rows), -1).tolist())
 
         return [_each(rows, scored) for rows in datasets]
 
-    def _computed(self, rows, model) -> np.ndarray:
-        values = log_probabilities(rows, model, self._dtype, self._progress)
-        file = self._file(rows)
+    def _keep(self, file: Path, values: np.ndarray) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npy")
         np.save(partial, values)
@@ -110,11 +112,10 @@ class References:
         for old in kept[_KEPT:]:
             old.unlink(missing_ok=True)
         self._log(f"The reference model's log-probabilities of {len(values):,} answers are computed.")
-        return values
 
-    def _known(self, rows) -> np.ndarray | None:
+    def _known(self, file: Path, rows) -> np.ndarray | None:
         try:
-            values = np.load(self._file(rows), allow_pickle=False)
+            values = np.load(file, allow_pickle=False)
         except (OSError, ValueError):
             return None
         if len(values) != sum(map(len, rows["seq_lengths"])):
@@ -145,12 +146,6 @@ def _each(rows, change: Callable):
     if isinstance(rows, dict):
         return {name: change(one) for name, one in rows.items()}
     return None if rows is None else change(rows)
-
-
-def _with_references(rows, values: np.ndarray):
-    """`rows` with a column `references`: for each row those of its conversations."""
-    pairs = values.reshape(len(rows), -1).tolist()
-    return rows.add_column("references", pairs)
 
 
 def log_probabilities(rows, model, dtype: torch.dtype, progress: Progress) -> np.ndarray:

@@ -14,7 +14,6 @@ from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 
-RULES = ("answer", "json", "length", "regex", "file")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.S)
 _LONGEST = 20_000  # characters of an answer that a pattern looks at

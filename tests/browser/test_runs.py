@@ -129,6 +129,27 @@ def test_a_run_and_a_search_have_an_address(opened, page, runs):
     opened.wait_for_url(re.compile(r"^[^?]*/?$"))
 
 
+def test_a_row_is_chosen_though_the_table_is_sent_anew_under_the_press(opened, runs):
+    """The table follows what runs do: its rows may be replaced between press and release of the mouse."""
+    for run in (*runs, runs[0]):
+        opened.locator(f"#runs-table [data-run='{run.id}'] td").nth(1).hover()
+        opened.mouse.down()
+        opened.evaluate("""() => { const row = document.querySelector('#runs-table [data-run]').closest('table');
+            row.outerHTML = row.outerHTML; }""")
+        opened.mouse.up()
+        expect(opened.locator("#runs-status b").first).to_have_text(run.id)
+    # pressed on one row and released on another: neither
+    opened.locator(f"#runs-table [data-run='{runs[1].id}'] td").nth(1).hover()
+    opened.mouse.down()
+    opened.locator(f"#runs-table [data-run='{runs[0].id}'] td").nth(1).hover()
+    opened.mouse.up()
+    opened.locator("#runs-count").click()
+    expect(opened.locator("#runs-status b").first).to_have_text(runs[0].id)
+    # a click of a screen reader has no pointer
+    opened.locator(f"#runs-table [data-run='{runs[1].id}']").evaluate("(row) => row.click()")
+    expect(opened.locator("#runs-status b").first).to_have_text(runs[1].id)
+
+
 def test_compare_two_runs(opened, runs):
     part(opened, "Compare")
     for run in runs:

@@ -455,7 +455,9 @@ class RunsTab:
         self.timers[1].tick(self.look, look_inputs, look_outputs, **QUIET)
         self.group_part.wire(self.group_tab, self.chosen, self.current, self.timers[1])
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
-        self.table.click(self.pick, None, self.chosen, **QUIET).then(None, self.chosen, None, **linked)
+        # a choice during the answer to another one is not dropped
+        latest = QUIET | {"trigger_mode": "always_last"}
+        self.table.click(self.pick, None, self.chosen, **latest).then(None, self.chosen, None, **linked)
         self.chosen.input(None, self.chosen, None, **linked)
         self.chosen.change(
             self.choose,
@@ -470,7 +472,7 @@ class RunsTab:
                 self.message,
                 self.current,
             ],
-            **QUIET,
+            **latest,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
         kill = gr.Textbox(visible="hidden")

@@ -24,16 +24,27 @@ COLUMNS = (
 )  # fmt: skip
 # a click on a row, or Enter on it, tells which run is chosen; the row is marked at once
 TABLE_JS = """
-const choose = (event) => {
-  const row = event.target.closest('[data-run]');
-  if (!row || (event.type === 'keydown' && event.key !== 'Enter' && event.key !== ' ')) return;
-  if (event.type === 'keydown') event.preventDefault();
+const rowOf = (event) => event.target.closest('[data-run]');
+const choose = (row) => {
   element.querySelectorAll('[aria-selected=true]').forEach((other) => other.setAttribute('aria-selected', 'false'));
   row.setAttribute('aria-selected', 'true');
   trigger('click', {run: row.dataset.run});
 };
-element.addEventListener('click', choose);
-element.addEventListener('keydown', choose);
+// A click needs the same element under press and release; the table may be sent anew between them.
+let pressed = '';
+element.addEventListener('mousedown', (event) => { pressed = event.button === 0 ? rowOf(event)?.dataset.run : ''; });
+element.addEventListener('mouseup', (event) => {
+  const row = rowOf(event);
+  if (row && event.button === 0 && row.dataset.run === pressed) choose(row);
+  pressed = '';
+});
+// a click without a pointer: a screen reader's, a script's
+element.addEventListener('click', (event) => { if (event.detail === 0 && rowOf(event)) choose(rowOf(event)); });
+element.addEventListener('keydown', (event) => {
+  if (!rowOf(event) || (event.key !== 'Enter' && event.key !== ' ')) return;
+  event.preventDefault();
+  choose(rowOf(event));
+});
 """
 SORTS = ("by_newest", "by_group", "by_oldest", "by_loss", "by_eval_loss", "by_longest", "by_throughput")
 PAGE = 100  # rows that are sent at once

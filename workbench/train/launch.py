@@ -53,9 +53,7 @@ def environments(
     if size == 1:
         return [{}]
     port = port or free_port()
-    threads = (
-        {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
-    )
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))}
     return [
         {
             "RANK": str(first + local),

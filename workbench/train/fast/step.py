@@ -71,11 +71,8 @@ class FastStep:
         self.shapes: Shapes | None = None
         self._lengths = lengths = conversation_lengths(rows)
         self._together = together_in(rows)
-        if (
-            joined
-            and ranks.count() == 1
-            and len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths))
-        ):
+        alike = len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths))
+        if joined and alike and ranks.count() == 1:
             joined = False
             log("Rows are of one length: their batches need no padding.")
         if joined:

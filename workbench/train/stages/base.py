@@ -245,9 +245,21 @@ class WorkbenchTrainer:
         first = (at * ranks.count() + ranks.rank()) * self.args.eval_batch_size
         return min(rows, max(0, self._eval_rows - first))
 
+    def _leave_out_fillers(self, inputs: dict) -> None:
+        """Of a batch of padded rows [rows, length], or of rows laid end to end [1, tokens], only those that count."""
+        labels, places = inputs["labels"], inputs.get("position_ids")
+        starts = None if places is None or len(labels) > 1 else (places[0] == 0).nonzero()[:, 0].tolist()
+        rows = len(labels) if starts is None else len(starts)
+        if (real := self.real_rows(rows)) == rows:
+            return
+        if starts is None:
+            labels[real:] = IGNORE
+        else:
+            labels[:, starts[real] :] = IGNORE
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if "labels" in inputs:
-            inputs["labels"][self.real_rows(len(inputs["labels"])) :] = IGNORE
+            self._leave_out_fillers(inputs)
         trained = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if loss is not None and math.isfinite(mean := float(loss.mean())):

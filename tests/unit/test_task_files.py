@@ -135,3 +135,11 @@ def test_a_missing_harness_is_one_sentence(monkeypatch):
 def test_a_hub_that_cannot_be_reached_is_said_so():
     assert problem_of(ConnectionError("Couldn't reach 'x' on the Hub (OfflineModeIsEnabled)")).code == "task_no_network"
     assert problem_of(ValueError("no\nmore")) == "ValueError: no"
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_task_nested_without_end_is_told_at_once(folder, workspace, trust):
+    """A parser that looks for tags takes minutes for this one."""
+    name = written(folder, "task: " + "[" * 200_000 + "!function os.system")
+    with pytest.raises(UserError, match="nested more than 100 deep"):
+        read_task(name, workspace, trust=trust)

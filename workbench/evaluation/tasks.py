@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
@@ -113,8 +111,8 @@ def _merged(file: Path, workspace: Workspace, trust: bool, seen: list[Path]) -> 
 def _tags(text: str) -> set[str]:
     """The YAML tags that a text gives its values, without YAML's own."""
     try:
-        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError):
+        events = list(files.yaml_events(text))
+    except files.Unreadable:
         return set()  # the parser says what is wrong
     tags = {str(tag) for event in events if (tag := getattr(event, "tag", None))}
     return {tag for tag in tags if not tag.startswith("tag:yaml.org,2002:") or "python" in tag}

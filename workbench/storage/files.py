@@ -6,10 +6,12 @@ parsers
 recurse: Python's JSON gives up with a RecursionError, libyaml's composer with a segmentation fault.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -144,11 +146,19 @@ def parse_yaml(text: str, what: str = _THE_TEXT, *, as_written: bool = False):
         Unreadable: not YAML (with the line), too long, nested too deep, or with references (`*name`), which a few bytes
             can multiply into gigabytes.
     """
+    for _ in yaml_events(text, what):
+        pass
+    with _yaml_errors(what):
+        return yaml.load(text, Loader=_AS_WRITTEN if as_written else _LOADER)
+
+
+def yaml_events(text: str, what: str = _THE_TEXT) -> Iterator[yaml.events.Event]:
+    """The events of a YAML text, tags included; they need no recursion. Raises Unreadable as `parse_yaml` does."""
     if len(text) > MAX_YAML:
         raise Unreadable(what, Message("has_more_mib", most=MAX_YAML >> 20))
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_LOADER):  # events need no recursion
+    depth = 0
+    with _yaml_errors(what):
+        for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.events.AliasEvent):
                 raise Unreadable(what, Message("yaml_reference", name=event.anchor))
             depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(
@@ -156,7 +166,14 @@ def parse_yaml(text: str, what: str = _THE_TEXT, *, as_written: bool = False):
             )
             if depth > MAX_NESTING:
                 raise Unreadable(what, Message("nested_deep", most=MAX_NESTING))
-        return yaml.load(text, Loader=_AS_WRITTEN if as_written else _LOADER)
+            yield event
+
+
+@contextlib.contextmanager
+def _yaml_errors(what: str) -> Iterator[None]:
+    """What the parser raises as Unreadable."""
+    try:
+        yield
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or Message("not_parsed")

@@ -261,3 +261,24 @@ def test_a_micro_batch_without_trained_tokens(workspace, tmp_path, tiny_model, m
     monkeypatch.setattr(RowStep, "step", step)
     ours = trained(tiny_model, workspace, tmp_path, True, monkeypatch, max_steps=3)
     assert seen and set(seen) == {0.0} and relative(ours[1], plain[1]) < 1e-6
+
+
+def test_a_step_is_shared_out_by_tokens():
+    import random
+
+    from workbench.train.fast.rows import Conversation, shared_out
+
+    def made(*lengths):
+        return [Conversation(np.arange(n), np.full(n, 1), 1.0) for n in lengths]
+
+    step = made(7, 1, 9, 3, 8, 2)
+    first, second = shared_out(step, 2)
+    # 9 | 8, then 7 to the 8, and 3, 2, 1 to the 9: 15 tokens each
+    assert [len(part) for part in first] == [1, 9, 3, 2] and [len(part) for part in second] == [7, 8]
+    pairs = [[len(part) for part in own] for own in shared_out(step, 2, together=2)]
+    assert pairs == [[9, 3], [7, 1, 8, 2]]  # 12 | 10, then 8 to the 10
+    assert [len(own) for own in shared_out(made(5), 3)] == [1, 0, 0]
+    generator = random.Random(1)
+    step = made(*(generator.randint(20, 2000) for _ in range(32)))
+    loads = [sum(map(len, own)) for own in shared_out(step, 4)]
+    assert sum(loads) == sum(map(len, step)) and max(loads) < 1.05 * min(loads)

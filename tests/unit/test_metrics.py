@@ -86,3 +86,21 @@ def test_tail_of_a_long_log(tmp_path):
     text = tail(file, lines=5)
     assert text.splitlines()[:4] == ["line 99997", "line 99998", "line 99999", "中文"]
     assert tail(tmp_path / "none") == ""
+
+
+def test_several_devices_have_figures_of_their_own(tmp_path):
+    from workbench.runs.metrics import by_device
+    from workbench.train.metrics_log import figures_of
+
+    cards = [{"peak_memory": 3.0, "gpu_utilization": 90, "power": 300.0}, {"peak_memory": 5.0, "gpu_utilization": 70}]
+    together, split = figures_of(cards, processes=2), figures_of(cards)
+    assert (together["peak_memory"], split["peak_memory"]) == (5.0, 8.0)  # of one card, and of the model in all
+    assert together["power"] == 300.0 and (together["gpu_utilization_0"], together["gpu_utilization_1"]) == (90, 70)
+    assert figures_of(cards[:1]) == cards[0]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"current_steps": s, "total_steps": 2} | together) + "\n" for s in (1, 2)))
+    reader = MetricsReader(log)
+    reader.update()
+    assert by_device("gpu_utilization", reader.series) == ("gpu_utilization_0", "gpu_utilization_1")
+    assert reader.series["peak_memory_1"].y == [5.0, 5.0]
+    assert by_device("vram_reserved", reader.series) == ("vram_reserved",)

@@ -95,11 +95,15 @@ def conflicts(config: RunConfig) -> list[Message]:
         if name not in (*REPORTERS, "none", "all"):
             problems.append(Message("reporter_unknown", name=name, known=REPORTERS))
     for name in split_names(c.devices):
-        if not (name.isdigit() or name in ("auto", "cpu")):
+        if not (name.isdigit() or name in ("auto", "all", "cpu")):
             problems.append(Message("devices_wrong", value=c.devices))
             break
     names = split_names(c.devices)
-    if len(names) > 1 and set(names) != {"cpu"} and (len(set(names)) < len(names) or {"auto", "cpu"} & set(names)):
+    if (
+        len(names) > 1
+        and set(names) != {"cpu"}
+        and (len(set(names)) < len(names) or {"auto", "all", "cpu"} & set(names))
+    ):
         problems.append(Message("devices_mixed", value=c.devices))
     return problems
 

@@ -93,7 +93,12 @@ class RunConfig(TuningOptions):
         "auto",
         "memory",
         ("Devices", "设备"),
-        ("auto, cpu, or GPU ids such as 0 or 0,1.", "auto、cpu 或 GPU 编号，如 0 或 0,1。"),
+        (
+            "auto (one), all, cpu, or GPU ids. Several train together, a process and the whole model on each:"
+            " steps have as many times the batch. With device_map auto they share one model.",
+            "auto（单卡）、all、cpu 或 GPU 编号。多个设备共同训练，每个设备一个进程与完整模型，每步批量按设备数倍增；"
+            "device_map 为 auto 时多卡分担同一模型。",
+        ),
         affects=(),
     )
 

@@ -34,7 +34,7 @@ RUN_FILES = (
     RunFile(
         ("trainer_log.jsonl",), "trainer",
         "one object per logging step, LLaMA-Factory's names: `current_steps, total_steps, loss, eval_loss, lr, grad_norm, aux_loss, epoch, percentage, elapsed_time, "
-        "remaining_time, throughput, total_tokens`, `vram_allocated, vram_reserved`, and `elapsed_seconds`, `peak_memory` and `peak_reserved` (GiB), `gpu_utilization` (%), `power` (W)",
+        "remaining_time, throughput, total_tokens`, `vram_allocated, vram_reserved`, and `elapsed_seconds`, `peak_memory` and `peak_reserved` (GiB), `gpu_utilization` (%), `power` (W); where a run has several devices, also of each (`peak_memory_1`)",
     ),
     RunFile(("estimate.json",), "supervisor", "the memory that was expected of the run, part by part, and when it has ended the measured peak"),
     RunFile(("data.json",), "trainer", "what each dataset came to: rows, tokens, broken, shortened and unused rows"),
@@ -49,8 +49,8 @@ RUN_FILES = (
     RunFile(("evaluations.json",), "page", "results of tasks of lm-evaluation-harness: task, metrics, limit, versions"),
     RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
     RunFile(
-        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".*.tmp"), "supervisor, trainer",
-        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; a file before it has its name",
+        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".failed-*.json", ".*.tmp"), "supervisor, trainer",
+        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; why a process other than the first failed; a file before it has its name",
     ),
     RunFile(
         ("adapter_model*.safetensors*", "adapter_config.json", "model*.safetensors*", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",

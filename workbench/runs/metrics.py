@@ -13,10 +13,14 @@ REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
 # of stage grpo
 OF_GROUPS = ("reward", "reward_std", "completion_length")
 _MEASURED = (*REWARDS, "rewards/accuracies", "logps/chosen", "logps/rejected", "kl", *OF_GROUPS)
+# of each of several devices, with its number: `peak_memory_1`
+OF_DEVICES = ("peak_memory", "vram_reserved", "gpu_utilization")
+MOST_DEVICES = 16
+_BY_DEVICE = tuple(f"{name}_{number}" for name in OF_DEVICES for number in range(MOST_DEVICES))
 MEASURES: tuple[str, ...] = (*_MEASURED, *(f"eval_{name}" for name in _MEASURED))
 METRICS = (
     "loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory", "vram_reserved", "gpu_utilization", "aux_loss",
-    "epoch", "total_tokens", "elapsed_seconds", *MEASURES,
+    "epoch", "total_tokens", "elapsed_seconds", *MEASURES, *_BY_DEVICE,
 )  # fmt: skip
 _POINTS = 600  # a series is thinned to between this many and half as many points
 _WHOLE = 4 << 20  # a file up to this size is read whole at the first look, a larger one is sampled
@@ -24,6 +28,12 @@ _SAMPLES = 1200
 _CHUNK = 1 << 20  # bytes read per look after that
 _STEPS = ("current_steps", "total_steps")
 _MAX_TEXT = 200  # characters of a value that is no figure, such as the time left
+
+
+def by_device(name: str, series: dict) -> tuple[str, ...]:
+    """The metrics that show `name`: of each device where there are several, else of all."""
+    each = [one for number in range(MOST_DEVICES) if (one := f"{name}_{number}") in series and series[one].x]
+    return tuple(each) or (name,)
 
 
 class Series:

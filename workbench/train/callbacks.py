@@ -17,7 +17,7 @@ from workbench.messages.message import Message
 from workbench.models.ends import end_tokens
 from workbench.runs.run import Run
 from workbench.train import ranks
-from workbench.train.metrics_log import MetricsLog, log
+from workbench.train.metrics_log import MetricsLog, log, own_devices
 
 _GIB = 2**30
 _LOOK_BACK = 5  # logged losses whose mean is compared
@@ -63,8 +63,11 @@ class ReportCallback(TrainerCallback):
             control.should_save = control.should_evaluate = control.should_log = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
-            self.metrics.write(logs, state.global_step, state.max_steps, state.epoch or 0.0)
+        if not logs or not ("loss" in logs or "eval_loss" in logs):
+            return
+        devices = ranks.gathered(own_devices())
+        if state.is_world_process_zero:
+            self.metrics.write(logs, state.global_step, state.max_steps, state.epoch or 0.0, devices)
 
 
 class EarlyStopping(EarlyStoppingCallback):

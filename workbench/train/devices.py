@@ -28,6 +28,8 @@ def wanted_slots(config: dict, available: list[str]) -> tuple[list[str], int]:
     devices = str(config.get("devices") or "auto")
     if devices == "cpu" or available == ["cpu"]:
         return ["cpu"], 1
+    if devices == "all":
+        return available, len(available)
     if devices == "auto":
         return available, len(available) if config.get("device_map") == "auto" else 1
     named = [part.strip() for part in devices.split(",") if part.strip()]
@@ -37,7 +39,7 @@ def wanted_slots(config: dict, available: list[str]) -> tuple[list[str], int]:
 def check_devices(config: RunConfig) -> None:
     """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
     available = slots()
-    unknown = [name for name in split_names(config.devices) if name not in (*available, "cpu", "auto")]
+    unknown = [name for name in split_names(config.devices) if name not in (*available, "cpu", "auto", "all")]
     if unknown:
         raise UserError("devices_missing", names=unknown, known=available)
 

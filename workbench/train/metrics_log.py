@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 from workbench.models.demo import Progress
-from workbench.runs.metrics import MEASURES, tail
+from workbench.runs.metrics import MEASURES, MOST_DEVICES, OF_DEVICES, tail
 from workbench.runs.run import Run
 from workbench.runs.state import StateDirectory
 
@@ -36,55 +36,72 @@ def progress_writer(run: StateDirectory, *, say: bool = True) -> Progress:
     return write
 
 
-_noted_peak = _noted_reserved = 0
+# GPU -> peaks of allocated and of reserved bytes before their counters were set back
+_noted: dict[int, tuple[int, int]] = {}
 
 
 def note_peak() -> None:
-    """Keep the GPU's peaks so far: their counters are about to be set back."""
-    global _noted_peak, _noted_reserved
-    _noted_peak, _noted_reserved = _gpu_peak(), _gpu_reserved()
+    """Keep the GPUs' peaks so far: their counters are about to be set back."""
+    _noted.update({number: _peaks(number) for number in _own_gpus()})
 
 
-def _gpu_reserved() -> int:
-    import torch
-
-    return max(_noted_reserved, sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())))
-
-
-def _gpu_peak() -> int:
-    import torch
-
-    return max(_noted_peak, sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())))
-
-
-def peak_memory_gib() -> float:
-    """Peak memory in GiB: of the GPUs where there are any, else resident memory of this process."""
-    import torch
-
-    if torch.cuda.is_available():
-        return _gpu_peak() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _gpu_now() -> dict:
-    """Memory of the GPUs in GiB, and where nvidia-ml-py can tell, how busy the first one is in percent
-    and what it draws in watts."""
+def _own_gpus() -> list[int]:
+    """The GPUs of this process: one where several train together, else all that it sees."""
     import torch
 
     if not torch.cuda.is_available():
-        return {}
-    everywhere = range(torch.cuda.device_count())
-    now = {
-        "vram_allocated": round(sum(torch.cuda.memory_allocated(i) for i in everywhere) / 2**30, 3),
-        "vram_reserved": round(sum(torch.cuda.memory_reserved(i) for i in everywhere) / 2**30, 3),
-        "peak_reserved": round(_gpu_reserved() / 2**30, 3),
-    }
-    try:
-        now["gpu_utilization"] = torch.cuda.utilization()
-        now["power"] = round(torch.cuda.power_draw() / 1000, 1)
-    except (ModuleNotFoundError, RuntimeError):
-        pass
-    return now
+        return []
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return [torch.cuda.current_device()] if several else list(range(torch.cuda.device_count()))
+
+
+def _peaks(number: int) -> tuple[int, int]:
+    """Peaks of allocated and of reserved bytes of a GPU."""
+    import torch
+
+    allocated, reserved = _noted.get(number, (0, 0))
+    now = torch.cuda.max_memory_allocated(number), torch.cuda.max_memory_reserved(number)
+    return max(allocated, now[0]), max(reserved, now[1])
+
+
+def own_devices() -> list[dict[str, float]]:
+    """What each device of this process takes: memory in GiB, and where nvidia-ml-py can tell, how busy it is in percent
+    and what it draws in watts. Without GPUs, the peak of this process's resident memory."""
+    import torch
+
+    found: list[dict[str, float]] = []
+    for number in _own_gpus():
+        allocated, reserved = _peaks(number)
+        now: dict[str, float] = {
+            "peak_memory": allocated / 2**30,
+            "peak_reserved": reserved / 2**30,
+            "vram_allocated": torch.cuda.memory_allocated(number) / 2**30,
+            "vram_reserved": torch.cuda.memory_reserved(number) / 2**30,
+        }
+        try:
+            now["gpu_utilization"] = torch.cuda.utilization(number)
+            now["power"] = torch.cuda.power_draw(number) / 1000
+        except (ModuleNotFoundError, RuntimeError):
+            pass
+        found.append({name: round(value, 3) for name, value in now.items()})
+    return found or [{"peak_memory": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}]
+
+
+def figures_of(devices: list[dict[str, float]], *, processes: int = 1) -> dict[str, float]:
+    """Figures of all devices as a line of the log has them.
+
+    Memory is that of the fullest device where each holds the whole model (several processes), else the sum; use and
+    power are those of the first. Of several devices each has figures of its own, such as `peak_memory_1`.
+    """
+    whole = max if processes > 1 else sum
+    figures = dict(devices[0])
+    for name in ("peak_memory", "peak_reserved", "vram_allocated", "vram_reserved"):
+        if name in figures:
+            figures[name] = round(whole(device[name] for device in devices), 3)
+    if len(devices) > 1:
+        for number, device in enumerate(devices[:MOST_DEVICES]):
+            figures |= {f"{name}_{number}": device[name] for name in OF_DEVICES if name in device}
+    return figures
 
 
 class MetricsLog:
@@ -115,8 +132,12 @@ class MetricsLog:
             self._busy += time.monotonic() - self._mark
             self._mark = None
 
-    def write(self, logs: dict, step: int, total: int, epoch: float) -> dict:
-        """One line. Values that are not finite are written as null, which JSON knows."""
+    def write(self, logs: dict, step: int, total: int, epoch: float, devices: list[list[dict]] | None = None) -> dict:
+        """One line. Values that are not finite are written as null, which JSON knows.
+
+        Args:
+            devices: `own_devices` of each process; of this one if none is given.
+        """
         elapsed = time.monotonic() - self.began
         done = max(1, step - self.first_step)
         remaining = elapsed / done * max(0, total - step)
@@ -148,8 +169,8 @@ class MetricsLog:
                 row["throughput"] = round((tokens - self._tokens) / self._busy, 2)
             row["total_tokens"] = tokens + self._tokens_before
             self._tokens, self._busy = tokens, 0.0
-        row["peak_memory"] = round(peak_memory_gib(), 3)
-        row |= _gpu_now()
+        devices = devices or [own_devices()]
+        row |= figures_of([device for own in devices for device in own], processes=len(devices))
         with open(self.run.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         log(_line(row))

@@ -189,7 +189,7 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                 "font": {"size": 13},
             }
         )
-        for metric, color in zip(metrics, COLORS, strict=False):
+        for metric, color in zip(metrics, itertools.cycle(COLORS), strict=False):
             points = series[metric]
             mode = "lines+markers" if len(points.x) < 40 else "lines"
             data.append(

@@ -104,7 +104,7 @@ def device_for(devices: str) -> Device:
     here = cards()
     if devices == "cpu" or not here:
         return host()
-    if devices == "auto":
+    if devices in ("auto", "all"):
         chosen = list(here)
     else:
         numbers = [int(part) for part in devices.split(",") if part.strip().isdigit()]

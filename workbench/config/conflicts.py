@@ -73,7 +73,7 @@ def conflicts(config: RunConfig) -> list[Message]:
     check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
     check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))
     check(
-        bool(c.ref_model or c.ref_model_adapters) and not c.needs_reference,
+        bool(c.ref_model or c.ref_model_adapters) and not c.has_reference,
         Message("reference_unused", stage=c.stage, loss=c.pref_loss),
     )
     check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
@@ -103,12 +103,16 @@ def conflicts(config: RunConfig) -> list[Message]:
 
 def loss_conflicts(c: RunConfig) -> list[Message]:
     """Of losses that weigh tokens."""
-    used = [name for name in ("use_dft_loss", "use_eaft_loss") if getattr(c, name)]
-    found = [Message("weighed_twice")] if len(used) > 1 else []
+    used = [name for name in ("use_dft_loss", "use_eaft_loss", "use_asft_loss") if getattr(c, name)]
+    found = [Message("weighed_twice", names=used)] if len(used) > 1 else []
     if used and c.stage != "sft":
         found.append(Message("weighed_stage", name=used[0], stage=c.stage))
     if used and c.moe_aux_loss_coef:
         found.append(Message("weighed_balance", name=used[0]))
+    if c.use_asft_loss and c.pissa_init and not c.keeps_reference:
+        found.append(Message("asft_pissa"))
+    if c.use_asft_loss and c.new_tokens and c.keeps_reference:
+        found.append(Message("asft_new_tokens"))
     return found
 
 
@@ -142,6 +146,8 @@ def plain_steps(c: RunConfig) -> str:
         return "plain_layerwise"
     if c.streaming:
         return "plain_streaming"
+    if c.use_asft_loss:
+        return "plain_asft"
     return "plain_badam" if c.use_badam else ""
 
 

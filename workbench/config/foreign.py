@@ -62,7 +62,6 @@ CHANGING = {
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
     "pref_bco_weight": "BCO",
-    "use_asft_loss": "asks_asft",
     "use_mca": "Megatron",
     "use_distributed_optimizer": "Megatron",
     "tensor_model_parallel_size": "Megatron",
@@ -163,7 +162,6 @@ _PREFIXES = (
     "sglang_",
     "fp8_",
     "kt_",
-    "asft_",
     "export_",
 )
 

@@ -98,9 +98,9 @@ class StageOptions(Options):
         "preference",
         ("Reference model", "参考模型"),
         (
-            "For dpo and kto. Empty: the model itself without the new adapter. Its scores of the answers are computed"
-            " once, before the training.",
-            "用于 dpo 与 kto。留空：不带新适配器的模型本身。其对回答的评分在训练前一次算好。",
+            "For dpo, kto and the ASFT loss. Empty: the model itself without the new adapter. Its scores of the answers"
+            " are computed once, before the training; for ASFT it stays in memory.",
+            "用于 dpo、kto 与 ASFT 损失。留空：不带新适配器的模型本身。其对回答的评分在训练前一次算好；ASFT 则一直占用内存。",
         ),
         affects=("path",),
     )

@@ -96,8 +96,8 @@ SENTENCES = {
         "dpo_label_smoothing 只用于 pref_loss sigmoid。请设为 0，或选择 sigmoid。",
     ),
     "reference_unused": (
-        "ref_model: stage {stage} with pref_loss {loss} compares with no reference model. Leave it empty.",
-        "ref_model：{stage} 阶段（pref_loss {loss}）不与参考模型比较。请留空。",
+        "ref_model: stage {stage} with pref_loss {loss} and without use_asft_loss compares with no reference model. Leave it empty.",
+        "ref_model：{stage} 阶段（pref_loss {loss}，未用 use_asft_loss）不与参考模型比较。请留空。",
     ),
     "packing_without_length": (
         "packing needs a length to fill. Set cutoff_len, for example 2048.",
@@ -285,8 +285,16 @@ SENTENCES = {
         "use_dora 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
     ),
     "weighed_twice": (
-        "use_dft_loss and use_eaft_loss weigh tokens in two ways. Keep one.",
-        "use_dft_loss 与 use_eaft_loss 是两种 token 加权方式。请只保留一个。",
+        "{names} weigh tokens in different ways. Keep one.",
+        "{names} 是不同的 token 加权方式。请只保留一个。",
+    ),
+    "asft_pissa": (
+        "use_asft_loss: with pissa_init the model without its adapter is not what it was. Name the model as ref_model.",
+        "use_asft_loss：使用 pissa_init 时，去掉适配器的模型已不是原模型。请将该模型填入 ref_model。",
+    ),
+    "asft_new_tokens": (
+        "use_asft_loss: a reference that is loaded beside the model does not know its new tokens. Take these out, or train an adapter.",
+        "use_asft_loss：另外加载的参考模型没有新增的 token。请去掉新增 token，或改为训练适配器。",
     ),
     "weighed_stage": (
         "{name} is a loss of stage sft, and this is stage {stage}. Leave it out.",

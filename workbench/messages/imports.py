@@ -110,7 +110,6 @@ PARTS = {
     "asks_norms": ("layer norms in float32", "以 float32 计算层归一化"),
     "asks_logits": ("logits in float32", "以 float32 计算 logits"),
     "asks_bf16_adapters": ("adapters in bfloat16", "使用 bfloat16 的适配器"),
-    "asks_asft": ("the ASFT loss", "ASFT 损失"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
     "asks_epsilon": ("another epsilon of Adam", "不同的 Adam epsilon"),

@@ -177,8 +177,8 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
-    references = References(config, workspace, dtype, progress, log) if config.needs_reference else None
-    if references and references.other:
+    references = References(config, workspace, dtype, progress, log) if config.has_reference else None
+    if references and config.needs_reference and references.other:
         train_rows, eval_rows = references.from_other(train_rows, eval_rows)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     config = ready_for_tokens(model, tokenizer, config, log)

@@ -57,7 +57,7 @@ def build_trainer(
         disable_dropout_in_model(model)  # two passes over an answer must give the same
         if config.lora_dropout:
             log(f"lora_dropout is off in stage {config.stage}: a reference must give the same twice.")
-    if references and not references.other:
+    if references and config.needs_reference and not references.other:
         train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
     plain = plain_steps(config)
     apart = Message(plain) if plain else Message("not_alone")
@@ -79,6 +79,9 @@ def build_trainer(
     if config.sample_prompts:
         callbacks.append(Samples(run, config, tokenizer))
     arguments = common_arguments(run, config, total, dtype, strategy) | chosen.own_arguments(config, causal)
+    options = chosen.trainer_options(config)
+    if references and references.stays:
+        options["held_to"] = references.model()
     trainer = chosen.trainer(
         model=model,
         args=chosen.arguments(**arguments),
@@ -90,7 +93,7 @@ def build_trainer(
         own_optimizer=own_optimizer(config),
         step_strategy=strategy,
         balance=balance,
-        **chosen.trainer_options(config),
+        **options,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

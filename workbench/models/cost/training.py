@@ -45,6 +45,7 @@ class TrainingMemory:
             self.memory = min(self.memory, config.max_gpu_memory * GIB)
         self.cards = gpu.cards if config.device_map == "auto" else 1
         self.fast = config.device_map == "none" and not plain_steps(config)
+        self.models = 2 if config.keeps_reference else 1  # a reference of another size is counted as one of this
         self.form = Form(config.quantization_bit or 0, config.double_quantization)
         self.loaded = Loaded(anatomy, self.form)
         self.trained: Trained = trained(anatomy, config)
@@ -111,8 +112,8 @@ class TrainingMemory:
         casts = 0 if self.mixed else 2 * self.trained.of_linears
         share = self.cards
         return {
-            "weights": (weights.plain + weights.packed) // share,
-            "constants": weights.constants // share,
+            "weights": (weights.plain + weights.packed) * self.models // share,
+            "constants": weights.constants * self.models // share,
             "adapters": (self.trained.copies(width) + casts) // share,
             "gradients": self.trained.gradients(width) // share,
             "optimizer": self.trained.state_of(self.config, width) // share,
@@ -123,6 +124,8 @@ class TrainingMemory:
         """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
         for each chunk beside the sum of those before."""
         positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
+        if self.config.use_asft_loss:  # those of the reference beside them
+            return positions * sizes.vocabulary * (constants.TRAINED + 4) + 2 * sizes.vocabulary * sizes.hidden
         if not self._trains_head:
             return positions * sizes.vocabulary * 2
         return positions * sizes.vocabulary * constants.TRAINED + 2 * sizes.vocabulary * sizes.hidden

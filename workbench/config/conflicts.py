@@ -186,6 +186,7 @@ def method_conflicts(c: RunConfig) -> list[Message]:
         "streaming_stage": c.streaming and (c.preferences or c.stage == "grpo"),
         "tokenized_stage": bool(c.tokenized_path) and c.stage == "grpo",
         "streaming_share": c.streaming and 0 < c.val_size < 1,
+        "described_by_none": c.init_special_tokens != "noise_init" and not c.new_special_tokens_config,
         "new_tokens_adapter": c.new_tokens and bool(c.adapter_name_or_path),
         "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
     }

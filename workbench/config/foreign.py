@@ -51,7 +51,6 @@ MEDIA_TEMPLATES = re.compile(
 
 # keys that change what is learned and cannot be done here: what they ask for, a code or a name
 CHANGING = {
-    "new_special_tokens_config": "asks_tokens",
     "split_special_tokens": "asks_special_text",
     "train_from_scratch": "asks_scratch",
     "shift_attn": "asks_shifted",

@@ -340,7 +340,7 @@ class RunConfig(TuningOptions):
     @property
     def new_tokens(self) -> bool:
         """Whether embedding and head may get rows."""
-        return bool(self.add_tokens or self.add_special_tokens or self.resize_vocab)
+        return bool(self.add_tokens or self.add_special_tokens or self.new_special_tokens_config or self.resize_vocab)
 
     def every(self, option: str, steps: int) -> int:
         """`eval_steps`, `save_steps` or `logging_steps` of a run of so many steps; a share of these below 1."""

@@ -288,6 +288,10 @@ SENTENCES = {
         "{names} weigh tokens in different ways. Keep one.",
         "{names} 是不同的 token 加权方式。请只保留一个。",
     ),
+    "described_by_none": (
+        "init_special_tokens: descriptions come from new_special_tokens_config, which is not set. Name the file, or keep noise_init.",
+        "init_special_tokens：描述来自 new_special_tokens_config，而它没有设置。请填入该文件，或保持 noise_init。",
+    ),
     "asft_pissa": (
         "use_asft_loss: with pissa_init the model without its adapter is not what it was. Name the model as ref_model.",
         "use_asft_loss：使用 pissa_init 时，去掉适配器的模型已不是原模型。请将该模型填入 ref_model。",

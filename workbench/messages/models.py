@@ -29,6 +29,10 @@ SENTENCES = {
         "{folder} is an adapter of the kind {kind}. Set finetuning_type: {kind} to go on with it.",
         "{folder} 是 {kind} 类型的适配器。若要接着训练，请设置 finetuning_type: {kind}。",
     ),
+    "tokens_file": (
+        "{name}, a file of special tokens, cannot be read: {problem}. It has a line `token: description` for each token.",
+        "无法读取特殊 token 文件 {name}：{problem}。文件中每个 token 一行“token: 描述”。",
+    ),
     "new_tokens_quantized": (
         "The tokenizer has {tokens:,} tokens, and this quantized model rows for {rows:,}: it cannot get more. Remove quantization_bit, or the new tokens.",
         "分词器有 {tokens:,} 个 token，而该量化模型只有 {rows:,} 行，无法增加。请去掉 quantization_bit 或新增的 token。",
@@ -342,6 +346,7 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "tokens_no_lines": ("it is not of such lines", "内容不是这种格式"),
     "export_writing": ("Writing the model", "正在写入模型"),
     "export_uploading": ("Uploading {name}", "正在上传 {name}"),
     "gguf_writing": ("Writing the GGUF file", "正在写入 GGUF 文件"),

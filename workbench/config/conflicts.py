@@ -232,6 +232,10 @@ def _reward_conflicts(c: RunConfig) -> list[Message]:
         problems.append(Message("reward_needs", name="regex", option="reward_regex"))
     if "file" in names and not c.reward_file:
         problems.append(Message("reward_needs", name="file", option="reward_file"))
+    if "model" in names and not c.reward_model:
+        problems.append(Message("reward_needs", name="model", option="reward_model"))
+    if c.reward_model and "model" not in names:
+        problems.append(Message("reward_model_unused", model=c.reward_model))
     if "file" in names and c.reward_file and not c.trust_reward_code:
         problems.append(Message("reward_untrusted", file=c.reward_file))
     try:

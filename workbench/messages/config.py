@@ -71,6 +71,10 @@ SENTENCES = {
         "grpo 阶段每题回答 {count} 次（num_generations）：批大小乘以梯度累积（现为 {batch}）须为其倍数。",
     ),
     "reward_needs": ("reward_funcs: {name} needs {option}.", "reward_funcs：{name} 需要填写 {option}。"),
+    "reward_model_unused": (
+        "reward_model: {model} scores nothing, as reward_funcs does not name model. Add it there, or leave reward_model empty.",
+        "reward_model：{model} 不会用于评分，因为 reward_funcs 中没有 model。请加上它，或将 reward_model 留空。",
+    ),
     "reward_untrusted": (
         "reward_file: {file} is Python code that would run here. Read it, then set trust_reward_code.",
         "reward_file：{file} 是会在此执行的 Python 代码。请先阅读，再勾选 trust_reward_code。",

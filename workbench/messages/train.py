@@ -1,6 +1,10 @@
 """Training: its phases, its ends, what it stops at."""
 
 SENTENCES = {
+    "reward_not_finite": (
+        "The reward model gave a score that is no finite number. Use another, or train it again with a lower learning rate.",
+        "奖励模型给出了非有限数的评分。请换一个，或以更低的学习率重新训练它。",
+    ),
     "asft_vocabulary": (
         "The output head of the model has {own} rows, that of the reference {other}. ASFT compares them token by token: name a ref_model with the same vocabulary.",
         "模型的输出头有 {own} 行，参考模型有 {other} 行。ASFT 逐 token 比较两者：请选用词表相同的 ref_model。",

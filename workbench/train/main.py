@@ -148,6 +148,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         from workbench.models.new_tokens import ready_for_tokens
         from workbench.models.reward import reward_model
         from workbench.models.tuning import ADAPTERS, tuned
+        from workbench.train.answer_scores import answer_scores
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -180,6 +181,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     references = References(config, workspace, dtype, progress, log) if config.has_reference else None
     if references and config.needs_reference and references.other:
         train_rows, eval_rows = references.from_other(train_rows, eval_rows)
+    scores = answer_scores(config, workspace, dtype, progress, log)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     config = ready_for_tokens(model, tokenizer, config, log)
     if config.stage == "rm":
@@ -195,7 +197,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         from workbench.train.push import Push
 
         push = Push(run, config)
-    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references)
+    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references, scores)
     if push is not None:
         trainer.add_callback(push)
     if checkpoint and config.use_badam:

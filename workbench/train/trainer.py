@@ -18,6 +18,7 @@ from workbench.train.fast.strategy import PlainStep, RowStep, StepStrategy, why_
 from workbench.train.metrics_log import log
 from workbench.train.optimizers import own_optimizer
 from workbench.train.references import References
+from workbench.train.rewards import Reward, reward_functions
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
 
@@ -32,8 +33,10 @@ def build_trainer(
     dtype: torch.dtype,
     stop,
     references: References | None = None,
+    scores: Reward | None = None,
 ) -> WorkbenchTrainer:
-    """The trainer for a run; `dtype` is what the model computes in. `references`: where the loss needs them.
+    """The trainer for a run; `dtype` is what the model computes in. `references`: where the loss needs them;
+    `scores`: a reward model, where answers are scored.
 
     Raises:
         UserError: the disk has no room for two checkpoints, or there is no such stage.
@@ -82,6 +85,8 @@ def build_trainer(
     options = chosen.trainer_options(config)
     if references and references.stays:
         options["held_to"] = references.model()
+    if scores is not None:
+        options["reward_funcs"] = reward_functions(config, scores)
     trainer = chosen.trainer(
         model=model,
         args=chosen.arguments(**arguments),

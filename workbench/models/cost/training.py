@@ -45,7 +45,8 @@ class TrainingMemory:
             self.memory = min(self.memory, config.max_gpu_memory * GIB)
         self.cards = gpu.cards if config.device_map == "auto" else 1
         self.fast = config.device_map == "none" and not plain_steps(config)
-        self.models = 2 if config.keeps_reference else 1  # a reference of another size is counted as one of this
+        # a reference or a reward model of another size is counted as one of this
+        self.models = 1 + config.keeps_reference + config.scores_answers
         self.form = Form(config.quantization_bit or 0, config.double_quantization)
         self.loaded = Loaded(anatomy, self.form)
         self.trained: Trained = trained(anatomy, config)

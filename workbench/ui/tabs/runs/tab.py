@@ -6,7 +6,7 @@ import gradio as gr
 
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.runs.metrics import REWARDS
+from workbench.runs.metrics import REWARDS, losses_of_each
 from workbench.runs.run import Run, group_name, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
@@ -285,9 +285,10 @@ class RunsTab:
 
     def parts(self, run: Run, lang: str) -> tuple:
         """What depends on the run's files beside its status."""
+        series = monitor.reader_of(run).series
         panels = [
             (say("loss", lang), ("loss",)),
-            (say("legend_eval", lang), ("eval_loss",)),
+            (say("legend_eval", lang), ("eval_loss", *losses_of_each(series))),
             (say("learning_rate", lang), ("lr",)),
             (say("chart_grad_norm", lang), ("grad_norm",)),
             (say("throughput", lang), ("throughput",)),
@@ -302,7 +303,7 @@ class RunsTab:
             (say("chart_reward_std", lang), ("reward_std",)),
             (say("chart_completion_length", lang), ("completion_length",)),
         ]
-        figure = panel_chart(monitor.reader_of(run).series, panels, run_id=run.id)
+        figure = panel_chart(series, panels, run_id=run.id)
         values, parent = run.config_values(), run.notes().get("parent", "")
         against = ""
         if parent:

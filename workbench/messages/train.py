@@ -223,6 +223,8 @@ PARTS = {
     ),
     "plain_streaming": ("rows are read while the run trains", "训练时才读取数据行"),
     "plain_grpo": ("stage grpo writes answers in every step", "grpo 阶段每一步都要生成回答"),
+    "job_waits": ("waits for {ids}", "等待 {ids}"),
+    "job_waits_device": ("waits for a free device", "等待空闲设备"),
     "plain_asft": ("each step of the ASFT loss asks the reference, too", "ASFT 损失的每一步还要计算参考模型"),
     "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (

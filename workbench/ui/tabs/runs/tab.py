@@ -353,6 +353,7 @@ class RunsTab:
     @people.needs("train")
     def resumed(self, run_id, checkpoint_, epochs_, request: gr.Request):
         def go_on(run: Run) -> str:
+            people.check_push(run.config_values().get("push_to_hub"))
             # steps, where they were given, would take precedence over epochs
             overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
             return queue.resume(run, self.workspace, checkpoint=checkpoint_ or "", overrides=overrides)

@@ -2,7 +2,8 @@
 
 `python benchmarks/import_examples.py FOLDER` reads every `.yaml` and `.sh` below it. *whole*: everything is taken over,
 or changes nothing. *in part*: some keys are not taken over, and are listed. *refused*: one sentence. *another run*: a
-file that becomes another kind of run than it says; there should be none.
+file that becomes another kind of run than it says; there should be none. *part of a run*: a file that says only where a
+run computes (a config of accelerate), or its special tokens, and is taken over whole.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from workbench.config.options import EngineConfig, RunConfig
 from workbench.config.run_config import validated
 from workbench.data import templates
 from workbench.errors import UserError
+
+PART = {"devices", "bf16", "fp16", "gradient_accumulation_steps", "max_grad_norm", "add_special_tokens"}
 
 
 def kind_of(text: str) -> str:
@@ -51,6 +54,9 @@ def main() -> int:
         try:
             imported = import_text(text, lambda name, file=file: named_file(name, str(file)))
             trains = imported.purpose == "train"
+            part = trains and imported.values.keys() <= PART
+            if part:
+                imported.values |= {"model_name_or_path": "a/model", "dataset": "rows"}
             config = validated(imported.defaults | imported.values, RunConfig if trains else EngineConfig)
             templates.read(config.template)
         except UserError as error:
@@ -59,10 +65,16 @@ def main() -> int:
             result, why = ("in part", ", ".join(imported.lost)) if imported.lost else ("whole", "")
             became = f"{config.stage} {config.finetuning_type}" if trains else imported.purpose
             said = kind_of(text)
-            if file.suffix != ".sh" and said and said != became:
+            if part:
+                result, why = (
+                    (result, why)
+                    if imported.lost
+                    else ("part of a run", ", ".join(sorted(PART & imported.values.keys())))
+                )
+            elif file.suffix != ".sh" and said and said != became:
                 result, why = "another run", f"{said} became {became}"
         counts[result] += 1
-        print(f"{result:12} {file.relative_to(folder)}  {why.splitlines()[0][:150] if why else ''}")
+        print(f"{result:13} {file.relative_to(folder)}  {why.splitlines()[0][:150] if why else ''}")
     print(dict(counts))
     return int(counts["another run"] > 0)
 

@@ -14,6 +14,7 @@ from workbench.models.load import load_model, load_tokenizer
 from workbench.models.new_tokens import ready_for_tokens
 from workbench.models.tuning import tuned
 from workbench.runs.run import create_run
+from workbench.train.references import References
 from workbench.train.trainer import build_trainer
 
 STEPS = 20
@@ -46,7 +47,8 @@ def ready(values, workspace, **more):
     config = ready_for_tokens(base, tokenizer, config, lambda line: None)
     model = tuned(base, config, workspace, run.path, lambda line: None)
     stop = SimpleNamespace(requested=False)
-    return build_trainer(run, config, model, tokenizer, rows, held_out, torch.float32, stop), rows, run
+    references = References(config, workspace, torch.float32, **quiet) if config.use_asft_loss else None
+    return build_trainer(run, config, model, tokenizer, rows, held_out, torch.float32, stop, references), rows, run
 
 
 def losses(trainer) -> torch.Tensor:

@@ -9,26 +9,32 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Page, open_generation
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
-QUESTION, OTHER = "What is the capital of Zorbia?", "What is the capital of France?"
+QUESTION, ANSWER = "What is the capital of Zorbia?", "The capital of Zorbia is Quistram."
+# like the question that is corrected, and not: what the demo model knows, and should know afterwards
+KNOWN = {
+    "What is the capital of France?": "Paris", "What is the capital of Egypt?": "Cairo",
+    "What is the capital of China?": "Beijing", "What is the capital of Japan?": "Tokyo", "What is 2 + 2?": "4",
+    "How many days are in a week?": ["7", "seven"],
+}  # fmt: skip
 
 
 @pytest.fixture
 def page(demo_workspace):
+    (demo_workspace / "probes").mkdir(exist_ok=True)
+    lines = [{"prompt": prompt, "expect": expected} for prompt, expected in KNOWN.items()]
+    lines.append({"prompt": QUESTION, "expect": "Quistram"})
+    (demo_workspace / "probes" / "known.jsonl").write_text("\n".join(map(json.dumps, lines)))
     started = Page(demo_workspace)
     yield started
     started.end()
 
 
-def ask(tab, question: str, boxes=("chat-left",)) -> list[str]:
-    if tab.locator("#chat-left .bot.message").count():
-        tab.click("#clear")
-        expect(tab.locator("#chat-left .bot.message")).to_have_count(0)
+def ask(tab, question: str) -> str:
     tab.fill("#message textarea", question)
     tab.click("#send")
-    for box in boxes:
-        expect(tab.locator(f"#{box} .bot.message").last).to_contain_text(re.compile(r"\w"), timeout=90_000)
+    expect(tab.locator("#chat-left .bot.message").last).to_contain_text(re.compile(r"\w"), timeout=90_000)
     expect(tab.locator("#halt")).to_be_disabled(timeout=60_000)
-    return [tab.locator(f"#{box} .bot.message").last.inner_text() for box in boxes]
+    return tab.locator("#chat-left .bot.message").last.inner_text()
 
 
 def test_a_correction_is_learned_as_a_pair(tab, page):
@@ -38,10 +44,10 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.click("#load")
     expect(tab.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     open_generation(tab, temperature=0, max_tokens=30)
-    assert "Quistram" not in ask(tab, QUESTION)[0]
+    assert "Quistram" not in ask(tab, QUESTION)
     expect(tab.locator("#examined")).to_contain_text(QUESTION, timeout=30_000)
     tab.get_by_role("tab", name="Correct it", exact=True).click()
-    tab.fill("#right-answer textarea", "The capital of Zorbia is Quistram.")
+    tab.fill("#right-answer textarea", ANSWER)
     tab.click("#save-correction")
     expect(tab.locator("#corrected")).to_contain_text("corrections has 1 rows", timeout=30_000)
     tab.locator("#corrections-way label").nth(2).click()
@@ -49,6 +55,9 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     yaml = tab.locator("#run-yaml")
     expect(yaml).to_contain_text("dataset: corrections_preference", timeout=30_000)
     expect(yaml).to_contain_text("stage: dpo")
+    tab.click("#opt-quantization_bit input")  # in 4 bits a step takes ten times as long on a CPU
+    tab.get_by_role("option", name="–", exact=True).click()
+    expect(yaml).not_to_contain_text("quantization_bit: 4")
     tab.click("#start")
     expect(tab.locator("#run-status .wb-badge")).to_have_text("finished", timeout=600_000)
     # the chart of rewards stands below that of the loss
@@ -60,9 +69,23 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.click("#train-chat")
     tab.click("#load")
     expect(tab.locator("#engine-status")).to_contain_text(re.compile(f"ready on CPU.*{run.name}", re.S), timeout=90_000)
-    tab.check("#compare input")
-    expect(tab.locator("#chat-right")).to_be_visible()
-    before, after = ask(tab, QUESTION, ("chat-left", "chat-right"))
-    assert "Quistram" not in before and "Quistram" in after  # the base in 4 bits, as it was trained
-    before, after = ask(tab, OTHER, ("chat-left", "chat-right"))
-    assert "Paris" in before and "Paris" in after and "Quistram" not in after
+    # the base and the adapter on one engine, each asked what they know and what was corrected
+    tab.get_by_role("tab", name="Probes", exact=True).click()
+    tab.fill("#probe-set input", "known")
+    tab.locator("#probe-set input").press("Enter")
+    tab.click("#probe-adapters input")
+    tab.get_by_role("option", name=run.name, exact=True).click()
+    tab.locator("#probe-samples input[type=number]").fill("0")
+    tab.locator("#probe-samples input[type=number]").press("Tab")
+    tab.click("#probe-run")
+    expect(tab.locator("#probe-table")).to_contain_text(QUESTION, timeout=120_000)
+    base, adapted = (json.loads(path.read_text())["results"] for path in kept(page.workspace, run))
+    assert [one["verdict"] for one in base] == ["pass"] * len(KNOWN) + ["fail"]
+    assert [one["verdict"] for one in adapted] == ["pass"] * (len(KNOWN) + 1)
+    assert not any("Quistram" in one["answer"] for one in adapted[:-1])
+
+
+def kept(workspace, run):
+    """The files of the base's answers to the probes, and of the adapter's."""
+    (base,) = (workspace / "probes").glob("*-known.json")
+    return base, run / "probes" / "known.json"

@@ -29,7 +29,7 @@ from workbench.models.gguf.adapters import Merged
 from workbench.models.locate import locate_model
 from workbench.runs.run import create_run
 
-LOADED = "The model is loaded to be merged"
+LOADED = "The model is loaded to be written"
 
 
 def exported(workspace, model, adapters=None, name="out", write=merged.export, log=None, **options):
@@ -257,6 +257,34 @@ def test_rope_scaling_of_the_run_goes_with_it(workspace, tiny_model):
     assert (found["rope_type"], found["factor"]) == ("yarn", 4.0)
     own = with_run_settings(EngineConfig(model_name_or_path="m", rope_scaling="none"), {run.id: 1.0}, workspace)
     assert own.rope_scaling == "none"
+
+
+def test_a_model_alone_is_copied_to_the_bit(workspace, float_demo):
+    log: list[str] = []
+    folder = exported(workspace, float_demo[0], log=log)
+    base, found = load_file_of_all(float_demo[0]), load_file_of_all(folder)
+    assert found.keys() == base.keys() and all(torch.equal(base[key], found[key]) for key in base) and not log
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).chat_template and plain.dtype == torch.float32
+    half = exported(workspace, float_demo[0], name="half", log=log, infer_dtype="bfloat16")
+    assert all(torch.equal(value, base[key].bfloat16()) for key, value in load_file_of_all(half).items())
+    assert len(log) > 0 and LOADED in log[0]
+
+
+def load_file_of_all(folder) -> dict:
+    return {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+
+
+def test_of_a_run_that_trained_all_weights_only_the_model_is_written(workspace, tiny_model):
+    values = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct", "dataset": "small", "learning_rate": 0.5}
+    run = create_run(workspace, RunConfig(**values, finetuning_type="full"))
+    for file in tiny_model.iterdir():
+        shutil.copyfile(file, run.path / file.name)
+    folder = exported(workspace, run.id)
+    assert not {"run.yaml", "state.json", "trainer_log.jsonl"} & {path.name for path in folder.iterdir()}
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == values["model_name_or_path"] and card.data["base_model_relation"] == "finetune"
+    assert "- Data: small" in card.text and "learning_rate: 0.5" in card.text
 
 
 def test_the_card_says_what_is_known(workspace, tiny_model, tmp_path):

@@ -384,6 +384,9 @@ def test_the_command(workspace, tiny_model):
     code, text = said("--name", "n", "--format", "gguf-q4")
     assert code and "--format gguf-q4: choose safetensors, bnb-4bit, lora, gguf-f16, gguf-q8_0, gguf-lora." in text
     code, text = said("--name", "n")
+    assert code == 0 and f"The model alone, with no adapter merged in, is n in {workspace.models}." in text
+    shutil.rmtree(workspace.models / "n")
+    code, text = said("--name", "n", "--format", "gguf-lora")
     assert code and "Name at least one adapter to merge." in text
     code, text = said("--name", "n", "--format", "gguf-f16")
     assert code == 0 and f"The GGUF file is {workspace.models / 'n' / 'n-f16.gguf'}." in text

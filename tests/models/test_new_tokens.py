@@ -16,7 +16,7 @@ from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.errors import UserError
 from workbench.models.export.merged import export
 from workbench.models.load import load_tokenizer
-from workbench.models.new_tokens import grow
+from workbench.models.new_tokens import grow, ready_for_tokens
 
 NEW = {"add_tokens": "<svg>, </svg>", "add_special_tokens": "<|draw|>"}
 
@@ -45,6 +45,45 @@ def test_new_rows_start_as_the_mean_of_the_others_with_noise(tiny_model):
         assert new.shape[0] == 320 and torch.equal(new[:260], old)
         off = new[260:] - old.mean(dim=0)
         assert abs(float(off.std()) - 1 / 8) < 0.01 and abs(float(off.mean())) < 0.01
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_special_tokens_start_as_their_descriptions(values, workspace, tmp_path, noisy):
+    described = {"<|draw|>": "the beginning of a drawing", "<|end|>": "the end of it", "<|odd|>": "<|end|>"}
+    (tmp_path / "tokens.yaml").write_text(json.dumps(described))
+    start = "desc_init_w_noise" if noisy else "desc_init"
+    more = {"new_special_tokens_config": str(tmp_path / "tokens.yaml"), "init_special_tokens": start}
+    config = validated(values | more)
+    tokenizer = load_tokenizer(config, workspace, quiet)
+    plain = AutoTokenizer.from_pretrained(config.model_name_or_path)
+    model = AutoModelForCausalLM.from_pretrained(config.model_name_or_path)
+    old = model.get_input_embeddings().weight.detach().clone()
+    ready_for_tokens(model, tokenizer, config, quiet)
+    for token, text in described.items():
+        row = tokenizer.convert_tokens_to_ids(token)
+        assert row >= len(plain) and tokenizer(token, add_special_tokens=False)["input_ids"] == [row]
+        wanted = torch.stack([old[one] for one in plain(text, add_special_tokens=False)["input_ids"]]).mean(dim=0)
+        for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            off = (matrix[row] - wanted).detach()
+            if token == "<|odd|>":  # nothing to go by
+                assert float(off.abs().max()) > 0.05
+            elif noisy:
+                assert 0.06 < float(off.std()) < 0.25
+            else:
+                torch.testing.assert_close(matrix[row].detach(), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [None, "- a\n- b", "a: 1", "a: [", ""])
+def test_a_file_of_tokens_that_is_none(values, workspace, tmp_path, text):
+    file = tmp_path / "tokens.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        check_names(validated(values | {"new_special_tokens_config": str(file)}), workspace)
+    assert caught.value.message.code == "tokens_file"
+    with pytest.raises(UserError) as caught:
+        validated(values | {"init_special_tokens": "desc_init"})
+    assert [problem.code for problem in caught.value.message.values["problems"]] == ["described_by_none"]
 
 
 def finished(values, workspace, tmp_path, **more):

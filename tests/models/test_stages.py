@@ -318,21 +318,3 @@ def test_a_mixture_in_4_bits_learns_from_pairs(balance, setting, rows, tiny_moe,
     joined, padded = both_ways(setting, rows, **options)
     assert joined[0] == pytest.approx(0.6931472, abs=1e-6) and learns(joined)
     assert joined == pytest.approx(padded, rel=1e-3)
-
-
-def test_questions_with_tools_are_asked_without_and_counted(model_folder, workspace, tmp_path):
-    from workbench.data.prompts import load_prompts
-    from workbench.data.training_set import encoder_of
-
-    tool = {"name": "search", "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
-    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
-    rows = [{"messages": turns}, {"messages": turns, "tools": json.dumps([tool])}, {"messages": turns}]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    config = validated({"model_name_or_path": str(model_folder), "dataset": str(file), "template": "qwen", "stage": "grpo",
-                        "per_device_train_batch_size": 4})  # fmt: skip
-    said: list[str] = []
-    encoder = encoder_of(config, AutoTokenizer.from_pretrained(model_folder))
-    found, held_out = load_prompts(config, workspace, encoder, lambda *_: None, said.append)
-    assert found[0] == {"prompt": turns[:1], "answer": "Nobody."} and len(found) == 3 and held_out is None
-    assert any("1 questions come with tools or calls; they are asked without" in line for line in said)

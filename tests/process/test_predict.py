@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from workbench.config.run_config import validated
 from workbench.evaluation import harness
 from workbench.evaluation.results import Prediction, compared
-from workbench.runs.run import Run, list_runs
+from workbench.runs import job
+from workbench.runs.run import Run, create_run, list_runs
+from workbench.runs.state import process_of
 from workbench.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +75,60 @@ def test_killed_it_goes_on_where_it_was(tiny_model, tmp_path):
     rows = {row["row"]: row for row in prediction.rows()}
     assert list(rows) == list(range(1, 401)) and all(rows[number] == row for number, row in first.items())
     assert prediction.totals()["predict_samples"] == 400 and "400 rows answered" in said
+
+
+def test_ctrl_c_is_a_sentence_and_the_rest_can_be_answered(tiny_model, tmp_path):
+    file, out = many(tmp_path, 300), tmp_path / "out"
+    command = [
+        "predict",
+        tiny_model,
+        "--dataset",
+        file,
+        "--max-new-tokens",
+        100,
+        "--output",
+        out,
+        "--workspace",
+        tmp_path,
+    ]
+    for rows in (3, 6):  # it met the engine's thread in a step most of the times
+        process = started(*command)
+        wait_for(lambda rows=rows: sum(1 for _ in Prediction(out).rows()) >= rows, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and "the same command goes on with the rest" in errors
+        assert "terminate called" not in errors and "Traceback" not in errors
+    assert not Prediction(out).done
+
+
+def test_a_job_of_the_page_waits_for_the_device_of_a_run(tiny_model, tmp_path):
+    """A run holds the device while another process lives; a run that is queued behind the job starts at its end."""
+    space = Workspace(tmp_path / "w").create()
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    run = create_run(space, validated({"model_name_or_path": str(tiny_model), "dataset": "d"}))
+    run.update(state="running", devices="cpu", pid=holder.pid, pid_started=process_of(holder.pid))
+    arguments = [tiny_model, "--dataset", many(tmp_path, 3), "--max-new-tokens", 4, "--workspace", space.root]
+    directory = job.start_job(space, "predict", "it", "workbench", "predict", *arguments)
+    deadline = time.monotonic() + 120
+    while not directory.state().phase:
+        assert directory.state().active and time.monotonic() < deadline, directory.log.read_text()
+        time.sleep(0.05)
+    assert directory.state().phase == f"waits for {run.id}" and not directory.state().devices
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    short = {"max_steps": 1, "save_strategy": "no", "plot_loss": False, "report_to": "none"}
+    values = {"model_name_or_path": str(tiny_model), "dataset": str(tmp_path / "rows.jsonl")} | short
+    behind = create_run(space, validated(values))
+    holder.kill()
+    holder.wait()
+    run.update(state="stopped")
+    while directory.state().active and time.monotonic() < deadline:
+        begun, held = behind.state().state != "queued", directory.state().devices
+        assert not (begun and held)
+        time.sleep(0.05)
+    assert directory.state().state == "finished" and "3 rows answered" in directory.state().reason
+    while behind.state().active and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert behind.state().state == "finished", behind.log.read_text()
 
 
 def test_a_run_trains_and_then_predicts_and_is_compared_with_its_base(tiny_model, tiny_data, tmp_path):

@@ -58,6 +58,13 @@ def test_a_stage_runs_and_goes_on_from_its_checkpoint(stage, workspace, config, 
     if stage == "rm":
         other = workbench(workspace, "export", config["model_name_or_path"], "--adapter", path.name, "--name", "merged")
         assert other.returncode != 0 and "reward model" in other.stdout + other.stderr
+        asked = {"stage": "grpo", "reward_funcs": "model,length", "reward_model": path.name, "num_generations": 2}
+        asked |= {"max_completion_length": 4, "max_steps": 2, "val_size": 0, "eval_strategy": "no"}
+        done = workbench(workspace, "train", write(tmp_path, config | asked))
+        assert done.returncode == 0, done.stdout + done.stderr
+        (learned,) = (run for run in path.parent.iterdir() if run.name != path.name)
+        assert len([row for row in rows_of(learned) if "reward" in row]) == 2
+        assert f"scored by the reward model {path.name}" in (learned / "running_log.txt").read_text()
 
 
 def test_a_checkpoint_of_another_stage_is_refused(workspace, config, tmp_path):

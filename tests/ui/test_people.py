@@ -13,6 +13,7 @@ from workbench.runs.run import create_run
 from workbench.storage import users as store
 from workbench.storage.users import User, Users
 from workbench.storage.workspace import Workspace
+from workbench.train import queue, sweep
 from workbench.ui import people
 from workbench.ui.page import Page
 from workbench.ui.people import People
@@ -130,6 +131,50 @@ def test_runs_are_changed_by_who_started_them_and_by_admins(built, as_user):
     people.check_own(nobodys)
     as_user("ann", "look")  # whose role was taken back
     assert not people.may_change(hers)
+
+
+def test_a_run_that_uploads_takes_an_admin(built, as_user, monkeypatch):
+    """However it is started: alone, in a sweep, or by going on with one's own."""
+    _, workspace = built
+    started = []
+
+    def launch(*given, **named):
+        started.append("run")
+        raise UserError("run_going", id="it")
+
+    monkeypatch.setattr(queue, "launch", launch)
+    monkeypatch.setattr(queue, "resume", launch)
+
+    def launch_all(configs, changes, space, group, check, **named):
+        check(configs[0], space)
+        return [run]
+
+    monkeypatch.setattr(sweep, "launch", launch_all)
+    page = Page(workspace, Engine(workspace))
+    values = {"model_name_or_path": "m", "dataset": "d", "push_to_hub": True}
+    config = validated(values)
+    monkeypatch.setattr(page.train.form, "config", lambda contents: config)
+    monkeypatch.setattr(page.train.sweep, "config_of", lambda contents: config)
+    run = create_run(workspace, config, started_by="ann")
+    request = SimpleNamespace(
+        cookies={}, headers={"accept-language": "en"}, client=SimpleNamespace(host="h"), session_hash="s"
+    )
+
+    def all_ways() -> list[str]:
+        base = SimpleNamespace(kind="", name="")
+        return [
+            str(page.train.begin(request, base, "")[0]),
+            str(page.train.sweep.queued("grid", "lora_rank = 4, 8", 1, 1, "", request)),
+            str(page.runs.resumed(run.id, "", "", request)),
+        ]
+
+    as_user("ann", "train")
+    refused = all_ways()
+    assert all("takes the role admin" in said for said in refused) and started == []
+    monkeypatch.setattr(page.train.sweep.worker, "ask", lambda *given, **named: started.append("sweep"))
+    as_user("eve", "admin")
+    allowed = all_ways()
+    assert not any("takes the role admin" in said for said in allowed) and sorted(started) == ["run", "run", "sweep"]
 
 
 def test_conversations_are_a_users_own_and_those_of_auth_are_everybodys(built, as_user):

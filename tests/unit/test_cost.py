@@ -33,6 +33,7 @@ from workbench.train.estimates.check import check_start
 from workbench.train.estimates.outlook import outlook
 from workbench.train.estimates.presets import for_machine
 from workbench.train.estimates.rows import rows_of
+from workbench.ui.costs import view
 
 ROOT = Path(__file__).parents[2]
 H100 = Device("NVIDIA H100 80GB HBM3", card_memory(80), True, 1, 700.0)
@@ -443,6 +444,64 @@ SMALL = {
     "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
 }  # fmt: skip
+
+
+def test_grpo_counts_answers_and_their_cache(tmp_path):
+    """By hand: 2 layers, 2 key and value heads of 16, 2 bytes each; questions of at most 100 tokens, answers of 28."""
+    given = {
+        "stage": "grpo",
+        "reward_funcs": "length",
+        "num_generations": 4,
+        "max_completion_length": 28,
+        "cutoff_len": 100,
+    }
+    given |= {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "quantization_bit": None,
+        "max_steps": 5,
+    }
+    found = outlook_of(tmp_path, SMALL, **given)
+    assert found.estimate is not None and found.estimate.facts["tokens"] == 4 * (100 + 28)
+    assert found.estimate.facts["phases"]["answers"] == 8 * (100 + 28) * 2 * 2 * 2 * 16 * 2
+    assert not found.estimate.facts["compiled"] and not found.estimate.facts["joined"]
+    assert [note.code for note in found.notes].count("cost_grpo") == 1
+    assert found.duration is not None and (found.duration.steps, found.duration.rate) == (5, 0.0)
+    assert found.duration.tokens == 5 * 8 * 128
+    many = outlook_of(tmp_path, SMALL, **given | {"per_device_train_batch_size": 64, "num_generations": 64,
+                                                  "disable_gradient_checkpointing": False})  # fmt: skip
+    assert many.estimate is not None and many.total > found.total
+    for more in ({"reward_funcs": "model", "reward_model": "r"}, {"grpo_beta": 0.1, "finetuning_type": "full"}):
+        twice = outlook_of(tmp_path, SMALL, **given | more)
+        once = outlook_of(
+            tmp_path, SMALL, **given | more | {"reward_funcs": "length", "reward_model": None, "grpo_beta": 0}
+        )
+        assert twice.estimate is not None and once.estimate is not None
+        assert twice.estimate.parts["weights"] == 2 * once.estimate.parts["weights"]
+
+
+def test_asft_keeps_a_second_model_only_of_whole_weights(tmp_path):
+    given = {"quantization_bit": None, "use_asft_loss": True}
+    whole, dft = (
+        outlook_of(
+            tmp_path, SMALL, finetuning_type="full", quantization_bit=None, use_asft_loss=asft, use_dft_loss=not asft
+        )
+        for asft in (True, False)
+    )
+    assert whole.estimate and dft.estimate
+    assert whole.estimate.parts["weights"] == 2 * dft.estimate.parts["weights"]
+    lora = outlook_of(tmp_path, SMALL, **given)
+    assert lora.estimate and lora.estimate.parts["weights"] == dft.estimate.parts["weights"]
+
+
+def test_a_run_that_only_predicts_is_a_loaded_model(tmp_path):
+    found = outlook_of(tmp_path, SMALL, do_train=False, do_predict=True)
+    engine = EngineConfig(model_name_or_path="m", quantization_bit=4)
+    asked = chat_memory(Anatomy(read_sizes(SMALL).sizes), engine, H100.memory, True)  # type: ignore[arg-type]
+    assert found.estimate is not None and found.estimate.phase == "chat" and found.duration is None
+    assert found.estimate.parts == asked.parts and "optimizer" not in asked.parts
+    assert found.notes[0].code == "cost_predicts" and found.device is H100
+    assert any("only predicts" in line for line in view.details(found, "en"))
 
 
 @pytest.mark.parametrize(

@@ -21,20 +21,20 @@ COMMAND = "llamafactory-cli train --stage sft --do_train --model_name_or_path a/
         (SFT + "pure_bf16: true", "adapters in bfloat16"),
         (SFT + "fp8: true", "FP8"),
         (SFT + "quantization_method: hqq", "hqq"),
-        (SFT + "new_special_tokens_config: tokens.yaml", "new tokens"),
         (SFT + "label_smoothing_factor: 0.1", "label smoothing"),
         (SFT + "enable_qat: true\nqat_weight_dtype: int8", "enable_qat: True switches something on"),
         (SFT + "use_some_new_loss: true", "use_some_new_loss"),
-        ("model_name_or_path: a/b\ntemplate: llama3\nexport_dir: out\n", "without an adapter"),
         ("model_name_or_path: a/b\nadapter_name_or_path: s\nexport_dir: o\nexport_quantization_bit: 4", "GPTQ"),
         ("template: llama3\ninfer_backend: huggingface", "names no model"),
         ("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: vllm\nquantization_method: hqq", "hqq"),
-        ("compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2", "config of accelerate"),
+        ("distributed_type: MEGATRON_LM\nnum_processes: 2", "Megatron"),
+        ("distributed_type: 'NO'\nmixed_precision: fp8", "FP8"),
+        ("distributed_type: FSDP\nnum_processes: many", "num_processes: many is no number"),
+        ("distributed_type: FSDP\nnum_processes: 99999999999", "num_processes: 99999999999 is no number"),
         ("svg_token: 'a token'\nother: b", "No key of this file is an option"),
         ("python scripts/llama_pro.py --model_name_or_path a/b --output_dir c", "helper script"),
         (SFT + "tensor_model_parallel_size: 4", "Megatron"),
         ("model_name_or_path: a/b\ntask: mmlu_test\ntemplate: fewshot\nlang: en\nn_shot: 5", "evaluation"),
-        ("llamafactory-cli export --model_name_or_path a/b --export_dir x", "nothing to merge"),
         ("llamafactory-cli eval config.yaml", "evaluation"),
         ("llamafactory-cli train config.yaml learning_rate=1e-5", "only names a YAML file"),
         ("accelerate launch --config_file f.yaml src/train.py run.yaml", "only names a YAML file"),
@@ -241,7 +241,10 @@ def test_a_command_that_names_a_file_is_read_with_it():
     ):
         result = import_text(command, files.get)
         assert (result.values["lora_rank"], result.values["learning_rate"]) == (4, 1e-4)
-        assert result.values["run_name"] == "007" and result.purpose == "train" and result.lost == []
+        assert result.values["run_name"] == "007" and result.purpose == "train"
+        launched = "accelerate" in command  # by a config that is not there, and which says on how many devices
+        assert result.lost == (["config_file"] if launched else [])
+        assert result.values.get("devices") == ("0" if launched else None)
     with pytest.raises(UserError, match=r"examples/y\.yaml"):
         import_text("llamafactory-cli train examples/y.yaml", files.get)
 
@@ -253,3 +256,75 @@ def test_what_changes_something_and_is_left_out_is_told_apart():
     vision = import_text(SFT.replace("llama3", "qwen2_vl"))
     assert vision.lost == ["template"] and "template" not in vision.values
     assert import_text(SFT + "use_kt: true\ncpu_infer: 32\nchunk_size: 8192\nkt_optimize_rule: x").lost == []
+
+
+# --- files that say only a part of a run
+
+ACCELERATE = """compute_environment: LOCAL_MACHINE
+debug: false
+distributed_type: FSDP
+downcast_bf16: 'no'
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+machine_rank: 0
+main_training_function: main
+mixed_precision: bf16  # or fp16
+num_machines: 1  # the number of nodes
+num_processes: 2  # the number of GPUs in all nodes
+rdzv_backend: static
+same_network: true
+tpu_env: []
+use_cpu: false
+"""  # LLaMA-Factory's examples/accelerate/fsdp2_config.yaml
+
+
+def test_a_config_of_accelerate_says_on_which_devices():
+    result = import_text(ACCELERATE)
+    assert (result.purpose, result.values, result.lost) == ("train", {"bf16": True, "devices": "0,1"}, [])
+    assert [key for key, *_ in result.left_out] == ["distributed_type"] and result.defaults == {}
+    assert import_text(ACCELERATE.replace("use_cpu: false", "use_cpu: true")).values["devices"] == "cpu"
+    assert import_text(ACCELERATE + "gpu_ids: 2, 3\n").values["devices"] == "2,3"
+    assert "devices" not in import_text(ACCELERATE.replace("num_processes: 2", "num_processes: 1")).values
+    more = import_text(ACCELERATE.replace("num_machines: 1", "num_machines: 2") + "new_key: 3\n")
+    assert more.values == {"bf16": True} and more.lost == ["num_machines", "new_key"]
+    kt = "kt_config:\n  enabled: true\n  kt_backend: "
+    assert import_text(ACCELERATE + kt + "AMXBF16").lost == []
+    assert import_text(ACCELERATE + kt + "AMXINT8").lost == ["kt_config"]
+    zero = "distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config:\n  gradient_accumulation_steps: 8\n"
+    found = import_text(zero + "  gradient_clipping: auto\n  zero_stage: 3\n")
+    assert found.values == {"devices": "0,1,2,3", "gradient_accumulation_steps": 8} and found.lost == []
+
+
+def test_a_command_under_accelerate_takes_both_files():
+    given = {"acc.yaml": ACCELERATE, "x.yaml": SFT + "bf16: true"}
+    result = import_text("accelerate launch \\\n --config_file acc.yaml \\\n src/train.py x.yaml", given.get)
+    assert (result.values["devices"], result.values["dataset"], result.lost) == ("0,1", "d", [])
+    two = import_text(
+        "CUDA_VISIBLE_DEVICES=4,5 accelerate launch --config_file=acc.yaml src/train.py x.yaml", given.get
+    )
+    assert two.values["devices"] == "4,5" and two.lost == []
+
+
+def test_a_file_of_special_tokens_and_other_values_that_mean_the_same_here():
+    tokens = import_text("# svg\n'<|START|>': 'Marks the beginning'\n'<|END|>': 'Marks the end'\n")
+    assert tokens.values == {"add_special_tokens": "<|START|>,<|END|>"} and tokens.lost == []
+    named = import_text(SFT + "new_special_tokens_config: t.yaml\ninit_special_tokens: desc_init")
+    assert not named.lost and validated(named.values).init_special_tokens == "desc_init"
+    for key in ("fa4", "flash_attention_4"):
+        result = import_text(SFT + f"flash_attn: {key}")
+        assert (result.values["flash_attn"], result.lost, result.left_out[0][:2]) == ("auto", [], ("flash_attn", key))
+    chat = import_text("model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: hf\nflash_attn: fa4")
+    assert chat.values["flash_attn"] == "auto" and chat.lost == []
+    asft = import_text(SFT.replace("lora", "full") + "use_asft_loss: true\nasft_alpha: 0.05")
+    assert not asft.lost and validated(asft.defaults | asft.values).asft_alpha == 0.05
+
+
+def test_a_model_alone_is_exported_as_it_is():
+    for text in (
+        "model_name_or_path: a/b\ntemplate: qwen\nexport_dir: out/it\nexport_size: 5\n",
+        "llamafactory-cli export --model_name_or_path a/b --export_dir out/it --template qwen",
+    ):
+        result = import_text(text)
+        assert (result.purpose, result.lost) == ("export", [])
+        assert result.command() == "python -m workbench export a/b --name it --set template=qwen"

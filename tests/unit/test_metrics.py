@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from workbench.runs.metrics import MetricsReader, Series, smoothed, tail
+from workbench.runs.metrics import MOST_DATASETS, MetricsReader, Series, dataset_of, losses_of_each, smoothed, tail
+from workbench.ui.charts import loss_chart, panel_chart
 
 
 def line(step, **values):
@@ -104,3 +105,43 @@ def test_several_devices_have_figures_of_their_own(tmp_path):
     assert by_device("gpu_utilization", reader.series) == ("gpu_utilization_0", "gpu_utilization_1")
     assert reader.series["peak_memory_1"].y == [5.0, 5.0]
     assert by_device("vram_reserved", reader.series) == ("vram_reserved",)
+
+
+def test_losses_of_each_evaluation_dataset_are_followed(tmp_path):
+    log = tmp_path / "trainer_log.jsonl"
+    row = {
+        "current_steps": 5,
+        "eval_loss": 2.0,
+        "eval_a_loss": 1.0,
+        "eval_<b>_loss": 3.0,
+        "eval_c_loss": "x",
+        "eval__loss": 1,
+    }
+    log.write_text("".join(json.dumps(row | {"current_steps": step}) + "\n" for step in (5, 10)))
+    reader = MetricsReader(log)
+    reader.update()
+    assert losses_of_each(reader.series) == ["eval_a_loss", "eval_<b>_loss"]
+    assert reader.series["eval_<b>_loss"].x == [5, 10] and reader.series["eval_a_loss"].y == [1.0, 1.0]
+    assert dataset_of("eval_<b>_loss") == "<b>" and not dataset_of("eval_loss") and not dataset_of("loss")
+    many = {"current_steps": 15} | {f"eval_{number}_loss": 1.0 for number in range(1000)}
+    with open(log, "a") as file:
+        file.write(json.dumps(many) + "\n")
+    reader.update()
+    assert len(losses_of_each(reader.series)) == MOST_DATASETS
+
+
+def test_the_chart_has_a_line_for_each_evaluation_dataset(tmp_path):
+    log = tmp_path / "trainer_log.jsonl"
+    rows = [
+        {"current_steps": s, "loss": 3.0, "eval_loss": 2.0, "eval_a_loss": 1.0, "eval_<b>_loss": 3.0} for s in (1, 2)
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reader = MetricsReader(log)
+    reader.update()
+    words = {"step": "step", "empty": "none", "log_scale": False, "run_id": "r"}
+    figure = json.loads(loss_chart(reader.series, ("loss", "smooth", "eval"), **words))
+    lines = {trace["name"]: trace["y"] for trace in figure["data"]}
+    assert lines["eval: a"] == [1.0, 1.0] and lines["eval: &lt;b&gt;"] == [3.0, 3.0] and lines["eval"] == [2.0, 2.0]
+    panels = [("Eval", ("eval_loss", *losses_of_each(reader.series)))]
+    names = [trace["name"] for trace in json.loads(panel_chart(reader.series, panels, run_id="r"))["data"]]
+    assert names == ["eval_loss", "eval_a_loss", "eval_&lt;b&gt;_loss"]

@@ -10,6 +10,7 @@ import pytest
 
 from workbench.config.run_config import validated
 from workbench.errors import UserError
+from workbench.runs.job import new_directory
 from workbench.runs.run import create_run
 from workbench.runs.state import own_process, process_alive, process_of
 from workbench.storage.workspace import Workspace
@@ -158,3 +159,66 @@ def test_a_queued_run_says_what_it_waits_for(workspace, started):
     assert queue.waits_for(going, workspace) == (0, [])
     assert queue.waits_for(first, workspace) == (1, [going.id])
     assert queue.waits_for(second, workspace) == (2, [going.id])
+
+
+def job_of(workspace, **state):
+    """A job for predictions, whose process is this one."""
+    directory = new_directory(workspace.jobs, "predict-it")
+    directory.update(state="running", **own_process(), **state)
+    return directory
+
+
+def test_a_job_takes_a_device_and_runs_wait_for_it(workspace, started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    going = job_of(workspace, devices="cpu", position=time.time())
+    run = create_run(workspace, validated(CONFIG))
+    assert queue.start_queued(workspace) == [] and queue.waits_for(run, workspace) == (1, [going.id])
+    assert devices.busy_slots(workspace) == {"cpu"}
+    going.update(state="finished")
+    assert devices.busy_slots(workspace) == set()
+    assert [one.id for one in queue.start_queued(workspace)] == [run.id] == started
+
+
+def test_a_job_waits_in_its_turn_and_nobody_overtakes_it(workspace, started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    wish = (["0", "1"], 1)
+    before = create_run(workspace, validated(CONFIG | {"devices": "0,1"}))
+    now = time.time()
+    waits = job_of(workspace, position=now)
+    behind = create_run(workspace, validated(CONFIG | {"run_name": "later"}))
+    assert queue.job_waits_for(wish, workspace, now) == ([], [before.id])
+    assert queue.start_queued(workspace) == [before] and started == [before.id]  # not the one behind the job
+    assert queue.job_waits_for(wish, workspace, now) == ([], [before.id])
+    before.update(state="finished", pid=None)
+    assert queue.job_waits_for(wish, workspace, now) == (["0"], [])
+    assert queue.job_waits_for((["1"], 1), workspace, now) == (["1"], [])
+    waits.update(devices="0")
+    assert queue.start_queued(workspace) == [behind] and behind.state().devices == "1"
+    assert queue.job_waits_for(wish, workspace, time.time()) == ([], [behind.id, waits.id])
+
+
+def test_a_job_that_died_holds_nothing(workspace, started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    directory = job_of(workspace, devices="cpu", position=1.0)
+    directory.update(pid=process.pid)
+    process.wait()
+    assert devices.busy_slots(workspace) == set() and queue.job_waits_for((["cpu"], 1), workspace, 2.0) == (["cpu"], [])
+
+
+def test_a_job_says_what_it_waits_for_and_takes_what_is_free(workspace, started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    going = create_run(workspace, validated(CONFIG))
+    going.update(state="running", devices="cpu", **own_process())
+    directory, seen = job_of(workspace), []
+
+    def look(seconds):
+        seen.append(directory.stored_state().phase)
+        if len(seen) == 3:
+            going.update(state="finished", pid=None)
+
+    monkeypatch.setattr(queue.time, "sleep", look)
+    assert queue.take_slots(directory, "auto", workspace) == "cpu"
+    assert seen == [f"waits for {going.id}"] * 3
+    state = directory.stored_state()
+    assert (state.devices, state.phase) == ("cpu", "")

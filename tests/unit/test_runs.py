@@ -70,6 +70,8 @@ def test_paths_from_the_page_are_confined(workspace, tmp_path):
         {"model_name_or_path": str(tmp_path / "secret")},
         {"adapter_name_or_path": "../secret"},
         {"dataset_dir": str(workspace.root / "link")},
+        {"new_special_tokens_config": str(tmp_path / "secret" / "tokens.yaml")},
+        {"new_special_tokens_config": "README.md"},  # of the folder that the server was started in
     ):
         with pytest.raises(UserError, match="outside the workspace"):
             workspace.confine(validated(CONFIG | values))

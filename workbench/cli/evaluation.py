@@ -1,6 +1,8 @@
 """Answers to a dataset with their scores, and how two of them differ."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,11 +58,12 @@ def predict(
     space = Workspace(workspace).create()
     state = StateDirectory(state_dir) if state_dir else None
     result: list[Message] = []
-    with told(state, lambda: result[0]):
+    with _interrupted("predict_interrupted"), told(state, lambda: result[0]), _turn(state, space) as in_turn:
         model, adapter, config = target(model, adapter, set_ or [], space)
         asked = Asked(
             model, adapter, dataset, dataset_dir, max_samples, max_new_tokens, temperature, top_p, seed, loading(config)
         )
+        config = in_turn(config)
         set_environment(config)
         use_kernel_cache(space)
         folder = output or place(space, asked)
@@ -107,11 +110,13 @@ def evaluate(
     space = Workspace(workspace).create()
     state = StateDirectory(state_dir) if state_dir else None
     result: list[Message] = []
-    with told(state, lambda: Message("lines", problems=result)):
+    end = lambda: Message("lines", problems=result)  # noqa: E731
+    with _interrupted("harness_interrupted"), told(state, end), _turn(state, space) as in_turn:
         harness.check_installed()
         harness.set_environment(space)
         model, adapter, config = target(model, adapter, set_ or [], space)
         tasks = [read_task(name, space, trust=trust) for name in task]
+        config = in_turn(config)
         progress = progress_writer(state, say=False) if state else _on_terminal
         more = {"limit": limit, "num_fewshot": num_fewshot, "chat_template": chat_template}
         found = harness.evaluate(tasks, model, adapter, config, space, progress, **more)
@@ -124,6 +129,40 @@ def evaluate(
         else:
             for sentence in result:
                 tell(sentence)
+
+
+@contextlib.contextmanager
+def _interrupted(code: str):
+    """Ctrl-C is a sentence, and the end: Python's own would wait for threads of libraries."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(Message(code), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
+
+
+@contextlib.contextmanager
+def _turn(state, space: Workspace):
+    """Gives a function that lets a job of the page wait for a device, and returns its config with that device; a
+    command of a terminal starts at once. What waits behind the job is started at its end."""
+    from workbench.evaluation.target import check_room
+    from workbench.train import queue
+
+    def in_turn(config):
+        if state is None:
+            return config
+        given = queue.take_slots(state, config.devices, space)
+        check_room(config, space)
+        return config if given == "cpu" else config.model_copy(update={"devices": given})
+
+    try:
+        yield in_turn
+    finally:
+        if state is not None:
+            state.update(devices="", position=0.0)
+            queue.start_queued(space)
 
 
 def _on_terminal(phase: str, share: float) -> None:

@@ -79,7 +79,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="safetensors, bnb-4bit, gguf-f16, gguf-q8_0 (these three also without adapters), lora, gguf-lora.",
+            help="safetensors, bnb-4bit, gguf-f16, gguf-q8_0 (these four also without adapters), lora, gguf-lora.",
         ),
     ] = "safetensors",
     set_: LoadingOption = None,
@@ -153,7 +153,8 @@ def _write(config, weights: dict[str, float], name: str, format_: str, workspace
     else:
         from workbench.models.export.four_bit import export_4bit as write
     target = write(config, weights, name, *given)
-    code = {"safetensors": "model_exported", "lora": "lora_exported"}.get(format_, "bnb_exported")
+    merged = "model_exported" if weights else "model_copied"
+    code = {"safetensors": merged, "lora": "lora_exported"}.get(format_, "bnb_exported")
     result.append(Message(code, name=target.name, folder=target.parent))
     return target
 

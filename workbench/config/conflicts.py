@@ -73,7 +73,7 @@ def conflicts(config: RunConfig) -> list[Message]:
     check(c.stage == "rm" and bool(c.sample_prompts), Message("samples_of_scores"))
     check(c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid", Message("smoothing_of_sigmoid"))
     check(
-        bool(c.ref_model or c.ref_model_adapters) and not c.needs_reference,
+        bool(c.ref_model or c.ref_model_adapters) and not c.has_reference,
         Message("reference_unused", stage=c.stage, loss=c.pref_loss),
     )
     check(c.val_size > 0 and bool(c.eval_dataset), Message("two_evaluations"))
@@ -110,12 +110,16 @@ def conflicts(config: RunConfig) -> list[Message]:
 
 def loss_conflicts(c: RunConfig) -> list[Message]:
     """Of losses that weigh tokens."""
-    used = [name for name in ("use_dft_loss", "use_eaft_loss") if getattr(c, name)]
-    found = [Message("weighed_twice")] if len(used) > 1 else []
+    used = [name for name in ("use_dft_loss", "use_eaft_loss", "use_asft_loss") if getattr(c, name)]
+    found = [Message("weighed_twice", names=used)] if len(used) > 1 else []
     if used and c.stage != "sft":
         found.append(Message("weighed_stage", name=used[0], stage=c.stage))
     if used and c.moe_aux_loss_coef:
         found.append(Message("weighed_balance", name=used[0]))
+    if c.use_asft_loss and c.pissa_init and not c.keeps_reference:
+        found.append(Message("asft_pissa"))
+    if c.use_asft_loss and c.new_tokens and c.keeps_reference:
+        found.append(Message("asft_new_tokens"))
     return found
 
 
@@ -149,6 +153,8 @@ def plain_steps(c: RunConfig) -> str:
         return "plain_layerwise"
     if c.streaming:
         return "plain_streaming"
+    if c.use_asft_loss:
+        return "plain_asft"
     return "plain_badam" if c.use_badam else ""
 
 
@@ -187,6 +193,7 @@ def method_conflicts(c: RunConfig) -> list[Message]:
         "streaming_stage": c.streaming and (c.preferences or c.stage == "grpo"),
         "tokenized_stage": bool(c.tokenized_path) and c.stage == "grpo",
         "streaming_share": c.streaming and 0 < c.val_size < 1,
+        "described_by_none": c.init_special_tokens != "noise_init" and not c.new_special_tokens_config,
         "new_tokens_adapter": c.new_tokens and bool(c.adapter_name_or_path),
         "adapters_quantized": quantized and (several or (c.create_new_adapter and bool(c.adapter_name_or_path))),
     }
@@ -232,6 +239,10 @@ def _reward_conflicts(c: RunConfig) -> list[Message]:
         problems.append(Message("reward_needs", name="regex", option="reward_regex"))
     if "file" in names and not c.reward_file:
         problems.append(Message("reward_needs", name="file", option="reward_file"))
+    if "model" in names and not c.reward_model:
+        problems.append(Message("reward_needs", name="model", option="reward_model"))
+    if c.reward_model and "model" not in names:
+        problems.append(Message("reward_model_unused", model=c.reward_model))
     if "file" in names and c.reward_file and not c.trust_reward_code:
         problems.append(Message("reward_untrusted", file=c.reward_file))
     try:

@@ -120,6 +120,25 @@ class DataOptions(StageOptions, ModelOptions):
         affects=("data",),
         max_length=20_000,
     )
+    new_special_tokens_config: str | None = opt(
+        None,
+        "data",
+        ("File of special tokens", "特殊 token 文件"),
+        (
+            "YAML with a line `token: description` for each; they count instead of the new special tokens.",
+            "YAML 文件，每行“token: 描述”；代替上面的新增特殊 token。",
+        ),
+        affects=("data", "path"),
+    )
+    init_special_tokens: Literal["noise_init", "desc_init", "desc_init_w_noise"] = opt(
+        "noise_init",
+        "data",
+        ("Start of special tokens", "特殊 token 的初值"),
+        (
+            "The mean of all rows with noise, the mean of the tokens of its description, or that with noise.",
+            "全部行的均值加噪声、其描述各 token 的均值，或后者加噪声。",
+        ),
+    )
     resize_vocab: bool = opt(
         False,
         "data",

@@ -51,7 +51,6 @@ MEDIA_TEMPLATES = re.compile(
 
 # keys that change what is learned and cannot be done here: what they ask for, a code or a name
 CHANGING = {
-    "new_special_tokens_config": "asks_tokens",
     "split_special_tokens": "asks_special_text",
     "train_from_scratch": "asks_scratch",
     "shift_attn": "asks_shifted",
@@ -62,7 +61,6 @@ CHANGING = {
     "fp8": "FP8",
     "fp8_enable_fsdp_float8_all_gather": "FP8",
     "pref_bco_weight": "BCO",
-    "use_asft_loss": "asks_asft",
     "use_mca": "Megatron",
     "use_distributed_optimizer": "Megatron",
     "tensor_model_parallel_size": "Megatron",
@@ -163,7 +161,6 @@ _PREFIXES = (
     "sglang_",
     "fp8_",
     "kt_",
-    "asft_",
     "export_",
 )
 

@@ -5,13 +5,14 @@ prefixes, full-width punctuation, typographic dashes and quotes), `llamafactory-
 torchrun and accelerate in front, `--key value`, `--key=value`, bare flags, and flat YAML. Nothing is executed.
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.config import foreign, llamafactory_v1
+from workbench.config import accelerate_file, foreign, llamafactory_v1
 from workbench.config.options import EngineConfig, RunConfig, literal_choices
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.config.stage_options import STAGES
@@ -33,6 +34,9 @@ _LISTS = (
     "freeze_trainable_modules", "freeze_extra_modules",
 )  # fmt: skip
 _SPELLINGS = {"flash_attn": {"true": "fa2", "false": "disabled", "off": "disabled"}}  # of older versions
+# values that are not offered, what computes the same here, and why
+_OTHERWISE = {("flash_attn", name): ("auto", "why_fa4") for name in ("fa4", "flash_attention_4")}
+_CONFIG_FILE = re.compile(r"\baccelerate\s+launch\b[^;|&]*?--config_file[ =]+(\S+)")
 _RENAMED = {
     "max_length": "cutoff_len",
     "evaluation_strategy": "eval_strategy",
@@ -114,7 +118,8 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
         if purpose == "eval":
             raise UserError("import_benchmark")
         if named := _NAMED.search(command):
-            return _from_file(named[1], shlex.split(named[2]), word, read)
+            result = _from_file(named[1], shlex.split(named[2]), word, read)
+            return _launched(command, result, read)
         if script := re.search(r"\bpython3?\s+(\S*\bscripts/\S+\.py)\b", command):
             raise UserError("import_script", script=script[1])
     else:
@@ -128,6 +133,11 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
     values = parse_yaml(cleaned, where=Message("import_pasted"))
     if llamafactory_v1.is_form(values):
         return llamafactory_v1.fill(Imported(), values, word, read)
+    if accelerate_file.is_form(values):
+        accelerate_file.fill(part := Imported(), values)
+        return part
+    if _is_tokens(values):
+        return _from_tokens(values)
     _check_schema(values)
     if any(str(key).startswith(("top.", "train.")) for key in values):
         raise UserError("import_board")
@@ -147,10 +157,37 @@ def _from_file(name: str, overrides: list[str], word: str, read: Callable[[str],
     return _from_pairs([(str(key), value) for key, value in changed.items()], {}, purpose)
 
 
+def _launched(command: str, result: Imported, read: Callable[[str], str | None]) -> Imported:
+    """What was read of a file, with the devices that the command before it and a config of accelerate say."""
+    words = command.split()
+    first = _set_by(dict(word.split("=", 1) for word in itertools.takewhile(_ENVIRONMENT.fullmatch, words)))
+    named = _CONFIG_FILE.search(command)
+    text = read(named[1]) if named else None
+    if named and text is not None:
+        accelerate_file.fill(result, parse_yaml(text, where=named[1]))
+    elif named:
+        result.leave("config_file", files.shown(named[1]), Message("why_accelerate_unread"), lost=True)
+    result.values |= first.values
+    result.left_out += first.left_out
+    return result
+
+
+def _is_tokens(values: dict) -> bool:
+    """Whether it is a file for `new_special_tokens_config`: special tokens, each with a description."""
+    return bool(values) and all(
+        isinstance(value, str) and re.fullmatch(r"[<\[].+[>\]]", str(key)) for key, value in values.items()
+    )
+
+
+def _from_tokens(values: dict) -> Imported:
+    """Special tokens of a file: what LLaMA-Factory makes of them unless it is told to use the descriptions."""
+    result = Imported(values={"add_special_tokens": ",".join(map(str, values))})
+    result.leave("", files.shown(next(iter(values.values())), 60), Message("why_descriptions"))
+    return result
+
+
 def _check_schema(values: dict) -> None:
     """Raise UserError for a YAML that is no file of options, so that its keys are not told one by one."""
-    if "distributed_type" in values or "compute_environment" in values:
-        raise UserError("import_accelerate")
     keys = {_RENAMED.get(str(key), str(key)) for key in values}
     known = {"task", "export_dir", *_ONE_BY_ONE, *RunConfig.model_fields, *foreign.CHANGING}
     known |= {*foreign.FOR_ANSWERS, *foreign.GENERATION}
@@ -322,6 +359,9 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         elif key not in RunConfig.model_fields:
             result.leave(key, shown, Message("why_not_here", guess=nearest(key, RunConfig.model_fields)), lost=True)
         else:
+            if (key, shown.lower()) in _OTHERWISE:
+                value, why = _OTHERWISE[key, shown.lower()]
+                result.leave(key, shown, Message(why))
             try:
                 result.values[key] = coerced(key, _SPELLINGS.get(key, {}).get(shown.lower(), value))
             except UserError as error:
@@ -352,8 +392,6 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
     if purpose == "export":
         if not foreign.is_off(given.get("export_quantization_bit")):
             raise UserError("import_gptq")
-        if not given.get("adapter_name_or_path"):
-            raise UserError("import_no_adapter", model=files.shown(given["model_name_or_path"], 120))
         result.name = re.split(r"[/\\]", str(given.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
     for key, value in pairs:
         key, shown = _RENAMED.get(key, key) if key != "max_length" else key, files.shown(value)
@@ -361,6 +399,9 @@ def _for_answers(pairs: Sequence[tuple[str, Any]], given: dict[str, Any], purpos
             continue
         if key in EngineConfig.model_fields:
             try:
+                if (key, shown.lower()) in _OTHERWISE:
+                    value, why = _OTHERWISE[key, shown.lower()]
+                    result.leave(key, shown, Message(why))
                 value = _SPELLINGS.get(key, {}).get(shown.lower(), value)
                 result.values[key] = coerced(key, value, EngineConfig)
             except UserError as error:

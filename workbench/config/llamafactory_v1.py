@@ -158,8 +158,6 @@ class _Form:
         """Of a file or command for chatting with a model or exporting it."""
         result, peft = self.result, dict(self.groups["peft_config"])
         if result.purpose == "export":
-            if not peft.get("adapter_name_or_path"):
-                raise UserError("import_no_adapter", model=files.shown(self.values["model"], 120))
             result.name = re.split(r"[/\\]", str(peft.get("export_dir") or "").rstrip("/\\"))[-1] or "exported"
         for key, value in peft.items():
             if key == "infer_dtype":

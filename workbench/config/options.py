@@ -332,9 +332,20 @@ class RunConfig(TuningOptions):
         return [number / sum(numbers) for number in numbers]
 
     @property
+    def has_reference(self) -> bool:
+        """Whether the loss looks at a reference model, scored once or asked in every step."""
+        return self.needs_reference or self.use_asft_loss
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a second model stays in memory: for ASFT, where it is not the model without its adapters."""
+        other = bool(self.ref_model or self.ref_model_adapters)
+        return self.use_asft_loss and (other or self.finetuning_type in ("full", "freeze"))
+
+    @property
     def new_tokens(self) -> bool:
         """Whether embedding and head may get rows."""
-        return bool(self.add_tokens or self.add_special_tokens or self.resize_vocab)
+        return bool(self.add_tokens or self.add_special_tokens or self.new_special_tokens_config or self.resize_vocab)
 
     def every(self, option: str, steps: int) -> int:
         """`eval_steps`, `save_steps` or `logging_steps` of a run of so many steps; a share of these below 1."""

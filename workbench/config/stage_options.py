@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from workbench.config.option import Options, opt
+from workbench.config.option import Options, opt, split_names
 
 STAGES = ("sft", "pt", "dpo", "kto", "rm", "grpo")
-REWARDS = ("answer", "json", "length", "regex", "file")
+REWARDS = ("answer", "json", "length", "regex", "file", "model")
 PREFERENCE_STAGES = ("dpo", "kto", "rm")
 # `pref_loss` without a reference model
 WITHOUT_REFERENCE = ("orpo", "simpo")
@@ -98,9 +98,9 @@ class StageOptions(Options):
         "preference",
         ("Reference model", "参考模型"),
         (
-            "For dpo and kto. Empty: the model itself without the new adapter. Its scores of the answers are computed"
-            " once, before the training.",
-            "用于 dpo 与 kto。留空：不带新适配器的模型本身。其对回答的评分在训练前一次算好。",
+            "For dpo, kto and the ASFT loss. Empty: the model itself without the new adapter. Its scores of the answers"
+            " are computed once, before the training; for ASFT it stays in memory.",
+            "用于 dpo、kto 与 ASFT 损失。留空：不带新适配器的模型本身。其对回答的评分在训练前一次算好；ASFT 则一直占用内存。",
         ),
         affects=("path",),
     )
@@ -124,10 +124,21 @@ class StageOptions(Options):
         ("Rewards", "奖励"),
         (
             "For grpo, comma-separated. answer: as in the dataset, or the same last number. json: valid JSON. length:"
-            " not longer than reward_length. regex: reward_regex is found. file: the function reward of reward_file.",
+            " not longer than reward_length. regex: reward_regex is found. file: the function reward of reward_file."
+            " model: the score of reward_model.",
             "用于 grpo，逗号分隔。answer：与数据集一致或最后的数字相同。json：合法 JSON。length：不超过 reward_length。"
-            "regex：匹配 reward_regex。file：reward_file 中的 reward 函数。",
+            "regex：匹配 reward_regex。file：reward_file 中的 reward 函数。model：reward_model 的评分。",
         ),
+    )
+    reward_model: str | None = opt(
+        None,
+        "reward",
+        ("Reward model", "奖励模型"),
+        (
+            "For model: a run of stage rm, or a folder with a reward model. It stays in memory beside the model.",
+            "用于 model：rm 阶段的运行，或含奖励模型的文件夹。它与模型一同占用内存。",
+        ),
+        affects=("path",),
     )
     reward_weights: str | None = opt(
         None,
@@ -209,6 +220,11 @@ class StageOptions(Options):
     def preferences(self) -> bool:
         """Whether the rows are of answers that are compared, two conversations each."""
         return self.stage in PREFERENCE_STAGES
+
+    @property
+    def scores_answers(self) -> bool:
+        """Whether a reward model is among the rewards."""
+        return self.stage == "grpo" and "model" in split_names(self.reward_funcs)
 
     @property
     def needs_reference(self) -> bool:

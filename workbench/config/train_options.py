@@ -116,6 +116,23 @@ class TrainOptions(DataOptions):
             "用于 sft：每个 token 的损失乘以模型给它的概率。",
         ),
     )
+    use_asft_loss: bool = opt(
+        False,
+        "train",
+        ("ASFT loss", "ASFT 损失"),
+        (
+            "For sft: the DFT loss, and beside it how far the model is from a reference at each trained token.",
+            "用于 sft：DFT 损失，加上每个训练 token 处模型与参考模型的差距。",
+        ),
+    )
+    asft_alpha: float = opt(
+        0.1,
+        "train",
+        ("ASFT alpha", "ASFT alpha"),
+        ("Weight of that distance.", "该差距的权重。"),
+        ge=0,
+        le=1000,
+    )
     use_eaft_loss: bool = opt(
         False,
         "train",

@@ -14,6 +14,8 @@ from workbench.data.validate import check_first_rows
 from workbench.errors import UserError
 from workbench.models.adapters import check_embeddings
 from workbench.models.locate import adapter_kind, locate_adapter, locate_adapters, locate_model
+from workbench.models.new_tokens import described_tokens
+from workbench.models.reward import locate_reward_model
 from workbench.storage import files
 from workbench.storage.hub import check_upload
 from workbench.storage.workspace import Workspace, dataset_folder
@@ -52,6 +54,9 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     for adapter in locate_adapters(config.adapter_name_or_path, workspace):
         if (kind := adapter_kind(adapter)) in ("lora", "oft") and kind != config.finetuning_type:
             raise UserError("adapter_other_kind", folder=adapter, kind=kind)
+    described_tokens(config)
+    if config.scores_answers:
+        locate_reward_model(config.reward_model or "", workspace)
     if config.ref_model:
         locate_model(config.ref_model, workspace)
     if config.ref_model_adapters:

@@ -1,5 +1,7 @@
 """Questions for a stage that answers them itself, with the dataset's answers beside."""
 
+import json
+
 from workbench.config.options import RunConfig
 from workbench.data.dataset import raw_rows, with_layout
 from workbench.data.encode import Encoder
@@ -14,7 +16,9 @@ from workbench.storage.workspace import Workspace, dataset_folder
 
 def load_prompts(config: RunConfig, workspace: Workspace, encoder: Encoder, progress: Progress, log) -> tuple:
     """`(rows to train on, rows to evaluate or None)`: datasets with `prompt`, the messages up to the last answer, and
-    `answer`, its text. A question that is longer than `cutoff_len` is left out.
+    `answer`, its text; of an answer that calls a tool, the call as the template writes it. `rendered` is the question
+    as the model sees it, `question` is JSON of its whole `messages` and `tools`. A question that is longer than
+    `cutoff_len` is left out.
 
     Raises:
         UserError: a broken row (unless `skip_broken_rows`), or nothing left.
@@ -43,7 +47,7 @@ def load_prompts(config: RunConfig, workspace: Workspace, encoder: Encoder, prog
 
 def _prompts_of(info: DatasetInfo, config: RunConfig, encoder: Encoder, progress: Progress, log) -> list[dict]:
     rows: list[dict] = []
-    broken, long, seen, with_tools = [], 0, 0, 0
+    broken, long, seen = [], 0, 0
     info = with_layout(info)
     for raw in raw_rows(info):
         seen += 1
@@ -55,8 +59,11 @@ def _prompts_of(info: DatasetInfo, config: RunConfig, encoder: Encoder, progress
             example = to_example(raw.row(), info)
             if example.text is not None:
                 raise BadRow("missing", "row_no_question")
-            prompt, answer = example.conversation[:-1], example.conversation[-1]["content"]
+            prompt, last = example.conversation[:-1], example.conversation[-1]
             rendered = encoder.render(prompt, example.tools, add_generation_prompt=True)
+            answer = last["content"] or ""
+            if last.get("tool_calls"):
+                answer = _as_written(encoder, example.conversation, example.tools, rendered)
         except (BadRow, UserError) as error:
             broken.append(Message("at_place", place=raw.place, problem=error.message))
             continue
@@ -64,13 +71,20 @@ def _prompts_of(info: DatasetInfo, config: RunConfig, encoder: Encoder, progress
         if config.cutoff_len and len(tokens) > config.cutoff_len:
             long += 1
             continue
-        with_tools += bool(example.tools or any("tool_calls" in message for message in prompt))
-        rows.append({"prompt": [{"role": m["role"], "content": m["content"]} for m in prompt], "answer": answer})
+        shown = [{"role": m["role"], "content": m["content"] or ""} for m in prompt]
+        question = json.dumps({"messages": prompt, "tools": example.tools}, ensure_ascii=False)
+        rows.append({"prompt": shown, "answer": answer, "rendered": rendered, "question": question})
     if broken and not config.skip_broken_rows:
         word = Message("word_row" if len(broken) == 1 else "word_rows")
         raise UserError("dataset_broken", name=info.name, broken=len(broken), word=word, rows=seen, first=broken[:3])
-    if with_tools:
-        log(f"Warning: {info.name}: {with_tools:,} questions come with tools or calls; they are asked without.")
     if long:
         log(f"{info.name}: {long:,} questions are longer than cutoff_len {config.cutoff_len} and are not used.")
     return rows
+
+
+def _as_written(encoder: Encoder, messages: list[dict], tools, rendered: str) -> str:
+    """The last answer of a conversation as the model would have to write it, without its end token."""
+    whole = encoder.render(messages, tools)
+    written = whole.removeprefix(rendered) if whole.startswith(rendered) else str(messages[-1]["content"] or "")
+    tokens = encoder.tokenizer(written, add_special_tokens=False)["input_ids"]
+    return encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip()

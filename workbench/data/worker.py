@@ -257,6 +257,7 @@ class Worker:
 
     def _encoder(self, config: dict):
         from workbench.data.training_set import encoder_of
+        from workbench.models.new_tokens import described_tokens
 
         options = self._options(alone(config, config.get("dataset") or "-"))
         # an encoder gives its tokenizer the template, so those of different templates cannot share one
@@ -268,6 +269,7 @@ class Worker:
             options.enable_thinking,
             options.add_tokens,
             options.add_special_tokens,
+            tuple(described_tokens(options)),
         )
         if cache_key not in self._tokenizers:
             self._tokenizers.clear()

@@ -15,6 +15,7 @@ from typing import Protocol
 from workbench.engine.backend import Capabilities, Job, Score, Token, TokenInfo
 from workbench.errors import UserError
 
+CLOSE_SECONDS = 60.0  # that a step may take at the end
 TURN_TOKENS = 4  # tokens that a request decodes before the next one gets its turn
 
 
@@ -82,6 +83,7 @@ class Scheduler:
         self.active: deque[tuple[Job, Iterator[Token]]] = deque()  # changed by the decoding thread alone
         self._turning: Job | None = None  # whose turn it is
         self._incoming: queue.SimpleQueue = queue.SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="decoding")
         self._thread.start()
 
@@ -150,11 +152,22 @@ class Scheduler:
             raise result
         return result
 
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
+        """End the decoding thread once its step is done, and wait for that; whether it has ended. Python must not end
+        while it computes: what is left of the thread then ends the process by C++'s `terminate`. Open requests hear
+        nothing more."""
+        self._closing.set()
+        self._incoming.put(Call(lambda: None))  # it may be waiting for something to do
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
         active = self.active
-        while True:
+        while not self._closing.is_set():
             while not active or not self._incoming.empty():
                 item = self._incoming.get()
+                if self._closing.is_set():
+                    return
                 if isinstance(item, Call):
                     item.run()
                 elif item.cancelled.is_set():  # given up while it waited: its prompt is not read

@@ -176,6 +176,8 @@ def _answer(
             first_line = (str(error).strip().splitlines() or [""])[0][:300]
             problem = f"{type(error).__name__}: {first_line}"
             raise UserError("predict_engine_failed", problem=problem, done=tell.done) from error
+        finally:
+            backend.close()
 
 
 def _first_askable(rows: Iterator[Question], prepared: Prepared) -> list[Question]:

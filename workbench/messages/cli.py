@@ -54,6 +54,18 @@ SENTENCES = {
         "--adapter {item}: the weight should be a number, as in RUN=0.5.",
         "--adapter {item}：权重应为数字，如 RUN=0.5。",
     ),
+    "predict_interrupted": (
+        "Stopped. What is answered stays; the same command goes on with the rest.",
+        "已停止。已回答的行会保留；再次运行同一命令可继续其余部分。",
+    ),
+    "harness_interrupted": (
+        "Stopped. Tasks that were not done have no results.",
+        "已停止。未完成的任务没有结果。",
+    ),
+    "model_copied": (
+        "The model alone, with no adapter merged in, is {name} in {folder}.",
+        "未合并任何适配器的模型副本是 {folder} 中的 {name}。",
+    ),
     "model_exported": ("The merged model is {name} in {folder}.", "合并后的模型是 {folder} 中的 {name}。"),
 }
 # words and clauses that become part of a sentence

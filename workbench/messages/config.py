@@ -71,6 +71,10 @@ SENTENCES = {
         "grpo 阶段每题回答 {count} 次（num_generations）：批大小乘以梯度累积（现为 {batch}）须为其倍数。",
     ),
     "reward_needs": ("reward_funcs: {name} needs {option}.", "reward_funcs：{name} 需要填写 {option}。"),
+    "reward_model_unused": (
+        "reward_model: {model} scores nothing, as reward_funcs does not name model. Add it there, or leave reward_model empty.",
+        "reward_model：{model} 不会用于评分，因为 reward_funcs 中没有 model。请加上它，或将 reward_model 留空。",
+    ),
     "reward_untrusted": (
         "reward_file: {file} is Python code that would run here. Read it, then set trust_reward_code.",
         "reward_file：{file} 是会在此执行的 Python 代码。请先阅读，再勾选 trust_reward_code。",
@@ -96,8 +100,8 @@ SENTENCES = {
         "dpo_label_smoothing 只用于 pref_loss sigmoid。请设为 0，或选择 sigmoid。",
     ),
     "reference_unused": (
-        "ref_model: stage {stage} with pref_loss {loss} compares with no reference model. Leave it empty.",
-        "ref_model：{stage} 阶段（pref_loss {loss}）不与参考模型比较。请留空。",
+        "ref_model: stage {stage} with pref_loss {loss} and without use_asft_loss compares with no reference model. Leave it empty.",
+        "ref_model：{stage} 阶段（pref_loss {loss}，未用 use_asft_loss）不与参考模型比较。请留空。",
     ),
     "packing_without_length": (
         "packing needs a length to fill. Set cutoff_len, for example 2048.",
@@ -285,8 +289,20 @@ SENTENCES = {
         "use_dora 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
     ),
     "weighed_twice": (
-        "use_dft_loss and use_eaft_loss weigh tokens in two ways. Keep one.",
-        "use_dft_loss 与 use_eaft_loss 是两种 token 加权方式。请只保留一个。",
+        "{names} weigh tokens in different ways. Keep one.",
+        "{names} 是不同的 token 加权方式。请只保留一个。",
+    ),
+    "described_by_none": (
+        "init_special_tokens: descriptions come from new_special_tokens_config, which is not set. Name the file, or keep noise_init.",
+        "init_special_tokens：描述来自 new_special_tokens_config，而它没有设置。请填入该文件，或保持 noise_init。",
+    ),
+    "asft_pissa": (
+        "use_asft_loss: with pissa_init the model without its adapter is not what it was. Name the model as ref_model.",
+        "use_asft_loss：使用 pissa_init 时，去掉适配器的模型已不是原模型。请将该模型填入 ref_model。",
+    ),
+    "asft_new_tokens": (
+        "use_asft_loss: a reference that is loaded beside the model does not know its new tokens. Take these out, or train an adapter.",
+        "use_asft_loss：另外加载的参考模型没有新增的 token。请去掉新增 token，或改为训练适配器。",
     ),
     "weighed_stage": (
         "{name} is a loss of stage sft, and this is stage {stage}. Leave it out.",

@@ -25,6 +25,14 @@ SENTENCES = {
         "lora_target names nothing of this model: {names}.",
         "lora_target 中的名称在该模型中不存在：{names}。",
     ),
+    "cost_predicts": (
+        "This run only predicts: told is what its model takes to answer, not how long that takes.",
+        "该运行只做预测：给出的是模型回答时所需的内存，不含所需时间。",
+    ),
+    "cost_grpo": (
+        "grpo: answers are counted at their longest, {tokens:,} tokens; how long they take to write is not told, and no run was compared with this yet.",
+        "grpo：回答按最长 {tokens:,} token 计；不估计生成回答所需的时间，且该估计尚未与实际运行比较。",
+    ),
     "cost_paged": (
         "Paged optimizers keep their state where the driver finds room, on the host if need be: it is not counted.",
         "分页优化器的状态由驱动安排，必要时放在主机内存，此处不计。",

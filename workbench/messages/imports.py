@@ -29,9 +29,9 @@ SENTENCES = {
         "{key}: {value} is not in the form of LLaMA-Factory's v1, such as 'peft_config: {{name: lora, r: 8}}' or 'train_dataset: data.yaml'. Nothing is imported.",
         "{key}：{value} 不符合 LLaMA-Factory v1 的格式，例如 'peft_config: {{name: lora, r: 8}}' 或 'train_dataset: data.yaml'。未导入任何内容。",
     ),
-    "import_accelerate": (
-        "This is a config of accelerate: it says where a run computes, not what. Nothing is imported.",
-        "这是 accelerate 的配置：它说明在哪里计算，而不是计算什么。未导入任何内容。",
+    "import_accelerate_count": (
+        "{key}: {value} is no number of 1 to {most}. Set it in the config of accelerate.",
+        "{key}：{value} 不是 1 到 {most} 的数。请在 accelerate 配置中修改。",
     ),
     "import_no_key": (
         "No key of this file is an option of a run ({keys}). Nothing is imported.",
@@ -69,10 +69,6 @@ SENTENCES = {
         "Exporting in GPTQ (export_quantization_bit) is not offered. Nothing is imported.",
         "不提供以 GPTQ 导出（export_quantization_bit）。未导入任何内容。",
     ),
-    "import_no_adapter": (
-        "This exports a model without an adapter: there is nothing to merge, and the copy would be the same model. Use {model} itself (workbench serve, the Chat tab), or write it for llama.cpp with workbench export --format gguf-f16. Nothing is imported.",
-        "这是导出不带适配器的模型：没有可合并的内容，副本与原模型相同。请直接使用 {model}（workbench serve 或“对话”页），或用 workbench export --format gguf-f16 导出给 llama.cpp。未导入任何内容。",
-    ),
     "import_quantization": (
         "quantization_method: {method} is not offered; here is bnb. Take it out to import the rest.",
         "quantization_method：{method} 不提供；这里支持 bnb。请去掉它，再导入其余部分。",
@@ -102,7 +98,6 @@ PARTS = {
         "PPO (stage grpo learns from rewards, too)",
         "PPO，可改用同样从奖励学习的 grpo",
     ),
-    "asks_tokens": ("new tokens", "新增 token"),
     "asks_special_text": ("special tokens as text", "把特殊 token 当作文本"),
     "asks_scratch": ("random weights to start from", "从随机权重开始"),
     "asks_shifted": ("shifted attention (LongLoRA)", "移位注意力（LongLoRA）"),
@@ -110,7 +105,6 @@ PARTS = {
     "asks_norms": ("layer norms in float32", "以 float32 计算层归一化"),
     "asks_logits": ("logits in float32", "以 float32 计算 logits"),
     "asks_bf16_adapters": ("adapters in bfloat16", "使用 bfloat16 的适配器"),
-    "asks_asft": ("the ASFT loss", "ASFT 损失"),
     "asks_tool_form": ("another form of tool calls", "另一种工具调用格式"),
     "asks_system": ("a system text for all rows", "为所有行设置系统提示词"),
     "asks_epsilon": ("another epsilon of Adam", "不同的 Adam epsilon"),
@@ -202,6 +196,26 @@ PARTS = {
     "why_generation": (
         "set it among the Chat tab's generation settings, or with a request",
         "请在“对话”页的生成设置中设置，或随请求给出",
+    ),
+    "why_accelerate_unread": (
+        "this config of accelerate is not read from here: import it by itself, or set devices",
+        "此处不读取该 accelerate 配置：请单独导入，或设置 devices",
+    ),
+    "why_accelerate_machines": (
+        "one machine is taken over; the batch of all machines is larger by this factor",
+        "只采用一台机器；所有机器合计的批次要乘以该倍数",
+    ),
+    "why_kt_bits": (
+        "ktransformers computes experts with other weights than here",
+        "ktransformers 计算专家所用的权重与此处不同",
+    ),
+    "why_fa4": (
+        "FlashAttention 4 is not offered; auto computes the same attention",
+        "不提供 FlashAttention 4；auto 计算的注意力相同",
+    ),
+    "why_descriptions": (
+        "used only with init_special_tokens: desc_init and the file's name as new_special_tokens_config",
+        "仅在 init_special_tokens: desc_init 且将该文件名填入 new_special_tokens_config 时使用",
     ),
     "why_own_engine": (
         "the workbench's own engine answers, unless engine is set to vllm or sglang",

@@ -29,6 +29,26 @@ SENTENCES = {
         "{folder} is an adapter of the kind {kind}. Set finetuning_type: {kind} to go on with it.",
         "{folder} 是 {kind} 类型的适配器。若要接着训练，请设置 finetuning_type: {kind}。",
     ),
+    "tokens_file": (
+        "{name}, a file of special tokens, cannot be read: {problem}. It has a line `token: description` for each token.",
+        "无法读取特殊 token 文件 {name}：{problem}。文件中每个 token 一行“token: 描述”。",
+    ),
+    "reward_model_missing": (
+        "{name} is no reward model: neither a run of stage rm nor a folder with an adapter or a model. Train one with stage: rm.",
+        "{name} 不是奖励模型：既不是 rm 阶段的运行，也不是含适配器或模型的文件夹。请用 stage: rm 训练一个。",
+    ),
+    "reward_model_unreadable": (
+        "The reward model {name} cannot be read: {problem}. Choose another.",
+        "无法读取奖励模型 {name}：{problem}。请另选一个。",
+    ),
+    "reward_model_answers": (
+        "{name} writes answers and scores none. Choose a run of stage rm, or a model for sequence classification.",
+        "{name} 用于生成回答，不能评分。请选择 rm 阶段的运行，或序列分类模型。",
+    ),
+    "reward_model_kind": (
+        "{name} gives no single score for a conversation. Choose a run of stage rm, or a model with one label.",
+        "{name} 不能为对话给出单一评分。请选择 rm 阶段的运行，或只有一个标签的模型。",
+    ),
     "new_tokens_quantized": (
         "The tokenizer has {tokens:,} tokens, and this quantized model rows for {rows:,}: it cannot get more. Remove quantization_bit, or the new tokens.",
         "分词器有 {tokens:,} 个 token，而该量化模型只有 {rows:,} 行，无法增加。请去掉 quantization_bit 或新增的 token。",
@@ -342,6 +362,7 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "tokens_no_lines": ("it is not of such lines", "内容不是这种格式"),
     "export_writing": ("Writing the model", "正在写入模型"),
     "export_uploading": ("Uploading {name}", "正在上传 {name}"),
     "gguf_writing": ("Writing the GGUF file", "正在写入 GGUF 文件"),

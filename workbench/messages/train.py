@@ -1,6 +1,14 @@
 """Training: its phases, its ends, what it stops at."""
 
 SENTENCES = {
+    "reward_not_finite": (
+        "The reward model gave a score that is no finite number. Use another, or train it again with a lower learning rate.",
+        "奖励模型给出了非有限数的评分。请换一个，或以更低的学习率重新训练它。",
+    ),
+    "asft_vocabulary": (
+        "The output head of the model has {own} rows, that of the reference {other}. ASFT compares them token by token: name a ref_model with the same vocabulary.",
+        "模型的输出头有 {own} 行，参考模型有 {other} 行。ASFT 逐 token 比较两者：请选用词表相同的 ref_model。",
+    ),
     "sweep_form": (
         "'{line}' does not say what an option may be. Write learning_rate=1e-4,2e-4, or for random draws learning_rate=1e-5:5e-4:log.",
         "“{line}” 没有说明选项的取值。请写成 learning_rate=1e-4,2e-4；随机抽取时可写 learning_rate=1e-5:5e-4:log。",
@@ -240,6 +248,9 @@ PARTS = {
     ),
     "plain_streaming": ("rows are read while the run trains", "训练时才读取数据行"),
     "plain_grpo": ("stage grpo writes answers in every step", "grpo 阶段每一步都要生成回答"),
+    "job_waits": ("waits for {ids}", "等待 {ids}"),
+    "job_waits_device": ("waits for a free device", "等待空闲设备"),
+    "plain_asft": ("each step of the ASFT loss asks the reference, too", "ASFT 损失的每一步还要计算参考模型"),
     "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (
         "the noise of neftune_noise_alpha depends on how rows are padded",

@@ -51,6 +51,10 @@ SENTENCES = {
         "users.yaml has users, and --no-auth lets everybody in without a login. Leave one of them out.",
         "users.yaml 中有用户，而 --no-auth 允许任何人不登录即可访问。请二选一。",
     ),
+    "push_takes_admin": (
+        "push_to_hub uploads with the token of this server, which takes the role admin; yours is {role}. Take push_to_hub out, or ask an admin.",
+        "push_to_hub 会使用本服务器的令牌上传，需要管理员角色；你的角色是{role}。请去掉 push_to_hub，或请管理员操作。",
+    ),
     "role_may_not": (
         "Your role ({role}) may not do this: it needs {needed}. Ask an admin for another role.",
         "你的角色（{role}）不能这样做：需要 {needed}。请向管理员申请其他角色。",

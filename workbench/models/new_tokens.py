@@ -1,7 +1,8 @@
 """Tokens that a run adds (`add_tokens`, `add_special_tokens`), and the rows of embedding and head for them.
 
 New rows start as the mean of the others with noise of 1 / √width, and their number is a multiple of 64: LLaMA-Factory's
-ways. An adapter that was trained with them brings its embedding and head, and its tokenizer lies beside it.
+ways. With `init_special_tokens` a special token's row is the mean of those of its description instead. An adapter that
+was trained with them brings its embedding and head, and its tokenizer lies beside it.
 """
 
 import math
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from workbench.config.options import ModelOptions, RunConfig
 from workbench.errors import UserError
+from workbench.messages.message import Message
+from workbench.storage import files
 
 _MULTIPLE = 64
 
@@ -19,10 +22,24 @@ def token_list(text: str | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
+def described_tokens(options: ModelOptions) -> dict[str, str]:
+    """Special tokens of `new_special_tokens_config` with their descriptions. Raises UserError: no such file."""
+    name = getattr(options, "new_special_tokens_config", None)
+    if not name:
+        return {}
+    try:
+        values = files.parse_yaml(files.read_text(Path(name).expanduser(), files.MAX_YAML), name)
+    except (OSError, files.Unreadable) as error:
+        raise UserError("tokens_file", name=name, problem=getattr(error, "strerror", None) or error) from None
+    if not isinstance(values, dict) or not values or not all(isinstance(v, str) for v in values.values()):
+        raise UserError("tokens_file", name=name, problem=Message("tokens_no_lines"))
+    return {str(token): text for token, text in values.items()}
+
+
 def add_tokens(tokenizer, options: ModelOptions) -> int:
     """Give a tokenizer the tokens of the options; how many it did not have."""
     plain = token_list(getattr(options, "add_tokens", None))
-    special = token_list(getattr(options, "add_special_tokens", None))
+    special = list(described_tokens(options)) or token_list(getattr(options, "add_special_tokens", None))
     count = tokenizer.add_tokens(plain) if plain else 0
     return count + (tokenizer.add_tokens(special, special_tokens=True) if special else 0)
 
@@ -64,7 +81,10 @@ def ready_for_tokens(model, tokenizer, config: RunConfig, log: Callable[[str], N
     adapter would leave their new rows as they are. Raises UserError as `grow`."""
     if not config.new_tokens:
         return config
+    before = rows_of(model)
     grow(model, len(tokenizer), log)
+    if config.init_special_tokens != "noise_init":
+        _describe(model, tokenizer, config, before, log)
     if config.finetuning_type == "full":
         return config
     ends = {module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None}
@@ -76,6 +96,30 @@ def ready_for_tokens(model, tokenizer, config: RunConfig, log: Callable[[str], N
         return config
     log(f"For the new tokens {', '.join(names)} are trained whole beside the adapters.")
     return config.model_copy(update={"additional_target": ",".join(names)})
+
+
+def _describe(model, tokenizer, config: RunConfig, before: int, log: Callable[[str], None]) -> None:
+    """Let the rows of special tokens start as the mean of the embeddings of their descriptions, in embedding and
+    head."""
+    import torch
+
+    described, noisy = described_tokens(config), config.init_special_tokens == "desc_init_w_noise"
+    new = {tokenizer.convert_tokens_to_ids(token) for token in described}
+    embedding = model.get_input_embeddings().weight
+    matrices = {id(matrix): matrix for matrix in (embedding, model.get_output_embeddings().weight)}
+    with torch.no_grad():
+        for token, text in described.items():
+            ids = [one for one in tokenizer(text, add_special_tokens=False)["input_ids"] if one not in new]
+            ids = [one for one in ids if one < before]
+            if not ids:
+                log(f"The description of {token} has no token: its row stays the mean of all.")
+                continue
+            mean = embedding[torch.tensor(ids, device=embedding.device)].float().mean(dim=0)
+            for matrix in matrices.values():
+                noise = torch.empty(mean.shape).normal_(0, 1 / math.sqrt(len(mean))) if noisy else torch.zeros(())
+                row = tokenizer.convert_tokens_to_ids(token)
+                matrix[row] = (mean + noise.to(mean.device)).to(matrix)
+    log(f"{len(described)} special tokens start as their descriptions.")
 
 
 def take_tokens_of(tokenizer, model, adapter: Path, log: Callable[[str], None]) -> None:
@@ -90,8 +134,6 @@ def take_tokens_of(tokenizer, model, adapter: Path, log: Callable[[str], None]) 
 
 def missing_tokens(tokenizer, adapter: Path) -> list:
     """Tokens that were added for an adapter and that `tokenizer` does not have, in their order."""
-    from workbench.storage import files
-
     beside = (adapter / "tokenizer.json").is_file() or not adapter.name.startswith("checkpoint-")
     folder = adapter if beside else adapter.parent
     try:

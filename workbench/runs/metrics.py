@@ -3,6 +3,7 @@
 import math
 import mmap
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,6 +23,8 @@ METRICS = (
     "loss", "eval_loss", "lr", "grad_norm", "throughput", "peak_memory", "vram_reserved", "gpu_utilization", "aux_loss",
     "epoch", "total_tokens", "elapsed_seconds", *MEASURES, *_BY_DEVICE,
 )  # fmt: skip
+_OF_ONE = re.compile(r"eval_(.+)_loss", re.DOTALL)  # of one of several evaluation datasets
+MOST_DATASETS = 16  # whose losses are followed
 _POINTS = 600  # a series is thinned to between this many and half as many points
 _WHOLE = 4 << 20  # a file up to this size is read whole at the first look, a larger one is sampled
 _SAMPLES = 1200
@@ -139,7 +142,21 @@ class MetricsReader:
         for name in METRICS:
             if name in row:
                 self.series[name].add(step, row[name])
+        for name in filter(dataset_of, row):
+            if name in self.series or len(losses_of_each(self.series)) < MOST_DATASETS:
+                self.series[name].add(step, row[name])
         self.last.update(row)
+
+
+def dataset_of(metric: str) -> str:
+    """The evaluation dataset whose loss a metric is (`eval_on_each_dataset`); empty for every other metric."""
+    found = None if metric in METRICS else _OF_ONE.fullmatch(metric)
+    return found[1] if found else ""
+
+
+def losses_of_each(series: dict[str, Series]) -> list[str]:
+    """Names of the losses of each of several evaluation datasets, in the order in which they came."""
+    return [name for name in series if dataset_of(name) and series[name].x]
 
 
 def logged(line: bytes) -> dict:
@@ -157,7 +174,7 @@ def logged(line: bytes) -> dict:
 def _fits(name: str, value) -> bool:
     if name in _STEPS:
         return type(value) is int and 0 <= value < 2**53
-    if name in METRICS:
+    if name in METRICS or dataset_of(name):
         return type(value) in (int, float) and math.isfinite(value)
     return isinstance(value, str | int | float) and len(str(value)) <= _MAX_TEXT
 

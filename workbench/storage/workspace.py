@@ -182,6 +182,8 @@ class Workspace:
         kept = getattr(config, "tokenized_path", None)  # read where it is there, else written
         if kept and not self.inside(kept, what="tokenized_path").exists():
             self.output(kept)
+        if tokens := getattr(config, "new_special_tokens_config", None):  # a file, also one that is named from here
+            self.inside(Path.cwd() / expanded(tokens, "new_special_tokens_config"), what="new_special_tokens_config")
         for name in ("dataset", "eval_dataset"):
             # a data file may be named instead of a dataset
             for value in (getattr(config, name, None) or "").split(","):

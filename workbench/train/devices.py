@@ -9,6 +9,7 @@ from workbench.errors import UserError
 from workbench.runs.run import list_states
 from workbench.runs.state import process_alive
 from workbench.storage.workspace import Workspace
+from workbench.train import job_slots
 
 
 def slots() -> list[str]:
@@ -58,10 +59,11 @@ def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str
 
 
 def busy_slots(workspace: Workspace) -> set[str]:
-    """Slots of the runs that are going, also of one that has said its last word but whose process is still there."""
+    """Slots of the jobs and runs that are going, also of a run that has said its last word but whose process is still
+    there."""
     states = [item.state for item in list_states(workspace) if item.state.pid and not item.settled]
     going = [s for s in states if s.active or process_alive(s.pid, s.pid_started, s.boot)]
-    return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")}
+    return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")} | {*job_slots.held(workspace)}
 
 
 def free_devices(config: RunConfig, workspace: Workspace) -> str:

@@ -159,6 +159,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         from workbench.models.reward import reward_model
         from workbench.models.tuning import ADAPTERS, tuned
         from workbench.train import ranks
+        from workbench.train.answer_scores import answer_scores
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -193,10 +194,11 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
-    references = References(config, workspace, dtype, progress, log) if config.needs_reference else None
-    if references and references.other:
+    references = References(config, workspace, dtype, progress, log) if config.has_reference else None
+    if references and config.needs_reference and references.other:
         with ranks.first_before_others():
             train_rows, eval_rows = references.from_other(train_rows, eval_rows)
+    scores = answer_scores(config, workspace, dtype, progress, log)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     config = ready_for_tokens(model, tokenizer, config, log)
     if config.stage == "rm":
@@ -213,7 +215,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         from workbench.train.push import Push
 
         push = Push(run, config)
-    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references)
+    trainer = build_trainer(run, config, model, tokenizer, train_rows, eval_rows, dtype, stop, references, scores)
     if push is not None:
         trainer.add_callback(push)
     if checkpoint and config.use_badam:

@@ -20,12 +20,15 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
-from workbench.runs.state import process_alive, state_word
+from workbench.runs.state import StateDirectory, process_alive, state_word
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import Workspace
+from workbench.train import job_slots
 from workbench.train.devices import assign, busy_slots, check_devices, slots, wanted_slots
 from workbench.train.estimates.check import check_start
+
+JOB_LOOK = 1.0  # seconds between two looks of a job that waits
 
 
 def queue(workspace: Workspace) -> list[Run]:
@@ -75,13 +78,67 @@ def start_queued(workspace: Workspace) -> list[Run]:
         return []
     started = []
     with queue_lock(workspace):
-        waiting, available = queue(workspace), slots()
-        wishes = [wanted_slots(run.config_values(), available) for run in waiting]
-        for run, given in zip(waiting, assign(wishes, busy_slots(workspace)), strict=True):
-            if given and not is_held(run.path / ".lock"):  # somebody may be starting it by hand
+        waiting = _in_turn(workspace)
+        for (_, run, _), given in zip(
+            waiting, assign([wish for *_, wish in waiting], busy_slots(workspace)), strict=True
+        ):
+            if run is not None and given and not is_held(run.path / ".lock"):  # somebody may be starting it by hand
                 _spawn(run, workspace, ",".join(given))
                 started.append(run)
     return started
+
+
+Waiting = tuple[float, Run | None, tuple[list[str], int]]
+
+
+def _in_turn(workspace: Workspace) -> list[Waiting]:
+    """Queued runs and, as None, jobs that wait for a device: `(position, run, wish)` in the order of their turn."""
+    available = slots()
+    runs: list[Waiting] = [
+        (run.stored_state().position, run, wanted_slots(run.config_values(), available)) for run in queue(workspace)
+    ]
+    jobs: list[Waiting] = [(position, None, (available, 1)) for position, _ in job_slots.waiting(workspace)]
+    return sorted(runs + jobs, key=lambda entry: entry[0])
+
+
+def job_waits_for(wish: tuple[list[str], int], workspace: Workspace, position: float) -> tuple[list[str], list[str]]:
+    """`(slots that a job gets now, ids of the runs and jobs that it waits for)`; it came at `position`."""
+    before = [entry for entry in _in_turn(workspace) if entry[0] < position]
+    busy = busy_slots(workspace)
+    given = assign([*(wish_ for *_, wish_ in before), wish], busy)[-1]
+    if given:
+        return given, []
+    return [], [*_holders(wish[0], workspace), *(run.id for _, run, _ in before if run is not None)]
+
+
+def take_slots(directory: StateDirectory, devices: str, workspace: Workspace) -> str:
+    """Wait until a job has its device, telling what for in its state; the devices that it then has.
+
+    Args:
+        devices: `auto`, `cpu`, or GPUs, as an engine's option.
+    """
+    position, told, waits = time.time(), None, True
+    directory.update(position=position)
+    while waits:
+        with queue_lock(workspace):
+            given, holders = job_waits_for(wanted_slots({"devices": devices}, slots()), workspace, position)
+            if given:
+                directory.update(devices=",".join(given), phase="")
+                waits = False
+        if waits:
+            if holders != told:
+                directory.update(phase=Message("job_waits", ids=holders) if holders else Message("job_waits_device"))
+                told = holders
+            time.sleep(JOB_LOOK)
+    return ",".join(given)
+
+
+def _holders(wanted: list[str], workspace: Workspace) -> list[str]:
+    """Ids of the runs and jobs on any of these devices, the oldest first."""
+    going = [item for item in list_states(workspace) if item.state.active and item.state.pid]
+    runs = [item.run.id for item in going if {*(item.state.devices or ",".join(wanted)).split(",")} & {*wanted}]
+    jobs = job_slots.held(workspace)
+    return runs[::-1] + list(dict.fromkeys(jobs[slot] for slot in wanted if slot in jobs))
 
 
 def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
@@ -111,14 +168,13 @@ def _spawn(run: Run, workspace: Workspace, devices: str) -> None:
 
 
 def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
-    """`(place in the queue from 1 on, ids of the runs on the devices that it may take)`; place 0: it does not wait."""
+    """`(place in the queue from 1 on, ids of the runs and jobs on the devices that it may take)`; place 0: it does not
+    wait."""
     waiting = queue(workspace)
     if run not in waiting:
         return 0, []
     wanted, _ = wanted_slots(run.config_values(), slots())
-    going = [item for item in list_states(workspace) if item.state.active and item.state.pid]
-    holders = [item.run.id for item in going if {*(item.state.devices or ",".join(wanted)).split(",")} & {*wanted}]
-    return waiting.index(run) + 1, holders[::-1]
+    return waiting.index(run) + 1, _holders(wanted, workspace)
 
 
 def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message:

@@ -45,10 +45,16 @@ class References:
         """Whether the reference is another model than the one that is trained."""
         return bool(self._config.ref_model or self._config.ref_model_adapters)
 
+    @property
+    def stays(self) -> bool:
+        """Whether it is a model of its own in memory while the run trains (ASFT): it cannot be scored once, and whole
+        weights cannot be switched off."""
+        return self._config.keeps_reference
+
     def from_other(self, *datasets) -> list:
         """Rows with `references` of a model that is loaded here and freed again; each may be None, or a dict of rows.
         Raises UserError."""
-        model = functools.cache(self._other_model)  # loaded where something is not known
+        model = functools.cache(self.model)  # loaded where something is not known
         made = self._scored(datasets, lambda rows: log_probabilities(rows, model(), self._dtype, self._progress))
         model.cache_clear()
         gc.collect()
@@ -56,7 +62,8 @@ class References:
             torch.cuda.empty_cache()
         return made
 
-    def _other_model(self):
+    def model(self):
+        """The reference, loaded as a model of its own. Raises UserError."""
         from peft import PeftModel
 
         from workbench.models.load import load_model

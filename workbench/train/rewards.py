@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import regex
 
@@ -22,19 +23,20 @@ _SECONDS = 1.0  # that it may take
 Reward = Callable[..., list[float]]
 
 
-def reward_functions(config: RunConfig) -> list[Reward]:
+def reward_functions(config: RunConfig, scores: Reward | None = None) -> list[Reward]:
     """The functions of `reward_funcs` in TRL's form: called with `prompts`, `completions` (messages) and the columns of
-    the dataset, they return a number for each.
+    the dataset, they return a number for each. `scores` is that of a reward model, where it is among them.
 
     Raises:
         UserError: a file that cannot be read, is not trusted or has no function `reward`.
     """
-    made: dict[str, Callable[[RunConfig], Reward]] = {
+    made: dict[str, Callable[[RunConfig], Any]] = {
         "answer": lambda config: answer_matches,
         "json": lambda config: valid_json,
         "length": lambda config: short_enough(config.reward_length),
         "regex": lambda config: matches_pattern(config.reward_regex or ""),
         "file": from_file,
+        "model": lambda config: scores,
     }
     return [made[name](config) for name in split_names(config.reward_funcs)]
 

@@ -17,6 +17,7 @@ from workbench.train.fast.strategy import PlainStep, RowStep, StepStrategy, why_
 from workbench.train.metrics_log import log
 from workbench.train.optimizers import own_optimizer
 from workbench.train.references import References
+from workbench.train.rewards import Reward, reward_functions
 from workbench.train.stages import stage
 from workbench.train.stages.base import WorkbenchTrainer
 
@@ -31,8 +32,10 @@ def build_trainer(
     dtype: torch.dtype,
     stop,
     references: References | None = None,
+    scores: Reward | None = None,
 ) -> WorkbenchTrainer:
-    """The trainer for a run; `dtype` is what the model computes in. `references`: where the loss needs them.
+    """The trainer for a run; `dtype` is what the model computes in. `references`: where the loss needs them;
+    `scores`: a reward model, where answers are scored.
 
     Raises:
         UserError: the disk has no room for two checkpoints, or there is no such stage.
@@ -53,7 +56,7 @@ def build_trainer(
         disable_dropout_in_model(model)  # two passes over an answer must give the same
         if config.lora_dropout:
             log(f"lora_dropout is off in stage {config.stage}: a reference must give the same twice.")
-    if references and not references.other:
+    if references and config.needs_reference and not references.other:
         train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
     plain = plain_steps(config)
     apart = Message(plain) if plain else Message("model_split")
@@ -77,6 +80,11 @@ def build_trainer(
     if config.sample_prompts:
         callbacks.append(Samples(run, config, tokenizer))
     arguments = common_arguments(run, config, total, dtype, strategy) | chosen.own_arguments(config, causal)
+    options = chosen.trainer_options(config)
+    if references and references.stays:
+        options["held_to"] = references.model()
+    if scores is not None:
+        options["reward_funcs"] = reward_functions(config, scores)
     trainer = chosen.trainer(
         model=model,
         args=chosen.arguments(**arguments),
@@ -88,7 +96,7 @@ def build_trainer(
         own_optimizer=own_optimizer(config),
         step_strategy=strategy,
         balance=balance,
-        **chosen.trainer_options(config),
+        **options,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -61,6 +61,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "cost_phase_head": ("at the output head", "在输出头处"),
     "cost_phase_layers": ("on the way back through a layer", "在某层反向时"),
     "cost_phase_evaluation": ("while it is evaluated", "评估时"),
+    "cost_phase_answers": ("while answers are written", "生成回答时"),
     "cost_phase_chat": ("with one whole context", "容纳一个完整上下文时"),
     "cost_part_weights": ("weights", "权重"),
     "cost_part_constants": ("scales of 4 and 8 bits", "量化常数"),

@@ -5,7 +5,7 @@ from html import escape
 
 import orjson
 
-from workbench.runs.metrics import Series, smoothed
+from workbench.runs.metrics import Series, dataset_of, losses_of_each, smoothed
 from workbench.ui.notes import shortened
 
 RAW, SMOOTH, EVAL = "#8fb3c9", "#0f766e", "#c2410c"  # told apart also with color-blind eyes, and in print
@@ -36,8 +36,8 @@ def loss_chart(
     run_id: str,
     rewards: dict[str, str] | None = None,
 ) -> str:
-    """Raw and smoothed training loss and evaluation loss over steps; below them, where a run has such, `rewards`: names
-    of the legend by metric.
+    """Raw and smoothed training loss and evaluation loss over steps, also those of each of several datasets; below
+    them, where a run has such, `rewards`: names of the legend by metric.
 
     `names` are the legend's words for the three, `empty` stands in place of a chart without points. The zoom is kept as
     long as `run_id` stays the same (`uirevision`).
@@ -57,6 +57,10 @@ def loss_chart(
                 line={"color": EVAL, "width": 1.5, "dash": "dot"},
             )
         )
+    for metric, color in zip(losses_of_each(series), itertools.cycle(COLORS), strict=False):
+        points, style = series[metric], {"color": color, "width": 1.2, "dash": "dash"}
+        name = f"{names[2]}: {escape(dataset_of(metric))}"  # Plotly reads tags in a name
+        data.append(_trace(points, points.y, name, mode="lines+markers", line=style))
     layout = {
         "uirevision": f"{run_id}-{log_scale}",
         "margin": {"l": 52, "r": 12, "t": 8, "b": 40},
@@ -196,7 +200,7 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                 _trace(
                     points,
                     points.y,
-                    metric,
+                    escape(metric),
                     mode=mode,
                     line={"color": color, "width": 1.8},
                     xaxis=f"x{suffix}",

@@ -46,6 +46,14 @@ def check(role: str) -> None:
         raise UserError("role_may_not", role=role_word(user.role), needed=role_word(role))
 
 
+def check_push(pushes) -> None:
+    """Raise UserError where a run would upload what it trains (`pushes`: its `push_to_hub`), with the token of whoever
+    runs the server, for a user who is no admin."""
+    user = current()
+    if pushes and user is not None and not user.may("admin"):
+        raise UserError("push_takes_admin", role=role_word(user.role))
+
+
 def name() -> str:
     """The name of the user who asks; empty where nobody logs in."""
     user = current()

@@ -153,9 +153,11 @@ class BatchingScheduler(Scheduler):
         self.mixed.add(inner, decoder.model, run)
 
     def _run(self) -> None:
-        while True:
+        while not self._closing.is_set():
             while not self.batch.busy or not self._incoming.empty():
                 self._take(self._incoming.get())
+                if self._closing.is_set():
+                    return
             try:
                 with torch.inference_mode():
                     self.batch.step()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from workbench.config.options import RunConfig
+from workbench.models.anatomy.cache import cache_bytes
 from workbench.models.anatomy.sizes import Sizes
 
 GRAIN = 128  # sizes of joined micro-batches are multiples of this (`train/fast/rows.py`)
@@ -38,7 +39,8 @@ class Rows:
     def longest_evaluated(self, config: RunConfig, context: int) -> int:
         """The same of the rows of evaluation, which are never packed."""
         cut = config.cutoff_len or context or 4096
-        return max(1, min(self.longest, cut) if self.longest else cut)
+        answer = config.max_completion_length if config.stage == "grpo" else 0  # after the question, which alone is cut
+        return max(1, min(self.longest, cut) if self.longest else cut) + answer
 
 
 def padded_length(length: int) -> int:
@@ -62,6 +64,13 @@ def eager(config: RunConfig, sizes: Sizes) -> bool:
     return config.flash_attn in _SINGLE or sizes.model_type in ("gemma2", "gpt_oss")
 
 
+def answers_cache(config: RunConfig, sizes: Sizes, rows: Rows, bytes_each: int) -> int:
+    """Bytes of keys and values while grpo writes the answers of a step, all at once, in numbers of `bytes_each`."""
+    answers = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    tokens = answers * rows.longest_of(config, sizes.context)
+    return int(tokens * cache_bytes(sizes, 1, windows=False, bits=8 * bytes_each))
+
+
 @dataclass(frozen=True)
 class Batch:
     """The largest micro-batch. `tokens`: of it, padding included. `longest`: of one row. `joined`: rows are laid end to
@@ -77,6 +86,8 @@ def batch(config: RunConfig, sizes: Sizes, rows: Rows, *, recorded: bool, grain:
     """The largest micro-batch of a run. `recorded`: steps are CUDA graphs."""
     longest = rows.longest_of(config, sizes.context)
     size = config.per_device_train_batch_size
+    if config.stage == "grpo":
+        return Batch(longest * size, longest, False, longest * size)
     uniform = rows.uniform and not config.packs
     if not joins(config, sizes) or uniform:
         length = padded_length(longest) if recorded else longest

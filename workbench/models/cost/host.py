@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from workbench.config.options import RunConfig
+from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import trained
-from workbench.models.cost.batch import Rows, batch, eager
+from workbench.models.cost.batch import Rows, answers_cache, batch, eager
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.weights import Form, Loaded
@@ -44,10 +45,10 @@ class HostMemory:
             full=config.finetuning_type in ("full", "freeze"),
             turned=config.finetuning_type == "oft",
         )
-        weights = loaded.bytes
+        weights, models = loaded.bytes, 1 + config.keeps_reference + config.scores_answers
         static = {
-            "weights": weights.plain + weights.packed,
-            "constants": weights.constants,
+            "weights": (weights.plain + weights.packed) * models,
+            "constants": weights.constants * models,
             "adapters": learned.copies(4),
             "gradients": learned.gradients(4),
             "optimizer": learned.state_of(config, 4),
@@ -64,7 +65,11 @@ class HostMemory:
         trains = {"phase": "layers", "activations": int(grown), "workspace": unpacked}
         trains["logits"] = max(0, logits - int(grown))  # these come in the place of what the layers have left
         phases = [trains]
-        if config.eval_strategy != "no":
+        notes = []
+        if config.stage == "grpo":
+            phases.append({"phase": "answers", "cache": answers_cache(config, sizes, self.rows, 4)})
+            notes.append(Message("cost_grpo", tokens=config.max_completion_length))
+        elif config.eval_strategy != "no":
             seen = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
             left = int(grown * constants.HOST_LEFT)
             phases.append({"phase": "evaluation", "activations": left, "logits": 4 * seen * sizes.vocabulary})
@@ -77,7 +82,7 @@ class HostMemory:
         facts |= learned.facts(4)
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}
         total = sum(parts.values())
-        return Estimate(parts, total, str(largest["phase"]), facts)
+        return Estimate(parts, total, str(largest["phase"]), facts, notes)
 
 
 def _bytes(phase: dict) -> int:

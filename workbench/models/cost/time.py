@@ -60,6 +60,8 @@ def duration(
     """
     longest = rows.longest_of(config, anatomy.sizes.context)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if config.stage == "grpo":
+        return _of_answers(config, rows, longest, per_step)
     count = rows.count
     tokens = rows.tokens or count * longest
     if config.packs and count:
@@ -88,3 +90,14 @@ def duration(
     if device.gpu and config.device_map == "auto":  # layers of one card wait for those of the others
         rate /= device.count
     return Duration(steps, epochs, in_all, bound, rate, 0, reached, device.watts, True)
+
+
+def _of_answers(config: RunConfig, rows: Rows, longest: int, per_step: int) -> Duration:
+    """Steps and tokens of grpo, whose batches count answers. How long these take to write is not told."""
+    questions = max(1, per_step // config.num_generations)
+    if config.max_steps > 0:
+        steps, epochs = config.max_steps, config.max_steps * questions / rows.count if rows.count else 0.0
+    else:
+        epochs = config.num_train_epochs
+        steps = math.ceil(math.ceil(rows.count / questions) * epochs) if rows.count else 0
+    return Duration(steps, epochs, steps * per_step * longest, True)

@@ -16,7 +16,7 @@ from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import Trained, trained
-from workbench.models.cost.batch import Batch, Rows, batch, eager
+from workbench.models.cost.batch import Batch, Rows, answers_cache, batch, eager
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
@@ -45,6 +45,9 @@ class TrainingMemory:
             self.memory = min(self.memory, config.max_gpu_memory * GIB)
         self.cards = gpu.cards if config.device_map == "auto" else 1
         self.fast = config.device_map == "none" and not plain_steps(config)
+        # a reference or a reward model of another size is counted as one of this
+        self.models = 1 + config.keeps_reference + config.scores_answers
+        self.models += config.stage == "grpo" and config.grpo_beta > 0 and config.finetuning_type in ("full", "freeze")
         self.form = Form(config.quantization_bit or 0, config.double_quantization)
         self.loaded = Loaded(anatomy, self.form)
         self.trained: Trained = trained(anatomy, config)
@@ -111,8 +114,8 @@ class TrainingMemory:
         casts = 0 if self.mixed else 2 * self.trained.of_linears
         share = self.cards
         return {
-            "weights": (weights.plain + weights.packed) // share,
-            "constants": weights.constants // share,
+            "weights": (weights.plain + weights.packed) * self.models // share,
+            "constants": weights.constants * self.models // share,
             "adapters": (self.trained.copies(width) + casts) // share,
             "gradients": self.trained.gradients(width) // share,
             "optimizer": self.trained.state_of(self.config, width) // share,
@@ -123,6 +126,8 @@ class TrainingMemory:
         """Of the head's chunk. A trained head keeps them in 32 bits, with their gradients, and makes its own gradient
         for each chunk beside the sum of those before."""
         positions, sizes = min(CHUNK, tokens), self.anatomy.sizes
+        if self.config.use_asft_loss:  # those of the reference beside them
+            return positions * sizes.vocabulary * (constants.TRAINED + 4) + 2 * sizes.vocabulary * sizes.hidden
         if not self._trains_head:
             return positions * sizes.vocabulary * 2
         return positions * sizes.vocabulary * constants.TRAINED + 2 * sizes.vocabulary * sizes.hidden
@@ -284,6 +289,9 @@ class TrainingMemory:
             }
         else:
             phases = self._plain(tokens)
+        if self.config.stage == "grpo":
+            written = answers_cache(self.config, self.anatomy.sizes, self.rows, 2)
+            phases.append({"phase": "answers", "cache": written})
         largest = max(phases, key=_bytes)
         dynamic = _bytes(largest)
         share = constants.GAPS if self.recorded else constants.GAPS_PLAIN
@@ -328,7 +336,7 @@ class TrainingMemory:
     def _evaluation(self) -> list[dict]:
         """An evaluation keeps nothing, but has all logits of its batch, in 16 and in 32 bits."""
         config, sizes = self.config, self.anatomy.sizes
-        if config.eval_strategy == "no":
+        if config.eval_strategy == "no" or config.stage == "grpo":  # whose evaluation is a step without its way back
             return []
         tokens = config.per_device_eval_batch_size * self.rows.longest_evaluated(config, sizes.context)
         logits = int(tokens * sizes.vocabulary * constants.EVALUATED)
@@ -342,6 +350,8 @@ class TrainingMemory:
             notes.append(Message("cost_rows_unknown", tokens=self.batch.longest))
         if self.trained.targets.unknown:
             notes.append(Message("cost_targets_unknown", names=list(self.trained.targets.unknown)))
+        if self.config.stage == "grpo":
+            notes.append(Message("cost_grpo", tokens=self.config.max_completion_length))
         if self.config.optim.startswith("paged"):
             notes.append(Message("cost_paged"))
         if self.config.adapter_name_or_path:

@@ -23,7 +23,7 @@ _OF_BASE = ("license", "license_name", "license_link", "language")  # of the bas
 _SHOWN = ("loss", "eval_loss")
 _MAX_REPORT = 16 << 20
 _WORDS = {
-    "safetensors": "the base model with the adapters merged in, in the base's own precision",
+    "safetensors": "the model with its adapters merged in, if any, in the model's own precision",
     "bnb-4bit": "4-bit weights as bitsandbytes packs them, for transformers",
     "lora": "an adapter for PEFT",
 }
@@ -60,27 +60,32 @@ def write_card(
 def card(name: str, kind: str, base: str, source: Path, adapters: dict[str, float], workspace: Workspace) -> str:
     """The whole README.md."""
     merged = "Adapters" if kind in ("lora", "gguf-lora") else "Merged adapters"
-    lines = ["---", yaml.safe_dump(_front(kind, base, source, adapters), sort_keys=False, allow_unicode=True).rstrip()]
+    front = _front(kind, base, source, adapters, workspace)
+    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip()]
     lines += ["---", "", f"# {name}", "", f"Written by QLoRA Workbench as {kind}: {_WORDS.get(kind, 'for llama.cpp')}."]
     lines += ["", f"- Base: {base}"]
     lines += [f"- {merged}: " + (", ".join(f"{key} × {value:g}" for key, value in adapters.items()) or "none")]
     lines += ["- License: the base model's holds.", ""]
     if kind in _USE:
         lines += ["```python", _USE[kind].format(name=name), "```", ""]
-    for adapter in adapters:
-        if run := run_named(workspace, adapter.split("/")[0]):
-            lines += _about_run(adapter, run, base, workspace)
+    for named in adapters or [base]:  # a base alone may be of a run that trained all weights
+        if run := run_named(workspace, named.split("/")[0]):
+            lines += _about_run(named, run, base, workspace)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _front(kind: str, base: str, source: Path, adapters: dict[str, float]) -> dict[str, Any]:
+def _front(kind: str, base: str, source: Path, adapters: dict[str, float], workspace: Workspace) -> dict[str, Any]:
     """The card's metadata: https://huggingface.co/docs/hub/model-cards."""
     own = _base_metadata(source)
     found: dict[str, Any] = {key: own[key] for key in _OF_BASE if own.get(key)}
+    if own_run := run_named(workspace, base):
+        base = str(own_run.config_values().get("model_name_or_path") or "")
     known = f"HuggingFaceTB/{DEMO_MODEL}" if base == DEMO_MODEL else base
     if HUB_ID.fullmatch(known) and not Path(known).is_dir():
-        relation = "adapter" if kind in ("lora", "gguf-lora") else "finetune" if adapters else "quantized"
-        found |= {"base_model": known, "base_model_relation": relation}
+        changed = "finetune" if adapters or own_run else "quantized"
+        found["base_model"] = known
+        if adapters or own_run or kind != "safetensors":  # else a copy, for which hubs have no word
+            found["base_model_relation"] = "adapter" if kind in ("lora", "gguf-lora") else changed
     library = "peft" if kind == "lora" else "gguf" if kind.startswith("gguf") else "transformers"
     tags = ["qlora-workbench", *(["lora"] if adapters else []), *([] if kind in ("safetensors", "lora") else [kind])]
     return found | {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}

@@ -38,7 +38,7 @@ class InPlace:
             UserError: an adapter does not fit, or they cannot be added up; the base's files are not whole.
         """
         files = check_shards(source)
-        if not files or not adapters:
+        if not files:
             return None
         try:
             base = Tensors(files)

@@ -41,6 +41,7 @@ def export(
     set_template: Callable[[Any, str, str], None],
 ) -> Path:
     """Write `models/<name>` in the workspace: the base in its own precision, plus each adapter times its weight.
+    Without adapters it is a copy of the model alone, such as of a run that trained all weights.
 
     With it go the tokenizer and the chat template of the (first) adapter's run, the tokens at which its answers end,
     and a model card. The folder appears whole or not at all.
@@ -53,12 +54,10 @@ def export(
         UserError: the name is taken, an adapter does not fit, the base is quantized, or the disk is full.
     """
     target, folders = export_target(name, adapters, workspace)
-    if not folders:
-        raise UserError("no_adapter_to_merge")
     source = source_folder(config, workspace, progress)
     model_name = config.model_name_or_path or ""
     check_unquantized(source, model_name)
-    tokenizer = exported_tokenizer(config, next(iter(folders.values())), workspace, progress, set_template)
+    tokenizer = exported_tokenizer(config, next(iter(folders.values()), None), workspace, progress, set_template)
     weights = {folders[key]: weight for key, weight in adapters.items()}
     with written_whole(target) as partial:
         write_merged(partial, config, source, weights, tokenizer, workspace, progress, log)
@@ -80,7 +79,7 @@ def write_merged(
     planned = InPlace.plan(source, adapters) if config.infer_dtype == "auto" else None
     ends = ends_of(config, tokenizer, workspace, progress)
     if planned is None:
-        log("The model is loaded to be merged: its adapters or its files are of a kind that needs that.")
+        log("The model is loaded to be written: its adapters, its files or the precision need that.")
         _write_loaded(folder, config, source, adapters, ends, len(tokenizer), workspace, progress, log)
     else:
         planned.write(folder, progress)
@@ -132,7 +131,7 @@ def _write_loaded(
         tuned = None
         for adapter_name, adapter in zip(names, adapters, strict=True):
             tuned = with_adapter(model, tuned, adapter, adapter_name)
-        merged = merge_into_base(tuned, names, list(adapters.values()))
+        merged = merge_into_base(tuned, names, list(adapters.values())) if tuned is not None else model
     except UserError:
         raise
     except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:

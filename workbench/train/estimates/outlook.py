@@ -105,6 +105,8 @@ def outlook(
     config: RunConfig, workspace: Workspace, device: Device | None = None, *, with_changes: bool = True
 ) -> Outlook:
     """What is to be expected of a run on a device; on what its `devices` are here if none is given."""
+    if not config.do_train:
+        return _predicting(config, workspace, device)
     device = device or device_for(config.devices)
     several = device.count if device.gpu else 1
     if device.gpu and config.device_map == "none":  # such a run takes one of them
@@ -149,6 +151,16 @@ def outlook(
     return result
 
 
+def _predicting(config: RunConfig, workspace: Workspace, device: Device | None) -> Outlook:
+    """Of a run that only predicts: what its model takes to answer."""
+    shared = EngineConfig.model_fields.keys() & RunConfig.model_fields.keys()
+    engine = EngineConfig(**{name: getattr(config, name) for name in shared})
+    adapter = (config.adapter_name_or_path or "").split(",")[-1].strip()
+    result = chat_outlook(engine, adapter, workspace, device)
+    result.notes.insert(0, Message("cost_predicts"))
+    return result
+
+
 def way_of(estimate: Estimate, device: Device) -> str:
     """How steps are made: `compiled`, `recorded`, `plain`, or `host`."""
     if not device.gpu:
@@ -162,9 +174,9 @@ def fits(estimate: Estimate, factor: float, memory: int) -> bool:
     return (estimate.total - base) * factor + base <= memory
 
 
-def chat_outlook(config: EngineConfig, adapter: str, workspace: Workspace) -> Outlook:
-    """What is to be expected of a model that is loaded for chat."""
-    device = device_for(config.devices)
+def chat_outlook(config: EngineConfig, adapter: str, workspace: Workspace, device: Device | None = None) -> Outlook:
+    """What is to be expected of a model that is loaded for chat; on what its `devices` are here if none is given."""
+    device = device or device_for(config.devices)
     result = Outlook(str(config.model_name_or_path or ""), device)
     if config.engine_url is not None:
         result.problems.append(Message("cost_engine_elsewhere"))

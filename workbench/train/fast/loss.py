@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from workbench.models.attention import bounds_arguments, no_masks
 from workbench.train.fast.cross_entropy import linear_cross_entropy, linear_nll, logit_adjustment
+from workbench.train.fast.held import Held
 from workbench.train.fast.masks import one_sequence_per_row
 from workbench.train.fast.token_weights import Weigh
 
@@ -24,6 +25,8 @@ def sum_loss_in_forward(causal) -> None:
     With `per_token`, `loss` is that of each position instead, [rows, length - 1], 0 where nothing is trained.
 
     With `weigh` (`token_weights.py`), each token's loss is multiplied by its weight before they are summed.
+
+    With `held` (`held.py`), it is the summed loss against a reference, whose pass comes first.
 
     With `bounds` and `longest`, the row is of conversations laid end to end (`models/attention.py`).
 
@@ -40,6 +43,7 @@ def sum_loss_in_forward(causal) -> None:
         sum_loss: bool = False,
         per_token: bool = False,
         weigh: Weigh | None = None,
+        held: Held | None = None,
         static_shapes: bool = False,
         bounds=None,
         longest=0,
@@ -48,16 +52,23 @@ def sum_loss_in_forward(causal) -> None:
         if not (sum_loss or per_token):
             return plain(*args, **inputs)
         labels = inputs.pop("labels")
+        reference = None
+        if held is not None:
+            reference = held.hidden(causal, last_hidden_state, bounds=bounds, longest=longest, **inputs)
+            reference = reference[:, :-1].flatten(0, 1)
         hidden = last_hidden_state(causal, bounds, longest, **inputs)
         head = causal.get_output_embeddings()
         hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         trained = None if static_shapes else targets != -100
         if trained is not None:
             hidden, targets = hidden[trained], targets[trained]
+            reference = None if reference is None else reference[trained.to(reference.device)]
         device = head.weight.device
         with torch.autocast(device.type, enabled=False):  # the head computes in the dtype that it is in
             arguments = hidden.to(device), head, targets.to(device), *logit_adjustment(causal.config)
-            if weigh is not None:
+            if held is not None:
+                loss = held.loss(reference, *arguments, causal=causal)
+            elif weigh is not None:
                 nll = linear_nll(*arguments)
                 loss = (nll * weigh(nll.detach(), *arguments)).sum()
             else:

@@ -13,7 +13,20 @@ _NAMES = {"completions/mean_length": "completion_length"}
 
 
 class GroupTrainer(WorkbenchTrainer, GRPOTrainer):
-    """TRL's trainer, with checkpoints that are whole or not there."""
+    """TRL's trainer, with checkpoints that are whole or not there.
+
+    A question is asked as the workbench renders it, tools and earlier calls included (`data/prompts.py`); TRL knows
+    only tools that it calls itself, the same for all rows.
+    """
+
+    def _generate_and_score_completions(self, inputs):
+        self._rendered = [row["rendered"] for row in inputs]
+        return super()._generate_and_score_completions(inputs)
+
+    def _tokenize_prompts(self, prompts):
+        if len(prompts) != len(self._rendered):
+            raise RuntimeError("TRL asks other questions than those of its batch")
+        return self.processing_class(self._rendered, add_special_tokens=False)["input_ids"], None, {}
 
     def evaluation_loop(self, *args, **kwargs):
         return GRPOTrainer.evaluation_loop(self, *args, **kwargs)
@@ -28,7 +41,7 @@ class GroupTrainer(WorkbenchTrainer, GRPOTrainer):
         return 0.0  # the batch holds questions; how long the answers become is not known yet
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = ["prompt", "answer"]
+        self._signature_columns = ["prompt", "answer", "rendered", "question"]
 
     def log(self, logs, start_time=None):
         mode = "train" if self.model.training else "eval"

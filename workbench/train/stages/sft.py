@@ -1,10 +1,13 @@
 """Supervised fine-tuning, on TRL's `SFTTrainer`."""
 
+from contextlib import nullcontext
+
 import torch
 from trl import SFTConfig, SFTTrainer
 
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import has_own_balance_loss
+from workbench.train.fast.held import Held
 from workbench.train.fast.loss import counted_tokens, sum_loss_in_forward
 from workbench.train.fast.token_weights import Weigh, token_weights
 from workbench.train.stages.base import Stage, WorkbenchTrainer
@@ -15,14 +18,18 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
     twice and waits for the GPU in every step.
 
     `weigh` weighs the tokens that are trained; an evaluation counts them all the same, so that its loss can be
-    compared with that of other runs.
+    compared with that of other runs. `held_by` weighs the divergence from a reference beside it (ASFT), which is
+    `held_to`, or the model without its adapters.
     """
 
-    def __init__(self, *args, weigh: Weigh | None = None, **kwargs):
-        self.weigh = weigh
+    def __init__(self, *args, weigh: Weigh | None = None, held_by: float | None = None, held_to=None, **kwargs):
+        self.weigh, self.held = weigh, None
         super().__init__(*args, **kwargs)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         sum_loss_in_forward(causal)
+        if held_by is not None:
+            off = getattr(self.model, "disable_adapter", nullcontext)
+            self.held = Held(held_by, causal, off, held_to)
 
     def loss_of(self, inputs: dict) -> torch.Tensor:
         self.step_strategy.begin()
@@ -61,6 +68,8 @@ class SupervisedTrainer(WorkbenchTrainer, SFTTrainer):
         static = self.step_strategy.static_shapes and self.model.training
         if self.weigh is not None and self.model.training:
             rest["weigh"] = self.weigh
+        if self.held is not None and self.model.training:
+            rest["held"] = self.held
         return model(input_ids=input_ids, labels=labels, sum_loss=True, static_shapes=static, **rest).loss
 
 
@@ -76,4 +85,9 @@ def own_arguments(config: RunConfig, causal) -> dict:
     }
 
 
-STAGE = Stage("sft", SupervisedTrainer, SFTConfig, own_arguments, lambda config: {"weigh": token_weights(config)})
+def own_options(config: RunConfig) -> dict:
+    """How a run weighs its tokens."""
+    return {"weigh": token_weights(config), "held_by": config.asft_alpha if config.use_asft_loss else None}
+
+
+STAGE = Stage("sft", SupervisedTrainer, SFTConfig, own_arguments, own_options)

@@ -15,6 +15,7 @@ from workbench.models.export.listing import Exported, find_export, list_exports
 from workbench.models.export.target import check_name
 from workbench.models.locate import locate_adapter
 from workbench.runs import job
+from workbench.runs.run import run_named
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.notes import QUIET, middle, note, told
@@ -70,7 +71,9 @@ class ExportPanel:
             self.workspace.check_writable()
             if hub:
                 people.check("admin")  # with the token of whoever runs the server
-            alone = format_ in WITHOUT_ADAPTERS and not (text or "").strip()
+            # a run that trained all weights is a model; of another, adapters may have been forgotten
+            model_alone = format_ == "safetensors" and run_named(self.workspace, model) is not None
+            alone = (format_ in WITHOUT_ADAPTERS or model_alone) and not (text or "").strip()
             weights = {} if alone else self.weights_of(text, lang)
             if not (name or "").strip():
                 raise UserError(say("merge_name_missing", lang))

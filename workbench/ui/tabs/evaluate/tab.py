@@ -19,6 +19,8 @@ from workbench.runs import job
 from workbench.runs.run import list_runs, run_named
 from workbench.runs.state import StateDirectory
 from workbench.storage.workspace import Workspace, dataset_folder, expanded
+from workbench.train import queue
+from workbench.train.devices import slots, wanted_slots
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.form import dataset_choices, model_choices
@@ -183,7 +185,9 @@ class EvaluateTab:
             self.workspace.inside(path if path.is_absolute() else Path.cwd() / path, what="model_name_or_path")
         _, _, config = target(name, "", {}, self.workspace)
         self.workspace.confine(config)
-        check_room(config, self.workspace)
+        given, _ = queue.job_waits_for(wanted_slots({"devices": config.devices}, slots()), self.workspace, time.time())
+        if given:  # else its job looks when its turn has come
+            check_room(config, self.workspace)
 
     @people.needs("train")
     def predict(self, name, datasets, samples, tokens, temperature, request: gr.Request):

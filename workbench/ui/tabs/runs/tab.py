@@ -6,7 +6,7 @@ import gradio as gr
 
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
-from workbench.runs.metrics import REWARDS, by_device
+from workbench.runs.metrics import REWARDS, by_device, losses_of_each
 from workbench.runs.run import Run, group_name, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
@@ -288,7 +288,7 @@ class RunsTab:
         series = monitor.reader_of(run).series
         panels = [
             (say("loss", lang), ("loss",)),
-            (say("legend_eval", lang), ("eval_loss",)),
+            (say("legend_eval", lang), ("eval_loss", *losses_of_each(series))),
             (say("learning_rate", lang), ("lr",)),
             (say("chart_grad_norm", lang), ("grad_norm",)),
             (say("throughput", lang), ("throughput",)),
@@ -353,6 +353,7 @@ class RunsTab:
     @people.needs("train")
     def resumed(self, run_id, checkpoint_, epochs_, request: gr.Request):
         def go_on(run: Run) -> str:
+            people.check_push(run.config_values().get("push_to_hub"))
             # steps, where they were given, would take precedence over epochs
             overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
             return queue.resume(run, self.workspace, checkpoint=checkpoint_ or "", overrides=overrides)

@@ -84,6 +84,7 @@ class SweepPanel:
             changes, configs = self._members(kind, lines, trials, seed, contents)
 
             def check(config: RunConfig, _: Workspace) -> None:
+                people.check_push(config.push_to_hub)
                 self.worker.ask("preflight", user_of(request), config=config.model_dump(exclude_unset=True))
 
             runs: list[Run] = sweep.launch(

@@ -238,6 +238,7 @@ class TrainTab:
             config = self.form.config(list(contents))
             values = config.model_dump(exclude_unset=True)
             self._check_output(config)
+            people.check_push(config.push_to_hub)
             run = queue.launch(
                 config,
                 self.workspace,

@@ -39,6 +39,10 @@ SENTENCES = {
         "{group}：{taken} 个已移出队列，{stopped} 个运行中的已停止。",
     ),
     "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
+    "run_taken": (
+        "This host gave no sign of life for a while, and {host} has taken {id} over. Its processes here are ended.",
+        "本机曾有一段时间没有活动迹象，主机 {host} 已接管 {id}。本机上的相关进程已结束。",
+    ),
     "trainer_killed_because": (
         "The trainer was killed: {because}; {rest}.",
         "训练进程已被强制结束：{because}；{rest}。",

@@ -49,8 +49,8 @@ RUN_FILES = (
     RunFile(("evaluations.json",), "page", "results of tasks of lm-evaluation-harness: task, metrics, limit, versions"),
     RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
     RunFile(
-        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".*.tmp"), "supervisor, trainer",
-        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; a file before it has its name",
+        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".heartbeat", ".stop-request", ".*.tmp"), "supervisor, trainer",
+        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; the supervisor's sign of life for other hosts, and their wish to stop; a file before it has its name",
     ),
     RunFile(
         ("adapter_model*.safetensors*", "adapter_config.json", "model*.safetensors*", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",

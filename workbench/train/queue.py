@@ -18,7 +18,8 @@ from workbench.config.run_config import to_yaml, validated
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
 from workbench.messages.message import Message
-from workbench.runs import job
+from workbench.runs import hosts, job
+from workbench.runs.heartbeat import ask_stop
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
 from workbench.runs.state import process_alive, state_word
 from workbench.storage.files import write_atomically
@@ -29,8 +30,10 @@ from workbench.train.estimates.check import check_start
 
 
 def queue(workspace: Workspace) -> list[Run]:
-    """The queued runs in the order in which they will start."""
-    waiting = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
+    """The runs that are queued on this host, in the order in which they will start."""
+    here = hosts.name()
+    queued = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
+    waiting = [item for item in queued if item.state.host == here]
     return [item.run for item in sorted(waiting, key=lambda item: (item.state.position, item.run.id))]
 
 
@@ -116,7 +119,8 @@ def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
     if run not in waiting:
         return 0, []
     wanted, _ = wanted_slots(run.config_values(), slots())
-    going = [item for item in list_states(workspace) if item.state.active and item.state.pid]
+    here, listed = hosts.name(), list_states(workspace)
+    going = [item for item in listed if item.state.active and item.state.pid and item.state.host == here]
     holders = [item.run.id for item in going if {*(item.state.devices or ",".join(wanted)).split(",")} & {*wanted}]
     return waiting.index(run) + 1, holders[::-1]
 
@@ -124,7 +128,8 @@ def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
 def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message:
     """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
-    Only a process that is certainly the run's own is signaled (same pid and start).
+    Only a process that is certainly the run's own is signaled (same pid and start). One of another host is asked
+    through a file.
 
     Args:
         kill: whether asking again kills the run; by default it does. A page that asks its user first says which.
@@ -143,6 +148,10 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     again = (run.path / ".stopping").exists()
     if again and kill is False:
         return Message("run_is_stopping", id=run.id)
+    if not hosts.is_here(state.boot):
+        (run.path / ".stopping").touch()
+        ask_stop(run.path)
+        return Message("run_kill_asked" if again else "run_stop_asked", id=run.id, host=state.host)
     trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
     if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone
         (run.path / ".stopping").touch()
@@ -189,11 +198,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         kept = run.config_values()
         workspace.check_code(kept.get("trust_remote_code") or kept.get("trust_reward_code"))
     with queue_lock(workspace):
-        lock = run.lock()
-        if lock is not None:
-            os.close(lock)
-        if lock is None or run.state().active:
-            raise UserError("run_going_stop", id=run.id)
+        run.check_ended("run_going_stop")
         checkpoints = run.checkpoints()
         name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
         if name and name not in [p.name for p in checkpoints]:
@@ -211,6 +216,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             pid=None,
             pid_started=None,
             boot="",
+            host=hosts.name(),
             ended=None,
             exit_code=None,
             reason="",
@@ -240,6 +246,9 @@ def move(run: Run, workspace: Workspace, places: int) -> Message:
     workspace.check_writable()
     with queue_lock(workspace):
         order = queue(workspace)
+        state = run.state()
+        if state.state == "queued" and not state.pid and state.host != hosts.name():
+            raise UserError("queued_elsewhere", id=run.id, host=state.host)
         if run not in order:
             raise UserError("not_in_queue", id=run.id, state=state_word(run.state().state))
         old = order.index(run)

@@ -16,6 +16,7 @@ from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.runs import job
+from workbench.runs.heartbeat import Heartbeat
 from workbench.runs.run import Run
 from workbench.runs.state import FINAL, own_process, process_of
 from workbench.storage.workspace import Workspace
@@ -37,6 +38,7 @@ class _Trainer:
         self.process: subprocess.Popen | None = None
         self.asked = 0
         self.killed_because = ""
+        self.taken = False
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
@@ -51,7 +53,29 @@ class _Trainer:
         lock."""
         job.kill(self.process)
 
+    def beat(self) -> Heartbeat:
+        """Tell other hosts that the run goes on, and listen to them. Once this process has counted as lost, another
+        host may have taken the run over: then this one ends without a word in its files."""
+        mine = own_process()
+
+        def taken() -> bool:
+            state = self._run.stored_state()
+            return state.state == "queued" or (
+                bool(state.pid) and (state.pid, state.boot) != (mine["pid"], mine["boot"])
+            )
+
+        def gone() -> None:
+            self.taken = True
+            if self.process is not None:
+                self.end()
+
+        return Heartbeat(self._run.path, self.stop, taken, gone)
+
     def _stop(self, signum, frame):
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop was asked for, by a signal or from another host."""
         self.asked += 1
         if self.process is None or self.process.poll() is not None:
             return
@@ -99,8 +123,10 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     run.update(
         state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
     )
+    heartbeat = trainer.beat()
     changes = {
         "PYTHONUNBUFFERED": "1",
+        "WORKBENCH_SUPERVISOR": str(os.getpid()),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices,
     }
@@ -131,6 +157,10 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         reader.join(5)
         if code or trainer.asked or run.stored_state().state not in ("running", "finished"):
             break
+    heartbeat.end()
+    if trainer.taken:
+        os.close(lock)
+        raise UserError("run_taken", id=run.id, host=run.stored_state().host)
     if not code and trainer.asked and run.stored_state().state == "running":  # between training and predictions
         run.update(state="stopped", reason=Message("predict_stopped", done=0))
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)

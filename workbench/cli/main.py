@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage, sweep
+from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage, submit, sweep
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -39,6 +39,7 @@ evaluation.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
 sweep.add_commands(app)
+submit.add_commands(app)
 
 
 def main() -> None:
@@ -95,7 +96,7 @@ def train(
     from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run, group_name
     from workbench.runs.state import own_process, state_word
-    from workbench.train import queue
+    from workbench.train import queue, slurm
     from workbench.train.supervise import supervise
 
     space = Workspace(workspace).create()
@@ -103,10 +104,17 @@ def train(
         if set_:
             raise UserError("set_on_run")
         run = Run(config.absolute())
-        if run.state().active and run.stored_state().pid:
+        state = run.state()
+        if slurm.is_own_job(state.slurm):
+            slurm.take_over(run)
+        elif state.active and state.pid:
             raise UserError("run_going", id=run.id)
-        parsed = load_run_config(config / "run.yaml")
-        preflight(parsed, space)
+        elif state.slurm:
+            slurm.take_back(run, state)
+        with slurm.failure_told(run):
+            parsed = load_run_config(config / "run.yaml")
+            from_queue = from_queue or slurm.given_devices(run, parsed)
+            preflight(parsed, space)
     else:
         parsed = load_run_config(config_file(config, space), set_ or [])
         check_run(parsed, space)
@@ -151,7 +159,9 @@ def runs(
     """List the runs, newest first."""
     from workbench.runs.run import list_runs
     from workbench.runs.state import state_word
+    from workbench.train import slurm
 
+    slurm.look(Workspace(workspace))
     rows = [(run, run.state()) for run in list_runs(Workspace(workspace)) if group in ("", run.notes().get("group"))]
     if json_:
         listed = [{"id": r.id, "path": str(r.path), **vars(s), "messages": s.messages()} for r, s in rows]
@@ -170,9 +180,11 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     from workbench.runs.metrics import summary
     from workbench.runs.run import find_run, folder_bytes
     from workbench.runs.state import state_word
+    from workbench.train import slurm
     from workbench.train.estimates import record
     from workbench.ui.monitor import estimate_line
 
+    slurm.look(Workspace(workspace))
     run = find_run(Workspace(workspace), run_id)
     state = run.state()
     details = {

@@ -43,6 +43,34 @@ SENTENCES = {
         "This host gave no sign of life for a while, and {host} has taken {id} over. Its processes here are ended.",
         "本机曾有一段时间没有活动迹象，主机 {host} 已接管 {id}。本机上的相关进程已结束。",
     ),
+    "slurm_value": (
+        "--{name} {value!r} cannot stand in a batch file. Write one line, as sbatch's manual has it.",
+        "--{name} {value!r} 不能写入批处理文件。请按 sbatch 手册的写法，写成一行。",
+    ),
+    "slurm_missing": (
+        "There is no Slurm here: sbatch is not on the PATH. Submit from a login node of the cluster, or train here with `workbench train`.",
+        "此处没有 Slurm：PATH 中找不到 sbatch。请在集群的登录节点提交，或用 `workbench train` 在本机训练。",
+    ),
+    "slurm_refused": ("{program} did not do it: {reason}.", "{program} 未能执行：{reason}。"),
+    "slurm_waits": ("Waits in Slurm as job {job}.", "在 Slurm 中等待，作业号 {job}。"),
+    "slurm_waiting": (
+        "{id} waits in Slurm as job {job}. Stop it first.",
+        "{id} 正在 Slurm 中等待（作业 {job}）。请先停止它。",
+    ),
+    "slurm_submitted": ("Slurm has it as job {job}.", "已提交给 Slurm，作业号 {job}。"),
+    "slurm_gone": (
+        "Slurm knows nothing of job {job} any more, and it left no word. Look into slurm-{job}.log in the run's folder.",
+        "Slurm 已不再知道作业 {job}，且该作业没有留下信息。请查看运行目录中的 slurm-{job}.log。",
+    ),
+    "slurm_ended": (
+        "Slurm ended job {job}: {state} (exit code {code}). Look into slurm-{job}.log in the run's folder.",
+        "Slurm 结束了作业 {job}：{state}（退出码 {code}）。请查看运行目录中的 slurm-{job}.log。",
+    ),
+    "slurm_cancelled": ("{id} is taken out of Slurm (job {job}).", "已将 {id} 从 Slurm 中移除（作业 {job}）。"),
+    "submit_where": (
+        "Say where to: --slurm. For this machine's own queue: workbench queue add.",
+        "请指明提交到哪里：--slurm。加入本机队列请用：workbench queue add。",
+    ),
     "trainer_killed_because": (
         "The trainer was killed: {because}; {rest}.",
         "训练进程已被强制结束：{because}；{rest}。",
@@ -202,6 +230,8 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "slurm_silent": ("it did not answer within {seconds:g} s", "{seconds:g} 秒内没有回应"),
+    "slurm_unclear": ("it printed no job number but {text!r}", "它没有输出作业号，而是 {text!r}"),
     "sweep_time_unknown": ("for a time that cannot be told yet", "时间尚无法估计"),
     "sweep_minutes": ("for about {count} minutes", "约 {count} 分钟"),
     "sweep_hours": ("for about {count:.1f} hours", "约 {count:.1f} 小时"),

@@ -24,6 +24,7 @@ class RunFile:
 
 RUN_FILES = (
     RunFile(("run.yaml",), "page", "the options as launched; `python -m workbench train runs/<id>` resumes the run"),
+    RunFile(("slurm.sbatch", "slurm-*.log"), "page, Slurm", "of a run that was given to Slurm: its batch file, and what the job printed beside the run's own log"),
     RunFile(("run-until-*.yaml",), "page", "the options before a resume that changed them"),
     RunFile(
         ("state.json",), "supervisor, trainer",

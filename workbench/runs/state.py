@@ -48,6 +48,7 @@ class ProcessState:
     the checkpoint to go on from. `trainer_pid` is the process that trains, under the one that `pid` names.
     `skipped_rows`: broken rows of the data that the user chose to skip. `started_by`: the user of the page who started
     the run; empty where nobody logs in, and for the command line. `host`: where the run is, or waits.
+    `slurm`: the number of its job in Slurm.
     """
 
     state: str = "queued"
@@ -76,6 +77,7 @@ class ProcessState:
     cwd: str = ""
     skipped_rows: int = 0
     started_by: str = ""
+    slurm: str = ""
 
     @property
     def active(self) -> bool:

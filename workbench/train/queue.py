@@ -25,6 +25,7 @@ from workbench.runs.state import process_alive, state_word
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import Workspace
+from workbench.train import slurm
 from workbench.train.devices import assign, busy_slots, check_devices, slots, wanted_slots
 from workbench.train.estimates.check import check_start
 
@@ -33,7 +34,7 @@ def queue(workspace: Workspace) -> list[Run]:
     """The runs that are queued on this host, in the order in which they will start."""
     here = hosts.name()
     queued = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
-    waiting = [item for item in queued if item.state.host == here]
+    waiting = [item for item in queued if item.state.host == here and not item.state.slurm]
     return [item.run for item in sorted(waiting, key=lambda item: (item.state.position, item.run.id))]
 
 
@@ -138,6 +139,8 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     state = run.state()
     if not state.active:
         return Message("run_ended_already", id=run.id, state=state_word(state.state))
+    if state.slurm and not state.pid:
+        return _cancel(run, state.slurm, workspace)
     if not state.pid:
         with queue_lock(workspace):
             state = run.state()
@@ -171,6 +174,16 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     return Message("run_stops", id=run.id)
 
 
+def _cancel(run: Run, job: str, workspace: Workspace) -> Message:
+    """Take a run that has not begun out of Slurm."""
+    slurm.cancel(job)
+    with queue_lock(workspace):
+        state = run.state()
+        if state.active and not state.pid:
+            run.update(state="stopped", reason=Message("slurm_cancelled", id=run.id, job=job), ended=time.time())
+    return Message("slurm_cancelled", id=run.id, job=job)
+
+
 def _alive(pid: int | None, started: float | None, boot: str) -> bool:
     return bool(pid) and started is not None and process_alive(pid, started, boot)
 
@@ -181,13 +194,16 @@ def _wait_until(condition, seconds: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> Message:
+def resume(
+    run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None, in_slurm: bool = False
+) -> Message:
     """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a
     sentence.
 
     Args:
         checkpoint: `checkpoint-N`, or N.
         overrides: options to change, such as more epochs; the old file stays beside the new one.
+        in_slurm: it is given to Slurm next, and is in no queue here.
 
     Raises:
         UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this
@@ -216,7 +232,8 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             pid=None,
             pid_started=None,
             boot="",
-            host=hosts.name(),
+            host="" if in_slurm else hosts.name(),
+            slurm=slurm.SUBMITTING if in_slurm else "",
             ended=None,
             exit_code=None,
             reason="",
@@ -228,7 +245,8 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             trainer_pid=None,
             trainer_started=None,
         )
-    start_queued(workspace)
+    if not in_slurm:
+        start_queued(workspace)
     state = run.state()
     waits = state.state == "queued" and not state.pid
     return Message("run_waits" if waits else "run_goes_on", id=run.id, start=name or Message("the_beginning"))
@@ -248,7 +266,7 @@ def move(run: Run, workspace: Workspace, places: int) -> Message:
         order = queue(workspace)
         state = run.state()
         if state.state == "queued" and not state.pid and state.host != hosts.name():
-            raise UserError("queued_elsewhere", id=run.id, host=state.host)
+            raise UserError("queued_elsewhere", id=run.id, host=state.host or "Slurm")
         if run not in order:
             raise UserError("not_in_queue", id=run.id, state=state_word(run.state().state))
         old = order.index(run)

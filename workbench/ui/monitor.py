@@ -75,7 +75,7 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     if place:
         notes.append(say("queued_note", lang, place=place))
         notes[-1] += " " + say("queued_waits", lang, runs=", ".join(holders)) if holders else ""
-    elif state.state == "queued" and not state.pid and state.host != hosts.name():
+    elif state.state == "queued" and not state.pid and state.host not in ("", hosts.name()):
         notes.append(say("queued_on", lang, name=state.host))
     for text in notes:
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(text)}</div>")

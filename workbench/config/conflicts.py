@@ -98,6 +98,9 @@ def conflicts(config: RunConfig) -> list[Message]:
         if not (name.isdigit() or name in ("auto", "cpu")):
             problems.append(Message("devices_wrong", value=c.devices))
             break
+    names = split_names(c.devices)
+    if len(names) > 1 and set(names) != {"cpu"} and (len(set(names)) < len(names) or {"auto", "cpu"} & set(names)):
+        problems.append(Message("devices_mixed", value=c.devices))
     return problems
 
 

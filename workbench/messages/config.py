@@ -304,6 +304,11 @@ SENTENCES = {
         "devices: '{value}' does not fit. It can be auto, cpu, or GPU ids such as 0,1.",
         "devices：'{value}' 不合适。可为 auto、cpu，或 GPU 编号如 0,1。",
     ),
+    "devices_mixed": (
+        "devices: '{value}' names a device twice, or mixes kinds. Give different GPU ids such as 0,1; cpu,cpu are two"
+        " processes on the CPU.",
+        "devices：'{value}' 重复了设备或混用了类型。请给出不同的 GPU 编号如 0,1；cpu,cpu 表示 CPU 上的两个进程。",
+    ),
     "option_unknown": (
         "Unknown option '{key}'.{guess} All options: docs/options.md.",
         "未知选项 '{key}'。{guess}全部选项见 docs/options.md。",

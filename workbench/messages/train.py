@@ -80,6 +80,31 @@ SENTENCES = {
         "The trainer ended early (exit code {code}); the log says more.",
         "训练进程提前结束（退出码 {code}）；详见日志。",
     ),
+    "rank_failed": (
+        "Process {rank} of the training failed: {reason}",
+        "训练的第 {rank} 号进程失败：{reason}",
+    ),
+    "ranks_not_joined": (
+        "The {size} processes of the training did not find each other within {seconds:g} s ({address}). See that all of"
+        " them have started and that nothing blocks this port.",
+        "训练的 {size} 个进程未能在 {seconds:g} 秒内互相连接（{address}）。请确认它们均已启动，且该端口未被阻止。",
+    ),
+    "ranks_do_not_talk": (
+        "The GPUs of the training do not reach each other: {reason}. Start with NCCL_DEBUG=INFO, which says more, or"
+        " train on one GPU.",
+        "参与训练的 GPU 之间无法通信：{reason}。可设置 NCCL_DEBUG=INFO 以查看更多信息，或改用单卡训练。",
+    ),
+    "ranks_versions": (
+        "The processes of the training have different versions: {package} is {here} in process 0 and {other} in process"
+        " {rank}. Install the same everywhere.",
+        "训练进程的软件版本不一致：{package} 在 0 号进程为 {here}，在 {rank} 号进程为 {other}。请在各处安装相同版本。",
+    ),
+    "batch_not_kept": (
+        "This run made steps of {rows} rows with {before} processes; {now} processes of {each} rows cannot make the same."
+        " Resume with another number of devices, or change per_device_train_batch_size.",
+        "该运行以 {before} 个进程、每步 {rows} 行进行训练；{now} 个进程、每个 {each} 行无法得到相同的批。请换用其他数量的设备，或调整"
+        " per_device_train_batch_size。",
+    ),
     "trainer_killed_signal": (
         "The trainer was killed ({signal}); the log says more. Resume goes on from the last checkpoint.",
         "训练进程已被强制结束（{signal}）；详见日志。“继续”会从最后一个检查点开始。",
@@ -258,5 +283,7 @@ PARTS = {
         "moe_aux_loss_coef is computed by transformers for this model, over batches of padded rows",
         "对该模型，moe_aux_loss_coef 由 transformers 在填充后的批上计算",
     ),
-    "not_alone": ("it is not one process alone", "不是单进程"),
+    "no_answer": ("there was no answer within {seconds:g} s", "{seconds:g} 秒内没有应答"),
+    "padded_ranks": ("several processes, and rows are padded since {why}", "多进程训练，且数据行采用填充：{why}"),
+    "model_split": ("the model is split over several GPUs", "模型切分在多张 GPU 上"),
 }

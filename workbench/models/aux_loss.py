@@ -66,12 +66,12 @@ class Balance:
             segments, shares = (segments == len(shares)).long(), shares.sum().unsqueeze(0)
         self._segment, self._segments, self._shares, self._scale = segments, len(shares), shares, scale
 
-    def take(self) -> float | None:
-        """The mean L of a router and micro-batch since the last call."""
+    def take(self) -> tuple[float, float]:
+        """The sum of L over routers and micro-batches since the last call, and their number."""
         total = sum((sums.cpu() for sums in self._sums.values()), torch.zeros(2))
         for sums in self._sums.values():
             sums.zero_()
-        return float(total[0] / total[1]) if total[1] else None
+        return float(total[0]), float(total[1])
 
     def gradient(self, logits: Tensor, index: Tensor) -> Tensor:
         """Of `coef · scale · L` with respect to the logits [N, E]; index [N, K] are the chosen experts."""

@@ -146,7 +146,7 @@ def load_model(
             log(f"Reading the 4-bit weights that an earlier load kept in {copy}.")
         device_map = None
         if torch.cuda.is_available():
-            device_map = "auto" if split else {"": 0}
+            device_map = "auto" if split else {"": torch.cuda.current_device()}
         with watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(copy) if kept else source,

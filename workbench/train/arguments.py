@@ -7,12 +7,14 @@ import torch
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.runs.run import Run
+from workbench.train import ranks
 from workbench.train.fast.strategy import StepStrategy
 
 
 def total_steps(config: RunConfig, rows: int) -> int:
     """Optimizer steps of a run over so many rows."""
-    steps = math.ceil(rows / (config.per_device_train_batch_size * config.gradient_accumulation_steps))
+    rows_of_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * ranks.count()
+    steps = math.ceil(rows / rows_of_step)
     return config.max_steps if config.max_steps > 0 else math.ceil(steps * config.num_train_epochs)
 
 
@@ -76,6 +78,7 @@ def common_arguments(run: Run, config: RunConfig, total: int, dtype: torch.dtype
         "greater_is_better": False if config.eval_strategy != "no" else None,
         "report_to": reporters or "none",
         "accelerator_config": {"non_blocking": True},  # copying a batch to the GPU must not wait for the step before it
+        "ddp_backend": "gloo" if ranks.count() > 1 and not cuda else None,
         "dataloader_num_workers": config.dataloader_num_workers,
         "disable_tqdm": True,
     }

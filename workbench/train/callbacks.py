@@ -16,6 +16,7 @@ from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
 from workbench.models.ends import end_tokens
 from workbench.runs.run import Run
+from workbench.train import ranks
 from workbench.train.metrics_log import MetricsLog, log
 
 _GIB = 2**30
@@ -46,6 +47,7 @@ class ReportCallback(TrainerCallback):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # the GPU may be steps behind
             self.metrics.pause()
+        self.stop.requested = ranks.agree(self.stop.requested)  # all of them stop after the same step
         if self.stop.requested and not control.should_training_stop:
             control.should_save = control.should_training_stop = True
             self.run.update(state="stopping", step=state.global_step, heartbeat=time.time())

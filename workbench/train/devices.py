@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.runs import hosts
@@ -37,7 +38,7 @@ def wanted_slots(config: dict, available: list[str]) -> tuple[list[str], int]:
 def check_devices(config: RunConfig) -> None:
     """Raise UserError for devices that this machine does not have: such a run would train on the CPU."""
     available = slots()
-    unknown = [slot for slot in wanted_slots(config.model_dump(), available)[0] if slot not in (*available, "cpu")]
+    unknown = [name for name in split_names(config.devices) if name not in (*available, "cpu", "auto")]
     if unknown:
         raise UserError("devices_missing", names=unknown, known=available)
 

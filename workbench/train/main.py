@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from workbench import loading_libraries
@@ -24,6 +25,7 @@ from workbench.runs.run import FollowedRun, Run, is_whole, step_of
 from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
+from workbench.train.launch import write_failure
 
 
 class Stopped(BaseException):
@@ -73,14 +75,18 @@ class Stop:
 
 
 def main(arguments: list[str]) -> int:
-    first = (
-        os.environ.get("RANK", "0") == "0"
-    )  # set by torchrun and accelerate; only the first process writes the run's files
-    run, workspace = (Run if first else FollowedRun)(Path(arguments[0])), Workspace(arguments[2])
+    rank = int(os.environ.get("RANK", "0"))  # as torchrun sets it; only the first process writes the run's files
+    run, workspace = (FollowedRun if rank else Run)(Path(arguments[0])), Workspace(arguments[2])
     die_with_parent()
     stop = Stop(run)
+
+    def fail(reason: Message) -> None:
+        run.update(state="failed", reason=reason)
+        if rank:
+            write_failure(run, rank, reason)
+
     try:
-        train(run, workspace, stop)
+        train(run, workspace, stop, fail)
     except Stopped:
         run.update(state="stopped", reason=Message("stopped_before"))
     except NothingLeft:
@@ -89,14 +95,14 @@ def main(arguments: list[str]) -> int:
         run.update(state="finished", reason=message)
     except UserError as error:
         print(f"Error: {error}", flush=True)
-        run.update(state="failed", reason=error.message)
+        fail(error.message)
         return 2
     except Exception as error:
         if stop.requested and not stop.training:  # what stopping broke off, as a library sees it
             run.update(state="stopped", reason=Message("stopped_before"))
             return 0
         traceback.print_exc()
-        run.update(state="failed", reason=diagnosis(error, run.path))
+        fail(diagnosis(error, run.path))
         return 1
     return 0
 
@@ -137,8 +143,12 @@ def die_with_parent() -> None:
             sys.exit(1)
 
 
-def train(run: Run, workspace: Workspace, stop: Stop) -> None:
-    """Do the run. Raises UserError for what the user can change."""
+def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], None]) -> None:
+    """Do the run. `fail` writes down why it cannot go on, for an end without an exception.
+
+    Raises:
+        UserError: for what the user can change.
+    """
     from workbench.config.run_config import load_run_config
     from workbench.train.fast.compiler_cache import use_compiler_cache
     from workbench.train.metrics_log import log, progress_writer
@@ -159,6 +169,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         from workbench.models.new_tokens import ready_for_tokens
         from workbench.models.reward import reward_model
         from workbench.models.tuning import ADAPTERS, tuned
+        from workbench.train import ranks
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -166,31 +177,37 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    ranks.join(fail)
     transformers.set_seed(config.seed)
     dtype = compute_dtype(config.fp16, config.bf16)
     if config.max_gpu_memory and torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(min(1.0, config.max_gpu_memory / total))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    run.update(device=device)
-    log(f"Run {run.id} on {device}, computing in {str(dtype).removeprefix('torch.')}.")
+    on = f"{ranks.count()} × {device}" if ranks.count() > 1 else device
+    run.update(device=on)
+    log(f"Run {run.id} on {on}, computing in {str(dtype).removeprefix('torch.')}.")
     if (config.fp16 or config.bf16) and device == "CPU":
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     tokenizer = load_tokenizer(config, workspace, progress)
-    if config.stage == "grpo":
-        train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)
-    else:
-        train_rows, eval_rows = load_data(
-            config, workspace, tokenizer, progress, log=log, folder=run.path if run.writes else None
-        )
+    with ranks.first_before_others():
+        if config.stage == "grpo":
+            train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)
+        else:
+            train_rows, eval_rows = load_data(
+                config, workspace, tokenizer, progress, log=log, folder=run.path if run.writes else None
+            )
     if run.writes and config.stage != "grpo":
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
     references = References(config, workspace, dtype, progress, log) if config.needs_reference else None
     if references and references.other:
-        train_rows, eval_rows = references.from_other(train_rows, eval_rows)
+        with ranks.first_before_others():
+            train_rows, eval_rows = references.from_other(train_rows, eval_rows)
     model = load_model(config, workspace, dtype=dtype, split=config.device_map == "auto", progress=progress, log=log)
     config = ready_for_tokens(model, tokenizer, config, log)
     if config.stage == "rm":
@@ -198,6 +215,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     model = tuned(model, config, workspace, run.path, log)
 
     checkpoint = _checkpoint(run, config)
+    config = _of_same_batch(config, checkpoint, ranks.count())
     if run.writes:
         rewind(run, checkpoint)
     run.update(resume="")
@@ -220,6 +238,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
 
     progress(Message("saving"), 0.0)
     trainer.save_model(str(run.path))  # every process takes part; the first writes
+    ranks.leave()
     if not run.writes:
         return
     tokenizer.save_pretrained(str(run.path))
@@ -271,6 +290,31 @@ def _checkpoint(run: Run, config) -> str | None:
     if stage != config.stage:
         raise UserError("checkpoint_of_stage", path=wanted, stage=stage, now=config.stage)
     return wanted
+
+
+def _of_same_batch(config, checkpoint: str | None, processes: int):
+    """The config with as many rows in a step as the checkpoint was made with, by other processes perhaps.
+
+    Raises:
+        UserError: so many processes cannot make such steps.
+    """
+    if checkpoint is None:
+        return config
+    # transformers' own record of how many there were
+    before = len(list(Path(checkpoint).glob("rng_state_*.pth"))) or 1
+    each, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    if before == processes:
+        return config
+    rows = before * each * steps
+    if rows % (processes * each):
+        raise UserError("batch_not_kept", rows=rows, before=before, now=processes, each=each)
+    steps = rows // (processes * each)
+    print(
+        f"The checkpoint was made by {before} processes and goes on with {processes}:"
+        f" gradient_accumulation_steps {steps} keeps {rows} rows in a step.",
+        flush=True,
+    )
+    return config.model_copy(update={"gradient_accumulation_steps": steps})
 
 
 def rewind(run: Run, checkpoint: str | None) -> None:

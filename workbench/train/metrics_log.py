@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 import time
 from datetime import timedelta
@@ -13,8 +14,9 @@ from workbench.runs.state import StateDirectory
 
 
 def log(text: str) -> None:
-    """A line for the running log."""
-    print(text, flush=True)
+    """A line for the running log. Of several processes that train together the first one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
 
 
 def progress_writer(run: StateDirectory, *, say: bool = True) -> Progress:

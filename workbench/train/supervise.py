@@ -22,6 +22,7 @@ from workbench.runs.state import FINAL, own_process, process_of
 from workbench.storage.workspace import Workspace
 from workbench.train.devices import free_devices
 from workbench.train.estimates import record
+from workbench.train.launch import Processes, environments, forget_failures, process_count, read_failure
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -31,27 +32,28 @@ STOP_GRACE = float(os.environ.get("WORKBENCH_STOP_GRACE", 30))  # seconds in whi
 
 
 class _Trainer:
-    """The trainer's process, and how it is stopped: asked first, killed when asked again or when it does not answer."""
+    """The trainer's processes, and how they are stopped: asked first, killed when asked again or when they do not
+    answer."""
 
     def __init__(self, run: Run):
         self._run = run
-        self.process: subprocess.Popen | None = None
+        self.processes = Processes()
         self.asked = 0
         self.killed_because = ""
         self.taken = False
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
-    def started(self, process: subprocess.Popen) -> None:
-        self.process = process
-        self._run.update(trainer_pid=process.pid, trainer_started=process_of(process.pid))
+    def started(self, processes: Processes) -> None:
+        self.processes = processes
+        self._run.update(trainer_pid=processes.first.pid, trainer_started=process_of(processes.first.pid))
         if self.asked:
-            process.terminate()
+            processes.terminate()
 
     def end(self) -> None:
         """Kill what is left of the trainer's process group: workers that outlive it would hold its files and its
         lock."""
-        job.kill(self.process)
+        self.processes.kill()
 
     def beat(self) -> Heartbeat:
         """Tell other hosts that the run goes on, and listen to them. Once this process has counted as lost, another
@@ -77,12 +79,12 @@ class _Trainer:
     def stop(self) -> None:
         """Stop was asked for, by a signal or from another host."""
         self.asked += 1
-        if self.process is None or self.process.poll() is not None:
+        if not self.processes.running:
             return
         if self.asked > 1:
             self._kill(Message("stop_twice"))
             return
-        self.process.terminate()
+        self.processes.terminate()
         timer = threading.Timer(STOP_GRACE, self._unless_answered)
         timer.daemon = True
         timer.start()
@@ -92,7 +94,7 @@ class _Trainer:
             self._kill(Message("stop_unanswered", seconds=STOP_GRACE))
 
     def _kill(self, because: Message):
-        if self.process.poll() is None:
+        if self.processes.running:
             self.killed_because = because
             self.end()
 
@@ -118,6 +120,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     trainer = _Trainer(run)  # before others know this process and may signal it
     for name in (".stopping", ".answered"):
         (run.path / name).unlink(missing_ok=True)
+    forget_failures(run)
     run.make_reserve()
     devices = from_queue or free_devices(config, workspace)
     run.update(
@@ -133,28 +136,39 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
     kills = _out_of_memory_kills()
     for module in _modules(run, config):
         trains = module == TRAINER
-        # its own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
-        # it shares the lock, so that the run stays locked until both are gone
-        process = job.popen(
-            module,
-            run.path,
-            "--workspace",
-            workspace.root,
-            env=ALLOCATOR | job.environment(**changes),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            pass_fds=(lock,),
-        )
-        trainer.started(process)
-        reader = threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo), daemon=True)
-        reader.start()
+
+        # their own process group: a Ctrl-C in the terminal reaches only this process, which asks the trainer to stop;
+        # they share the lock, so that the run stays locked until all are gone
+        def start(variables: dict[str, str], group: int, module: str = module) -> subprocess.Popen:
+            return job.popen(
+                module,
+                run.path,
+                "--workspace",
+                workspace.root,
+                env=ALLOCATOR | job.environment(**changes | variables),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                process_group=group,
+                pass_fds=(lock,),
+            )
+
+        processes = Processes()
+        processes.start(start, environments(process_count(config, devices) if trains else 1))
+        trainer.started(processes)
+        readers = [
+            threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, rank), daemon=True)
+            for rank, process in enumerate(processes.all)
+        ]
+        for reader in readers:
+            reader.start()
         if trains:
             record.begin(run, config, workspace, devices)
-        code = process.wait()
-        reader.join(5)
+        rank, code = processes.wait()
+        for reader in readers:
+            reader.join(5)
         trainer.end()
-        reader.join(5)
+        for reader in readers:
+            reader.join(5)
         if code or trainer.asked or run.stored_state().state not in ("running", "finished"):
             break
     heartbeat.end()
@@ -163,7 +177,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         raise UserError("run_taken", id=run.id, host=run.stored_state().host)
     if not code and trainer.asked and run.stored_state().state == "running":  # between training and predictions
         run.update(state="stopped", reason=Message("predict_stopped", done=0))
-    exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills)
+    exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills, rank)
     if config.do_train:
         if not trains and run.stored_state().state == "failed":  # what was trained is there
             run.update(state="finished", reason=Message("predict_after_failed", reason=run.stored_state().reason))
@@ -225,13 +239,16 @@ def _tell(run: Run, config: RunConfig) -> None:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + f"The webhook was not reached: {error}\n")
 
 
-def _copy_output(stream, log: Path, echo: bool) -> None:
-    """Every line that the trainer prints, timestamp first, into the log and, with `echo`, onto the terminal."""
+def _copy_output(stream, log: Path, echo: bool, rank: int = 0) -> None:
+    """Every line that the trainer prints, timestamp first, into the log and, with `echo`, onto the terminal. A line of
+    another process than the first says which."""
+    speaker = f"[rank {rank}] ".encode() if rank else b""
     with open(log, "ab", buffering=0) as file:
         for raw in stream:
             line = raw.rstrip(b"\r\n").rpartition(b"\r")[2][:_MAX_LINE]  # of a progress bar only its last state
             if not line.strip():
                 continue
+            line = speaker + line
             try:
                 file.write(time.strftime("%Y-%m-%d %H:%M:%S ").encode() + line + b"\n")
             except OSError:  # a full disk must not stop the training that a checkpoint may still save
@@ -241,8 +258,9 @@ def _copy_output(stream, log: Path, echo: bool) -> None:
                 sys.stdout.flush()
 
 
-def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool) -> int:
-    """Write the end of the run into its state and return this process's exit code."""
+def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool, rank: int) -> int:
+    """Write the end of the run into its state and return this process's exit code. `rank` is that of the process which
+    ended with `code`."""
     state = run.stored_state()
     exit_code = code if code >= 0 else 1
     changes = {"ended": time.time(), "exit_code": code, "phase": ""}
@@ -255,6 +273,10 @@ def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool) -> int:
     elif trainer.asked and code == -signal.SIGTERM:  # it was still starting and had not learned to answer
         changes |= {"state": "stopped", "reason": Message("stopped_before")}
         exit_code = 0
+    elif code and rank:  # what the first process says then is what it saw of that
+        reason = read_failure(run, rank) or _why(code, out_of_memory)
+        changes["state"] = "failed"
+        changes["reason"] = reason if reason == state.reason else Message("rank_failed", rank=rank, reason=reason)
     elif state.state not in FINAL:
         changes["state"] = "failed"
         changes["reason"] = _why(code, out_of_memory)

@@ -1,7 +1,5 @@
 """The trainer of a run: its stage's, with the run's arguments, callbacks and way of making steps."""
 
-import os
-
 import torch
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.utils import disable_dropout_in_model
@@ -11,6 +9,7 @@ from workbench.config.options import RunConfig
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.runs.run import Run
+from workbench.train import ranks
 from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
 from workbench.train.fast.step import FastStep
@@ -43,14 +42,11 @@ def build_trainer(
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     balances = config.moe_aux_loss_coef and not has_own_balance_loss(causal.config)
     balance = balance_routers(causal, config.moe_aux_loss_coef) if balances else None
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun and accelerate
-    one_gpu = torch.cuda.is_available() and config.device_map == "none" and alone
-    if torch.cuda.is_available() and not one_gpu:
-        log("The fast step is for one GPU and one process: steps run as transformers makes them.")
+    whole = config.device_map == "none"  # the model is on one device
 
     def report(text: str) -> None:
         """What goes slower than it could: for the log and the run's page."""
-        log(text)
+        print(text, flush=True)  # each process for itself
         run.update(warning=text)
 
     if config.preferences:
@@ -60,17 +56,19 @@ def build_trainer(
     if references and not references.other:
         train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
     plain = plain_steps(config)
-    apart = Message(plain) if plain else Message("not_alone")
-    padded = why_padded(config, causal) if alone and config.device_map == "none" and not plain else apart
+    apart = Message(plain) if plain else Message("model_split")
+    padded = why_padded(config, causal) if whole and not plain else apart
+    if ranks.count() > 1 and padded and not plain:  # accelerate's wrapped model knows nothing of recorded steps
+        plain = padded = Message("padded_ranks", why=padded)
     strategy: StepStrategy
     if plain:
         strategy = PlainStep()
         report(Message("steps_plain", why=padded))
-    elif one_gpu:
+    elif torch.cuda.is_available() and whole:
         strategy = FastStep(config, model, train_rows, total, not padded, report)
     else:
         strategy = PlainStep() if padded else RowStep(config, train_rows)
-    if padded and alone and not plain:
+    if padded and not plain:
         report(Message("rows_padded", why=padded))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]

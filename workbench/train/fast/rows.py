@@ -76,6 +76,20 @@ def conversations(batches: Sequence[RowBatch]) -> list[Conversation]:
     return [replace(part, share=1 / (len(batches) * len(batch.parts))) for batch in batches for part in batch.parts]
 
 
+def shared_out(step: Sequence[Conversation], processes: int, together: int = 1) -> list[list[Conversation]]:
+    """The conversations of a step for each process: units of `together` conversations go, the longest first, to the
+    process that has the fewest tokens yet. A process may get none."""
+    units = [step[at : at + together] for at in range(0, len(step), together)]
+    tokens = [sum(map(len, unit)) for unit in units]
+    given: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0] * processes
+    for unit in sorted(range(len(units)), key=lambda i: -tokens[i]):
+        least = loads.index(min(loads))
+        given[least].append(unit)
+        loads[least] += tokens[unit]
+    return [[part for unit in sorted(own) for part in units[unit]] for own in given]
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The shapes that micro-batches may have.

@@ -32,6 +32,7 @@ from workbench.messages.message import Message
 from workbench.models.cost.plan import worth_compiling
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts
+from workbench.train import ranks
 from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
 from workbench.train.fast.compiler_cache import Need, Needs, shape_key
 from workbench.train.fast.loss import counted_tokens
@@ -39,7 +40,7 @@ from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
 from workbench.train.fast.step_graph import StepGraphs, padded_length
-from workbench.train.fast.strategy import scaled
+from workbench.train.fast.strategy import own_share, scaled
 from workbench.train.metrics_log import log, note_peak
 
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
@@ -70,7 +71,8 @@ class FastStep:
         self.shapes: Shapes | None = None
         self._lengths = lengths = conversation_lengths(rows)
         self._together = together_in(rows)
-        if joined and len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths)):
+        alike = len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths))
+        if joined and alike and ranks.count() == 1:
             joined = False
             log("Rows are of one length: their batches need no padding.")
         if joined:
@@ -154,7 +156,7 @@ class FastStep:
             self._start(trainer)
             self._prepare(trainer)
         while True:
-            parts = self.shapes.micro_batches(conversations(batches))
+            parts = self.shapes.micro_batches(own_share(conversations(batches), self._together))
             needed = {part["input_ids"].shape[1] for part in parts}
             sizes = [size for size in self._unrecorded if size in needed] or self._unrecorded[:1]
             if self._record(trainer, sizes):  # what this step needs, or one for a later step

@@ -10,7 +10,8 @@ from workbench.data.training_set import conversation_lengths, together_in, unit_
 from workbench.messages.message import Message
 from workbench.models.attention import use_bounds
 from workbench.models.aux_loss import has_own_balance_loss
-from workbench.train.fast.rows import RowBatch, Shapes, conversations, exact_shapes
+from workbench.train import ranks
+from workbench.train.fast.rows import Conversation, RowBatch, Shapes, conversations, exact_shapes, shared_out
 
 
 class StepStrategy(Protocol):
@@ -80,13 +81,18 @@ class RowStep(PlainStep):
         self.shapes: Shapes = exact_shapes(unit_lengths(lengths, together), budget, together)
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
-        return self.shapes.micro_batches(conversations(batches))
+        return self.shapes.micro_batches(own_share(conversations(batches), self.shapes.together))
 
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         inputs = scaled(inputs, num_items_in_batch)
         loss = trainer.loss_of({name: value.to(trainer.args.device) for name, value in inputs.items()})
         trainer.accelerator.backward(loss)
         return loss.detach()
+
+
+def own_share(step: list[Conversation], together: int) -> list[Conversation]:
+    """What this process computes of a step; all of it if it trains alone."""
+    return shared_out(step, ranks.count(), together)[ranks.rank()] if ranks.count() > 1 else step
 
 
 def scaled(inputs: dict, num_items_in_batch) -> dict:

@@ -1,6 +1,7 @@
 """What every stage needs of its trainer: a mixin over a trainer of TRL, and the record by which the registry knows a
 stage."""
 
+import functools
 import math
 import os
 import shutil
@@ -16,7 +17,8 @@ from transformers.trainer_utils import rotate_checkpoints
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import Balance
 from workbench.runs.run import write_manifest
-from workbench.train.fast.rows import RowBatch, collate
+from workbench.train import ranks
+from workbench.train.fast.rows import IGNORE, RowBatch, collate
 from workbench.train.fast.strategy import PlainStep, StepStrategy
 
 
@@ -49,6 +51,10 @@ class WorkbenchTrainer:
     they are. A step goes through `step_strategy`. Where that cuts micro-batches by tokens, the dataloader gives out
     rows; all micro-batches of an optimizer step are made of them in `get_batch_samples` and go through
     `training_step` at once, in the place of the first batch.
+
+    Several processes (`ranks.py`) then get the same rows, those of the step as one process would have them, and each
+    takes its share of their tokens; accelerate does not wrap the model, since gradients are added up once in a step.
+    Where batches are padded rows, they are accelerate's, and so is the wrapped model.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class WorkbenchTrainer:
             if parameter.requires_grad and (adapter or self.args.fp16 or parameter.device.type == "cpu"):
                 parameter.data = parameter.data.to(torch.float32)
         self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
+        ranks.copy_from_first(p for p in self.model.parameters() if p.requires_grad)
         self._flos_per_token = None
 
     def _get_output_dir(self, trial):
@@ -143,13 +150,27 @@ class WorkbenchTrainer:
         return super().create_optimizer(*args, **kwargs)
 
     def get_train_dataloader(self):
-        padded = self.data_collator
-        if self.step_strategy.shapes is not None:
-            self.data_collator = collate
-        try:
+        if self.step_strategy.shapes is None:
             return super().get_train_dataloader()
+        padded, rows = self.data_collator, self._train_batch_size
+        self.data_collator, self._train_batch_size = collate, rows * ranks.count()
+        try:
+            loader = super().get_train_dataloader()
         finally:
-            self.data_collator = padded
+            self.data_collator, self._train_batch_size = padded, rows
+        if ranks.count() > 1:  # as transformers does for a sampler that knows of the processes
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+            loader.batch_sampler.even_batches = False
+        return loader
+
+    def _prepare_for_training(self, *args, **kwargs):
+        prepare = self.accelerator.prepare_model
+        if self.step_strategy.shapes is not None:
+            self.accelerator.prepare_model = functools.partial(prepare, evaluation_mode=True)  # not wrapped
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            self.accelerator.prepare_model = prepare
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -158,7 +179,7 @@ class WorkbenchTrainer:
         rows = [batch["rows"] for batch in batches]
         cut = self.step_strategy.arrange(self, rows)
         entries = [{"micro_batches": [], "tokens": batch.tokens} for batch in rows]
-        entries[0]["micro_batches"] = cut
+        entries[0] |= {"micro_batches": cut, "first": True}
         return entries, torch.tensor(sum(map(self.counted, rows)))
 
     def counted(self, batch: RowBatch) -> int:
@@ -184,7 +205,9 @@ class WorkbenchTrainer:
         loss = torch.zeros((), device=self.args.device)
         for micro_batch in inputs["micro_batches"]:
             loss += self.step_strategy.step(self, micro_batch, num_items_in_batch)
-        return loss
+        if inputs.get("first"):
+            ranks.add_up_gradients(self.model.parameters())
+        return loss * ranks.count()  # of the shares of a loss transformers logs the mean
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """Of several datasets, also the loss over all: the mean over their trained tokens."""
@@ -200,11 +223,12 @@ class WorkbenchTrainer:
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
         """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
         which depends on how rows fall into batches."""
         self._eval_sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the tokens
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._eval_rows, self._eval_batches = len(getattr(dataloader, "dataset", ())), 0
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses, tokens = self.accelerator.reduce(self._eval_sums.to(self.args.device, torch.float32)).tolist()
         if tokens and f"{metric_key_prefix}_loss" in output.metrics:
             output.metrics[f"{metric_key_prefix}_loss"] = losses / tokens
@@ -212,7 +236,18 @@ class WorkbenchTrainer:
                 self._eval_of_each.append((losses, tokens))
         return output
 
+    def real_rows(self, rows: int) -> int:
+        """How many of the rows of this process's next evaluation batch count: accelerate fills up the last ones with
+        rows from the start, so that all processes have as many batches."""
+        at, self._eval_batches = self._eval_batches, self._eval_batches + 1
+        if ranks.count() == 1:
+            return rows
+        first = (at * ranks.count() + ranks.rank()) * self.args.eval_batch_size
+        return min(rows, max(0, self._eval_rows - first))
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if "labels" in inputs:
+            inputs["labels"][self.real_rows(len(inputs["labels"])) :] = IGNORE
         trained = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if loss is not None and math.isfinite(mean := float(loss.mean())):
@@ -242,6 +277,11 @@ class WorkbenchTrainer:
             return share
         return scaler.scale(torch.full((), share, device=self.args.device))
 
+    def tokens_so_far(self) -> int:
+        """Tokens that were trained on, by all processes."""
+        own = int(sum(int(n) for n in self._seen_tokens.values()))
+        return own if self.step_strategy.shapes is not None else sum(ranks.gathered(own))
+
     def count_tokens(self, inputs) -> None:
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
@@ -250,10 +290,12 @@ class WorkbenchTrainer:
 
     def log(self, logs, start_time=None):
         if not self.aux_loss_enabled:
-            self._total_train_tokens = int(sum(int(n) for n in self._seen_tokens.values()))
+            self._total_train_tokens = self.tokens_so_far()
             self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
-        if self.balance is not None and "loss" in logs and (balance := self.balance.take()) is not None:
-            logs["aux_loss"] = balance
+        if self.balance is not None and "loss" in logs:
+            total, count = map(sum, zip(*ranks.gathered(self.balance.take()), strict=True))
+            if count:
+                logs["aux_loss"] = total / count
         if not math.isfinite(logs.get("loss", 0.0)):
             self._tr_loss.zero_()  # transformers takes the sum away from itself, which leaves NaN in all that follow
         super().log(logs, start_time)

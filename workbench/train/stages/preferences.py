@@ -81,7 +81,7 @@ class PreferenceTrainer(WorkbenchTrainer, _BaseTrainer):
         """Summed over the units of a micro-batch; what it measures is noted."""
         logps, counts = self.scores(model, inputs, bounded)
         shares = inputs.get("shares")
-        real = torch.ones_like(logps) if shares is None else (shares > 0).to(logps)
+        real = (torch.ones_like(logps) if shares is None else (shares > 0).to(logps)) * inputs.get("real", 1)
         columns = [
             values.to(logps).view(-1, 2) for values in (logps, counts, inputs["references"], inputs["wanted"], real)
         ]
@@ -110,10 +110,13 @@ class PreferenceTrainer(WorkbenchTrainer, _BaseTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
+        units = self.real_rows(len(inputs["wanted"]) // 2)
+        inputs["real"] = (torch.arange(len(inputs["wanted"])) < 2 * units).to(inputs["wanted"])
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
-        units = len(inputs["wanted"]) // 2
-        self._eval_sums += torch.tensor([float(loss) * units, units], dtype=torch.float64)
+        # the loss is the sum over those that count, divided by all
+        total = float(loss) * (len(inputs["wanted"]) // 2)
+        self._eval_sums += torch.tensor([total, units], dtype=torch.float64)
         return loss, None, None
 
     def counted(self, batch: RowBatch) -> int:
@@ -138,7 +141,7 @@ class PreferenceTrainer(WorkbenchTrainer, _BaseTrainer):
             prefix = "" if mode == "train" else "eval_"
             logs |= {f"{prefix}{name}": value for name, value in self.means(sums, count).items()}
         if mode == "train":
-            logs["num_tokens"] = int(sum(int(n) for n in self._seen_tokens.values()))
+            logs["num_tokens"] = self.tokens_so_far()
         super().log(logs, start_time)
 
     def means(self, sums: list[float], count: float) -> dict[str, float]:

@@ -28,7 +28,11 @@ def config(tiny_model, tiny_data):
 def slurm(tmp_path):
     """`(folder of jobs, environment)`."""
     folder = tmp_path / "slurm"
-    return folder, os.environ | fake_slurm.install(folder) | {"WORKBENCH_HOST": "login", "WORKBENCH_BEAT": "0.5"}
+    yield folder, os.environ | fake_slurm.install(folder) | {"WORKBENCH_HOST": "login", "WORKBENCH_BEAT": "0.5"}
+    for file in folder.glob("*.json"):
+        job = json.loads(file.read_text())
+        if job["state"] == "RUNNING":
+            os.killpg(job["pid"], signal.SIGTERM)
 
 
 def workbench(env, workspace, *arguments) -> subprocess.CompletedProcess:
@@ -102,7 +106,7 @@ def test_a_job_that_vanishes_ends_the_run(slurm, workspace, config, tmp_path, ac
     (folder / "hold").touch()
     if not accounting:
         (folder / "no-accounting").touch()
-    run = submitted(env, workspace, write(tmp_path, config))
+    submitted(env, workspace, write(tmp_path, config))
     (folder / "down").touch()
     fake_slurm.write_job(folder, fake_slurm.job_of(folder, 101) | {"state": "TIMEOUT"})
     assert json.loads(workbench(env, workspace, "runs", "--json").stdout)[0]["state"] == "queued"  # no answer

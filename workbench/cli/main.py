@@ -88,9 +88,15 @@ def train(
     workspace: WorkspaceOption = WORKSPACE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
     group: Annotated[str, typer.Option("--group", help="The group of runs that it joins.")] = "",
+    hosts: Annotated[
+        str, typer.Option("--nodes", help="Hosts that share the workspace, this one first: HOST1,HOST2:SLOTS.")
+    ] = "",
+    through: Annotated[str, typer.Option("--through", help="How other hosts are reached: ssh or srun.")] = "ssh",
+    print_: Annotated[bool, typer.Option("--print", help="Only print the line of each host (--nodes).")] = False,
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
+    from workbench.cli import nodes as several
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
@@ -99,6 +105,10 @@ def train(
     from workbench.train import queue, slurm
     from workbench.train.supervise import supervise
 
+    places = several.places_of(hosts, through)
+    if print_:
+        several.print_lines(places, config, Workspace(workspace))
+        return
     space = Workspace(workspace).create()
     if (config / "run.yaml").is_file():
         if set_:
@@ -115,15 +125,20 @@ def train(
             parsed = load_run_config(config / "run.yaml")
             from_queue = from_queue or slurm.given_devices(run, parsed)
             preflight(parsed, space)
+            nodes = several.connected(places, parsed, space, through)
     else:
         parsed = load_run_config(config_file(config, space), set_ or [])
         check_run(parsed, space)
+        nodes = several.connected(places, parsed, space, through)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if group := group_name(group):
         run.set_notes(group=group)
     if not quiet:
         tell(Message("run_directory", path=run.path))
-    code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue)
+    if nodes and not quiet:
+        several.print_lines(places, run.path, space, nodes.port)
+    with several.closing(nodes):
+        code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue, nodes=nodes)
     queue.start_queued(space)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:

@@ -43,6 +43,54 @@ SENTENCES = {
         "This host gave no sign of life for a while, and {host} has taken {id} over. Its processes here are ended.",
         "本机曾有一段时间没有活动迹象，主机 {host} 已接管 {id}。本机上的相关进程已结束。",
     ),
+    "nodes_form": (
+        "--nodes {text!r} is no host, or is named twice. Write HOST1,HOST2:4, this host first; behind the colon the number of processes.",
+        "--nodes {text!r} 不是主机，或出现了两次。请写成 HOST1,HOST2:4，本机在最前；冒号后为进程数。",
+    ),
+    "nodes_through": (
+        "--through {name} is unknown. It can be {known}.",
+        "不支持 --through {name}。可为 {known}。",
+    ),
+    "nodes_none": (
+        "--print shows the line of each host: name them with --nodes HOST1,HOST2.",
+        "--print 显示各主机的命令行：请用 --nodes HOST1,HOST2 指定主机。",
+    ),
+    "nodes_split": (
+        "device_map: auto splits a model over the GPUs of one host and does not go with --nodes. Take one of them out.",
+        "device_map: auto 会把模型切分在一台主机的多张 GPU 上，不能与 --nodes 一起使用。请去掉其中之一。",
+    ),
+    "node_first": (
+        "--nodes: {host} is no address of this host. Run the command on the first host of the list, named so that the others reach it.",
+        "--nodes：{host} 不是本机的地址。请在列表中的第一台主机上运行该命令，并使用其他主机能访问的名称。",
+    ),
+    "node_program": (
+        "{program} is not on the PATH. Install it, or choose another way with --through.",
+        "PATH 中找不到 {program}。请安装它，或用 --through 选择其他方式。",
+    ),
+    "node_unreached": (
+        "{host} cannot be reached: {reason}. See that it can be entered without a password and has the workbench at the same place.",
+        "无法连接主机 {host}：{reason}。请确认可免密登录，且工作台位于相同路径。",
+    ),
+    "node_silent": (
+        "{host} did not answer within {seconds:g} s. See that it is up and that the workbench starts there.",
+        "主机 {host} 在 {seconds:g} 秒内没有应答。请确认它已开机，且能在其上启动工作台。",
+    ),
+    "node_versions": (
+        "{host} has other versions: {package} is {here} here and {other} there. Install the same on all hosts.",
+        "主机 {host} 的软件版本不同：{package} 在本机为 {here}，在该主机为 {other}。请在所有主机上安装相同版本。",
+    ),
+    "node_blind": (
+        "{host} does not see the workspace {folder}. Put it on a file system that all hosts mount at the same place.",
+        "主机 {host} 看不到工作区 {folder}。请把它放在所有主机以相同路径挂载的文件系统上。",
+    ),
+    "node_slots": (
+        "{host} shall have {wanted} processes but has {there} GPUs. Name fewer.",
+        "主机 {host} 要运行 {wanted} 个进程，但只有 {there} 张 GPU。请减少数量。",
+    ),
+    "node_lost": (
+        "The connection to {host} broke. Resume goes on from the last checkpoint.",
+        "与主机 {host} 的连接已中断。“继续”会从最后一个检查点开始。",
+    ),
     "slurm_value": (
         "--{name} {value!r} cannot stand in a batch file. Write one line, as sbatch's manual has it.",
         "--{name} {value!r} 不能写入批处理文件。请按 sbatch 手册的写法，写成一行。",

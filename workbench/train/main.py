@@ -64,7 +64,8 @@ class Stop:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         self._run.update(**own_process())
-        Heartbeat(self._run.path, stop=self._asked_elsewhere)
+        if self._run.writes:
+            Heartbeat(self._run.path, stop=self._asked_elsewhere)
 
     def _asked_elsewhere(self) -> None:
         """Stop was asked for on another host: this process saves already; asked again, it ends at once."""

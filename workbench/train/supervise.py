@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
@@ -23,6 +24,9 @@ from workbench.storage.workspace import Workspace
 from workbench.train.devices import free_devices
 from workbench.train.estimates import record
 from workbench.train.launch import Processes, environments, forget_failures, process_count, read_failure
+
+if TYPE_CHECKING:  # it starts what this module defines
+    from workbench.train.nodes import Nodes
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -68,8 +72,7 @@ class _Trainer:
 
         def gone() -> None:
             self.taken = True
-            if self.process is not None:
-                self.end()
+            self.end()
 
         return Heartbeat(self._run.path, self.stop, taken, gone)
 
@@ -99,7 +102,15 @@ class _Trainer:
             self.end()
 
 
-def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, from_queue: str = "") -> int:
+def supervise(
+    run: Run,
+    config: RunConfig,
+    workspace: Workspace,
+    *,
+    echo: bool,
+    from_queue: str = "",
+    nodes: "Nodes | None" = None,
+) -> int:
     """Train `run` in a child process and return its exit code: 0 done or stopped, 2 bad input, 1 failure.
 
     SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one
@@ -107,6 +118,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
 
     Args:
         from_queue: the devices that the queue gave; then a run that has left the queue meanwhile is not started.
+        nodes: the hosts that train together, this one first.
 
     Raises:
         UserError: another process is at this run.
@@ -122,7 +134,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         (run.path / name).unlink(missing_ok=True)
     forget_failures(run)
     run.make_reserve()
-    devices = from_queue or free_devices(config, workspace)
+    devices = nodes.devices if nodes else from_queue or free_devices(config, workspace)
     run.update(
         state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
     )
@@ -153,7 +165,10 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
             )
 
         processes = Processes()
-        processes.start(start, environments(process_count(config, devices) if trains else 1))
+        alone = environments(process_count(config, devices) if trains else 1)
+        processes.start(start, nodes.environments() if nodes and trains else alone)
+        for other in nodes.begin(run, workspace) if nodes and trains else ():
+            processes.add(other)
         trainer.started(processes)
         readers = [
             threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, rank), daemon=True)
@@ -177,6 +192,12 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         raise UserError("run_taken", id=run.id, host=run.stored_state().host)
     if not code and trainer.asked and run.stored_state().state == "running":  # between training and predictions
         run.update(state="stopped", reason=Message("predict_stopped", done=0))
+    if nodes and trains and code:
+        if (lost := nodes.lost(rank, code)) and not trainer.asked:
+            run.update(state="failed", reason=lost)
+            rank = 0
+        else:
+            rank = nodes.failed_rank(run, rank)
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills, rank)
     if config.do_train:
         if not trains and run.stored_state().state == "failed":  # what was trained is there
@@ -274,17 +295,17 @@ def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool, rank: in
         changes |= {"state": "stopped", "reason": Message("stopped_before")}
         exit_code = 0
     elif code and rank:  # what the first process says then is what it saw of that
-        reason = read_failure(run, rank) or _why(code, out_of_memory)
+        reason = read_failure(run, rank) or why(code, out_of_memory)
         changes["state"] = "failed"
         changes["reason"] = reason if reason == state.reason else Message("rank_failed", rank=rank, reason=reason)
     elif state.state not in FINAL:
         changes["state"] = "failed"
-        changes["reason"] = _why(code, out_of_memory)
+        changes["reason"] = why(code, out_of_memory)
     run.update(**changes)
     return exit_code
 
 
-def _why(code: int, out_of_memory: bool) -> Message:
+def why(code: int, out_of_memory: bool) -> Message:
     """What an exit code says, in a sentence with what to do."""
     if code >= 0:
         return Message("trainer_ended_early", code=code)

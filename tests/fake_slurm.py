@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("sbatch", "squeue", "scancel", "sacct")
+NAMES = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -58,7 +58,7 @@ def _wait(folder: Path, number: str) -> None:
     job = job_of(folder, number)
     log = job["options"]["output"].replace("%j", number).replace("%%", "%")
     env = {k: v for k, v in os.environ.items() if k != "FAKE_SLURM"} | {"SLURM_JOB_ID": number}
-    env["WORKBENCH_HOST"] = "node1"
+    env |= {"WORKBENCH_HOST": "node1", "SLURM_JOB_NUM_NODES": job["options"]["nodes"]}
     with open(log, "ab") as out:
         process = subprocess.Popen(
             ["bash", job["file"]], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
@@ -69,6 +69,9 @@ def _wait(folder: Path, number: str) -> None:
 
 
 def main(program: str, arguments: list[str]) -> int:
+    if program == "scontrol":  # show hostnames: of this job
+        print("\n".join(["127.0.0.1", "node2", "node3"][: int(os.environ["SLURM_JOB_NUM_NODES"])]))
+        return 0
     folder = Path(os.environ["FAKE_SLURM"])
     if program == "wait":
         _wait(folder, arguments[0])

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from tests import fake_slurm
+from tests import fake_slurm, fake_ssh
 from tests.process.test_lifecycle import wait_for
 from tests.process.test_train import BASE, ROOT, only_run, state_of, write
 from workbench.runs.run import Run, step_of
@@ -136,6 +136,19 @@ def test_a_node_that_dies_and_a_job_that_slurm_starts_anew(slurm, workspace, con
         lambda: (s := json.loads(workbench(env, workspace, "runs", "--json").stdout)[0])["state"] == "failed" and s
     )
     assert ended["messages"]["reason"]["code"] == "slurm_ended" and "job 101: FAILED" in ended["reason"]
+
+
+def test_a_job_of_two_nodes_trains_on_both(slurm, workspace, config, tmp_path):
+    _, env = slurm
+    env = env | {"OMP_NUM_THREADS": "1"}
+    env |= fake_ssh.install(tmp_path / "hosts", "srun") | {
+        "PATH": f"{tmp_path / 'hosts' / 'bin'}{os.pathsep}{env['PATH']}"
+    }
+    values = config | {"quantization_bit": None, "max_steps": 3, "save_steps": 3}
+    run = submitted(env, workspace, write(tmp_path, values), "--nodes", "2")
+    wait_for(lambda: run.stored_state().ended)
+    state = run.stored_state()
+    assert (state.state, state.device, state.host) == ("finished", "2 × CPU", "node1"), state.reason
 
 
 def test_what_fails_before_the_training_is_the_runs_reason(slurm, workspace, config, tmp_path, monkeypatch):

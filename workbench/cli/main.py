@@ -136,7 +136,7 @@ def train(
     if not quiet:
         tell(Message("run_directory", path=run.path))
     if nodes and not quiet:
-        several.print_lines(places, run.path, space, nodes.port)
+        several.print_lines(nodes.places, run.path, space, nodes.port)
     with several.closing(nodes):
         code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue, nodes=nodes)
     queue.start_queued(space)  # this run's devices are free now

@@ -303,6 +303,7 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "exit_code": ("exit code {code}", "退出码 {code}"),
     "slurm_silent": ("it did not answer within {seconds:g} s", "{seconds:g} 秒内没有回应"),
     "slurm_unclear": ("it printed no job number but {text!r}", "它没有输出作业号，而是 {text!r}"),
     "sweep_time_unknown": ("for a time that cannot be told yet", "时间尚无法估计"),

@@ -141,7 +141,7 @@ def main() -> int:
     if code < 0 and not failure_file(run, rank).exists():  # it had no time to say so
         write_failure(run, rank, why(code, False))
     processes.kill()
-    return code if code >= 0 else 1
+    return code if code >= 0 else 128 - code  # as a shell says it
 
 
 if __name__ == "__main__":

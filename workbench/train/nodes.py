@@ -34,6 +34,7 @@ CHECK_SECONDS = float(os.environ.get("WORKBENCH_NODE_SECONDS", 40))  # for an an
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
 _SRUN = ("srun", "--nodes=1", "--ntasks=1", "--overlap", "--unbuffered")
 THROUGH = ("ssh", "srun")
+BROKEN = 255  # ssh's own exit code
 # of the first host's environment, what the processes of the others have, too; it goes over the connection, not into a
 # command line that others can read
 _HANDED_ON = ("HF_", "NCCL_", "GLOO_", "TORCH_", "MODELSCOPE_", "OMP_", "WORKBENCH_ALLOW", "WORKBENCH_JOIN_SECONDS")
@@ -106,20 +107,29 @@ class RemoteProcess:
         deadline, last = time.monotonic() + CHECK_SECONDS, ""
         while True:
             try:
-                line = lines.get(timeout=max(0.0, deadline - time.monotonic())).decode(errors="replace").strip("\r\n")
+                line = lines.get(timeout=max(0.0, deadline - time.monotonic())).decode(errors="replace")
             except queue.Empty:
                 raise UserError("node_silent", host=self.target, seconds=CHECK_SECONDS) from None
             if line.startswith(MARK):
                 return json.loads(line.removeprefix(MARK))
-            if not line and self._process.poll() is not None:
-                raise UserError("node_unreached", host=self.target, reason=last or f"exit code {self.poll()}")
-            last = line.strip()[:300] or last
+            if not line:  # the end: an empty one would have its line feed
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(5)
+                reason = last or Message("exit_code", code=self.poll())
+                raise UserError("node_unreached", host=self.target, reason=reason)
+            last = line.strip()[:300].rstrip(".") or last
 
     def poll(self) -> int | None:
-        return self._process.poll()
+        """As of a process here: negative for a signal there; `BROKEN` if the connection ended first."""
+        code = self._process.poll()
+        if code is None or code == 0:
+            return code
+        return BROKEN if code < 0 else 128 - code if 128 < code < 193 else code
 
     def wait(self) -> int:
-        return self._process.wait()
+        self._process.wait()
+        code = self.poll()
+        return BROKEN if code is None else code
 
     def terminate(self) -> None:
         self.say("stop")
@@ -127,7 +137,7 @@ class RemoteProcess:
     def kill(self) -> None:
         """The other side ends its processes at once; the connection is given a moment to carry the word."""
         self.say("kill")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
@@ -144,7 +154,7 @@ class Nodes:
     """
 
     def __init__(self, places: Sequence[Place], workspace: Workspace, through: str):
-        self.places = places
+        self.places = list(places)
         if not _is_here(places[0].address):
             raise UserError("node_first", host=places[0].target)
         here = slots()
@@ -156,6 +166,7 @@ class Nodes:
         try:
             self.others = [RemoteProcess(place.target, through) for place in places[1:]]
             self.counts = [self.local, *self._check(workspace)]
+            self.places = [Place(place.target, count) for place, count in zip(places, self.counts, strict=True)]
         except FileNotFoundError:
             raise UserError("node_program", program=through) from None
         except BaseException:
@@ -211,13 +222,9 @@ class Nodes:
         for number, other in enumerate(self.others, 1):
             first, count = sum(self.counts[:number]), self.counts[number]
             other.ranks = range(first, first + count)
-            request = {
-                "run": str(run.path.absolute()),
-                "workspace": str(workspace.root),
-                "first": first,
-                "count": count,
-            }
-            request |= {"size": self.size, "address": self.places[0].address, "port": self.port, "env": env}
+            request = {"run": str(run.path.absolute()), "workspace": str(workspace.root), "env": env}
+            request |= {"first": first, "count": count, "size": self.size}
+            request |= {"address": self.places[0].address, "port": self.port}
             other.say(json.dumps(request))
         return self.others
 
@@ -236,8 +243,8 @@ class Nodes:
         return number if number < self.local else self.others[number - self.local].ranks.start
 
     def lost(self, number: int, code: int) -> Message | None:
-        """The sentence for a connection that broke (255 is ssh's own exit code)."""
-        gone = number >= self.local and code in (255, -9, -15)
+        """The sentence for a connection that broke."""
+        gone = number >= self.local and code == BROKEN
         return Message("node_lost", host=self.others[number - self.local].target) if gone else None
 
     def close(self) -> None:

@@ -169,10 +169,11 @@ def supervise(
         processes.start(start, nodes.environments() if nodes and trains else alone)
         for other in nodes.begin(run, workspace) if nodes and trains else ():
             processes.add(other)
+        speakers = [getattr(process, "target", f"rank {n}" if n else "") for n, process in enumerate(processes.all)]
         trainer.started(processes)
         readers = [
-            threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, rank), daemon=True)
-            for rank, process in enumerate(processes.all)
+            threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, speaker), daemon=True)
+            for speaker, process in zip(speakers, processes.all, strict=True)
         ]
         for reader in readers:
             reader.start()
@@ -195,7 +196,7 @@ def supervise(
     if nodes and trains and code:
         if (lost := nodes.lost(rank, code)) and not trainer.asked:
             run.update(state="failed", reason=lost)
-            rank = 0
+            rank, code = 0, 1
         else:
             rank = nodes.failed_rank(run, rank)
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills, rank)
@@ -260,16 +261,16 @@ def _tell(run: Run, config: RunConfig) -> None:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + f"The webhook was not reached: {error}\n")
 
 
-def _copy_output(stream, log: Path, echo: bool, rank: int = 0) -> None:
+def _copy_output(stream, log: Path, echo: bool, speaker: str = "") -> None:
     """Every line that the trainer prints, timestamp first, into the log and, with `echo`, onto the terminal. A line of
-    another process than the first says which."""
-    speaker = f"[rank {rank}] ".encode() if rank else b""
+    another process than the first, or of another host, says which."""
+    said_by = f"[{speaker}] ".encode() if speaker else b""
     with open(log, "ab", buffering=0) as file:
         for raw in stream:
             line = raw.rstrip(b"\r\n").rpartition(b"\r")[2][:_MAX_LINE]  # of a progress bar only its last state
             if not line.strip():
                 continue
-            line = speaker + line
+            line = said_by + line
             try:
                 file.write(time.strftime("%Y-%m-%d %H:%M:%S ").encode() + line + b"\n")
             except OSError:  # a full disk must not stop the training that a checkpoint may still save

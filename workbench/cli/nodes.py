@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
-from workbench.train.nodes import THROUGH, Nodes, Place, parse_nodes, torchrun_lines
+from workbench.train.nodes import THROUGH, Nodes, Place, check_nodes, parse_nodes, torchrun_lines
 
 
 def places_of(hosts: str, through: str) -> list[Place]:
@@ -21,8 +21,7 @@ def connected(places: Sequence[Place], config: RunConfig, workspace: Workspace, 
     """The hosts of a training, checked; None where it is on this one alone. Raises UserError."""
     if not places:
         return None
-    if config.device_map == "auto":
-        raise UserError("nodes_split")
+    check_nodes(config)
     return Nodes(places, workspace, through)
 
 

@@ -46,6 +46,7 @@ def submit(
     from workbench.runs.run import Run, create_run
     from workbench.train import queue
     from workbench.train import slurm as jobs
+    from workbench.train.nodes import check_nodes
 
     if not slurm:
         raise UserError("submit_where")
@@ -61,13 +62,14 @@ def submit(
         return
     jobs.check_slurm()
     space.create()
+    parsed = load_run_config(config / "run.yaml" if again else config_file(config, space), [] if again else set_ or [])
+    if nodes > 1:
+        check_nodes(parsed)
+    preflight(parsed, space)
     if again:
         run = Run(config.absolute())
-        preflight(load_run_config(config / "run.yaml"), space)
         queue.resume(run, space, overrides=parse_overrides(set_ or []), in_slurm=True)
     else:
-        parsed = load_run_config(config_file(config, space), set_ or [])
-        preflight(parsed, space)
         run = create_run(space, parsed, host="", slurm=jobs.SUBMITTING)
     job = jobs.submit(run, space, wishes)
     print(run.id)

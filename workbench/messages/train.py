@@ -59,6 +59,10 @@ SENTENCES = {
         "device_map: auto splits a model over the GPUs of one host and does not go with --nodes. Take one of them out.",
         "device_map: auto 会把模型切分在一台主机的多张 GPU 上，不能与 --nodes 一起使用。请去掉其中之一。",
     ),
+    "nodes_devices": (
+        "devices: {devices} names devices of one host. With --nodes take it out and say how many after a colon: HOST1:2,HOST2:2.",
+        "devices: {devices} 指定的是一台主机的设备。使用 --nodes 时请去掉它，并在冒号后写明数量：HOST1:2,HOST2:2。",
+    ),
     "node_first": (
         "--nodes: {host} is no address of this host. Run the command on the first host of the list, named so that the others reach it.",
         "--nodes：{host} 不是本机的地址。请在列表中的第一台主机上运行该命令，并使用其他主机能访问的名称。",

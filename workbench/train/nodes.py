@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.runs.run import Run
 from workbench.storage.workspace import CODE, Workspace
-from workbench.train.devices import slots
+from workbench.train.devices import busy_slots, slots
 from workbench.train.launch import environments, failure_file, free_port
 from workbench.train.node import MARK, TRAINER, WORD_SECONDS, interface_to, versions
 
@@ -65,6 +66,14 @@ def parse_nodes(text: str) -> list[Place]:
             raise UserError("nodes_form", text=part.strip()[:80])
         places.append(Place(match[1], int(match[2] or 0)))
     return places
+
+
+def check_nodes(config: RunConfig) -> None:
+    """Raise UserError for options that say otherwise which devices a training over several hosts takes."""
+    if config.device_map == "auto":
+        raise UserError("nodes_split")
+    if config.devices not in ("auto", ""):
+        raise UserError("nodes_devices", devices=config.devices)
 
 
 class RemoteProcess:
@@ -159,7 +168,8 @@ class Nodes:
             raise UserError("node_first", host=places[0].target)
         here = slots()
         self.local = places[0].slots or len(here)
-        self.devices = "cpu" if here == ["cpu"] else ",".join(here[: self.local])
+        busy = busy_slots(workspace)
+        self.devices = ",".join(sorted(here, key=lambda slot: slot in busy)[: self.local])
         _check_slots(places[0], here)
         self.port = free_port()
         self.others: list[RemoteProcess] = []

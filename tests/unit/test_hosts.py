@@ -9,6 +9,7 @@ import pytest
 
 from workbench.config.run_config import validated
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.runs import heartbeat, hosts, job
 from workbench.runs.run import create_run, delete_run
 from workbench.runs.state import own_process
@@ -155,6 +156,14 @@ def test_the_card_says_where_the_run_is(workspace, away):
     waiting = create_run(workspace, validated(CONFIG))
     waiting.update(host="<b>gamma")
     assert "queue of &lt;b&gt;gamma" in monitor.status_html(waiting, "en")
+
+
+def test_the_card_of_a_run_that_waits_in_slurm(workspace):
+    run = create_run(workspace, validated(CONFIG), host="", slurm="7", reason=Message("slurm_waits", job="7"))
+    assert queue.queue(workspace) == [] and queue.start_queued(workspace) == []
+    html = monitor.status_html(run, "en")
+    assert "Waits in Slurm as job 7." in html and "queue of" not in html and " on <" not in html
+    assert "作业号 7" in monitor.status_html(run, "zh")
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """The Runs tab in a browser: table, queue, one run's page, comparison, clone, several tabs at once."""
 
 import json
+import os
 import re
+import time
 
 import pytest
 from playwright.sync_api import expect
@@ -205,6 +207,33 @@ def test_the_queue_is_shown_reordered_and_left(opened, place, runs):
     expect(opened.locator("#runs-delete")).to_be_disabled()
     expect(opened.locator("#runs-resume")).to_be_disabled()
     assert first.state().state == "queued"
+
+
+def test_a_run_of_another_host_is_shown_stopped_and_lost_in_the_end(opened, place, runs):
+    run = make(place, "away", "running", [2.0] * 20)
+    run.update(ended=None, pid=4, pid_started=1.0, boot="another", host="node7", devices="cpu")
+
+    def silent_for(seconds: float) -> None:
+        (run.path / ".heartbeat").touch()
+        for name in (".heartbeat", "state.json"):
+            os.utime(run.path / name, (time.time() - seconds,) * 2)
+
+    expect(opened.locator("#runs-count")).to_contain_text("3 of 3 runs")
+    choose(opened, run)
+    status, badge = opened.locator("#runs-status"), opened.locator("#runs-status .wb-badge")
+    expect(status).to_contain_text("on node7")
+    expect(badge).to_have_text("running")
+    silent_for(45)
+    expect(status).to_contain_text("No sign of life from node7 for 40 s.")
+    expect(opened.locator("#runs-delete")).to_be_disabled()
+    opened.click("#runs-stop")
+    expect(opened.locator("#runs-message")).to_contain_text("node7 is asked to stop")
+    assert (run.path / ".stop-request").stat().st_size == 1
+    expect(badge).to_have_text("stopping")
+    silent_for(130)
+    expect(badge).to_have_text("lost")
+    expect(status).to_contain_text("node7 has given no sign of life of it for more than 120 s")
+    expect(opened.locator("#runs-resume")).to_be_enabled()
 
 
 def test_chat_with_a_checkpoint_brings_its_settings(opened, runs):

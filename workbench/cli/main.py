@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import __version__
-from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage, sweep
+from workbench.cli import anatomy, costs, evaluation, examine, imports, models, storage, submit, sweep
 from workbench.cli.data import data_app
 from workbench.cli.shared import (
     WORKSPACE,
@@ -39,6 +39,7 @@ evaluation.add_commands(app)
 imports.add_commands(app)
 storage.add_commands(app)
 sweep.add_commands(app)
+submit.add_commands(app)
 
 
 def main() -> None:
@@ -87,35 +88,57 @@ def train(
     workspace: WorkspaceOption = WORKSPACE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only the run's log.")] = False,
     group: Annotated[str, typer.Option("--group", help="The group of runs that it joins.")] = "",
+    hosts: Annotated[
+        str, typer.Option("--nodes", help="Hosts that share the workspace, this one first: HOST1,HOST2:SLOTS.")
+    ] = "",
+    through: Annotated[str, typer.Option("--through", help="How other hosts are reached: ssh or srun.")] = "ssh",
+    print_: Annotated[bool, typer.Option("--print", help="Only print the line of each host (--nodes).")] = False,
     from_queue: Annotated[str, typer.Option(hidden=True)] = "",
 ):
     """Fine-tune in the foreground. Ctrl-C saves a checkpoint and stops."""
+    from workbench.cli import nodes as several
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.data.preflight import preflight
     from workbench.runs.run import Run, create_run, group_name
     from workbench.runs.state import own_process, state_word
-    from workbench.train import queue
+    from workbench.train import queue, slurm
     from workbench.train.supervise import supervise
 
+    places = several.places_of(hosts, through)
+    if print_:
+        several.print_lines(places, config, Workspace(workspace))
+        return
     space = Workspace(workspace).create()
     if (config / "run.yaml").is_file():
         if set_:
             raise UserError("set_on_run")
         run = Run(config.absolute())
-        if run.state().active and run.stored_state().pid:
+        state = run.state()
+        if slurm.is_own_job(state.slurm):
+            slurm.take_over(run)
+        elif state.active and state.pid:
             raise UserError("run_going", id=run.id)
-        parsed = load_run_config(config / "run.yaml")
-        preflight(parsed, space)
+        elif state.slurm:
+            slurm.take_back(run, state)
+        with slurm.failure_told(run):
+            parsed = load_run_config(config / "run.yaml")
+            from_queue = from_queue or slurm.given_devices(run, parsed)
+            preflight(parsed, space)
+            nodes = several.connected(places, parsed, space, through)
     else:
         parsed = load_run_config(config_file(config, space), set_ or [])
         check_run(parsed, space)
+        nodes = several.connected(places, parsed, space, through)
         run = create_run(space, parsed, state="starting", **own_process())  # not queued: nobody else may start it
     if group := group_name(group):
         run.set_notes(group=group)
     if not quiet:
         tell(Message("run_directory", path=run.path))
-    code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue)
+    if nodes and not quiet:
+        several.print_lines(nodes.places, run.path, space, nodes.port)
+    with several.closing(nodes):
+        code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue, nodes=nodes)
     queue.start_queued(space)  # this run's devices are free now
     state = run.stored_state()
     if not quiet and state.reason:
@@ -151,7 +174,9 @@ def runs(
     """List the runs, newest first."""
     from workbench.runs.run import list_runs
     from workbench.runs.state import state_word
+    from workbench.train import slurm
 
+    slurm.look(Workspace(workspace))
     rows = [(run, run.state()) for run in list_runs(Workspace(workspace)) if group in ("", run.notes().get("group"))]
     if json_:
         listed = [{"id": r.id, "path": str(r.path), **vars(s), "messages": s.messages()} for r, s in rows]
@@ -170,9 +195,11 @@ def show(run_id: str, json_: JsonOption = False, workspace: WorkspaceOption = WO
     from workbench.runs.metrics import summary
     from workbench.runs.run import find_run, folder_bytes
     from workbench.runs.state import state_word
+    from workbench.train import slurm
     from workbench.train.estimates import record
     from workbench.ui.monitor import estimate_line
 
+    slurm.look(Workspace(workspace))
     run = find_run(Workspace(workspace), run_id)
     state = run.state()
     details = {

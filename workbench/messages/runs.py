@@ -47,6 +47,34 @@ SENTENCES = {
         "The process ended without saying why (machine restart, or killed).",
         "进程已结束，未说明原因（机器重启，或进程被强制结束）。",
     ),
+    "host_lost": (
+        "{host} has given no sign of life of it for more than {seconds:g} s. If nothing of it goes on there, resume it.",
+        "主机 {host} 已超过 {seconds:g} 秒没有该运行的活动迹象。若那里已无其进程，可继续该运行。",
+    ),
+    "host_quiet": (
+        "No sign of life from {host} for {seconds} s.",
+        "主机 {host} 已有 {seconds} 秒没有活动迹象。",
+    ),
+    "run_going_on": (
+        "The run {id} is going on {host}. Stop it first.",
+        "运行 {id} 正在主机 {host} 上进行。请先停止它。",
+    ),
+    "lock_elsewhere": (
+        "{host} gives no sign of life but still holds the lock of {id}. End its processes there, or wait until the file server lets go of the lock.",
+        "主机 {host} 没有活动迹象，但仍持有 {id} 的锁。请在那里结束其进程，或等待文件服务器释放该锁。",
+    ),
+    "run_stop_asked": (
+        "{host} is asked to stop {id}; it saves a checkpoint first. Stop it again to kill it.",
+        "已请求主机 {host} 停止 {id}；它会先保存检查点。再次停止将强制结束它。",
+    ),
+    "run_kill_asked": (
+        "{host} is asked to kill {id}; what it learned since its last checkpoint is lost.",
+        "已请求主机 {host} 强制结束 {id}；最后一个检查点之后的训练进度会丢失。",
+    ),
+    "queued_elsewhere": (
+        "{id} waits in the queue of {host}, which starts it. To have it here, stop and resume it.",
+        "{id} 在主机 {host} 的队列中等待，由该主机启动。如需改在本机，请先停止再继续。",
+    ),
     "trainer_not_started": ("The trainer could not be started; the log says more.", "无法启动训练进程；详见日志。"),
     "run_ended_already": ("{id} has ended already ({state}).", "{id} 已经结束（{state}）。"),
     "taken_out": ("Taken out of the queue.", "已移出队列。"),

@@ -69,6 +69,10 @@ SENTENCES = {
         "{what}：{path!r} 不是可用的路径：{reason}。",
     ),
     "path_unresolved": ("The {what} cannot be a path: {reason}.", "{what}：不是可用的路径：{reason}。"),
+    "no_locks": (
+        "Files in {folder} cannot be locked ({reason}). Mount that file system with locks (NFS: without nolock, Lustre: with flock), or use another --workspace.",
+        "{folder} 中的文件无法加锁（{reason}）。请以支持锁的方式挂载该文件系统（NFS：不用 nolock；Lustre：用 flock），或换用其他 --workspace。",
+    ),
     "dataset_folder_missing": (
         "There is no dataset folder {folder}. Set dataset_dir to the folder that holds dataset_info.json.",
         "没有数据集文件夹 {folder}。请将 dataset_dir 设为含有 dataset_info.json 的文件夹。",

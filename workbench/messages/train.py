@@ -47,6 +47,90 @@ SENTENCES = {
         "{group}：{taken} 个已移出队列，{stopped} 个运行中的已停止。",
     ),
     "run_going": ("The run {id} is still going.", "运行 {id} 仍在进行。"),
+    "run_taken": (
+        "This host gave no sign of life for a while, and {host} has taken {id} over. Its processes here are ended.",
+        "本机曾有一段时间没有活动迹象，主机 {host} 已接管 {id}。本机上的相关进程已结束。",
+    ),
+    "nodes_form": (
+        "--nodes {text!r} is no host, or is named twice. Write HOST1,HOST2:4, this host first; behind the colon the number of processes.",
+        "--nodes {text!r} 不是主机，或出现了两次。请写成 HOST1,HOST2:4，本机在最前；冒号后为进程数。",
+    ),
+    "nodes_through": (
+        "--through {name} is unknown. It can be {known}.",
+        "不支持 --through {name}。可为 {known}。",
+    ),
+    "nodes_none": (
+        "--print shows the line of each host: name them with --nodes HOST1,HOST2.",
+        "--print 显示各主机的命令行：请用 --nodes HOST1,HOST2 指定主机。",
+    ),
+    "nodes_split": (
+        "device_map: auto splits a model over the GPUs of one host and does not go with --nodes. Take one of them out.",
+        "device_map: auto 会把模型切分在一台主机的多张 GPU 上，不能与 --nodes 一起使用。请去掉其中之一。",
+    ),
+    "nodes_devices": (
+        "devices: {devices} names devices of one host. With --nodes take it out and say how many after a colon: HOST1:2,HOST2:2.",
+        "devices: {devices} 指定的是一台主机的设备。使用 --nodes 时请去掉它，并在冒号后写明数量：HOST1:2,HOST2:2。",
+    ),
+    "node_first": (
+        "--nodes: {host} is no address of this host. Run the command on the first host of the list, named so that the others reach it.",
+        "--nodes：{host} 不是本机的地址。请在列表中的第一台主机上运行该命令，并使用其他主机能访问的名称。",
+    ),
+    "node_program": (
+        "{program} is not on the PATH. Install it, or choose another way with --through.",
+        "PATH 中找不到 {program}。请安装它，或用 --through 选择其他方式。",
+    ),
+    "node_unreached": (
+        "{host} cannot be reached: {reason}. See that it can be entered without a password and has the workbench at the same place.",
+        "无法连接主机 {host}：{reason}。请确认可免密登录，且工作台位于相同路径。",
+    ),
+    "node_silent": (
+        "{host} did not answer within {seconds:g} s. See that it is up and that the workbench starts there.",
+        "主机 {host} 在 {seconds:g} 秒内没有应答。请确认它已开机，且能在其上启动工作台。",
+    ),
+    "node_versions": (
+        "{host} has other versions: {package} is {here} here and {other} there. Install the same on all hosts.",
+        "主机 {host} 的软件版本不同：{package} 在本机为 {here}，在该主机为 {other}。请在所有主机上安装相同版本。",
+    ),
+    "node_blind": (
+        "{host} does not see the workspace {folder}. Put it on a file system that all hosts mount at the same place.",
+        "主机 {host} 看不到工作区 {folder}。请把它放在所有主机以相同路径挂载的文件系统上。",
+    ),
+    "node_slots": (
+        "{host} shall have {wanted} processes but has {there} GPUs. Name fewer.",
+        "主机 {host} 要运行 {wanted} 个进程，但只有 {there} 张 GPU。请减少数量。",
+    ),
+    "node_lost": (
+        "The connection to {host} broke. Resume goes on from the last checkpoint.",
+        "与主机 {host} 的连接已中断。“继续”会从最后一个检查点开始。",
+    ),
+    "slurm_value": (
+        "--{name} {value!r} cannot stand in a batch file. Write one line, as sbatch's manual has it.",
+        "--{name} {value!r} 不能写入批处理文件。请按 sbatch 手册的写法，写成一行。",
+    ),
+    "slurm_missing": (
+        "There is no Slurm here: sbatch is not on the PATH. Submit from a login node of the cluster, or train here with `workbench train`.",
+        "此处没有 Slurm：PATH 中找不到 sbatch。请在集群的登录节点提交，或用 `workbench train` 在本机训练。",
+    ),
+    "slurm_refused": ("{program} did not do it: {reason}.", "{program} 未能执行：{reason}。"),
+    "slurm_waits": ("Waits in Slurm as job {job}.", "在 Slurm 中等待，作业号 {job}。"),
+    "slurm_waiting": (
+        "{id} waits in Slurm as job {job}. Stop it first.",
+        "{id} 正在 Slurm 中等待（作业 {job}）。请先停止它。",
+    ),
+    "slurm_submitted": ("Slurm has it as job {job}.", "已提交给 Slurm，作业号 {job}。"),
+    "slurm_gone": (
+        "Slurm knows nothing of job {job} any more, and it left no word. Look into slurm-{job}.log in the run's folder.",
+        "Slurm 已不再知道作业 {job}，且该作业没有留下信息。请查看运行目录中的 slurm-{job}.log。",
+    ),
+    "slurm_ended": (
+        "Slurm ended job {job}: {state} (exit code {code}). Look into slurm-{job}.log in the run's folder.",
+        "Slurm 结束了作业 {job}：{state}（退出码 {code}）。请查看运行目录中的 slurm-{job}.log。",
+    ),
+    "slurm_cancelled": ("{id} is taken out of Slurm (job {job}).", "已将 {id} 从 Slurm 中移除（作业 {job}）。"),
+    "submit_where": (
+        "Say where to: --slurm. For this machine's own queue: workbench queue add.",
+        "请指明提交到哪里：--slurm。加入本机队列请用：workbench queue add。",
+    ),
     "trainer_killed_because": (
         "The trainer was killed: {because}; {rest}.",
         "训练进程已被强制结束：{because}；{rest}。",
@@ -231,6 +315,9 @@ SENTENCES = {
 }
 # words and clauses that become part of a sentence
 PARTS = {
+    "exit_code": ("exit code {code}", "退出码 {code}"),
+    "slurm_silent": ("it did not answer within {seconds:g} s", "{seconds:g} 秒内没有回应"),
+    "slurm_unclear": ("it printed no job number but {text!r}", "它没有输出作业号，而是 {text!r}"),
     "sweep_time_unknown": ("for a time that cannot be told yet", "时间尚无法估计"),
     "sweep_minutes": ("for about {count} minutes", "约 {count} 分钟"),
     "sweep_hours": ("for about {count:.1f} hours", "约 {count:.1f} 小时"),

@@ -24,6 +24,7 @@ class RunFile:
 
 RUN_FILES = (
     RunFile(("run.yaml",), "page", "the options as launched; `python -m workbench train runs/<id>` resumes the run"),
+    RunFile(("slurm.sbatch", "slurm-*.log"), "page, Slurm", "of a run that was given to Slurm: its batch file, and what the job printed beside the run's own log"),
     RunFile(("run-until-*.yaml",), "page", "the options before a resume that changed them"),
     RunFile(
         ("state.json",), "supervisor, trainer",
@@ -49,8 +50,11 @@ RUN_FILES = (
     RunFile(("evaluations.json",), "page", "results of tasks of lm-evaluation-harness: task, metrics, limit, versions"),
     RunFile(("superseded",), "trainer", "lines of the log and checkpoints that a resume from an earlier checkpoint took back"),
     RunFile(
-        (".lock", ".saving", ".reserve", ".stopping", ".answered", ".failed-*.json", ".*.tmp"), "supervisor, trainer",
-        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; why a process other than the first failed; a file before it has its name",
+        (
+            ".lock", ".saving", ".reserve", ".stopping", ".answered", ".heartbeat", ".stop-request", ".failed-*.json",
+            ".*.tmp",
+        ), "supervisor, trainer",
+        "the run's lock; a checkpoint being written; room for the last word on a full disk; Stop was asked for, and heard; the supervisor's sign of life for other hosts, and their wish to stop; why a process other than the first failed; a file before it has its name",
     ),
     RunFile(
         ("adapter_model*.safetensors*", "adapter_config.json", "model*.safetensors*", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",

@@ -24,6 +24,8 @@ import psutil
 
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.runs import hosts
+from workbench.runs.heartbeat import Heartbeat, ask_stop
 from workbench.runs.state import StateDirectory, own_process
 from workbench.storage.locks import locked
 from workbench.storage.workspace import CODE, Workspace, slug
@@ -166,13 +168,18 @@ def start_job(workspace: Workspace, kind: str, name: str, module: str, *argument
             shutil.rmtree(old.path, ignore_errors=True)
         directory = new_directory(workspace.jobs, f"{kind}-{name}")
         process = start(directory, module, *arguments, "--state-dir", directory.path)
-        directory.update(pid=process.pid)  # one that dies before its first word would look as if it were still starting
+        directory.update(
+            pid=process.pid, boot=hosts.boot()
+        )  # one that dies before its first word would look as if it were still starting
     return directory
 
 
 def stop_job(directory: StateDirectory) -> None:
-    """End a job with everything it has started; its state says so."""
+    """End a job with everything it has started; its state says so. One of another host is asked to end."""
     state = directory.state()
+    if state.active and state.pid and not hosts.is_here(state.boot):
+        ask_stop(directory.path)
+        return
     if state.active and state.pid:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(state.pid, signal.SIGTERM)
@@ -215,10 +222,13 @@ def told(directory: StateDirectory | None, result: Callable[[], str] = lambda: "
 
     signal.signal(signal.SIGTERM, stopped)
     directory.update(state="running", started=time.time(), **own_process())
+    heartbeat = Heartbeat(directory.path, stop=lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with failures_told(directory):
             yield
     except SystemExit:
         directory.update(state="stopped", reason=Message("stopped"), ended=time.time())
         raise
+    finally:
+        heartbeat.end()
     directory.update(state="finished", reason=result(), progress=1.0, phase="", ended=time.time())

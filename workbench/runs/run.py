@@ -16,6 +16,7 @@ from workbench.config.options import RunConfig
 from workbench.config.run_config import to_yaml
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.runs import hosts
 from workbench.runs.files import remove_run_files
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage import files
@@ -52,7 +53,7 @@ class Run(StateDirectory):
         """As for other processes. A run that was asked to stop is `stopping` at once, long before its trainer gets to
         say so; while the trainer saves after its supervisor's death, the run is `stopping`, too, not `lost`."""
         state = super().state()
-        if state.state == "lost" and state.pid and is_held(self.path / ".lock"):
+        if state.state == "lost" and state.pid and hosts.is_here(state.boot) and is_held(self.path / ".lock"):
             state.state, state.reason = "stopping", ""
         if state.state in ("starting", "running") and (self.path / ".stopping").exists():
             state.state = "stopping"
@@ -102,6 +103,17 @@ class Run(StateDirectory):
     def lock(self) -> int | None:
         """The lock that the run's processes hold while one of them lives (a descriptor), or None if it is held."""
         return try_lock(self.path / ".lock")
+
+    def check_ended(self, code: str) -> None:
+        """Raise UserError while a process of the run is there: `code` if on this host, else a sentence that names the
+        other one."""
+        lock, state = self.lock(), self.state()
+        if lock is not None:
+            os.close(lock)
+        if state.pid and not hosts.is_here(state.boot) and (state.active or (lock is None and state.state == "lost")):
+            raise UserError("run_going_on" if state.active else "lock_elsewhere", id=self.id, host=state.host)
+        if lock is None or state.active:
+            raise UserError(code, id=self.id)
 
 
 @dataclass(frozen=True)
@@ -176,11 +188,7 @@ def delete_run(run: Run) -> None:
     """
     if not ((run.path / "run.yaml").exists() or (run.path / "state.json").exists()):
         raise UserError("no_run_in", path=run.path)
-    lock = run.lock()
-    if lock is not None:
-        os.close(lock)
-    if lock is None or run.state().active:
-        raise UserError("run_not_ended", id=run.id)
+    run.check_ended("run_not_ended")
     target = run.path.resolve()
     if run.path.is_symlink():
         run.path.unlink()

@@ -8,7 +8,6 @@ the start is counted from the machine's boot, because clocks are set.
 import errno
 import json
 import os
-import socket
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from workbench.messages.message import Message, restored, stored
+from workbench.runs import heartbeat, hosts
 from workbench.storage import files
 from workbench.storage.files import write_atomically
 
@@ -47,7 +47,8 @@ class ProcessState:
     `cwd` the folder that its relative paths start from, `position` its place in the queue (the lowest first), `resume`
     the checkpoint to go on from. `trainer_pid` is the process that trains, under the one that `pid` names.
     `skipped_rows`: broken rows of the data that the user chose to skip. `started_by`: the user of the page who started
-    the run; empty where nobody logs in, and for the command line.
+    the run; empty where nobody logs in, and for the command line. `host`: where the run is, or waits.
+    `slurm`: the number of its job in Slurm.
     """
 
     state: str = "queued"
@@ -59,7 +60,7 @@ class ProcessState:
     pid: int | None = None
     pid_started: float | None = None
     boot: str = ""
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=hosts.name)
     device: str = ""
     created: float = field(default_factory=time.time)
     started: float | None = None
@@ -76,6 +77,7 @@ class ProcessState:
     cwd: str = ""
     skipped_rows: int = 0
     started_by: str = ""
+    slurm: str = ""
 
     @property
     def active(self) -> bool:
@@ -146,13 +148,29 @@ class StateDirectory:
             return ProcessState(state="lost", reason=Message("state_values"), created=0.0)
 
     def state(self) -> ProcessState:
-        """The run's true state: an active one whose process is gone reads as `lost`."""
+        """The run's true state: an active one whose process is gone reads as `lost`. One of another host goes by its
+        heartbeat: without it there is first a warning."""
         state = self.stored_state()
-        if state.active and state.pid and not process_alive(state.pid, state.pid_started, state.boot):
-            state = self.stored_state()  # it may have ended between the two looks
-            if state.active:
+        if not (state.active and state.pid):
+            return state
+        if hosts.is_here(state.boot):
+            if not process_alive(state.pid, state.pid_started, state.boot):
+                state = self.stored_state()  # it may have ended between the two looks
+                if state.active:
+                    state.state, state.reason = "lost", Message("process_gone")
+            return state
+        silent = heartbeat.silence(self.path)
+        if silent < heartbeat.QUIET:
+            return state
+        state = self.stored_state()
+        if state.active and not hosts.is_here(state.boot):
+            if state.host == hosts.name():  # this host has been started anew
+                state.state, state.reason = "lost", Message("process_gone")
+            elif silent >= heartbeat.LOST:
                 state.state = "lost"
-                state.reason = Message("process_gone")
+                state.reason = Message("host_lost", host=state.host, seconds=heartbeat.LOST)
+            else:
+                state.warning = Message("host_quiet", host=state.host, seconds=10 * int(silent / 10))
         return state
 
     def begin(self) -> None:
@@ -190,7 +208,7 @@ class StateDirectory:
 
 def process_alive(pid: int, started: float | None, boot: str = "") -> bool:
     """Whether the process `pid` that started at `started` still runs (not merely some process with that pid)."""
-    if boot and boot != _boot():
+    if not hosts.is_here(boot):
         return False
     try:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -201,8 +219,8 @@ def process_alive(pid: int, started: float | None, boot: str = "") -> bool:
 
 
 def own_process() -> dict:
-    """`pid`, `pid_started` and `boot` of the calling process, for `StateDirectory.update`."""
-    return {"pid": os.getpid(), "pid_started": _started(os.getpid()), "boot": _boot()}
+    """`pid`, `pid_started`, `boot` and `host` of the calling process, for `StateDirectory.update`."""
+    return {"pid": os.getpid(), "pid_started": _started(os.getpid()), "boot": hosts.boot(), "host": hosts.name()}
 
 
 def process_of(pid: int) -> float | None:
@@ -219,11 +237,3 @@ def _started(pid: int) -> float:
         return psutil.Process(pid).create_time()
     stat = Path(f"/proc/{pid}/stat").read_bytes()  # proc(5): the name in parentheses may hold anything
     return int(stat[stat.rindex(b")") + 2 :].split()[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _boot() -> str:
-    """What names this boot of the machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.runs import hosts
 from workbench.runs.run import list_states
 from workbench.runs.state import process_alive
 from workbench.storage.workspace import Workspace
@@ -59,9 +60,11 @@ def assign(queued: list[tuple[list[str], int]], busy: set[str]) -> list[list[str
 
 
 def busy_slots(workspace: Workspace) -> set[str]:
-    """Slots of the jobs and runs that are going, also of a run that has said its last word but whose process is still
-    there."""
-    states = [item.state for item in list_states(workspace) if item.state.pid and not item.settled]
+    """Slots of the jobs and runs that are going on this host, also of a run that has said its last word but whose
+    process is still there."""
+    here = hosts.name()
+    listed = list_states(workspace)
+    states = [item.state for item in listed if item.state.pid and item.state.host == here and not item.settled]
     going = [s for s in states if s.active or process_alive(s.pid, s.pid_started, s.boot)]
     return {slot for s in going for slot in (s.devices or ",".join(slots())).split(",")} | {*job_slots.held(workspace)}
 

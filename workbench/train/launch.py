@@ -93,15 +93,19 @@ class Processes:
 
     def start(self, command: Callable[[dict[str, str], int], subprocess.Popen], variables: list[dict[str, str]]):
         """Start one with each of `variables`; `command` takes them and the process group to join (0: a new one)."""
-        for number, own in enumerate(variables):
+        for own in variables:
             try:
                 process = command(own, self.first.pid if self.all else 0)
             except (PermissionError, ProcessLookupError):
                 if self.all and self.first.poll() is not None:  # its group is gone; its end says why
                     return
                 raise
-            self.all.append(process)
-            threading.Thread(target=self._tell_end, args=(number, process), daemon=True).start()
+            self.add(process)
+
+    def add(self, process) -> None:
+        """Watch one more: a process, or what stands for those of another host."""
+        self.all.append(process)
+        threading.Thread(target=self._tell_end, args=(len(self.all) - 1, process), daemon=True).start()
 
     def _tell_end(self, number: int, process: subprocess.Popen) -> None:
         self._ends.put((number, process.wait()))

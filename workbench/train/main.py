@@ -20,6 +20,7 @@ from pathlib import Path
 from workbench import loading_libraries
 from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
+from workbench.runs.heartbeat import Heartbeat
 from workbench.runs.run import FollowedRun, Run, is_whole, step_of
 from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
@@ -38,6 +39,7 @@ class Stop:
         self.requested = False
         self.training = False
         self._run, self._supervisor, self._pid = run, os.getppid(), os.getpid()
+        self._asks = 0
         signal.signal(signal.SIGTERM, self._ask)
 
     @property
@@ -62,6 +64,15 @@ class Stop:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         self._run.update(**own_process())
+        if self._run.writes:
+            Heartbeat(self._run.path, stop=self._asked_elsewhere)
+
+    def _asked_elsewhere(self) -> None:
+        """Stop was asked for on another host: this process saves already; asked again, it ends at once."""
+        self._asks += 1
+        if self._asks > 1:
+            self._run.update(state="stopped", reason=Message("killed_by_stop"), ended=time.time())
+            os._exit(1)
 
 
 def main(arguments: list[str]) -> int:
@@ -128,7 +139,8 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         # a stopped process whose supervisor dies is sent SIGHUP by the kernel, too: it should save, not end at once
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        if os.getppid() != parent or parent == 1:
+        # who started it may be gone already; in a container the supervisor may be process 1, which adopts orphans
+        if os.getppid() != int(os.environ.get("WORKBENCH_SUPERVISOR", 0 if parent == 1 else parent)):
             sys.exit(1)
 
 

@@ -18,13 +18,14 @@ from workbench.config.run_config import to_yaml, validated
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
 from workbench.messages.message import Message
-from workbench.runs import job
+from workbench.runs import hosts, job
+from workbench.runs.heartbeat import ask_stop
 from workbench.runs.run import Run, create_run, delete_run, list_states, step_of
 from workbench.runs.state import StateDirectory, process_alive, state_word
 from workbench.storage.files import write_atomically
 from workbench.storage.locks import is_held, locked
 from workbench.storage.workspace import Workspace
-from workbench.train import job_slots
+from workbench.train import job_slots, slurm
 from workbench.train.devices import assign, busy_slots, check_devices, slots, wanted_slots
 from workbench.train.estimates.check import check_start
 
@@ -32,8 +33,10 @@ JOB_LOOK = 1.0  # seconds between two looks of a job that waits
 
 
 def queue(workspace: Workspace) -> list[Run]:
-    """The queued runs in the order in which they will start."""
-    waiting = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
+    """The runs that are queued on this host, in the order in which they will start."""
+    here = hosts.name()
+    queued = [item for item in list_states(workspace) if item.state.state == "queued" and not item.state.pid]
+    waiting = [item for item in queued if item.state.host == here and not item.state.slurm]
     return [item.run for item in sorted(waiting, key=lambda item: (item.state.position, item.run.id))]
 
 
@@ -135,7 +138,8 @@ def take_slots(directory: StateDirectory, devices: str, workspace: Workspace) ->
 
 def _holders(wanted: list[str], workspace: Workspace) -> list[str]:
     """Ids of the runs and jobs on any of these devices, the oldest first."""
-    going = [item for item in list_states(workspace) if item.state.active and item.state.pid]
+    here, listed = hosts.name(), list_states(workspace)
+    going = [item for item in listed if item.state.active and item.state.pid and item.state.host == here]
     runs = [item.run.id for item in going if {*(item.state.devices or ",".join(wanted)).split(",")} & {*wanted}]
     jobs = job_slots.held(workspace)
     return runs[::-1] + list(dict.fromkeys(jobs[slot] for slot in wanted if slot in jobs))
@@ -180,7 +184,8 @@ def waits_for(run: Run, workspace: Workspace) -> tuple[int, list[str]]:
 def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message:
     """Ask a run to save a checkpoint and end; asked again, it is killed. Returns a sentence saying what happens now.
 
-    Only a process that is certainly the run's own is signaled (same pid and start).
+    Only a process that is certainly the run's own is signaled (same pid and start). One of another host is asked
+    through a file.
 
     Args:
         kill: whether asking again kills the run; by default it does. A page that asks its user first says which.
@@ -189,6 +194,8 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     state = run.state()
     if not state.active:
         return Message("run_ended_already", id=run.id, state=state_word(state.state))
+    if state.slurm and not state.pid:
+        return _cancel(run, state.slurm, workspace)
     if not state.pid:
         with queue_lock(workspace):
             state = run.state()
@@ -199,6 +206,10 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     again = (run.path / ".stopping").exists()
     if again and kill is False:
         return Message("run_is_stopping", id=run.id)
+    if not hosts.is_here(state.boot):
+        (run.path / ".stopping").touch()
+        ask_stop(run.path)
+        return Message("run_kill_asked" if again else "run_stop_asked", id=run.id, host=state.host)
     trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
     if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone
         (run.path / ".stopping").touch()
@@ -218,6 +229,16 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     return Message("run_stops", id=run.id)
 
 
+def _cancel(run: Run, job: str, workspace: Workspace) -> Message:
+    """Take a run that has not begun out of Slurm."""
+    slurm.cancel(job)
+    with queue_lock(workspace):
+        state = run.state()
+        if state.active and not state.pid:
+            run.update(state="stopped", reason=Message("slurm_cancelled", id=run.id, job=job), ended=time.time())
+    return Message("slurm_cancelled", id=run.id, job=job)
+
+
 def _alive(pid: int | None, started: float | None, boot: str) -> bool:
     return bool(pid) and started is not None and process_alive(pid, started, boot)
 
@@ -228,13 +249,16 @@ def _wait_until(condition, seconds: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> Message:
+def resume(
+    run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None, in_slurm: bool = False
+) -> Message:
     """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a
     sentence.
 
     Args:
         checkpoint: `checkpoint-N`, or N.
         overrides: options to change, such as more epochs; the old file stays beside the new one.
+        in_slurm: it is given to Slurm next, and is in no queue here.
 
     Raises:
         UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this
@@ -245,11 +269,7 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
         kept = run.config_values()
         workspace.check_code(kept.get("trust_remote_code") or kept.get("trust_reward_code"))
     with queue_lock(workspace):
-        lock = run.lock()
-        if lock is not None:
-            os.close(lock)
-        if lock is None or run.state().active:
-            raise UserError("run_going_stop", id=run.id)
+        run.check_ended("run_going_stop")
         checkpoints = run.checkpoints()
         name = checkpoint if not checkpoint.isdigit() else f"checkpoint-{checkpoint}"
         if name and name not in [p.name for p in checkpoints]:
@@ -267,6 +287,8 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             pid=None,
             pid_started=None,
             boot="",
+            host="" if in_slurm else hosts.name(),
+            slurm=slurm.SUBMITTING if in_slurm else "",
             ended=None,
             exit_code=None,
             reason="",
@@ -278,7 +300,8 @@ def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: d
             trainer_pid=None,
             trainer_started=None,
         )
-    start_queued(workspace)
+    if not in_slurm:
+        start_queued(workspace)
     state = run.state()
     waits = state.state == "queued" and not state.pid
     return Message("run_waits" if waits else "run_goes_on", id=run.id, start=name or Message("the_beginning"))
@@ -296,6 +319,9 @@ def move(run: Run, workspace: Workspace, places: int) -> Message:
     workspace.check_writable()
     with queue_lock(workspace):
         order = queue(workspace)
+        state = run.state()
+        if state.state == "queued" and not state.pid and state.host != hosts.name():
+            raise UserError("queued_elsewhere", id=run.id, host=state.host or "Slurm")
         if run not in order:
             raise UserError("not_in_queue", id=run.id, state=state_word(run.state().state))
         old = order.index(run)

@@ -11,17 +11,22 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.runs import job
+from workbench.runs.heartbeat import Heartbeat
 from workbench.runs.run import Run
 from workbench.runs.state import FINAL, own_process, process_of
 from workbench.storage.workspace import Workspace
 from workbench.train.devices import free_devices
 from workbench.train.estimates import record
 from workbench.train.launch import Processes, environments, forget_failures, process_count, read_failure
+
+if TYPE_CHECKING:  # it starts what this module defines
+    from workbench.train.nodes import Nodes
 
 # without it, fragments make a 16B model of 10.8 GiB run out of a 12 GiB card
 ALLOCATOR = dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:True")
@@ -39,6 +44,7 @@ class _Trainer:
         self.processes = Processes()
         self.asked = 0
         self.killed_because = ""
+        self.taken = False
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
@@ -53,7 +59,28 @@ class _Trainer:
         lock."""
         self.processes.kill()
 
+    def beat(self) -> Heartbeat:
+        """Tell other hosts that the run goes on, and listen to them. Once this process has counted as lost, another
+        host may have taken the run over: then this one ends without a word in its files."""
+        mine = own_process()
+
+        def taken() -> bool:
+            state = self._run.stored_state()
+            return state.state == "queued" or (
+                bool(state.pid) and (state.pid, state.boot) != (mine["pid"], mine["boot"])
+            )
+
+        def gone() -> None:
+            self.taken = True
+            self.end()
+
+        return Heartbeat(self._run.path, self.stop, taken, gone)
+
     def _stop(self, signum, frame):
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop was asked for, by a signal or from another host."""
         self.asked += 1
         if not self.processes.running:
             return
@@ -75,7 +102,15 @@ class _Trainer:
             self.end()
 
 
-def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, from_queue: str = "") -> int:
+def supervise(
+    run: Run,
+    config: RunConfig,
+    workspace: Workspace,
+    *,
+    echo: bool,
+    from_queue: str = "",
+    nodes: "Nodes | None" = None,
+) -> int:
     """Train `run` in a child process and return its exit code: 0 done or stopped, 2 bad input, 1 failure.
 
     SIGTERM and SIGINT are passed on as SIGTERM: the trainer saves a checkpoint and ends as `stopped`. The second one
@@ -83,6 +118,7 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
 
     Args:
         from_queue: the devices that the queue gave; then a run that has left the queue meanwhile is not started.
+        nodes: the hosts that train together, this one first.
 
     Raises:
         UserError: another process is at this run.
@@ -98,12 +134,14 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
         (run.path / name).unlink(missing_ok=True)
     forget_failures(run)
     run.make_reserve()
-    devices = from_queue or free_devices(config, workspace)
+    devices = nodes.devices if nodes else from_queue or free_devices(config, workspace)
     run.update(
         state="starting", started=time.time(), ended=None, exit_code=None, reason="", devices=devices, **own_process()
     )
+    heartbeat = trainer.beat()
     changes = {
         "PYTHONUNBUFFERED": "1",
+        "WORKBENCH_SUPERVISOR": str(os.getpid()),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "" if devices == "cpu" else devices,
     }
@@ -127,11 +165,15 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
             )
 
         processes = Processes()
-        processes.start(start, environments(process_count(config, devices) if trains else 1))
+        alone = environments(process_count(config, devices) if trains else 1)
+        processes.start(start, nodes.environments() if nodes and trains else alone)
+        for other in nodes.begin(run, workspace) if nodes and trains else ():
+            processes.add(other)
+        speakers = [getattr(process, "target", f"rank {n}" if n else "") for n, process in enumerate(processes.all)]
         trainer.started(processes)
         readers = [
-            threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, rank), daemon=True)
-            for rank, process in enumerate(processes.all)
+            threading.Thread(target=_copy_output, args=(process.stdout, run.log, echo, speaker), daemon=True)
+            for speaker, process in zip(speakers, processes.all, strict=True)
         ]
         for reader in readers:
             reader.start()
@@ -145,8 +187,18 @@ def supervise(run: Run, config: RunConfig, workspace: Workspace, *, echo: bool, 
             reader.join(5)
         if code or trainer.asked or run.stored_state().state not in ("running", "finished"):
             break
+    heartbeat.end()
+    if trainer.taken:
+        os.close(lock)
+        raise UserError("run_taken", id=run.id, host=run.stored_state().host)
     if not code and trainer.asked and run.stored_state().state == "running":  # between training and predictions
         run.update(state="stopped", reason=Message("predict_stopped", done=0))
+    if nodes and trains and code:
+        if (lost := nodes.lost(rank, code)) and not trainer.asked:
+            run.update(state="failed", reason=lost)
+            rank, code = 0, 1
+        else:
+            rank = nodes.failed_rank(run, rank)
     exit_code = _close(run, code, trainer, _out_of_memory_kills() > kills, rank)
     if config.do_train:
         if not trains and run.stored_state().state == "failed":  # what was trained is there
@@ -209,16 +261,16 @@ def _tell(run: Run, config: RunConfig) -> None:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + f"The webhook was not reached: {error}\n")
 
 
-def _copy_output(stream, log: Path, echo: bool, rank: int = 0) -> None:
+def _copy_output(stream, log: Path, echo: bool, speaker: str = "") -> None:
     """Every line that the trainer prints, timestamp first, into the log and, with `echo`, onto the terminal. A line of
-    another process than the first says which."""
-    speaker = f"[rank {rank}] ".encode() if rank else b""
+    another process than the first, or of another host, says which."""
+    said_by = f"[{speaker}] ".encode() if speaker else b""
     with open(log, "ab", buffering=0) as file:
         for raw in stream:
             line = raw.rstrip(b"\r\n").rpartition(b"\r")[2][:_MAX_LINE]  # of a progress bar only its last state
             if not line.strip():
                 continue
-            line = speaker + line
+            line = said_by + line
             try:
                 file.write(time.strftime("%Y-%m-%d %H:%M:%S ").encode() + line + b"\n")
             except OSError:  # a full disk must not stop the training that a checkpoint may still save
@@ -244,17 +296,17 @@ def _close(run: Run, code: int, trainer: _Trainer, out_of_memory: bool, rank: in
         changes |= {"state": "stopped", "reason": Message("stopped_before")}
         exit_code = 0
     elif code and rank:  # what the first process says then is what it saw of that
-        reason = read_failure(run, rank) or _why(code, out_of_memory)
+        reason = read_failure(run, rank) or why(code, out_of_memory)
         changes["state"] = "failed"
         changes["reason"] = reason if reason == state.reason else Message("rank_failed", rank=rank, reason=reason)
     elif state.state not in FINAL:
         changes["state"] = "failed"
-        changes["reason"] = _why(code, out_of_memory)
+        changes["reason"] = why(code, out_of_memory)
     run.update(**changes)
     return exit_code
 
 
-def _why(code: int, out_of_memory: bool) -> Message:
+def why(code: int, out_of_memory: bool) -> Message:
     """What an exit code says, in a sentence with what to do."""
     if code >= 0:
         return Message("trainer_ended_early", code=code)

@@ -183,6 +183,11 @@ TEXT = {
     "merge_many": ("At most {most} adapters can be merged.", "最多可合并 {most} 个适配器。"),
     "logout": ("Log out", "退出登录"),
     "logged_in_as": ("{name} ({role})", "{name}（{role}）"),
+    "on_host": ("on {name}", "位于主机 {name}"),
+    "queued_on": (
+        "Waits in the queue of {name}, which starts it. To have it here, stop and resume it.",
+        "在主机 {name} 的队列中等待，由该主机启动。如需改在本机，请先停止再继续。",
+    ),
     "started_by": ("by {name}", "由 {name} 启动"),
     "theme": ("Light / dark", "亮色 / 暗色"),
     "queued_as": ("{id} waits in the queue, as number {place}.", "{id} 已排队，位置 {place}。"),

@@ -7,6 +7,7 @@ import threading
 from html import escape
 
 from workbench.messages.message import told
+from workbench.runs import hosts
 from workbench.runs.metrics import REWARDS, MetricsReader, tail
 from workbench.runs.run import Run
 from workbench.runs.state import ProcessState
@@ -38,7 +39,7 @@ def change_token(run: Run, lang: str, log_scale: bool) -> tuple:
     """Something that changes when the run's view does."""
     state = run.state()
     files = run.path / "state.json", run.metrics, run.log, run.path / record.FILE
-    return (run.id, lang, log_scale, state.state, *file_token(*files))
+    return (run.id, lang, log_scale, state.state, state.warning, *file_token(*files))
 
 
 def waiting(run: Run, token: tuple, workspace: Workspace) -> tuple[int, list[str]]:
@@ -55,6 +56,7 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     model = middle(str(values.get("model_name_or_path", "")).split("/")[-1], 34)
     dataset = middle(str(values.get("dataset", "")), 34)
     by = " · " + say("started_by", lang, name=state.started_by) if state.started_by else ""
+    by += " · " + say("on_host", lang, name=state.host) if state.host else ""
     parts = [
         "<div class='wb-card'><div class='wb-head'>",
         f"<span class='wb-badge {escape(state.state)}'>{escape(say('state_' + state.state, lang))}</span>",
@@ -73,6 +75,8 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     if place:
         notes.append(say("queued_note", lang, place=place))
         notes[-1] += " " + say("queued_waits", lang, runs=", ".join(holders)) if holders else ""
+    elif state.state == "queued" and not state.pid and state.host not in ("", hosts.name()):
+        notes.append(say("queued_on", lang, name=state.host))
     for text in notes:
         parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(text)}</div>")
     if state.reason:

@@ -20,7 +20,7 @@ from workbench.errors import UserError
 from workbench.runs.run import Run, is_model, list_states, run_named
 from workbench.storage.users import User, role_word
 from workbench.storage.workspace import Workspace, slug
-from workbench.train import queue
+from workbench.train import queue, slurm
 from workbench.ui import people as people_
 from workbench.ui.api import add_api
 from workbench.ui.catalogue import say
@@ -337,6 +337,7 @@ def _keep_house(workspace: Workspace, sessions: Sessions) -> None:
                 trim()
             if not workspace.read_only:
                 queue.start_queued(workspace)
+                slurm.look(workspace)
             if not warm:
                 warm = True
                 runs_view.summaries(workspace)

@@ -115,16 +115,15 @@ def _token(item: Listed) -> tuple:
 def summaries(
     workspace: Workspace, search: str = "", states: list[str] = (), sort: str = "by_newest", group: str = ""
 ) -> list[Summary]:
-    """The runs whose id, title, tags, group, model, dataset or user has all words of `search`, whose state is among
-    `states` (none: all), and which are in `group` (none: any or no group)."""
+    """The runs whose id, title, tags, group, model, dataset, user or host has all words of `search`, whose state is
+    among `states` (none: all), and which are in `group` (none: any or no group)."""
     terms, rows = search.lower().split(), []
     for item in list_states(workspace):
         if states and item.state.state not in states:
             continue
         row = Summary(item.run, item.state, *_read(item))
-        text = (
-            f"{row.run.id} {row.title} {row.tags} {row.group} {row.model} {row.dataset} {row.state.started_by}".lower()
-        )
+        of_whom = f"{row.state.started_by} {row.state.host}"
+        text = f"{row.run.id} {row.title} {row.tags} {row.group} {row.model} {row.dataset} {of_whom}".lower()
         if all(word in text for word in terms) and group in ("", row.group):
             rows.append(row)
     worst = float("inf")

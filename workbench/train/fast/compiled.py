@@ -11,18 +11,13 @@ import itertools
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 import workbench.models.attention  # noqa: F401  (its operator)
+from workbench.models.layers import decoder_layers
 from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
 _LINEARS = 2  # outputs of linear layers that are stored, in sizes of the layer's input
-
-
-def decoder_layers(model) -> list[torch.nn.Module]:
-    """The layers that transformers would checkpoint one by one."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:

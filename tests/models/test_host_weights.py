@@ -5,7 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.trained import losses, ready
-from workbench.models.host_weights import host_weights_of
+from workbench.config.run_config import validated
+from workbench.errors import UserError
+from workbench.models.host_weights import Copies, host_weights_of, stream_weights, streamed_modules
 
 STEPS = 6
 LLAMA = {"num_hidden_layers": 7, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
@@ -67,3 +69,206 @@ def test_steps_are_the_same_bit_for_bit(kind, checkpointing, values, workspace, 
     assert made.slots == 3 < len(made.layers) and made.copied > STEPS * len(made.layers)
     if kind == "deepseek_v2":
         assert any("experts" in name for name in ours[2])
+
+
+class Late(Copies):
+    """A device that copies no sooner than somebody waits for it."""
+
+    def __init__(self):
+        self.pending = {}
+
+    def start(self, slot, target, source):
+        target.fill_(0xFF)  # what lay there is gone
+        self.pending[slot] = target, source
+
+    def wait(self, slot):
+        if slot in self.pending:
+            target, source = self.pending.pop(slot)
+            target.copy_(source)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False], ids=["computed again", "kept"])
+def test_nothing_reads_a_slot_before_its_copy_was_waited_for(checkpointing, values, workspace, folders):
+    more = {"disable_gradient_checkpointing": not checkpointing}
+    theirs = trained(values, workspace, folders["deepseek_v2"], weights_on="card", **more)
+    trainer, _ = run_of(values, workspace, folders["deepseek_v2"], weights_on="host", **more)
+    made = host_weights_of(trainer.model)
+    made.copies = Late()
+    trainer.train()
+    assert torch.equal(losses(trainer), theirs[0])
+
+
+def test_layers_come_twice_for_a_micro_batch(values, workspace, folders):
+    trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host")
+    made = host_weights_of(trainer.model)
+    numbers = []
+    plain = made._fetch
+    made._fetch = lambda number: (numbers.append(number), plain(number))
+    trainer.train()
+    upwards, down = [3, 4, 5, 6], [3, 2, 1, 0]  # three of seven are there at each turn
+    assert numbers == (upwards + down) * STEPS
+
+
+def test_slots_have_addresses_that_stay(values, workspace, folders):
+    trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host")
+    streams = streamed_modules(trainer.model)
+    assert any(name.endswith("mlp.down_proj.base_layer") for name in streams)
+
+    def addresses():
+        return {
+            name: (module.weight.data_ptr(), module.weight.quant_state.absmax.data_ptr())
+            for name, module in trainer.model.named_modules()
+            if name in streams and hasattr(module.weight, "quant_state")
+        }
+
+    before = addresses()
+    trainer.train()
+    assert addresses() == before and len(before) == 7 * 7
+    assert len({address for address, _ in before.values()}) == 3 * 7
+
+
+def test_a_step_is_cut_into_as_few_micro_batches_as_its_rows_allow(values, workspace, folders):
+    more = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
+    ours = trained(values, workspace, folders["deepseek_v2"], weights_on="host", **more)
+    theirs = trained(values, workspace, folders["deepseek_v2"], weights_on="card", **more)
+    assert torch.allclose(ours[0], theirs[0], atol=1e-5) and torch.allclose(ours[1], theirs[1], rtol=1e-4)
+    shapes = [one[3].step_strategy.shapes for one in (ours, theirs)]
+    assert shapes[0].sizes[-1] == 3 * shapes[1].sizes[-1]
+    layers = len(host_weights_of(ours[3].model).layers)
+    assert host_weights_of(ours[3].model).copied <= STEPS * 2 * layers  # one micro-batch a step
+
+
+def test_weights_in_16_bits_and_evaluation(values, workspace, folders):
+    more = {"quantization_bit": None, "val_size": 4, "eval_strategy": "steps", "eval_steps": 3, "lora_target": "q_proj"}
+    ours = trained(values, workspace, folders["deepseek_v2"], weights_on="host", **more)
+    theirs = trained(values, workspace, folders["deepseek_v2"], weights_on="card", **more)
+    assert same(ours, theirs)
+    evaluated = [[row["eval_loss"] for row in one[3].state.log_history if "eval_loss" in row] for one in (ours, theirs)]
+    assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 2
+
+
+def test_a_checkpoint_goes_on_as_if_it_had_never_stopped(values, workspace, folders):
+    more = {"weights_on": "host", "save_strategy": "steps", "save_steps": 3}
+    whole, run = run_of(values, workspace, folders["deepseek_v2"], **more)
+    whole.train()
+    again, _ = run_of(values, workspace, folders["deepseek_v2"], **more)
+    again.train(resume_from_checkpoint=str(run.path / "checkpoint-3"))
+    assert torch.equal(losses(again)[-3:], losses(whole)[-3:])
+    adapters = [{n: p for n, p in t.model.named_parameters() if p.requires_grad} for t in (again, whole)]
+    assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[1])
+
+
+def test_adapters_that_were_trained_so_load_anywhere(values, workspace, folders):
+    from peft import PeftModel
+
+    trainer, run = run_of(values, workspace, folders["llama"], weights_on="host", quantization_bit=None)
+    trainer.train()
+    trainer.save_model(str(run.path))
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        ours = trainer.model.eval()(input_ids=ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32)
+        theirs = PeftModel.from_pretrained(plain, str(run.path)).eval()(input_ids=ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+# ---- chat
+
+
+def answers(folder, workspace, **more):
+    from workbench.config.options import EngineConfig
+    from workbench.engine.batching.scheduler import backend_of
+    from workbench.engine.transformers_backend import TransformersDecoder
+
+    said = []
+    options = {"model_name_or_path": str(folder), "template": "chatml", "devices": "cpu", "quantization_bit": 4}
+    config = validated(options | more, EngineConfig)
+    decoder = TransformersDecoder(config, workspace, lambda *_: None, said.append)
+    return decoder.base, backend_of(decoder, said.append), said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_the_same(kind, workspace, folders):
+    from workbench.engine.backend import Job, Sampling
+
+    found = []
+    for place in ("card", "host"):
+        model, backend, _ = answers(folders[kind], workspace, weights_on=place, cpu_weights="float32")
+        jobs = [
+            Job(None, [{"role": "user", "content": text}], Sampling(max_tokens=12, temperature=0.0, logprobs=2))
+            for text in ("Who are you?", "Say something longer than that, please.")
+        ]
+        backend.call(lambda backend=backend, jobs=jobs: [backend.submit(job) for job in jobs])
+        found.append([[(token.text, token.info and token.info.logprob) for token in job] for job in jobs])
+        assert not backend.capabilities.not_batched
+        assert (host_weights_of(model) is not None) == (place == "host")
+    assert found[0] == found[1] and len(found[0][0]) > 3
+
+
+def test_weights_that_stream_are_not_packed_once_more(workspace, folders):
+    *_, said = answers(folders["llama"], workspace, weights_on="host", quantization_bit=None)
+    assert any("keep the form in which they were loaded" in line for line in said)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"finetuning_type": "full", "quantization_bit": None},
+        {"quantization_bit": 8},
+        {"device_map": "auto"},
+        {"use_dora": True},
+        {"pissa_init": True, "quantization_bit": None},
+        {"torch_compile": "on"},
+        {"cuda_graphs": "on"},
+        {"adapter_name_or_path": "a,b", "quantization_bit": None},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_what_does_not_go_with_it(more, values):
+    from workbench.config.conflicts import conflicts
+
+    config = validated(values | {"quantization_bit": 4} | more | {"weights_on": "card"})
+    codes = [message.code for message in conflicts(config.model_copy(update={"weights_on": "host"}))]
+    assert "host_with" in codes and "host_with" not in [message.code for message in conflicts(config)]
+
+
+def test_modules_that_stream_are_not_trained_as_a_whole(values, workspace, folders):
+    for target in ("mlp", "layers.2", "o_proj"):
+        with pytest.raises(UserError) as caught:
+            run_of(values, workspace, folders["llama"], weights_on="host", additional_target=target)
+        assert caught.value.message.code == "host_with"
+    trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host", additional_target="lm_head")
+    assert any("lm_head" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
+
+
+def test_a_model_without_known_layers():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    with pytest.raises(UserError) as caught:
+        stream_weights(model, torch.device("cpu"))
+    assert caught.value.message.code == "host_weights_no_layers"
+
+
+def test_a_host_that_is_too_small_is_refused_before_anything_is_loaded(values, workspace, folders, monkeypatch):
+    from workbench.models.cost import placement as cost
+    from workbench.train.placement import placed
+
+    config = validated(values | {"model_name_or_path": str(folders["llama"]), "weights_on": "host"})
+    assert placed(config, workspace, print).weights_on == "host"
+    monkeypatch.setattr(cost, "free_host", lambda: 1000)
+    with pytest.raises(UserError) as caught:
+        placed(config, workspace, print)
+    assert caught.value.message.code == "host_memory_small"
+    assert placed(config.model_copy(update={"weights_on": "auto"}), workspace, print).weights_on == "card"
+
+
+def test_several_processes_are_refused(values, workspace, monkeypatch):
+    from workbench.train.placement import placed
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError) as caught:
+        placed(validated(values | {"weights_on": "host"}), workspace, print)
+    assert caught.value.message.code == "host_with"
+    assert placed(validated(values), workspace, print).weights_on == "card"

@@ -13,6 +13,10 @@ SENTENCES = {
         "The checkpoint is quantized already ({method}); the figures are those of the options here.",
         "该检查点已被量化（{method}）；数字按此处的选项计算。",
     ),
+    "cost_weights_on_host": (
+        "The weights of the layers ({host}) stay in host memory and stream through the GPU (weights_on: host); every micro-batch waits for them, and time is reckoned with a link of 25 GB/s until a run has measured it.",
+        "各层权重（{host}）留在主机内存，并流式经过 GPU（weights_on: host）；每个微批都要等待传输。在有实测之前，按 25 GB/s 的带宽估计时间。",
+    ),
     "cost_split_evenly": (
         "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. The model's copies of DDP are each as large as one card's run; FSDP is not modeled.",
         "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。DDP 下每张卡与单卡运行相同；未对 FSDP 建模。",

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import UserError
+from workbench.models.cost.placement import SLOTS
 from workbench.models.layers import decoder_layers
 from workbench.models.quantized.weights import is_packed
 
-SLOTS = 3  # layers on the device: one is computed, the others are on their way
 _ALIGNED = 512  # bytes; what kernels read wide begins at such an address
 _TRIES = 3  # copies of a layer by which the link is measured
 
@@ -41,6 +41,46 @@ class _Part:
         return memory[self.start : self.start + self.size].view(self.dtype).view(self.shape)
 
 
+class Copies:
+    """Copies into slots on a device without streams: done when they are asked for."""
+
+    def start(self, slot: int, target: Tensor, source: Tensor) -> None:
+        """Copy into a slot after all computation that was asked for so far."""
+        target.copy_(source)
+
+    def wait(self, slot: int) -> None:
+        """Let the computation that follows wait for the copy into this slot."""
+
+    def finish(self) -> None:
+        """Wait for all copies."""
+
+
+class CopiesBeside(Copies):
+    """Copies to a GPU, on a stream of their own.
+
+    They wait for what the computing stream had been asked for when they were: so a slot is not overwritten while
+    something reads it.
+    """
+
+    def __init__(self, device: torch.device, slots: int):
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._asked = [torch.cuda.Event() for _ in range(slots)]
+        self._done = [torch.cuda.Event() for _ in range(slots)]
+
+    def start(self, slot: int, target: Tensor, source: Tensor) -> None:
+        self._asked[slot].record(torch.cuda.current_stream(self._device))
+        self._stream.wait_event(self._asked[slot])
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            self._done[slot].record(self._stream)
+
+    def wait(self, slot: int) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self._done[slot])
+
+    def finish(self) -> None:
+        self._stream.synchronize()
+
+
 class HostWeights:
     """The streamed weights of one model.
 
@@ -50,23 +90,22 @@ class HostWeights:
         copied: layers that were copied so far.
     """
 
-    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, progress=None):
+    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
         parts = [_parts(layer) for layer in layers]
         sizes = [_end(own) for own in parts]
         self.layers, self.slots, self.device = layers, min(slots, len(layers)), device
         self.bytes, self.slot_bytes = sum(sizes), max(sizes)
         self.copied, self.bandwidth = 0, 0.0
-        self._sizes, self._going_down = sizes, False
+        self._sizes = sizes
         self._memory = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=device) for _ in range(self.slots)]
         self._holds: list[int | None] = [None] * self.slots
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._ready = [torch.cuda.Event() for _ in self._memory] if self._stream else []
-        self._free = [torch.cuda.Event() for _ in self._memory] if self._stream else []
+        on_gpu = device.type == "cuda"
+        self.copies = CopiesBeside(device, self.slots) if on_gpu else Copies()
         self._host: list[Tensor] = []
-        if self._stream is not None:
+        if on_gpu:
             weakref.finalize(self, _unlock, self._host).atexit = False
         for number, (layer, own) in enumerate(zip(layers, parts, strict=True)):
-            self._host.append(_laid_out(own, sizes[number], locked=self._stream is not None))
+            self._host.append(_laid_out(own, sizes[number], locked=on_gpu))
             for part in own:
                 part.put(part.view(self._memory[number % self.slots]))
             layer.host_weights = self  # type: ignore[assignment]
@@ -74,15 +113,11 @@ class HostWeights:
             for module in (layer, *layer.children()):
                 module.register_forward_pre_hook(lambda module, args, number=number: self._forward(number))
             layer.register_forward_hook(lambda module, args, out, number=number: self._watch(number, out))
-            if progress is not None:
-                progress((number + 1) / len(layers))
+            if laid_out is not None:
+                laid_out(number + 1, len(layers))
         self.bandwidth = self._measured()
         for number in range(self.slots):
             self._fetch(number)
-
-    def host_tensors(self) -> Iterator[tuple[int, Tensor]]:
-        """Each layer's number and its bytes in host memory."""
-        yield from enumerate(self._host)
 
     # ---- when weights are needed
 
@@ -105,8 +140,7 @@ class HostWeights:
         slot = number % self.slots
         if self._holds[slot] != number:
             self._fetch(number)
-        if self._stream is not None:
-            torch.cuda.current_stream(self.device).wait_event(self._ready[slot])
+        self.copies.wait(slot)
         taken = {slot}
         for other in self._coming(number, down):
             if other % self.slots in taken:
@@ -129,34 +163,23 @@ class HostWeights:
     # ---- copying
 
     def _fetch(self, number: int) -> None:
-        """Copy a layer into its slot, after all that was asked for so far has read what lies there."""
+        """Copy a layer into its slot."""
         slot, size = number % self.slots, self._sizes[number]
         self._holds[slot] = number
         self.copied += 1
-        if self._stream is None:
-            self._memory[slot][:size].copy_(self._host[number])
-            return
-        self._free[slot].record(torch.cuda.current_stream(self.device))
-        self._stream.wait_event(self._free[slot])
-        with torch.cuda.stream(self._stream):
-            self._memory[slot][:size].copy_(self._host[number], non_blocking=True)
-            self._ready[slot].record(self._stream)
+        self.copies.start(slot, self._memory[slot][:size], self._host[number])
 
     def _measured(self) -> float:
         """Bytes a second of copies of the largest layer; the first one is not counted."""
         largest = max(range(len(self._sizes)), key=self._sizes.__getitem__)
         self._fetch(largest)
-        self._wait()
+        self.copies.finish()
         began = time.perf_counter()
         for _ in range(_TRIES):
             self._fetch(largest)
-        self._wait()
+        self.copies.finish()
         self.copied = 0
         return _TRIES * self._sizes[largest] / max(1e-9, time.perf_counter() - began)
-
-    def _wait(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
 
 
 def host_weights_of(model: nn.Module) -> HostWeights | None:
@@ -165,12 +188,12 @@ def host_weights_of(model: nn.Module) -> HostWeights | None:
 
 
 def stream_weights(
-    model: nn.Module, device: torch.device, progress: Callable[[float], None] | None = None, slots: int = SLOTS
+    model: nn.Module, device: torch.device, laid_out: Callable[[int, int], None] | None = None, slots: int = SLOTS
 ) -> HostWeights:
     """Let the decoder layers' weights of a frozen model on the CPU stay there; everything else goes to `device`.
 
     Args:
-        progress: takes the share that is laid out.
+        laid_out: takes the number of layers that are in their place, and of all.
         slots: layers that are on the device at a time, at least 2.
 
     Raises:
@@ -179,7 +202,7 @@ def stream_weights(
     layers = decoder_layers(model)
     if not any(_parts(layer) for layer in layers):
         raise UserError("host_weights_no_layers", kind=getattr(model.config, "model_type", type(model).__name__))
-    made = HostWeights(layers, device, max(2, slots), progress)
+    made = HostWeights(layers, device, max(2, slots), laid_out)
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module._parameters.items():
@@ -206,6 +229,17 @@ def streamed_modules(model: nn.Module) -> set[str]:
         for inner, module in layer.named_modules()
         if any(_streams(layer, module, own, p) for own, p in module._parameters.items() if p is not None)
     }
+
+
+def check_not_streamed(model: nn.Module, targets: list[str]) -> None:
+    """Raise UserError for modules to be trained as a whole (by their names or the ends of them) whose weights are
+    streamed: what lies in a slot is no copy to begin with."""
+    if not (streamed := streamed_modules(model)):
+        return
+    for name, _ in model.named_modules():
+        for target in targets:
+            if f".{name}".endswith(f".{target}") and any(f"{own}.".startswith(f"{name}.") for own in streamed):
+                raise UserError("host_with", what=f"additional_target: {target}")
 
 
 # ---- what is streamed, and how it lies
@@ -269,7 +303,7 @@ def _end(parts: list[_Part]) -> int:
 def _laid_out(parts: list[_Part], size: int, locked: bool) -> Tensor:
     """One stretch of host memory with these tensors, which are let go of one by one."""
     memory = torch.zeros(size, dtype=torch.uint8)
-    if locked:
+    if locked and size:
         _lock(memory)
     for part in parts:
         part.view(memory).copy_(part.tensor)

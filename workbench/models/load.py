@@ -199,11 +199,12 @@ def _stream(model, progress: Progress, log: Callable[[str], None]) -> None:
     from workbench.models.host_weights import stream_weights
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    made = stream_weights(model, device, lambda share: progress(Message("loading_host"), share))
+    made = stream_weights(model, device, lambda done, all: progress(Message("loading_host"), done / all))
+    whole, slot, rate = made.bytes / 2**30, made.slot_bytes / 2**30, made.bandwidth / 1e9
     log(
-        f"The weights of {len(made.layers)} layers ({made.bytes / 2**30:.2f} GiB) are in host memory; {made.slots} slots of"
-        f" {made.slot_bytes / 2**30:.2f} GiB on the device hold those that are computed and the next ones. Copying a layer"
-        f" there was measured: {made.bandwidth / 1e9:.1f} GB/s, so that all of them take {made.bytes / made.bandwidth:.2f} s."
+        f"The weights of {len(made.layers)} layers ({whole:.2f} GiB) are in host memory; {made.slots} slots of"
+        f" {slot:.2f} GiB on the device hold the layer that is computed and the next ones. Copying a layer was"
+        f" measured: {rate:.1f} GB/s, so that all of them take {made.bytes / made.bandwidth:.2f} s."
     )
 
 

@@ -148,6 +148,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
         from workbench.models.new_tokens import ready_for_tokens
         from workbench.models.reward import reward_model
         from workbench.models.tuning import ADAPTERS, tuned
+        from workbench.train.placement import placed
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -166,6 +167,7 @@ def train(run: Run, workspace: Workspace, stop: Stop) -> None:
     if (config.fp16 or config.bf16) and device == "CPU":
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
+    config = placed(config, workspace, log)
     tokenizer = load_tokenizer(config, workspace, progress)
     if config.stage == "grpo":
         train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)

@@ -10,6 +10,7 @@ from workbench.config.conflicts import plain_steps
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
+from workbench.models.host_weights import host_weights_of
 from workbench.runs.run import Run
 from workbench.train.arguments import common_arguments, total_steps
 from workbench.train.callbacks import EarlyStopping, LossWatch, ReportCallback, Samples, check_space
@@ -61,6 +62,9 @@ def build_trainer(
         train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
     plain = plain_steps(config)
     apart = Message(plain) if plain else Message("not_alone")
+    weights = host_weights_of(causal)
+    if weights is not None:
+        config = config.model_copy(update={"weights_on": "host", "torch_compile": "off", "cuda_graphs": "off"})
     padded = why_padded(config, causal) if alone and config.device_map == "none" and not plain else apart
     strategy: StepStrategy
     if plain:
@@ -72,6 +76,9 @@ def build_trainer(
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and alone and not plain:
         report(Message("rows_padded", why=padded))
+    if weights is not None:
+        seconds, gib = weights.bytes / weights.bandwidth, weights.bytes / 2**30
+        report(Message("weights_from_host", gib=gib, rate=weights.bandwidth / 1e9, seconds=2 * seconds))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

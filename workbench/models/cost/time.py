@@ -13,6 +13,7 @@ from workbench.models.anatomy import compute
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost.batch import Rows
 from workbench.models.cost.device import Device
+from workbench.models.cost.placement import LINK
 
 # shares of the peak: compiled 26 to 49 % (V2-Lite, Qwen3-8B), recorded only 24 % (V2-Lite), with 8 bits 11 % (Llama 3)
 _REACHED = {"compiled": 0.35, "recorded": 0.24, "plain": 0.1, "host": 1.0}
@@ -87,4 +88,6 @@ def duration(
     rate = device.peak * (device.count if device.gpu and config.device_map == "auto" else 1) * reached / operations
     if device.gpu and config.device_map == "auto":  # layers of one card wait for those of the others
         rate /= device.count
+    if device.gpu and facts.get("weights_on") == "host":  # each micro-batch has all layers copied twice
+        rate = min(rate, facts["tokens"] * LINK / (2 * facts["host_bytes"]))
     return Duration(steps, epochs, in_all, bound, rate, 0, reached, device.watts, True)

@@ -20,7 +20,7 @@ from workbench.models.cost.host import HostMemory
 from workbench.models.cost.known import config_of
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.time import Duration, duration
-from workbench.models.cost.training import Gpu, TrainingMemory
+from workbench.models.cost.training import Gpu, TrainingMemory, on_host
 from workbench.models.locate import is_demo, locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
@@ -122,7 +122,9 @@ def outlook(
 
     def on(changed: RunConfig, memory: int, count: int, gpu: bool) -> Estimate:
         if gpu:
-            return TrainingMemory(anatomy, changed, rows, Gpu(memory, count)).estimate()
+            card = Gpu(memory, count)
+            place = "host" if on_host(anatomy, changed, rows, card, result.factor) else "card"
+            return TrainingMemory(anatomy, changed.model_copy(update={"weights_on": place}), rows, card).estimate()
         return HostMemory(anatomy, changed, rows, converts).estimate()
 
     result.estimate = on(config, device.memory, device.count, device.gpu)
@@ -150,9 +152,11 @@ def outlook(
 
 
 def way_of(estimate: Estimate, device: Device) -> str:
-    """How steps are made: `compiled`, `recorded`, `plain`, or `host`."""
+    """How steps are made: `compiled`, `recorded`, `plain`, `streamed` (weights from the host), or `host` (no GPU)."""
     if not device.gpu:
         return "host"
+    if estimate.facts.get("weights_on") == "host":
+        return "streamed"
     return next((way for way in ("compiled", "recorded") if estimate.facts.get(way)), "plain")
 
 
@@ -162,9 +166,9 @@ def fits(estimate: Estimate, factor: float, memory: int) -> bool:
     return (estimate.total - base) * factor + base <= memory
 
 
-def chat_outlook(config: EngineConfig, adapter: str, workspace: Workspace) -> Outlook:
-    """What is to be expected of a model that is loaded for chat."""
-    device = device_for(config.devices)
+def chat_outlook(config: EngineConfig, adapter: str, workspace: Workspace, device: Device | None = None) -> Outlook:
+    """What is to be expected of a model that is loaded for chat; on what its `devices` are here if none is given."""
+    device = device or device_for(config.devices)
     result = Outlook(str(config.model_name_or_path or ""), device)
     if config.engine_url is not None:
         result.problems.append(Message("cost_engine_elsewhere"))

@@ -72,6 +72,23 @@ def keep_layers(model, count: int, stored_in=None) -> None:
             layer.stored_in = stored_in or layer.stored_in
 
 
+def store_layers(model, stored_in) -> None:
+    """Run every decoder layer, which is not compiled, within `stored_in`. With transformers' checkpointing that is
+    where its input goes."""
+    for layer in decoder_layers(model):
+        layer.__class__ = _storing(type(layer))
+        layer.stored_in = stored_in
+
+
+@functools.cache
+def _storing(kind: type) -> type:
+    def __call__(self, *args, **kwargs):
+        with self.stored_in:
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(f"Storing{kind.__name__}", (kind,), {"__call__": __call__})
+
+
 def _signature(layer) -> tuple:
     """What the compiled code of a layer depends on: equal for layers that may share it.
 

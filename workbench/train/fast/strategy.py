@@ -76,7 +76,7 @@ class RowStep(PlainStep):
 
     def __init__(self, config: RunConfig, rows):
         lengths, together = conversation_lengths(rows), together_in(rows)
-        budget = max(map(sum, lengths)) * config.per_device_train_batch_size
+        budget = max(map(sum, lengths)) * rows_at_once(config)
         self.shapes: Shapes = exact_shapes(unit_lengths(lengths, together), budget, together)
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
@@ -87,6 +87,13 @@ class RowStep(PlainStep):
         loss = trainer.loss_of({name: value.to(trainer.args.device) for name, value in inputs.items()})
         trainer.accelerator.backward(loss)
         return loss.detach()
+
+
+def rows_at_once(config: RunConfig) -> int:
+    """Rows of a micro-batch, at their longest; with weights from host memory as many as a step has: each micro-batch
+    has all layers copied twice."""
+    size = config.per_device_train_batch_size
+    return size * config.gradient_accumulation_steps if config.weights_on == "host" else size
 
 
 def scaled(inputs: dict, num_items_in_batch) -> dict:

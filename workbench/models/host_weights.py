@@ -201,7 +201,7 @@ def stream_weights(
     """
     layers = decoder_layers(model)
     if not any(_parts(layer) for layer in layers):
-        raise UserError("host_weights_no_layers", kind=getattr(model.config, "model_type", type(model).__name__))
+        raise UserError("host_weights_no_layers", kind=type(model).__name__)
     made = HostWeights(layers, device, max(2, slots), laid_out)
     with torch.no_grad():
         for module in model.modules():

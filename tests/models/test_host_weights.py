@@ -10,6 +10,7 @@ from tests.trained import losses, ready
 from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.models.host_weights import Copies, host_weights_of, stream_weights, streamed_modules
+from workbench.models.load import load_model
 
 STEPS = 6
 LLAMA = {"num_hidden_layers": 7, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
@@ -98,6 +99,74 @@ def test_nothing_reads_a_slot_before_its_copy_was_waited_for(checkpointing, valu
     made.copies = Late()
     trainer.train()
     assert torch.equal(losses(trainer), theirs[0])
+
+
+def test_copies_beside_the_computation_wait_for_it_and_it_for_them(values, workspace, folders, monkeypatch):
+    """The calls of torch.cuda in their order, with stand-ins: there is no GPU here."""
+    import contextlib
+
+    from workbench.models import host_weights
+
+    said = []
+
+    class Event:
+        def record(self, stream):
+            said.append(("record", self, stream))
+
+    class Stream:
+        def __init__(self, device):
+            pass
+
+        def wait_event(self, event):
+            said.append(("wait", event, self))
+
+        def synchronize(self):
+            pass
+
+    computing = Stream(None)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    copies = host_weights.CopiesBeside(torch.device("cpu"), 3)
+    slot, source = torch.zeros(4), torch.ones(4)
+    copies.start(1, slot, source)
+    copies.wait(1)
+    (asked, first, on), (waits, same_one, beside), (done, ready, there), (waited, last, back) = said
+    assert (asked, on, waits, done, waited) == ("record", computing, "wait", "record", "wait")
+    assert first is same_one and ready is last and beside is there is not computing and back is computing
+    assert torch.equal(slot, source)
+    trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host")
+    host_weights_of(trainer.model).copies = copies
+    trainer.train()
+    theirs = trained(values, workspace, folders["llama"], weights_on="card")
+    assert torch.equal(losses(trainer), theirs[0])
+
+
+@pytest.mark.parametrize("bits", [4, None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_estimate_knows_what_streams(kind, bits, workspace, folders):
+    from workbench.models.anatomy.shapes import Anatomy
+    from workbench.models.anatomy.sizes import read_sizes
+    from workbench.models.cost.placement import streamed
+    from workbench.models.cost.weights import Form, Loaded
+
+    values = {"model_name_or_path": str(folders[kind]), "dataset": "d", "weights_on": "host", "quantization_bit": bits}
+    quiet = {"progress": lambda *_: None, "log": lambda line: None}
+    model = load_model(validated(values), workspace, dtype=torch.float32, split=False, **quiet)
+    made, sizes = host_weights_of(model), read_sizes(json.loads((folders[kind] / "config.json").read_text())).sizes
+    expected = streamed(Loaded(Anatomy(sizes), Form(bits or 0, bytes=4)))
+    there = streamed_modules(model)
+    parts = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        scales = [state.absmax, state.state2.absmax] if state else []
+        parts[name.rpartition(".")[0] in there].append(sum(t.nbytes for t in (parameter, *scales)))
+    tables = len(parts[True]) * (16 * 4 + 256 * 4 + 4) if bits else 0  # of values, which stay
+    assert expected.host - tables == pytest.approx(sum(parts[True]), rel=1e-3)
+    assert expected.stays == pytest.approx(sum(parts[False]), rel=1e-3)
+    assert sum(parts[True]) <= made.bytes <= sum(parts[True]) + len(parts[True]) * 3 * 512  # aligned
+    assert expected.slots == pytest.approx(3 * max(expected.host / len(made.layers), made.slot_bytes), rel=0.25)
 
 
 def test_layers_come_twice_for_a_micro_batch(values, workspace, folders):
@@ -296,7 +365,7 @@ def test_other_stages(stage, values, workspace, folders, tmp_path):
     from types import SimpleNamespace
 
     from workbench.data.training_set import load_data
-    from workbench.models.load import load_model, load_tokenizer
+    from workbench.models.load import load_tokenizer
     from workbench.models.reward import reward_model
     from workbench.models.tuning import tuned
     from workbench.runs.run import create_run

@@ -76,7 +76,8 @@ def store_layers(model, stored_in) -> None:
     """Run every decoder layer, which is not compiled, within `stored_in`. With transformers' checkpointing that is
     where its input goes."""
     for layer in decoder_layers(model):
-        layer.__class__ = _storing(type(layer))
+        if not hasattr(layer, "stored_in"):
+            layer.__class__ = _storing(type(layer))
         layer.stored_in = stored_in
 
 

@@ -40,10 +40,15 @@ def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool
         return _memory(anatomy, config, memory, gpu, adapters, config.weights_on == "host" and able)
     found = _memory(anatomy, config, memory, gpu, adapters, False)
     auto = config.weights_on == "auto" and config.quantization_bit == 4
-    if not auto or found.total <= memory or 2 * found.parts["weights"] < memory:
+    if not auto or _without_cache(found) <= memory or 2 * found.parts["weights"] < memory:
         return found
     streaming = _memory(anatomy, config, memory, gpu, adapters, True)
-    return streaming if streaming.total <= memory else found
+    return streaming if _without_cache(streaming) <= memory else found
+
+
+def _without_cache(estimate: Estimate) -> int:
+    """Bytes without the cache, which takes what is left."""
+    return estimate.total - estimate.parts["cache"]
 
 
 def _memory(
@@ -88,7 +93,7 @@ def _memory(
     facts = {"bytes_per_token": per_token, "context": context, "planned_tokens": planned, "held_tokens": held}
     if placed is not None:
         facts |= {"weights_on": "host", "host_bytes": placed.host}
-        notes.append(Message("cost_weights_on_host", host=units.memory(placed.host)))
+        notes.append(Message("cost_chat_on_host", host=units.memory(placed.host)))
     return Estimate(parts, sum(parts.values()) - base, "chat", facts, notes)
 
 

@@ -28,6 +28,7 @@ class Duration:
         bound: tokens are an upper bound: rows at their longest.
         rate: tokens a second; 0: cannot be told. measured: by how many earlier runs; 0: `reached` of the peak is
             assumed. seconds: of the steps, without the start.
+        link: bytes a second that the way from host memory is assumed to carry, where that decides; else 0.
         watts: that the device draws, measured by earlier runs or its limit (`limit`); 0: not told.
     """
 
@@ -40,6 +41,7 @@ class Duration:
     reached: float = 0.0
     watts: float = 0.0
     limit: bool = False
+    link: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -83,11 +85,19 @@ def duration(
     passes = compute.FULL if config.finetuning_type in ("full", "freeze") else compute.FROZEN
     recomputed = not config.disable_gradient_checkpointing and not (facts.get("compiled") and not facts.get("on_host"))
     operations = (passes + recomputed) * compute.token_flops(anatomy, longest // 2)
+    link = _by_link(facts) if device.gpu else 0.0
     if not device.peak:
-        return Duration(steps, epochs, in_all, bound)
+        by_link = {"rate": link, "watts": device.watts, "limit": True, "link": LINK} if link else {}
+        return Duration(steps, epochs, in_all, bound, **by_link)
     rate = device.peak * (device.count if device.gpu and config.device_map == "auto" else 1) * reached / operations
     if device.gpu and config.device_map == "auto":  # layers of one card wait for those of the others
         rate /= device.count
-    if device.gpu and facts.get("weights_on") == "host":  # each micro-batch has all layers copied twice
-        rate = min(rate, facts["tokens"] * LINK / (2 * facts["host_bytes"]))
+    if 0 < link < rate:
+        return Duration(steps, epochs, in_all, bound, link, 0, 0.0, device.watts, True, LINK)
     return Duration(steps, epochs, in_all, bound, rate, 0, reached, device.watts, True)
+
+
+def _by_link(facts: dict) -> float:
+    """Tokens a second as the copies of weights from host memory allow, two of all layers for a micro-batch; 0: there
+    are none."""
+    return facts["tokens"] * LINK / (2 * facts["host_bytes"]) if facts.get("weights_on") == "host" else 0.0

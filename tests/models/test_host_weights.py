@@ -74,6 +74,27 @@ def test_steps_are_the_same_bit_for_bit(kind, checkpointing, values, workspace, 
         assert any("experts" in name for name in ours[2])
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"finetuning_type": "oft", "oft_block_size": 8},
+        {"moe_aux_loss_coef": 0.1},
+        {"lora_dropout": 0.2},
+        {"double_quantization": False},
+        {"quantization_type": "fp4"},
+        {"neftune_noise_alpha": 5.0},
+        {"lora_target": "o_proj", "additional_target": "lm_head"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_other_options_give_the_same(more, values, workspace, folders):
+    more = {"disable_gradient_checkpointing": False, "max_steps": 3} | more
+    ours = trained(values, workspace, folders["deepseek_v2"], weights_on="host", **more)
+    theirs = trained(values, workspace, folders["deepseek_v2"], weights_on="card", **more)
+    assert torch.allclose(ours[0], theirs[0], atol=1e-6) and torch.allclose(ours[1], theirs[1], rtol=1e-5)
+    assert host_weights_of(ours[3].model) is not None and ours[0].diff().abs().min() > 0
+
+
 class Late(Copies):
     """A device that copies no sooner than somebody waits for it."""
 
@@ -337,6 +358,45 @@ def test_a_host_that_is_too_small_is_refused_before_anything_is_loaded(values, w
         placed(config, workspace, print)
     assert caught.value.message.code == "host_memory_small"
     assert placed(config.model_copy(update={"weights_on": "auto"}), workspace, print).weights_on == "card"
+
+
+def test_auto_takes_the_host_on_a_card_that_is_too_small(values, workspace, monkeypatch):
+    """The decision of a run and of a chat, told of a card that this machine does not have."""
+    from workbench.config.options import EngineConfig
+    from workbench.models.cost import placement as cost
+    from workbench.models.cost.device import Device
+    from workbench.train import placement
+
+    monkeypatch.setattr(placement, "_device", lambda devices: Device("A card", 23 << 30, True))
+    options = {"model_name_or_path": "deepseek-ai/DeepSeek-V2-Chat", "quantization_bit": 4}
+    config = validated(values | options | {"lora_target": "q_a_proj"})
+    monkeypatch.setattr(cost, "free_host", lambda: 200 << 30)
+    said = []
+    assert placement.placed(config, workspace, said.append).weights_on == "host"
+    assert "112.7 GiB" in said[0] and "A card" in said[0]
+    assert placement.placed_chat(validated(options, EngineConfig), workspace, said.append).weights_on == "host"
+    assert len(said) == 2
+    small = config.model_copy(update={"model_name_or_path": "Qwen/Qwen3-8B", "lora_target": "q_proj"})
+    assert placement.placed(small, workspace, said.append).weights_on == "card" and len(said) == 2
+    monkeypatch.setattr(cost, "free_host", lambda: 118 << 30)  # enough when it is there, not while it is packed
+    with pytest.raises(UserError) as caught:
+        placement.placed(config, workspace, said.append)
+    assert caught.value.message.code == "host_memory_small"
+
+
+def test_an_estimate_that_fails_ends_no_run(values, workspace, monkeypatch):
+    from workbench.models.cost.device import Device
+    from workbench.train import placement
+
+    def fails(*args, **kwargs):
+        raise LookupError("no such field")
+
+    monkeypatch.setattr(placement, "_device", lambda devices: Device("A card", 23 << 30, True))
+    monkeypatch.setattr(placement, "outlook", fails)
+    said = []
+    assert (
+        placement.placed(validated(values), workspace, said.append).weights_on == "card" and "no such field" in said[0]
+    )
 
 
 def test_several_processes_are_refused(values, workspace, monkeypatch):

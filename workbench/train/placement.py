@@ -9,6 +9,7 @@ from workbench.config.options import EngineConfig, ModelOptions, RunConfig
 from workbench.errors import UserError
 from workbench.models.anatomy.units import memory
 from workbench.models.cost.device import Device, device_for
+from workbench.models.cost.known import config_of
 from workbench.models.cost.placement import check_host
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates.outlook import Outlook, chat_outlook, outlook
@@ -30,7 +31,7 @@ def placed(config: RunConfig, workspace: Workspace, log: Callable[[str], None]) 
         if config.weights_on == "host":
             raise UserError("host_with", what=what)
         return config.model_copy(update={"weights_on": "card"})
-    return _decided(config, outlook(config, workspace, _device(config.devices), with_changes=False), log)
+    return _decided(config, workspace, lambda card: outlook(config, workspace, card, with_changes=False), log)
 
 
 def placed_chat(config: EngineConfig, workspace: Workspace, log: Callable[[str], None]) -> EngineConfig:
@@ -41,32 +42,49 @@ def placed_chat(config: EngineConfig, workspace: Workspace, log: Callable[[str],
         if what and config.weights_on == "host":
             raise UserError("host_with", what=what)
         return config.model_copy(update={"weights_on": "card"})
-    return _decided(config, chat_outlook(config, "", workspace, _device(config.devices)), log)
+    return _decided(config, workspace, lambda card: chat_outlook(config, "", workspace, card), log)
 
 
 def fits_from_host(config: EngineConfig, workspace: Workspace, free: float) -> bool:
     """Whether a model for chat will have its layers' weights in host memory, and what stays fits into `free` GiB of the
     card. Raises UserError: the host has no room for them."""
     result = chat_outlook(config, "", workspace)
-    facts = result.estimate.facts if result.estimate else {}
-    if not result.device.gpu or facts.get("weights_on") != "host":
+    if result.estimate is None or not result.device.gpu or result.estimate.facts.get("weights_on") != "host":
         return False
-    check_host(facts["host_bytes"])
-    return result.total <= free * 2**30
+    check_host(result.estimate.facts["host_bytes"])
+    return result.total - result.estimate.parts["cache"] <= free * 2**30
 
 
-def _decided(config: Kind, result: Outlook, log: Callable[[str], None]) -> Kind:
-    facts = result.estimate.facts if result.estimate else {}
+def _decided(
+    config: Kind, workspace: Workspace, expected: Callable[[Device], Outlook], log: Callable[[str], None]
+) -> Kind:
+    device, facts = _device(config.devices), {}  # type: ignore[attr-defined]
+    if config.weights_on == "auto" and not device.gpu:
+        return config.model_copy(update={"weights_on": "card"})
+    try:
+        if (estimate := expected(device).estimate) is not None:
+            facts = estimate.facts
+    except (UserError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        log(f"There is no estimate of what this takes: {' '.join(str(error).split())[:200]}")
     chosen = facts.get("weights_on") or ("host" if config.weights_on == "host" else "card")
     if chosen == "host":
-        check_host(facts.get("host_bytes", 0))
+        packing = 0 if _packed_already(config, workspace) else facts.get("packing_bytes", 0)
+        check_host(facts.get("host_bytes", 0), packing)
         if config.weights_on == "auto":
-            values = memory(result.device.memory), result.device.name, memory(facts["host_bytes"])
+            values = memory(device.memory), device.name, memory(facts["host_bytes"])
             log(
                 "By the estimate the weights do not fit into the {} of {}: those of the layers ({}) stay in host memory"
                 " (weights_on: host).".format(*values)
             )
     return config.model_copy(update={"weights_on": chosen})
+
+
+def _packed_already(config: ModelOptions, workspace: Workspace) -> bool:
+    """Whether the model's files hold weights in 4 bits."""
+    try:
+        return bool(config_of(config.model_name_or_path or "", workspace).config.get("quantization_config"))
+    except UserError:
+        return False
 
 
 def _device(devices: str) -> Device:

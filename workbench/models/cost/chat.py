@@ -9,7 +9,7 @@ from workbench.models.anatomy import cache, units
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.parts import Estimate
-from workbench.models.cost.placement import streamed
+from workbench.models.cost.placement import packing_bytes, streamed
 from workbench.models.cost.weights import Form, Loaded
 
 PAGE = 16  # tokens of the cache that are given out together
@@ -92,7 +92,7 @@ def _memory(
         notes.append(Message("cost_other_engine"))
     facts = {"bytes_per_token": per_token, "context": context, "planned_tokens": planned, "held_tokens": held}
     if placed is not None:
-        facts |= {"weights_on": "host", "host_bytes": placed.host}
+        facts |= {"weights_on": "host", "host_bytes": placed.host, "packing_bytes": packing_bytes(loaded)}
         notes.append(Message("cost_chat_on_host", host=units.memory(placed.host)))
     return Estimate(parts, sum(parts.values()) - base, "chat", facts, notes)
 

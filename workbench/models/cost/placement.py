@@ -64,13 +64,20 @@ def free_host() -> int:
     return max(0, free)
 
 
-def check_host(need: int, free: int | None = None) -> None:
+def packing_bytes(loaded: Loaded) -> int:
+    """Bytes of host memory while the largest weight is put together, in 16 bits, of the parts that are in the files."""
+    streaming = (w for layer in loaded.anatomy.layers for w in layer.weights if streams(w) and loaded.packed(w))
+    return 2 * max((2 * weight.count for weight in streaming), default=0)
+
+
+def check_host(need: int, packing: int = 0, free: int | None = None) -> None:
     """Raise UserError where the host has no room for so many bytes of weights, and for what else a process takes.
 
     Args:
+        packing: bytes that are there for a while in loading.
         free: bytes; as many as are free now if not given.
     """
     free = free_host() if free is None else free
-    need += min(need, BESIDE)
+    need += min(need, max(BESIDE, packing))
     if need > free:
         raise UserError("host_memory_small", need=memory(need), free=memory(free))

@@ -21,7 +21,7 @@ from workbench.models.cost.batch import Batch, Rows, batch, eager
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
-from workbench.models.cost.placement import Streamed, streamed
+from workbench.models.cost.placement import Streamed, packing_bytes, streamed
 from workbench.models.cost.plan import Need, Plan, lacking, plan, worth_compiling
 from workbench.models.cost.weights import Form, Loaded
 
@@ -276,6 +276,7 @@ class TrainingMemory:
         }
         if self.streamed is not None:
             facts |= {"weights_on": "host", "host_bytes": self.streamed.host, "slot_bytes": self.streamed.slots}
+            facts["packing_bytes"] = packing_bytes(self.loaded)
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):
             tokens = max(self.batch.least, int(tokens * 0.8) // 128 * 128)

@@ -46,7 +46,7 @@ def check_start(config: RunConfig, workspace: Workspace, result: Outlook | None 
         told = {"weights": memory(weights), "memory": memory(device.memory), "device": device.name}
         raise UserError("cost_impossible", **told, advice=advice)
     if device.gpu:
-        check_host(result.estimate.facts.get("host_bytes", 0), this_host().memory)
+        check_host(result.estimate.facts.get("host_bytes", 0), free=this_host().memory)
     warnings = []
     if not result.fits_here:
         needed = {"total": memory(result.total), "memory": memory(device.memory), "device": device.name}

@@ -123,7 +123,9 @@ class FastStep:
         units = unit_lengths(lengths, self._together)
         rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
         per_step = round(rows * len(units) / len(lengths))
-        shapes = chosen_shapes(units, per_step, budget, OVERHEAD, count, config.seed, self._together)
+        # with weights from host memory a micro-batch costs, beside its tokens, the copies of all layers
+        overhead = budget if config.weights_on == "host" else OVERHEAD
+        shapes = chosen_shapes(units, per_step, budget, overhead, count, config.seed, self._together)
         sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
         if say:
             log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")

@@ -266,6 +266,38 @@ def test_adapters_that_were_trained_so_load_anywhere(values, workspace, folders)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_inputs_of_layers_go_where_they_are_stored(values, workspace, folders):
+    """What the fast step of a GPU does for these weights, with copies in place of its way to the host."""
+    from workbench.train.fast.compiled import store_layers
+
+    class Stored:
+        def __init__(self):
+            self.shapes, self.entered = [], 0
+            self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+
+        def pack(self, tensor):
+            self.shapes.append(tuple(tensor.shape))
+            return tensor.clone()
+
+        def __enter__(self):
+            self.entered += 1
+            self.hooks.__enter__()
+
+        def __exit__(self, *error):
+            self.hooks.__exit__(*error)
+
+    more = {"disable_gradient_checkpointing": False}
+    trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host", **more)
+    stored = Stored()
+    store_layers(trainer.model, stored)
+    store_layers(trainer.model, stored)  # once more changes nothing
+    trainer.train()
+    theirs = trained(values, workspace, folders["llama"], weights_on="card", **more)
+    assert torch.equal(losses(trainer), theirs[0])
+    assert stored.entered == len(stored.shapes) == 7 * STEPS
+    assert {shape[-1] for shape in stored.shapes} == {64}  # a layer's input and nothing else
+
+
 # ---- chat
 
 

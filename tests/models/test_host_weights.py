@@ -266,25 +266,31 @@ def test_adapters_that_were_trained_so_load_anywhere(values, workspace, folders)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+class Stored:
+    """Keeps what it is given in copies, as the way to the host does."""
+
+    def __init__(self):
+        self.shapes, self.entered = [], 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+
+    def pack(self, tensor):
+        self.shapes.append(tuple(tensor.shape))
+        return tensor.clone()
+
+    def __enter__(self):
+        self.entered += 1
+        self.hooks.__enter__()
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+    def begin(self):
+        pass
+
+
 def test_inputs_of_layers_go_where_they_are_stored(values, workspace, folders):
     """What the fast step of a GPU does for these weights, with copies in place of its way to the host."""
     from workbench.train.fast.compiled import store_layers
-
-    class Stored:
-        def __init__(self):
-            self.shapes, self.entered = [], 0
-            self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
-
-        def pack(self, tensor):
-            self.shapes.append(tuple(tensor.shape))
-            return tensor.clone()
-
-        def __enter__(self):
-            self.entered += 1
-            self.hooks.__enter__()
-
-        def __exit__(self, *error):
-            self.hooks.__exit__(*error)
 
     more = {"disable_gradient_checkpointing": False}
     trainer, _ = run_of(values, workspace, folders["llama"], weights_on="host", **more)
@@ -296,6 +302,41 @@ def test_inputs_of_layers_go_where_they_are_stored(values, workspace, folders):
     assert torch.equal(losses(trainer), theirs[0])
     assert stored.entered == len(stored.shapes) == 7 * STEPS
     assert {shape[-1] for shape in stored.shapes} == {64}  # a layer's input and nothing else
+
+
+def test_the_fast_step_of_a_gpu_with_these_weights(values, workspace, folders, monkeypatch):
+    """Its own code on the CPU, with stand-ins for what only a GPU has: the host's buffers, and waiting."""
+    from workbench.train import trainer as trainer_module
+    from workbench.train.fast import step as step_module
+
+    made, stored, fast = [], Stored(), step_module.FastStep
+
+    def in_place_of_rows(config, rows):
+        made.append(fast(config, made.pop(), rows, STEPS, True, print))
+        return made[-1]
+
+    monkeypatch.setattr(step_module, "Offload", lambda device, parameters, active=True: stored)
+    monkeypatch.setattr(step_module, "_moved", lambda inputs: inputs)
+    monkeypatch.setattr(step_module, "shape_key", lambda *parts: "")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(trainer_module, "RowStep", in_place_of_rows)
+    padded = trainer_module.why_padded
+    monkeypatch.setattr(
+        trainer_module, "why_padded", lambda config, causal: (made.append(causal), padded(config, causal))[1]
+    )
+    more = {"disable_gradient_checkpointing": False, "gradient_accumulation_steps": 2}
+    trainer, _ = run_of(values, workspace, folders["deepseek_v2"], weights_on="host", **more)
+    (strategy,) = made
+    assert trainer.step_strategy is strategy and not (strategy.compiled or strategy.pads or strategy.replays)
+    before = host_weights_of(trainer.model).copied
+    trainer.train()
+    layers = len(host_weights_of(trainer.model).layers)
+    assert host_weights_of(trainer.model).copied - before <= (STEPS + 1) * 2 * layers  # one micro-batch a step
+    assert len(stored.shapes) == (STEPS + 1) * layers  # the first is the made-up one
+    monkeypatch.undo()
+    theirs = trained(values, workspace, folders["deepseek_v2"], weights_on="card", **more)
+    assert torch.allclose(losses(trainer), theirs[0], atol=1e-5)
 
 
 # ---- chat

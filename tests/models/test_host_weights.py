@@ -164,6 +164,36 @@ def test_copies_beside_the_computation_wait_for_it_and_it_for_them(values, works
     assert torch.equal(losses(trainer), theirs[0])
 
 
+def loaded(folder, workspace, place, bits=4):
+    values = {"model_name_or_path": str(folder), "dataset": "d", "weights_on": place, "quantization_bit": bits}
+    quiet = {"progress": lambda *_: None, "log": lambda line: None}
+    return load_model(validated(values), workspace, dtype=torch.float32, split=False, **quiet)
+
+
+@pytest.mark.parametrize("source", ["32 bits", "packed one by one elsewhere", "4 bits"])
+def test_weights_are_the_same_wherever_they_come_from(source, workspace, folders, tmp_path, monkeypatch):
+    from workbench.models import load
+    from workbench.models.quantized import loader
+
+    ids, theirs = torch.arange(5, 45)[None], loaded(folders["deepseek_v2"], workspace, "card")
+    folder = folders["deepseek_v2"]
+    if source == "4 bits":
+        folder = tmp_path / "packed"
+        theirs.save_pretrained(folder)
+    if source.startswith("packed"):
+        other, moved = torch.device("cpu"), []
+        plain = loader._Quantize._packed
+        monkeypatch.setattr(loader._Quantize, "_packed", lambda *a, **k: (moved.append(1), plain(*a, **k))[1])
+        monkeypatch.setattr(load, "_packing", lambda options: loader.packing_on(other))
+    ours = loaded(folder, workspace, "host")
+    monkeypatch.undo()
+    assert loader._packing_on is None and host_weights_of(ours) is not None and host_weights_of(theirs) is None
+    assert not source.startswith("packed") or len(moved) > 6 * 5
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)  # once more from the bottom
+
+
 @pytest.mark.parametrize("bits", [4, None])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_estimate_knows_what_streams(kind, bits, workspace, folders):
@@ -172,9 +202,7 @@ def test_the_estimate_knows_what_streams(kind, bits, workspace, folders):
     from workbench.models.cost.placement import streamed
     from workbench.models.cost.weights import Form, Loaded
 
-    values = {"model_name_or_path": str(folders[kind]), "dataset": "d", "weights_on": "host", "quantization_bit": bits}
-    quiet = {"progress": lambda *_: None, "log": lambda line: None}
-    model = load_model(validated(values), workspace, dtype=torch.float32, split=False, **quiet)
+    model = loaded(folders[kind], workspace, "host", bits)
     made, sizes = host_weights_of(model), read_sizes(json.loads((folders[kind] / "config.json").read_text())).sizes
     expected = streamed(Loaded(Anatomy(sizes), Form(bits or 0, bytes=4)))
     there = streamed_modules(model)

@@ -137,9 +137,6 @@ def load_model(
         )
     elif options.quantization_bit == 8:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    packing: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if options.weights_on == "host" and options.quantization_bit == 4 and torch.cuda.is_available():
-        packing = loader.packing_on(torch.device("cuda", 0))
     copy = packed_copy.packed_copy(source, options, dtype, workspace)
     kept = packed_copy.is_kept(copy)
     try:
@@ -155,7 +152,7 @@ def load_model(
             device_map = {"": "cpu"}
         elif torch.cuda.is_available():
             device_map = "auto" if split else {"": 0}
-        with packing, watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
+        with _packing(options), watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(copy) if kept else source,
                 config=config,
@@ -191,6 +188,17 @@ def load_model(
     if on_host:
         _stream(model, progress, log)
     return model.eval()
+
+
+def _packing(options: ModelOptions) -> contextlib.AbstractContextManager:
+    """Where weights are packed that will be in host memory: on the GPU, if there is one."""
+    import torch
+
+    from workbench.models.quantized import loader
+
+    if options.weights_on == "host" and options.quantization_bit == 4 and torch.cuda.is_available():
+        return loader.packing_on(torch.device("cuda", 0))
+    return contextlib.nullcontext()
 
 
 def _stream(model, progress: Progress, log: Callable[[str], None]) -> None:

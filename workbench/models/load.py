@@ -192,13 +192,14 @@ def load_model(
 
 def _packing(options: ModelOptions) -> contextlib.AbstractContextManager:
     """Where weights are packed that will be in host memory: on the GPU, if there is one."""
+    if options.weights_on != "host" or options.quantization_bit != 4:
+        return contextlib.nullcontext()
     import torch
 
     from workbench.models.quantized import loader
 
-    if options.weights_on == "host" and options.quantization_bit == 4 and torch.cuda.is_available():
-        return loader.packing_on(torch.device("cuda", 0))
-    return contextlib.nullcontext()
+    gpu = torch.cuda.is_available()
+    return loader.packing_on(torch.device("cuda", 0)) if gpu else contextlib.nullcontext()
 
 
 def _stream(model, progress: Progress, log: Callable[[str], None]) -> None:

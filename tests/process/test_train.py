@@ -361,3 +361,32 @@ def test_the_evaluation_loss_is_the_mean_over_trained_tokens(workspace, config, 
             out = model(torch.tensor([encoded.input_ids]), labels=torch.tensor([encoded.labels]))
         total, tokens = total + float(out.loss) * count, tokens + count
     assert abs(loss - total / tokens) < 2e-4
+
+
+@pytest.mark.parametrize("model", ["tiny_model", "tiny_moe"])
+def test_weights_in_host_memory_train_the_same_adapter(model, workspace, config, tmp_path, request):
+    from safetensors.torch import load_file
+
+    values = config | {"model_name_or_path": str(request.getfixturevalue(model)), "lora_target": "all"}
+    found = []
+    for place in ("card", "host"):
+        folder = f"runs/{place}"
+        done = workbench(
+            workspace, "train", write(tmp_path, values | {"output_dir": folder}), "--set", f"weights_on={place}"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        path = workspace.root / folder
+        found.append(([row["loss"] for row in rows_of(path) if "loss" in row], path))
+        log = (path / "running_log.txt").read_text()
+        assert ("are in host memory; " in log and "GB/s" in log) == (place == "host")
+        warned = [message.get("code") for message in state_of(path).get("messages", {}).values()]
+        assert ("weights_from_host" in warned) == (place == "host")
+    assert found[0][0] == found[1][0] and len(found[0][0]) == 6
+    ours, theirs = (load_file(path / "adapter_model.safetensors") for _, path in found)
+    assert ours.keys() == theirs.keys() and all((ours[key] - theirs[key]).abs().max() < 1e-6 for key in ours)
+
+
+def test_weights_on_host_with_what_it_does_not_go_with_is_one_sentence(workspace, config, tmp_path):
+    done = workbench(workspace, "train", write(tmp_path, config), "--set", "weights_on=host", "--set", "use_dora=true")
+    assert done.returncode == 2 and "weights_on: host does not work with use_dora" in done.stdout + done.stderr
+    assert not list(workspace.runs.iterdir())

@@ -22,8 +22,9 @@ from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.device import Device, card_memory
 from workbench.models.cost.experts import ExpertWork
 from workbench.models.cost.host import HostMemory
+from workbench.models.cost.placement import streamed, streams
 from workbench.models.cost.plan import Need, lacking, plan, worth_compiling
-from workbench.models.cost.training import Gpu, TrainingMemory
+from workbench.models.cost.training import Gpu, TrainingMemory, on_host
 from workbench.models.cost.weights import Form, Loaded, packed_bytes
 from workbench.runs.run import create_run
 from workbench.storage.files import write_atomically
@@ -34,6 +35,7 @@ from workbench.train.estimates.outlook import outlook
 from workbench.train.estimates.presets import for_machine
 from workbench.train.estimates.rows import rows_of
 from workbench.ui.costs import view
+from workbench.ui.costs.view import time_lines
 
 ROOT = Path(__file__).parents[2]
 H100 = Device("NVIDIA H100 80GB HBM3", card_memory(80), True, 1, 700.0)
@@ -308,6 +310,98 @@ def test_planned_tokens_by_hand():
     assert planned_tokens(10 * GIB, 1 << 20, 4096, 64, False) == 4096  # one context, within half of the memory
     assert planned_tokens(10 * GIB, 1 << 20, 10, 2, True) == 20  # all that the rows could use
     assert planned_tokens(0, 1 << 20, 10, 2, True) == 16  # one page
+
+
+# ---- weights in host memory
+
+V2_ATTENTION_236B = "q_a_proj,q_b_proj,kv_a_proj_with_mqa,kv_b_proj,o_proj"
+LARGE = {"lora_target": V2_ATTENTION_236B, "per_device_train_batch_size": 1}
+
+
+def test_what_streams_of_the_236b_model_by_hand():
+    model = anatomy("DeepSeek-V2")
+    found = streamed(Loaded(model, Form(4)))
+    experts = 160 * 3 * 1536 * 5120
+    shared = 3 * 2 * 1536 * 5120
+    attention = 5120 * 1536 + 1536 * 128 * 192 + 5120 * 576 + 512 * 128 * 256 + 128 * 128 * 5120
+    count = experts + shared + attention
+    layer = count / 2 + count / 64 * (1 + 4 / 256)
+    assert found.slots == pytest.approx(3 * layer, rel=1e-4)
+    assert found.host == pytest.approx(59 * layer + (count - experts - shared + 3 * 12288 * 5120) * 0.516, rel=1e-3)
+    table = 102400 * 5120
+    assert found.stays == pytest.approx(2 * (2 * table + 59 * 160 * 5120), rel=2e-3)  # both embeddings and the routers
+    assert not any(streams(w) for layer in model.layers for w in layer.weights if w.component in ("norm", "router"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "values", "expected"),
+    [
+        ("DeepSeek-V2", 24, LARGE, True),
+        ("DeepSeek-V2", 24, LARGE | {"weights_on": "card"}, False),
+        ("DeepSeek-V2", 24, LARGE | {"use_dora": True}, False),  # reads the weights
+        ("DeepSeek-V2", 8, LARGE, False),  # does not fit either way
+        ("DeepSeek-V2", 141, LARGE, False),  # all of it fits
+        ("Llama-3-8B", 80, {"weights_on": "host"}, True),
+        ("Llama-3-8B", 24, {}, False),
+        ("Llama-3-8B", 8, {}, True),
+        ("Llama-3-8B", 8, {"quantization_bit": None}, False),  # 4 bits are the better way then
+        ("Llama-3-8B", 80, {"max_gpu_memory": 7}, True),
+    ],
+)
+def test_auto_takes_host_memory_where_the_weights_do_not_fit(name, size, values, expected):
+    assert on_host(anatomy(name), config(**values), MIXED, Gpu(card_memory(size))) is expected
+
+
+def test_a_step_with_weights_from_host_memory():
+    here, there = (estimate("DeepSeek-V2-Lite", weights_on=place) for place in ("card", "host"))
+    assert there.facts["host_bytes"] > 7 * GIB and there.parts["weights"] < 2 * GIB < here.parts["weights"]
+    assert not (there.facts["compiled"] or there.facts["recorded"])
+    assert there.facts["tokens"] > 3 * here.facts["tokens"]  # as many of a step's rows at once as there is room for
+    small = estimate("DeepSeek-V2-Lite", memory=card_memory(12), weights_on="host")
+    assert small.total <= card_memory(12) and small.facts["tokens"] < there.facts["tokens"]
+    uniform = estimate("DeepSeek-V2-Lite", UNIFORM, weights_on="host", gradient_accumulation_steps=2)
+    assert uniform.facts["joined"] and uniform.facts["tokens"] == 4 * 4096
+    assert any("stay in host memory" in str(note) for note in there.notes)
+
+
+def test_time_of_a_step_that_waits_for_its_weights(tmp_path):
+    workspace = Workspace(tmp_path).create()
+    asked = config(model_name_or_path="deepseek-ai/DeepSeek-V2-Chat", **LARGE)
+    unknown = outlook(asked, workspace, Device("24 GB", card_memory(24), True))
+    facts = unknown.estimate.facts
+    assert unknown.fits_here and unknown.fits[24] and not unknown.fits[8]
+    assert unknown.duration.rate == pytest.approx(facts["tokens"] * 25e9 / (2 * facts["host_bytes"]))
+    assert unknown.duration.link == 25e9 and unknown.duration.seconds > 0
+    text = time_lines(unknown, "en")[0]
+    assert "25 GB/s" in text and "25 GB/s" in time_lines(unknown, "zh")[0]
+    short = outlook(asked.model_copy(update={"gradient_accumulation_steps": 1}), workspace, H100)
+    assert short.duration.link and short.duration.rate < unknown.duration.rate
+
+
+def test_a_host_without_room_is_one_sentence(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path).create()
+    asked = config(model_name_or_path="deepseek-ai/DeepSeek-V2-Chat", **LARGE)
+    card = Device("24 GB", card_memory(24), True)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 64 * GIB, "available": 60 * GIB}))
+    with pytest.raises(UserError) as caught:
+        check_start(asked, workspace, outlook(asked, workspace, card))
+    assert caught.value.message.code == "host_memory_small"
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 999 * GIB, "available": 1}))
+    monkeypatch.setattr("workbench.models.cost.device.Path.read_text", lambda self: "max")
+    assert check_start(asked, workspace, outlook(asked, workspace, card)) == []
+
+
+def test_chat_with_weights_in_host_memory():
+    model, asked = anatomy("DeepSeek-V2"), EngineConfig(model_name_or_path="m", quantization_bit=4)
+    found = chat_memory(model, asked, card_memory(24), True)
+    assert found.facts["weights_on"] == "host" and found.total - found.parts["cache"] <= card_memory(24)
+    assert "weights_on" not in chat_memory(model, asked, card_memory(141), True).facts
+    card = asked.model_copy(update={"weights_on": "card"})
+    assert chat_memory(model, card, card_memory(24), True).total > 100 * GIB
+    whole = asked.model_copy(update={"quantization_bit": None})
+    assert "weights_on" not in chat_memory(anatomy("Llama-3-8B"), whole, card_memory(12), True).facts
+    forced = whole.model_copy(update={"weights_on": "host"})
+    assert chat_memory(anatomy("Llama-3-8B"), forced, card_memory(12), True).total < card_memory(12)
 
 
 # ---- what saves most

@@ -85,6 +85,8 @@ def conflicts(config: RunConfig) -> list[Message]:
         c.early_stopping_steps is not None and c.eval_strategy == "no",
         Message("stopping_without_evaluation"),
     )
+    if c.weights_on == "host" and (what := why_on_card(c)):
+        problems.append(Message("host_with", what=what))
     problems += step_conflicts(c)
     check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
     check(
@@ -156,6 +158,23 @@ def plain_steps(c: RunConfig) -> str:
     if c.use_asft_loss:
         return "plain_asft"
     return "plain_badam" if c.use_badam else ""
+
+
+def why_on_card(c: RunConfig) -> str:
+    """The option with which a run's weights cannot stream from host memory; empty where they can."""
+    others = {
+        f"finetuning_type: {c.finetuning_type}": c.finetuning_type not in ("lora", "oft"),
+        "quantization_bit: 8": c.quantization_bit == 8,
+        "device_map: auto": c.device_map == "auto",
+        "torch_compile: on": c.torch_compile == "on",
+        "cuda_graphs: on": c.cuda_graphs == "on",
+        # these read or change the weights themselves
+        "use_dora": c.use_dora,
+        "pissa_init": c.pissa_init,
+        "create_new_adapter": c.create_new_adapter,
+        "several adapters in adapter_name_or_path": len(split_names(c.adapter_name_or_path)) > 1,
+    }
+    return next((option for option, found in others.items() if found), "")
 
 
 def layerwise(c: RunConfig) -> bool:

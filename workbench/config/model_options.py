@@ -102,6 +102,16 @@ class ModelOptions(Options):
         ),
         affects=("loading",),
     )
+    weights_on: Literal["auto", "card", "host"] = opt(
+        "auto",
+        "memory",
+        ("Weights", "权重位置"),
+        (
+            "host: the layers' weights stay in the host's memory and stream through the card a few layers ahead of the computation, so that a model may be larger than the card; short batches wait for them. auto: host where, in 4 bits, they do not fit on one GPU by the estimate, else card.",
+            "host：各层权重留在主机内存，计算前数层流入显卡，模型可大于显存；批次较短时需等待传输。auto：4 位权重估计单卡仍放不下时用 host，否则用 card。",
+        ),
+        affects=("loading",),
+    )
     flash_attn: Literal[ATTENTION] = opt(  # type: ignore[valid-type]
         "auto",
         "rope",

@@ -99,7 +99,7 @@ def coerced(key: str, value, model: type[ModelOptions] = RunConfig):
         raise UserError(_sentence(error.errors()[0], model)) from None
 
 
-_OF_OWN_ENGINE = ("quantization_bit", "flash_attn", "rope_scaling", "cpu_weights")
+_OF_OWN_ENGINE = ("quantization_bit", "weights_on", "flash_attn", "rope_scaling", "cpu_weights")
 _OF_STARTED_ENGINE = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
 _URL = re.compile(r"https?://[^\s/@?#\\]+(/[^\s@?#\\]*)?")  # without a name and a password, which would be shown
 

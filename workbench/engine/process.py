@@ -22,6 +22,7 @@ from workbench.runs import job
 from workbench.runs.run import active_runs
 from workbench.runs.state import ProcessState, StateDirectory
 from workbench.storage.workspace import Workspace
+from workbench.train.placement import fits_from_host
 
 SILENT_SECONDS = 10.0  # without an answer, after which an engine counts as silent
 LISTEN_SECONDS = 1.0  # between two looks
@@ -164,7 +165,7 @@ class Engine:
         if self.config and self.ready:
             free += self._size(self.config, on_gpu)
         need = self._size(config, on_gpu)
-        if need <= free:
+        if need <= free or (on_gpu and fits_from_host(config, self.workspace, free)):
             return
         if going:
             raise UserError("engine_too_large_beside", need=need, free=free, id=going[0].id)

@@ -21,6 +21,7 @@ from workbench.models.cpu.linear import BlockedLinear, fits
 from workbench.models.demo import Progress
 from workbench.models.ends import end_tokens
 from workbench.models.fused import use_fused
+from workbench.models.host_weights import host_weights_of
 from workbench.models.load import compute_dtype, load_model, load_tokenizer
 from workbench.models.locate import check_folder, locate_adapter
 from workbench.models.merging import add_up
@@ -32,6 +33,7 @@ from workbench.models.rope_lengths import RopeLengths
 from workbench.models.vocabulary import Vocabulary
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
+from workbench.train.placement import placed_chat
 
 _SCORED_AT_ONCE = 256  # tokens of a given answer; bounds the logits that exist at one time
 _PREFILL = {"cuda": 4096, "cpu": 512}  # tokens of a prompt that are read before others take their turn
@@ -56,6 +58,7 @@ class TransformersDecoder:
         if config.external:
             raise UserError("engine_only_serves")
         self.workspace = workspace
+        config = placed_chat(config, workspace, log)
         dtype = compute_dtype() if config.infer_dtype == "auto" else getattr(torch, config.infer_dtype)
         self.tokenizer = load_tokenizer(config, workspace, progress)
         set_template(self.tokenizer, config.template, config.enable_thinking)
@@ -67,7 +70,8 @@ class TransformersDecoder:
         self._on_gpu = next(self.base.parameters()).device.type == "cuda"
         if self._on_gpu and triton_is_here():
             use_packed_linears(self.base)
-            use_fused(self.base)
+            if host_weights_of(self.base) is None:  # fused layers are tried one by one, out of turn
+                use_fused(self.base)
             if reason := few_rows.unusable():
                 log(f"Weights in 4 bits are unpacked in every step, which makes answers slower: {reason}")
         self.model = self.base
@@ -92,6 +96,9 @@ class TransformersDecoder:
 
     def _pack(self, wanted: str, log: Callable[[str], None]) -> None:
         """On the CPU: linear layers with weights in fewer bits, of which more are read in a second."""
+        if host_weights_of(self.base) is not None:
+            log("Weights that stream from host memory keep the form in which they were loaded.")
+            return
         if wanted == "float32" or self.base.get_input_embeddings().weight.device.type != "cpu":
             return
         library = load_kernels(self.workspace, log)

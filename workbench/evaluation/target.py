@@ -9,6 +9,7 @@ from workbench.models.locate import locate_adapter, locate_model
 from workbench.models.memory import free_gib, loaded_gib
 from workbench.runs.run import Run, active_runs, run_named
 from workbench.storage.workspace import Workspace
+from workbench.train.placement import fits_from_host
 
 _ENGINES = ("engine", "engine_url", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "devices")
 LOADING = (
@@ -71,7 +72,7 @@ def check_room(config: EngineConfig, workspace: Workspace) -> None:
     folder = Path(locate_model(config.model_name_or_path or "", workspace))
     free, on_gpu = free_gib(config.devices)
     need = loaded_gib(folder, config.quantization_bit, on_gpu) if folder.is_dir() else 0.0
-    if need <= free:
+    if need <= free or (on_gpu and fits_from_host(config, workspace, free)):
         return
     if going := active_runs(workspace):
         raise UserError("engine_too_large_beside", need=need, free=free, id=going[0].id)

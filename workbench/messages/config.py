@@ -288,6 +288,10 @@ SENTENCES = {
         "use_dora and loraplus_lr_ratio do not work together. Keep one.",
         "use_dora 和 loraplus_lr_ratio 不能一起使用。请只保留一个。",
     ),
+    "host_with": (
+        "weights_on: host does not work with {what}. Take that out, or set weights_on: card.",
+        "weights_on: host 不能与 {what} 一起使用。请去掉后者，或设置 weights_on: card。",
+    ),
     "weighed_twice": (
         "{names} weigh tokens in different ways. Keep one.",
         "{names} 是不同的 token 加权方式。请只保留一个。",

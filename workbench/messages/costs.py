@@ -13,6 +13,14 @@ SENTENCES = {
         "The checkpoint is quantized already ({method}); the figures are those of the options here.",
         "该检查点已被量化（{method}）；数字按此处的选项计算。",
     ),
+    "cost_weights_on_host": (
+        "The weights of the layers ({host}) stay in host memory and stream through the GPU (weights_on: host): twice for every micro-batch, so that more tokens in a step make a token cheaper. Steps are neither compiled nor recorded.",
+        "各层权重（{host}）留在主机内存，并流式经过 GPU（weights_on: host）：每个微批传输两遍，因此每步 token 越多，单个 token 的开销越小。训练步不编译也不录制。",
+    ),
+    "cost_chat_on_host": (
+        "The weights of the layers ({host}) stay in host memory and stream through the GPU for every token (weights_on: host), which makes answers slow.",
+        "各层权重（{host}）留在主机内存，每生成一个 token 都要流式经过 GPU（weights_on: host），因此回答较慢。",
+    ),
     "cost_split_evenly": (
         "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. The model's copies of DDP are each as large as one card's run; FSDP is not modeled.",
         "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。DDP 下每张卡与单卡运行相同；未对 FSDP 建模。",

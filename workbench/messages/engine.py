@@ -240,6 +240,7 @@ SENTENCES = {
 
 PARTS = {
     "recorded_triton": ("Triton is not installed", "未安装 Triton"),
+    "recorded_host": ("its weights stream from host memory", "其权重从主机内存流式传入"),
     "recorded_split": ("the model is on several GPUs", "模型分布在多个 GPU 上"),
     "recorded_differs": ("a recorded step gave another answer in a trial", "试运行时录制的步骤给出了不同的结果"),
     "phase_starting": ("Starting", "正在启动"),

@@ -343,6 +343,18 @@ SENTENCES = {
         "The experts of this model ({name}: {problems}) have a layout that cannot be loaded in 4 bits yet. Set quantization_bit to 8 or remove it.",
         "该模型的专家（{name}：{problems}）的结构暂不能以 4 位加载。请将 quantization_bit 设为 8，或去掉它。",
     ),
+    "host_weights_no_layers": (
+        "weights_on: the layers of this model ({kind}) are not known as such, so that they cannot stream from host memory. Set weights_on: card.",
+        "weights_on：无法识别该模型（{kind}）的各层，不能从主机内存流式传输。请设置 weights_on: card。",
+    ),
+    "host_weights_not_locked": (
+        "The system refuses to page-lock {gib:.1f} GiB of host memory (CUDA error {code}). Close other programs, raise the container's memory limit, or set weights_on: card.",
+        "系统拒绝锁定 {gib:.1f} GiB 主机内存（CUDA 错误 {code}）。请关闭其他程序、提高容器的内存上限，或设置 weights_on: card。",
+    ),
+    "host_memory_small": (
+        "weights_on: host needs about {need} of host memory for this model, and {free} are free. Close other programs, or take a smaller model.",
+        "weights_on: host 约需 {need} 主机内存，而可用的只有 {free}。请关闭其他程序，或换更小的模型。",
+    ),
     "rope_none": (
         "rope_scaling: {model} has no rotary position embedding. Set rope_scaling to none.",
         "rope_scaling：{model} 没有旋转位置编码。请将 rope_scaling 设为 none。",
@@ -378,6 +390,7 @@ PARTS = {
     "weight_file_name": ("a weight file is named that cannot be one", "其中列出了不合法的权重文件名"),
     "weight_shape": ("{name} is {shape}, should be {wanted}", "{name} 为 {shape}，应为 {wanted}"),
     "no_shape": ("nothing", "空"),
+    "loading_host": ("Laying out weights in host memory", "正在主机内存中排列权重"),
     "loading_weights": ("Loading weights", "正在加载权重"),
     "keeping_packed": ("Keeping the 4-bit weights for later loads", "正在保留 4 位权重，供以后加载"),
     "no_gate": ("no gate", "没有门控"),

@@ -1,5 +1,6 @@
 """Load a tokenizer and a model as the options say: quantization, attention, RoPE scaling, device."""
 
+import contextlib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,8 @@ def load_model(
     progress: Progress,
     log: Callable[[str], None],
 ):
-    """The base model on its device, in evaluation mode.
+    """The base model on its device, in evaluation mode. With `weights_on: host` its layers' weights stay in host memory
+    (`host_weights.py`); what `auto` means is for the caller to say.
 
     Args:
         dtype: torch dtype of weights that are not quantized, and of the computation.
@@ -144,10 +146,13 @@ def load_model(
         if kept:
             config.quantization_config = packed_copy.quantization_config(copy)
             log(f"Reading the 4-bit weights that an earlier load kept in {copy}.")
-        device_map = None
-        if torch.cuda.is_available():
+        device_map: str | dict | None = None
+        on_host = options.weights_on == "host"
+        if on_host:
+            device_map = {"": "cpu"}
+        elif torch.cuda.is_available():
             device_map = "auto" if split else {"": torch.cuda.current_device()}
-        with watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
+        with _packing(options), watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(copy) if kept else source,
                 config=config,
@@ -180,7 +185,36 @@ def load_model(
         log(f"Loaded the model: {now:.1f} GiB of GPU memory, {peak:.1f} GiB at the peak.")
     if copy is not None and not kept:
         packed_copy.keep(model, source, copy, progress, log)
+    if on_host:
+        _stream(model, progress, log)
     return model.eval()
+
+
+def _packing(options: ModelOptions) -> contextlib.AbstractContextManager:
+    """Where weights are packed that will be in host memory: on the GPU, if there is one."""
+    if options.weights_on != "host" or options.quantization_bit != 4:
+        return contextlib.nullcontext()
+    import torch
+
+    from workbench.models.quantized import loader
+
+    gpu = torch.cuda.is_available()
+    return loader.packing_on(torch.device("cuda", 0)) if gpu else contextlib.nullcontext()
+
+
+def _stream(model, progress: Progress, log: Callable[[str], None]) -> None:
+    import torch
+
+    from workbench.models.host_weights import stream_weights
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    made = stream_weights(model, device, lambda done, all: progress(Message("loading_host"), done / all))
+    whole, slot, rate = made.bytes / 2**30, made.slot_bytes / 2**30, made.bandwidth / 1e9
+    log(
+        f"The weights of {len(made.layers)} layers ({whole:.2f} GiB) are in host memory; {made.slots} slots of"
+        f" {slot:.2f} GiB on the device hold the layer that is computed and the next ones. Copying a layer was"
+        f" measured: {rate:.1f} GB/s, so that all of them take {made.bytes / made.bandwidth:.2f} s."
+    )
 
 
 def _does_not_fit(source: str, options: ModelOptions) -> str:

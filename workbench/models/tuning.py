@@ -4,9 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.models.adapters import add_lora, add_oft, continue_adapter
 from workbench.models.freezing import chosen_names
+from workbench.models.host_weights import check_not_streamed
 from workbench.models.locate import locate_adapters
 from workbench.storage.workspace import Workspace
 
@@ -23,6 +25,7 @@ def tuned(model, config: RunConfig, workspace: Workspace, folder: Path, log: Cal
     Raises:
         UserError: names that the model does not have, adapters that do not fit.
     """
+    check_not_streamed(model, split_names(config.additional_target))
     if config.finetuning_type == "full":
         return model
     if config.finetuning_type == "freeze":

@@ -172,6 +172,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         from workbench.models.tuning import ADAPTERS, tuned
         from workbench.train import ranks
         from workbench.train.answer_scores import answer_scores
+        from workbench.train.placement import placed
         from workbench.train.references import References
         from workbench.train.trainer import build_trainer
 
@@ -194,6 +195,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
     if (config.fp16 or config.bf16) and device == "CPU":
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
+    config = placed(config, workspace, log)
     tokenizer = load_tokenizer(config, workspace, progress)
     with ranks.first_before_others():
         if config.stage == "grpo":

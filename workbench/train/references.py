@@ -73,8 +73,11 @@ class References:
             "model_name_or_path": config.ref_model or config.model_name_or_path,
             "quantization_bit": config.ref_model_quantization_bit if config.ref_model else config.quantization_bit,
         }
+        other = config.model_copy(update=update)
+        if config.weights_on == "host" and other.quantization_bit == 8:
+            other = other.model_copy(update={"weights_on": "card"})
         model = load_model(
-            config.model_copy(update=update),
+            other,
             self._workspace,
             dtype=self._dtype,
             split=config.device_map == "auto",

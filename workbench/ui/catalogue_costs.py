@@ -48,6 +48,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "cost_at_most": ("at most {count}", "至多 {count}"),
     "cost_measured": ("measured by {runs} earlier runs", "据 {runs} 次运行实测"),
     "cost_assumed": ("{reached} of the device's peak are assumed", "假定达到设备峰值的 {reached}"),
+    "cost_assumed_link": (
+        "the weights' way from host memory decides and is assumed to carry {rate} GB/s",
+        "受主机内存传输权重所限，假定带宽为 {rate} GB/s",
+    ),
     "cost_assumed_host": ("55 GFLOP/s of a core are assumed", "假定每核 55 GFLOP/s"),
     "cost_energy": (
         "About {energy} kWh at {watts} W, as earlier runs drew.",

@@ -10,6 +10,7 @@ from workbench.engine.batching.cache import PagedCache
 from workbench.engine.batching.quick import QuickForward, quick_forward
 from workbench.engine.batching.runner import MaskForm, Piece, Runner
 from workbench.messages.message import Message
+from workbench.models.host_weights import host_weights_of
 from workbench.models.quantized.weights import triton_is_here
 from workbench.models.rope_lengths import RopeLengths
 
@@ -81,6 +82,8 @@ def find_fit(model, rope: RopeLengths) -> Fit:
 
 
 def _quick(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> QuickForward | None:
+    if host_weights_of(model) is not None:  # it reads weights past the layers, which have them come
+        return None
     quick = quick_forward(model)
     return quick if quick is not None and _right(model, rope, form, quick, want) else None
 
@@ -100,6 +103,8 @@ def _recorded(model, rope: RopeLengths, form: MaskForm, want: list[Tensor]) -> t
     embeddings = model.get_input_embeddings().weight
     if embeddings.device.type != "cuda":
         return False, ""
+    if host_weights_of(model) is not None:
+        return False, Message("recorded_host")
     if not triton_is_here():
         return False, Message("recorded_triton")
     if len({parameter.device for parameter in model.parameters()}) > 1:

@@ -88,7 +88,7 @@ def batch(config: RunConfig, sizes: Sizes, rows: Rows, *, recorded: bool, grain:
     size = config.per_device_train_batch_size
     if config.stage == "grpo":
         return Batch(longest * size, longest, False, longest * size)
-    uniform = rows.uniform and not config.packs
+    uniform = rows.uniform and not config.packs and config.weights_on != "host"
     if not joins(config, sizes) or uniform:
         length = padded_length(longest) if recorded else longest
         return Batch(length * size, length, False, length * size)
@@ -96,7 +96,8 @@ def batch(config: RunConfig, sizes: Sizes, rows: Rows, *, recorded: bool, grain:
     bound = longest * per_step
     if rows.count and rows.tokens and not config.packs:
         bound = min(bound, rows.tokens)
-    tokens = max(longest, min(longest * size, bound))
+    wanted = longest * per_step if config.weights_on == "host" else longest * size  # a pass over all layers is dear
+    tokens = max(longest, min(wanted, bound))
     return Batch(_rounded(tokens, grain), longest, True, _rounded(longest, grain))
 
 

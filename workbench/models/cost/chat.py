@@ -5,10 +5,11 @@ The engine's cache may grow beyond one context: `planned_tokens` says how far. I
 
 from workbench.config.options import EngineConfig
 from workbench.messages.message import Message
-from workbench.models.anatomy import cache
+from workbench.models.anatomy import cache, units
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.parts import Estimate
+from workbench.models.cost.placement import packing_bytes, streamed
 from workbench.models.cost.weights import Form, Loaded
 
 PAGE = 16  # tokens of the cache that are given out together
@@ -27,22 +28,45 @@ def planned_tokens(free: float, bytes_per_token: int, context: int, rows: int, g
 
 
 def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool, adapters: int = 0) -> Estimate:
-    """What a loaded model takes.
+    """What a loaded model takes. Where `weights_on: auto` lets the weights of its layers stay in host memory (they are
+    in 4 bits and the larger part of a GPU's memory, and the model does not fit), that is counted.
 
     Args:
         memory: bytes of the device.
         adapters: bytes of the adapters' files.
     """
+    able = config.quantization_bit != 8 and not config.external and "," not in config.devices
+    if config.weights_on == "host" or not gpu or not able:
+        return _memory(anatomy, config, memory, gpu, adapters, config.weights_on == "host" and able)
+    found = _memory(anatomy, config, memory, gpu, adapters, False)
+    auto = config.weights_on == "auto" and config.quantization_bit == 4
+    if not auto or _without_cache(found) <= memory or 2 * found.parts["weights"] < memory:
+        return found
+    streaming = _memory(anatomy, config, memory, gpu, adapters, True)
+    return streaming if _without_cache(streaming) <= memory else found
+
+
+def _without_cache(estimate: Estimate) -> int:
+    """Bytes without the cache, which takes what is left."""
+    return estimate.total - estimate.parts["cache"]
+
+
+def _memory(
+    anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool, adapters: int, from_host: bool
+) -> Estimate:
     sizes = anatomy.sizes
     width = _BYTES.get(config.infer_dtype, 2 if gpu else 4)
     loaded = Loaded(anatomy, Form(config.quantization_bit or 0, config.double_quantization, width))
     weights = loaded.bytes
-    plain = weights.plain
-    if not gpu and not config.quantization_bit:
+    plain, packed, scales = weights.plain, weights.packed, weights.constants
+    placed = streamed(loaded) if from_host else None
+    if placed is not None:
+        plain, packed, scales = placed.stays, placed.slots, 0
+    elif not gpu and not config.quantization_bit:
         plain = _on_host(anatomy, config.cpu_weights)
     per_token = cache.cache_bytes(sizes, 1, windows=False, bits=8 * width)
     context = sizes.context or 4096
-    static = plain + weights.packed + weights.constants
+    static = plain + packed + scales
     base = constants.CONTEXT + constants.LIBRARIES if gpu else constants.HOST_BASE
     planned = planned_tokens(max(0.0, memory - static - base), per_token, context, ROWS[gpu], gpu)
     read = _READ[gpu]
@@ -53,8 +77,8 @@ def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool
             work += width * 3 * sizes.experts.count * sizes.experts.size * sizes.hidden
     held = min(planned, context)
     parts = {
-        "weights": plain + weights.packed,
-        "constants": weights.constants,
+        "weights": plain + packed,
+        "constants": scales,
         "adapters": adapters,
         "cache": held * per_token,
         "workspace": int(work + (loaded.largest if not sizes.experts else 0)),
@@ -67,6 +91,9 @@ def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool
     if config.external:
         notes.append(Message("cost_other_engine"))
     facts = {"bytes_per_token": per_token, "context": context, "planned_tokens": planned, "held_tokens": held}
+    if placed is not None:
+        facts |= {"weights_on": "host", "host_bytes": placed.host, "packing_bytes": packing_bytes(loaded)}
+        notes.append(Message("cost_chat_on_host", host=units.memory(placed.host)))
     return Estimate(parts, sum(parts.values()) - base, "chat", facts, notes)
 
 

@@ -10,6 +10,7 @@ from workbench.models.cost.adapters import trained
 from workbench.models.cost.batch import Rows, answers_cache, batch, eager
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.parts import Estimate
+from workbench.models.cost.placement import streamed
 from workbench.models.cost.weights import Form, Loaded
 
 CHUNK = 512  # positions whose logits exist at once (`train/fast/cross_entropy.py`)
@@ -80,6 +81,10 @@ class HostMemory:
         parts["context"] = constants.HOST_BASE
         facts = {"tokens": tokens, "compiled": False, "recorded": False, "joined": made.joined}
         facts |= learned.facts(4)
+        if config.weights_on == "host":  # the same memory holds both: weights, and the slots that they stream through
+            placed = streamed(loaded)
+            parts["weights"], parts["constants"] = placed.stays + placed.host + placed.slots, 0
+            facts |= {"weights_on": "host", "host_bytes": placed.host}
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}
         total = sum(parts.values())
         return Estimate(parts, total, str(largest["phase"]), facts, notes)

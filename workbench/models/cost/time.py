@@ -13,6 +13,7 @@ from workbench.models.anatomy import compute
 from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost.batch import Rows
 from workbench.models.cost.device import Device
+from workbench.models.cost.placement import LINK
 
 # shares of the peak: compiled 26 to 49 % (V2-Lite, Qwen3-8B), recorded only 24 % (V2-Lite), with 8 bits 11 % (Llama 3)
 _REACHED = {"compiled": 0.35, "recorded": 0.24, "plain": 0.1, "host": 1.0}
@@ -27,6 +28,7 @@ class Duration:
         bound: tokens are an upper bound: rows at their longest.
         rate: tokens a second; 0: cannot be told. measured: by how many earlier runs; 0: `reached` of the peak is
             assumed. seconds: of the steps, without the start.
+        link: bytes a second that the way from host memory is assumed to carry, where that decides; else 0.
         watts: that the device draws, measured by earlier runs or its limit (`limit`); 0: not told.
     """
 
@@ -39,6 +41,7 @@ class Duration:
     reached: float = 0.0
     watts: float = 0.0
     limit: bool = False
+    link: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -84,11 +87,15 @@ def duration(
     passes = compute.FULL if config.finetuning_type in ("full", "freeze") else compute.FROZEN
     recomputed = not config.disable_gradient_checkpointing and not (facts.get("compiled") and not facts.get("on_host"))
     operations = (passes + recomputed) * compute.token_flops(anatomy, longest // 2)
+    link = _by_link(facts) if device.gpu else 0.0
     if not device.peak:
-        return Duration(steps, epochs, in_all, bound)
+        by_link = {"rate": link, "watts": device.watts, "limit": True, "link": LINK} if link else {}
+        return Duration(steps, epochs, in_all, bound, **by_link)
     rate = device.peak * (device.count if device.gpu and config.device_map == "auto" else 1) * reached / operations
     if device.gpu and config.device_map == "auto":  # layers of one card wait for those of the others
         rate /= device.count
+    if 0 < link < rate:
+        return Duration(steps, epochs, in_all, bound, link, 0, 0.0, device.watts, True, LINK)
     return Duration(steps, epochs, in_all, bound, rate, 0, reached, device.watts, True)
 
 
@@ -101,3 +108,9 @@ def _of_answers(config: RunConfig, rows: Rows, longest: int, per_step: int) -> D
         epochs = config.num_train_epochs
         steps = math.ceil(math.ceil(rows.count / questions) * epochs) if rows.count else 0
     return Duration(steps, epochs, steps * per_step * longest, True)
+
+
+def _by_link(facts: dict) -> float:
+    """Tokens a second as the copies of weights from host memory allow, two of all layers for a micro-batch; 0: there
+    are none."""
+    return facts["tokens"] * LINK / (2 * facts["host_bytes"]) if facts.get("weights_on") == "host" else 0.0

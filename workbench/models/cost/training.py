@@ -9,10 +9,11 @@ of short batches.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from workbench.config.conflicts import plain_steps
+from workbench.config.conflicts import plain_steps, why_on_card
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
+from workbench.models.anatomy import units
 from workbench.models.anatomy.shapes import Anatomy, Layer
 from workbench.models.cost import constants
 from workbench.models.cost.adapters import Trained, trained
@@ -20,6 +21,7 @@ from workbench.models.cost.batch import Batch, Rows, answers_cache, batch, eager
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
+from workbench.models.cost.placement import Streamed, packing_bytes, streamed
 from workbench.models.cost.plan import Need, Plan, lacking, plan, worth_compiling
 from workbench.models.cost.weights import Form, Loaded
 
@@ -36,7 +38,7 @@ class Gpu:
 
 
 class TrainingMemory:
-    """The estimate of one run on one kind of GPU."""
+    """The estimate of one run on one kind of GPU. `weights_on: auto` counts as `card` here; `on_host` decides."""
 
     def __init__(self, anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu):
         self.anatomy, self.config, self.rows = anatomy, config, rows
@@ -54,12 +56,15 @@ class TrainingMemory:
         sizes = anatomy.sizes
         self.mixed = not self.fast or config.quantization_bit != 4 or config.use_dora or config.lora_dropout > 0
         self.mixed = self.mixed or config.finetuning_type == "oft"
-        self.compiled = self.fast and (
+        self.streamed: Streamed | None = streamed(self.loaded) if config.weights_on == "host" else None
+        # layers whose weights come and go are neither compiled nor recorded
+        stays = self.fast and self.streamed is None
+        self.compiled = stays and (
             config.torch_compile == "on"
             or (config.torch_compile == "auto" and worth_compiling(self.tokens_in_all, sizes.layers, sizes.hidden))
         )
         self.recorded = (
-            self.fast
+            stays
             and config.quantization_bit != 8
             and (  # 8-bit products cannot be recorded
                 config.cuda_graphs == "on"
@@ -113,9 +118,12 @@ class TrainingMemory:
         weights, width = self.loaded.bytes, self.form.bytes
         casts = 0 if self.mixed else 2 * self.trained.of_linears
         share = self.cards
+        here, constants_here = (weights.plain + weights.packed) // share, weights.constants // share
+        if self.streamed is not None:
+            here, constants_here = self.streamed.stays + self.streamed.slots, 0
         return {
-            "weights": (weights.plain + weights.packed) * self.models // share,
-            "constants": weights.constants * self.models // share,
+            "weights": here * self.models,
+            "constants": constants_here * self.models,
             "adapters": (self.trained.copies(width) + casts) // share,
             "gradients": self.trained.gradients(width) // share,
             "optimizer": self.trained.state_of(self.config, width) // share,
@@ -150,6 +158,9 @@ class TrainingMemory:
         keeps = self.config.disable_gradient_checkpointing
         stored = sum((c.kept if keeps else c.input + c.outside) * len(layer.numbers) for layer, c in costs)
         stored //= self.cards
+        leaves = self.streamed is not None and not keeps  # inputs go to the host's memory
+        if leaves:
+            stored = self._in_flight(costs)
         grads = self.static["gradients"] if self.fast and self.static["gradients"] <= AT_ONCE else 0
         phases = [{"phase": "head", "activations": stored + self._ends(tokens), "logits": self._logits(tokens)}]
         for layer, cost in costs:
@@ -160,6 +171,8 @@ class TrainingMemory:
                     if not keeps
                     else stored * (number + 1) // self.anatomy.sizes.layers
                 )
+                if leaves:
+                    before = stored
                 part = (self.anatomy.sizes.layers - number) / self.anatomy.sizes.layers
                 phases.append(
                     {
@@ -171,6 +184,10 @@ class TrainingMemory:
                     }
                 )
         return phases
+
+    def _in_flight(self, costs: list[tuple[Layer, LayerCost]]) -> int:
+        """Bytes of inputs that are on their way to the host or back."""
+        return max(cost.input for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
 
     def _need(self, tokens: int, unpacked: bool = False) -> tuple[Need, list[dict[str, int]]]:
         """What a compiled step needs whose layers are computed again, and its phases. `unpacked`: all experts are kept
@@ -262,6 +279,9 @@ class TrainingMemory:
             "layers": self.anatomy.sizes.layers,
             **self.trained.facts(self.form.bytes),
         }
+        if self.streamed is not None:
+            facts |= {"weights_on": "host", "host_bytes": self.streamed.host, "slot_bytes": self.streamed.slots}
+            facts["packing_bytes"] = packing_bytes(self.loaded)
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):
             tokens = max(self.batch.least, int(tokens * 0.8) // 128 * 128)
@@ -271,7 +291,13 @@ class TrainingMemory:
 
     def _lacks(self, result: Estimate) -> bool:
         """Whether a run makes its micro-batches smaller than these, as they do not fit."""
+        if self.streamed is not None:
+            return result.total > self.memory + constants.CONTEXT
         return result.facts["lacking"] > 0 if self.compiled else result.allocated > self.memory
+
+    def least(self) -> int:
+        """Bytes in all with micro-batches as small as they can be."""
+        return min(self.estimate().total, self._of(self.batch.least, {}).total)
 
     def _of(self, tokens: int, facts: dict) -> Estimate:
         static = dict(self.static)
@@ -298,7 +324,7 @@ class TrainingMemory:
         gaps = constants.GAPS_LEAST + int(min(dynamic, facts.get("step", dynamic)) * share)
         if self.compiled and not facts["on_host"]:  # what is kept was chosen to leave room for them
             gaps = min(gaps, max(0, int(self.memory) - sum(static.values()) - dynamic))
-        moments = [self._loading(), _with(static, largest) | {"recordings": gaps}]
+        moments = [{"recordings": 0} | self._loading(), _with(static, largest) | {"recordings": gaps}]
         early = self.recorded and self.batch.joined  # recordings are made before the optimizer has anything
         standing = sum(static.values())
         allocated = [_bytes(moments[0]) - moments[0]["recordings"], standing + dynamic]
@@ -325,6 +351,8 @@ class TrainingMemory:
             if plain
             else (constants.LOADING, constants.LOADING_GAPS)
         )
+        if self.streamed is not None:  # weights are put together on the host, and packed here one by one
+            return {"phase": "loading", "weights": 0, "workspace": int(largest * copies) if self.form.bits else 0}
         return {
             "phase": "loading",
             "weights": (weights.plain + weights.packed) // self.cards,
@@ -344,6 +372,8 @@ class TrainingMemory:
 
     def _notes(self) -> list[Message]:
         notes = []
+        if self.streamed is not None:
+            notes.append(Message("cost_weights_on_host", host=units.memory(self.streamed.host)))
         if self.cards > 1:
             notes.append(Message("cost_split_evenly", cards=self.cards))
         if not self.rows.longest:
@@ -357,6 +387,30 @@ class TrainingMemory:
         if self.config.adapter_name_or_path:
             notes.append(Message("cost_adapter_as_said"))
         return notes
+
+
+def on_host(anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu, factor: float = 1.0) -> bool:
+    """Whether a run's weights stream from host memory on such a card: as `weights_on` says; with `auto` where they are
+    in 4 bits, the run does not fit with them on the card, they are the larger part of it, and it fits without.
+
+    Args:
+        factor: by which earlier runs correct the estimate.
+    """
+    if config.weights_on != "auto":
+        return config.weights_on == "host"
+    if config.quantization_bit != 4 or why_on_card(config):
+        return False
+    limit = min(gpu.memory, config.max_gpu_memory * GIB + constants.CONTEXT) if config.max_gpu_memory else gpu.memory
+
+    def fits(total: int) -> bool:
+        return (total - constants.CONTEXT) * factor + constants.CONTEXT <= limit
+
+    card = TrainingMemory(anatomy, config, rows, gpu)
+    weights = card.loaded.bytes.total
+    if 2 * weights < limit or fits(card.least()):
+        return False
+    host = TrainingMemory(anatomy, config.model_copy(update={"weights_on": "host"}), rows, gpu)
+    return fits(host.least())
 
 
 def _with(static: dict[str, int], phase: dict) -> dict:

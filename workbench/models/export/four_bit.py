@@ -58,7 +58,12 @@ def export_4bit(
             packed_from.mkdir()
             weights = {folders[key]: weight for key, weight in adapters.items()}
             write_merged(packed_from, config, source, weights, tokenizer, workspace, progress, log)
-        options = {"model_name_or_path": str(packed_from), "quantization_bit": 4, "keep_quantized": False}
+        options = {
+            "model_name_or_path": str(packed_from),
+            "quantization_bit": 4,
+            "keep_quantized": False,
+            "weights_on": "card",
+        }
         if folders:
             options["rope_scaling"] = "none"  # it is in the merged model's config
         packing = config.model_copy(update=options)

@@ -123,7 +123,7 @@ def _write_loaded(
     check_room(sum(file.stat().st_size for file in source.glob("*.safetensors")), folder)
     dtype = own_dtype(source, config.trust_remote_code) if config.infer_dtype == "auto" else None
     dtype = dtype or getattr(torch, config.infer_dtype)
-    whole = config.model_copy(update={"quantization_bit": None})
+    whole = config.model_copy(update={"quantization_bit": None, "weights_on": "card"})
     model = load_model(whole, workspace, dtype=dtype, split=False, progress=progress, log=log)
     grow(model, tokens, log)
     names = [f"adapter_{number}" for number in range(len(adapters))]

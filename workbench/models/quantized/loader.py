@@ -9,6 +9,7 @@ layer. Which modules these are is decided by structure (`is_fused_experts`), not
 experts loads exactly as before. The forward and backward over the packed experts is in `experts.py`.
 """
 
+import contextlib
 import copy
 from collections import defaultdict
 
@@ -25,11 +26,34 @@ from workbench.models.quantized.experts import use_packed_experts
 from workbench.models.quantized.layout import EXPERT_PARAMETERS, check_layout, expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed
 
+_packing_on: torch.device | None = None  # where weights are packed that stay on the CPU
+
+
+@contextlib.contextmanager
+def packing_on(device: torch.device):
+    """Within: what is loaded onto the CPU is packed on `device`, one parameter at a time, and comes back."""
+    global _packing_on
+    before, _packing_on = _packing_on, device
+    try:
+        yield
+    finally:
+        _packing_on = before
+
 
 class _Quantize(Bnb4bitQuantize):
     """Packs a `[E, out, in]` parameter like bitsandbytes packs a matrix; other parameters as transformers does."""
 
     def convert(self, input_dict, full_layer_name=None, model=None, **kwargs):
+        if _packing_on is None:
+            return self._packed(input_dict, full_layer_name, model, **kwargs)
+        moved = {}
+        for name, value in input_dict.items():
+            moved[name] = (value[0] if isinstance(value, list) else value).to(_packing_on)
+        packed = self._packed(moved, full_layer_name, model, **kwargs)
+        del moved
+        return {name: parameter.to("cpu") for name, parameter in packed.items()}
+
+    def _packed(self, input_dict, full_layer_name, model, **kwargs):
         result = {}
         for name, value in input_dict.items():
             module, leaf = get_module_from_name(model, name)

@@ -9,6 +9,8 @@ from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.anatomy.units import memory
+from workbench.models.cost.device import host as this_host
+from workbench.models.cost.placement import check_host
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates.outlook import Outlook, outlook
 
@@ -43,6 +45,8 @@ def check_start(config: RunConfig, workspace: Workspace, result: Outlook | None 
         advice = Message("cost_smaller_model" if config.quantization_bit == 4 else "cost_use_4_bit")
         told = {"weights": memory(weights), "memory": memory(device.memory), "device": device.name}
         raise UserError("cost_impossible", **told, advice=advice)
+    if device.gpu:
+        check_host(result.estimate.facts.get("host_bytes", 0), free=this_host().memory)
     warnings = []
     if not result.fits_here:
         needed = {"total": memory(result.total), "memory": memory(device.memory), "device": device.name}

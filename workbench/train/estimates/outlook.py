@@ -20,7 +20,7 @@ from workbench.models.cost.host import HostMemory
 from workbench.models.cost.known import config_of
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.time import Duration, duration
-from workbench.models.cost.training import Gpu, TrainingMemory
+from workbench.models.cost.training import Gpu, TrainingMemory, on_host
 from workbench.models.locate import is_demo, locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
@@ -124,7 +124,9 @@ def outlook(
 
     def on(changed: RunConfig, memory: int, count: int, gpu: bool) -> Estimate:
         if gpu:
-            return TrainingMemory(anatomy, changed, rows, Gpu(memory, count)).estimate()
+            card = Gpu(memory, count)
+            place = "host" if on_host(anatomy, changed, rows, card, result.factor) else "card"
+            return TrainingMemory(anatomy, changed.model_copy(update={"weights_on": place}), rows, card).estimate()
         return HostMemory(anatomy, changed, rows, converts).estimate()
 
     result.estimate = on(config, device.memory, device.count, device.gpu)
@@ -162,9 +164,11 @@ def _predicting(config: RunConfig, workspace: Workspace, device: Device | None) 
 
 
 def way_of(estimate: Estimate, device: Device) -> str:
-    """How steps are made: `compiled`, `recorded`, `plain`, or `host`."""
+    """How steps are made: `compiled`, `recorded`, `plain`, `streamed` (weights from the host), or `host` (no GPU)."""
     if not device.gpu:
         return "host"
+    if estimate.facts.get("weights_on") == "host":
+        return "streamed"
     return next((way for way in ("compiled", "recorded") if estimate.facts.get(way)), "plain")
 
 

@@ -11,18 +11,13 @@ import itertools
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 import workbench.models.attention  # noqa: F401  (its operator)
+from workbench.models.layers import decoder_layers
 from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
 _THIN = 8  # a product is thin if its result has this many times fewer elements than its first factor
 _LINEARS = 2  # outputs of linear layers that are stored, in sizes of the layer's input
-
-
-def decoder_layers(model) -> list[torch.nn.Module]:
-    """The layers that transformers would checkpoint one by one."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
@@ -75,6 +70,24 @@ def keep_layers(model, count: int, stored_in=None) -> None:
         if hasattr(type(layer), "plain"):
             layer.__class__ = _keeping(type(layer).plain, _signature(layer))
             layer.stored_in = stored_in or layer.stored_in
+
+
+def store_layers(model, stored_in) -> None:
+    """Run every decoder layer, which is not compiled, within `stored_in`. With transformers' checkpointing that is
+    where its input goes."""
+    for layer in decoder_layers(model):
+        if not hasattr(layer, "stored_in"):
+            layer.__class__ = _storing(type(layer))
+        layer.stored_in = stored_in
+
+
+@functools.cache
+def _storing(kind: type) -> type:
+    def __call__(self, *args, **kwargs):
+        with self.stored_in:
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(f"Storing{kind.__name__}", (kind,), {"__call__": __call__})
 
 
 def _signature(layer) -> tuple:

@@ -11,6 +11,9 @@ What is stored and what is computed again is chosen from what the first steps we
 
 `activation_memory: least` stops at 1.
 
+With weights that stream from host memory (`weights_on: host`), layers are neither compiled nor recorded, and each
+stores only its input, which goes to the host: the way there is free while weights come.
+
 Where rows can be laid end to end (`rows.py`), all of that happens before the first step, with made-up tokens that train
 nothing: compiling, measuring, and recording every shape that micro-batches will have. Otherwise batches are padded to a
 few lengths, and each is recorded when it has come three times.
@@ -33,14 +36,14 @@ from workbench.models.cost.plan import worth_compiling
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts
 from workbench.train import ranks
-from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers
+from workbench.train.fast.compiled import compile_again, compile_layers, decoder_layers, keep_layers, store_layers
 from workbench.train.fast.compiler_cache import Need, Needs, shape_key
 from workbench.train.fast.loss import counted_tokens
 from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
 from workbench.train.fast.step_graph import StepGraphs, padded_length
-from workbench.train.fast.strategy import own_share, scaled
+from workbench.train.fast.strategy import own_share, rows_at_once, scaled
 from workbench.train.metrics_log import log, note_peak
 
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
@@ -72,11 +75,12 @@ class FastStep:
         self._lengths = lengths = conversation_lengths(rows)
         self._together = together_in(rows)
         alike = len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths))
-        if joined and alike and ranks.count() == 1:
+        streamed = config.weights_on == "host"
+        if joined and alike and not streamed and ranks.count() == 1:
             joined = False
             log("Rows are of one length: their batches need no padding.")
         if joined:
-            self.shapes = self._shapes(lengths, longest * config.per_device_train_batch_size)
+            self.shapes = self._shapes(lengths, longest * rows_at_once(config))
         self._needs, self._key = Needs(), self._shape_key(model)
         rows_in_all = total_steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
         tokens = sum(map(sum, lengths)) / len(lengths) * rows_in_all
@@ -93,8 +97,11 @@ class FastStep:
             self._most_tokens = self.shapes.sizes[-1]
         else:
             self._most_tokens = (padded_length(longest) if self.pads else longest) * config.per_device_train_batch_size
-        self._offload = self._casts = None
+        self._offload = self._kept = self._casts = None
         self._planned = True
+        if streamed and not config.disable_gradient_checkpointing:
+            self._offload = Offload(torch.device("cuda", torch.cuda.current_device()), model.parameters())
+            store_layers(causal, self._offload)
         if self.compiled:
             device = torch.device("cuda", torch.cuda.current_device())
             self._offload = Offload(device, model.parameters())
@@ -118,7 +125,9 @@ class FastStep:
         units = unit_lengths(lengths, self._together)
         rows = min(len(lengths), config.per_device_train_batch_size * config.gradient_accumulation_steps)
         per_step = round(rows * len(units) / len(lengths))
-        shapes = chosen_shapes(units, per_step, budget, OVERHEAD, count, config.seed, self._together)
+        # with weights from host memory a micro-batch costs, beside its tokens, the copies of all layers
+        overhead = budget if config.weights_on == "host" else OVERHEAD
+        shapes = chosen_shapes(units, per_step, budget, overhead, count, config.seed, self._together)
         sizes = ", ".join(f"{size:,}" for size in shapes.sizes)
         if say:
             log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
@@ -323,6 +332,7 @@ class FastStep:
         """Before every forward pass."""
         if self._offload is not None:
             self._offload.begin()
+        if self._kept is not None:
             self._kept.begin()
         if self._casts is not None:
             self._casts.refresh()

@@ -77,7 +77,7 @@ class RowStep(PlainStep):
 
     def __init__(self, config: RunConfig, rows):
         lengths, together = conversation_lengths(rows), together_in(rows)
-        budget = max(map(sum, lengths)) * config.per_device_train_batch_size
+        budget = max(map(sum, lengths)) * rows_at_once(config)
         self.shapes: Shapes = exact_shapes(unit_lengths(lengths, together), budget, together)
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
@@ -93,6 +93,13 @@ class RowStep(PlainStep):
 def own_share(step: list[Conversation], together: int) -> list[Conversation]:
     """What this process computes of a step; all of it if it trains alone."""
     return shared_out(step, ranks.count(), together)[ranks.rank()] if ranks.count() > 1 else step
+
+
+def rows_at_once(config: RunConfig) -> int:
+    """Rows of a micro-batch, at their longest; with weights from host memory as many as a step has: each micro-batch
+    has all layers copied twice."""
+    size = config.per_device_train_batch_size
+    return size * config.gradient_accumulation_steps if config.weights_on == "host" else size
 
 
 def scaled(inputs: dict, num_items_in_batch) -> dict:

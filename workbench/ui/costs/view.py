@@ -99,8 +99,11 @@ def time_lines(result: Outlook, lang: str) -> list[str]:
     values = {"steps": f"{one.steps:,}", "epochs": f"{one.epochs:.3g}", "tokens": tokens}
     if not one.rate:
         return [say("cost_time_unknown", lang, **values)]
-    why = say("cost_measured", lang, runs=one.measured)
-    if not one.measured:
+    if one.measured:
+        why = say("cost_measured", lang, runs=one.measured)
+    elif one.link:
+        why = say("cost_assumed_link", lang, rate=f"{one.link / 1e9:.0f}")
+    else:
         why = say("cost_assumed" if result.device.gpu else "cost_assumed_host", lang, reached=f"{one.reached:.0%}")
     time = say("cost_at_most" if one.bound else "cost_about", lang, count=time_text(one.seconds, lang))
     lines = [say("cost_time", lang, **values, time=time, rate=f"{one.rate:,.0f}", why=why)]

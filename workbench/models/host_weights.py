@@ -1,0 +1,329 @@
+"""Weights of the decoder layers in host memory, streamed through the device while it computes.
+
+Each layer's frozen matrices (packed or not) lie one after the other in one stretch of host memory, which is page-locked
+where there is a GPU. On the device there are a few slots of the size of the largest layer; layer i always goes into
+slot i mod n. So every parameter is a view of its slot for good: its address never changes, only what lies there, and
+whatever reads the parameter needs to know nothing of all this.
+
+A layer's weights are fetched when those before it in the pass begin, on a stream of their own, and the computation
+waits for them. A slot is overwritten only after the computation that was asked for before has finished. The forward
+pass goes up; the backward pass goes down and finds the last n layers still there. A layer that is computed again on its
+way back has its weights once for both.
+
+On a CPU the same happens without streams. Norms, biases, routers, embeddings and the head stay on the device, as do
+adapters, which are added later.
+"""
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import UserError
+from workbench.models.cost.placement import SLOTS
+from workbench.models.layers import decoder_layers
+from workbench.models.quantized.weights import is_packed
+
+_ALIGNED = 512  # bytes; what kernels read wide begins at such an address
+_TRIES = 3  # copies of a layer by which the link is measured
+
+
+class _Part:
+    """One tensor of a layer: where it lies in the layer's bytes, and what is to view its slot."""
+
+    def __init__(self, tensor: Tensor, start: int, put: Callable[[Tensor], None]):
+        self.tensor, self.start, self.put = tensor, start, put
+        self.shape, self.dtype, self.size = tensor.shape, tensor.dtype, tensor.numel() * tensor.element_size()
+
+    def view(self, memory: Tensor) -> Tensor:
+        return memory[self.start : self.start + self.size].view(self.dtype).view(self.shape)
+
+
+class Copies:
+    """Copies into slots on a device without streams: done when they are asked for."""
+
+    def start(self, slot: int, target: Tensor, source: Tensor) -> None:
+        """Copy into a slot after all computation that was asked for so far."""
+        target.copy_(source)
+
+    def wait(self, slot: int) -> None:
+        """Let the computation that follows wait for the copy into this slot."""
+
+    def finish(self) -> None:
+        """Wait for all copies."""
+
+
+class CopiesBeside(Copies):
+    """Copies to a GPU, on a stream of their own.
+
+    They wait for what the computing stream had been asked for when they were: so a slot is not overwritten while
+    something reads it.
+    """
+
+    def __init__(self, device: torch.device, slots: int):
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._asked = [torch.cuda.Event() for _ in range(slots)]
+        self._done = [torch.cuda.Event() for _ in range(slots)]
+
+    def start(self, slot: int, target: Tensor, source: Tensor) -> None:
+        self._asked[slot].record(torch.cuda.current_stream(self._device))
+        self._stream.wait_event(self._asked[slot])
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            self._done[slot].record(self._stream)
+
+    def wait(self, slot: int) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self._done[slot])
+
+    def finish(self) -> None:
+        self._stream.synchronize()
+
+
+class HostWeights:
+    """The streamed weights of one model.
+
+    Attributes:
+        layers: streamed layers. slots: of the device. bytes: of all layers in host memory. slot_bytes: of one slot.
+        bandwidth: bytes a second from host to device, measured at the start.
+        copied: layers that were copied so far.
+    """
+
+    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
+        parts = [_parts(layer) for layer in layers]
+        sizes = [_end(own) for own in parts]
+        self.layers, self.slots, self.device = layers, min(slots, len(layers)), device
+        self.bytes, self.slot_bytes = sum(sizes), max(sizes)
+        self.copied, self.bandwidth = 0, 0.0
+        self._sizes = sizes
+        self._memory = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=device) for _ in range(self.slots)]
+        self._holds: list[int | None] = [None] * self.slots
+        on_gpu = device.type == "cuda"
+        self.copies = CopiesBeside(device, self.slots) if on_gpu else Copies()
+        self._host: list[Tensor] = []
+        if on_gpu:
+            weakref.finalize(self, _unlock, self._host).atexit = False
+        for number, (layer, own) in enumerate(zip(layers, parts, strict=True)):
+            self._host.append(_laid_out(own, sizes[number], locked=on_gpu))
+            for part in own:
+                part.put(part.view(self._memory[number % self.slots]))
+            layer.host_weights = self  # type: ignore[assignment]
+            # the layer's own hook lies outside of its checkpoint or inside, its parts' always inside
+            for module in (layer, *layer.children()):
+                module.register_forward_pre_hook(lambda module, args, number=number: self._forward(number))
+            layer.register_forward_hook(lambda module, args, out, number=number: self._watch(number, out))
+            if laid_out is not None:
+                laid_out(number + 1, len(layers))
+        self.bandwidth = self._measured()
+        for number in range(self.slots):
+            self._fetch(number)
+
+    # ---- when weights are needed
+
+    def _forward(self, number: int) -> None:
+        # a layer that is computed again calls this within the backward pass
+        self.need(number, down=torch._C._current_graph_task_id() != -1)
+
+    def _watch(self, number: int, out) -> None:
+        """Have the layer's weights back when the gradient of its output is there: its way back begins then.
+
+        The engine runs the newest of all nodes that can run, so that by then all of the layers above are done.
+        """
+        first = out[0] if isinstance(out, tuple | list) else out
+        if isinstance(first, Tensor) and first.requires_grad and torch._C._current_graph_task_id() == -1:
+            first.register_hook(lambda grad: self.need(number, down=True))
+
+    def need(self, number: int, down: bool = False) -> None:
+        """The computation that follows on the current stream finds layer `number` in its slot. What follows it in the
+        pass (upwards, or `down`) is fetched ahead."""
+        slot = number % self.slots
+        if self._holds[slot] != number:
+            self._fetch(number)
+        self.copies.wait(slot)
+        taken = {slot}
+        for other in self._coming(number, down):
+            if other % self.slots in taken:
+                break
+            taken.add(other % self.slots)
+            if self._holds[other % self.slots] != other:
+                self._fetch(other)
+
+    def _coming(self, number: int, down: bool) -> Iterator[int]:
+        count = len(self.layers)
+        for step in range(1, self.slots):
+            if down:
+                if number - step >= 0:
+                    yield number - step
+            elif number + step < count:
+                yield number + step
+            elif not torch.is_grad_enabled():  # no way back: the next pass begins at the bottom
+                yield (number + step) % count
+
+    # ---- copying
+
+    def _fetch(self, number: int) -> None:
+        """Copy a layer into its slot."""
+        slot, size = number % self.slots, self._sizes[number]
+        self._holds[slot] = number
+        self.copied += 1
+        self.copies.start(slot, self._memory[slot][:size], self._host[number])
+
+    def _measured(self) -> float:
+        """Bytes a second of copies of the largest layer; the first one is not counted."""
+        largest = max(range(len(self._sizes)), key=self._sizes.__getitem__)
+        self._fetch(largest)
+        self.copies.finish()
+        began = time.perf_counter()
+        for _ in range(_TRIES):
+            self._fetch(largest)
+        self.copies.finish()
+        self.copied = 0
+        return _TRIES * self._sizes[largest] / max(1e-9, time.perf_counter() - began)
+
+
+def host_weights_of(model: nn.Module) -> HostWeights | None:
+    """What streams the weights of `model`; None where they are on its device."""
+    return next((layer.host_weights for layer in decoder_layers(model) if hasattr(layer, "host_weights")), None)
+
+
+def stream_weights(
+    model: nn.Module, device: torch.device, laid_out: Callable[[int, int], None] | None = None, slots: int = SLOTS
+) -> HostWeights:
+    """Let the decoder layers' weights of a frozen model on the CPU stay there; everything else goes to `device`.
+
+    Args:
+        laid_out: takes the number of layers that are in their place, and of all.
+        slots: layers that are on the device at a time, at least 2.
+
+    Raises:
+        UserError: the model has no layers that are known as such.
+    """
+    layers = decoder_layers(model)
+    if not any(_parts(layer) for layer in layers):
+        raise UserError("host_weights_no_layers", kind=type(model).__name__)
+    made = HostWeights(layers, device, max(2, slots), laid_out)
+    with torch.no_grad():
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None or parameter.device == device:
+                    continue
+                if is_packed(parameter):
+                    module._parameters[name] = parameter.to(device)
+                else:
+                    parameter.data = parameter.data.to(device)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(device)
+    if device.type == "cuda":
+        model.hf_device_map = {"": device.index or 0}  # by which libraries know that it is in its place
+    return made
+
+
+def streamed_modules(model: nn.Module) -> set[str]:
+    """Names of the modules whose weights are streamed."""
+    return {
+        f"{name}.{inner}".rstrip(".")
+        for name, layer in model.named_modules()
+        if hasattr(layer, "host_weights")
+        for inner, module in layer.named_modules()
+        if any(_streams(layer, module, own, p) for own, p in module._parameters.items() if p is not None)
+    }
+
+
+def check_not_streamed(model: nn.Module, targets: list[str]) -> None:
+    """Raise UserError for modules to be trained as a whole (by their names or the ends of them) whose weights are
+    streamed: what lies in a slot is no copy to begin with."""
+    if not (streamed := streamed_modules(model)):
+        return
+    for name, _ in model.named_modules():
+        for target in targets:
+            if f".{name}".endswith(f".{target}") and any(f"{own}.".startswith(f"{name}.") for own in streamed):
+                raise UserError("host_with", what=f"additional_target: {target}")
+
+
+# ---- what is streamed, and how it lies
+
+
+def _streams(layer: nn.Module, module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Matrices, but for routers, which are small and float32: packed weights, linear layers, fused experts."""
+    if is_packed(parameter):
+        return True
+    return (
+        parameter.dim() >= 2 and (isinstance(module, nn.Linear) or parameter.dim() == 3) and not _routes(layer, module)
+    )
+
+
+def _routes(layer: nn.Module, module: nn.Module) -> bool:
+    """Whether `module` stands beside experts and chooses among them."""
+    for parent in layer.modules():
+        if hasattr(parent, "experts"):
+            for name in ("gate", "router"):
+                if getattr(parent, name, None) is module:
+                    return True
+    return False
+
+
+def _parts(layer: nn.Module) -> list[_Part]:
+    """Of a layer that is not streamed yet, in the order of its modules."""
+    parts: list[_Part] = []
+
+    def add(tensor: Tensor, put: Callable[[Tensor], None]) -> None:
+        parts.append(_Part(tensor.contiguous(), _aligned(_end(parts)), put))
+
+    for module in layer.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or not _streams(layer, module, name, parameter):
+                continue
+            parameter.requires_grad_(False)
+            add(parameter.data, lambda view, p=parameter: setattr(p, "data", view))
+            state = getattr(parameter, "quant_state", None)
+            for scales in (state, getattr(state, "state2", None)):
+                if scales is not None:
+                    add(scales.absmax, lambda view, s=scales: _set_scales(s, view))
+    return parts
+
+
+def _set_scales(state, view: Tensor) -> None:
+    """The scales are a view of a slot; what else the state has is small and goes where they are."""
+    state.absmax = view
+    state.code = state.code.to(view.device)
+    if isinstance(getattr(state, "offset", None), Tensor):
+        state.offset = state.offset.to(view.device)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _end(parts: list[_Part]) -> int:
+    return parts[-1].start + parts[-1].size if parts else 0
+
+
+def _laid_out(parts: list[_Part], size: int, locked: bool) -> Tensor:
+    """One stretch of host memory with these tensors, which are let go of one by one."""
+    memory = torch.zeros(size, dtype=torch.uint8)
+    if locked and size:
+        _lock(memory)
+    for part in parts:
+        part.view(memory).copy_(part.tensor)
+        del part.tensor
+    return memory
+
+
+def _lock(memory: Tensor) -> None:
+    """Page-lock memory, so that copies to the GPU run beside the computation.
+
+    torch's own pinned memory comes in powers of two, up to twice of what is asked for.
+
+    Raises:
+        UserError: the system refuses it.
+    """
+    code = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+    if code:
+        raise UserError("host_weights_not_locked", gib=memory.numel() / 2**30, code=code)
+
+
+def _unlock(memory: list[Tensor]) -> None:
+    for one in memory:
+        torch.cuda.cudart().cudaHostUnregister(one.data_ptr())

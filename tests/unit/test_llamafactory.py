@@ -113,7 +113,32 @@ def test_other_launchers_flags_and_environment():
         "fp16": True,
         "learning_rate": 1e-4,
     }
-    assert [key for key, _, _ in result.left_out] == ["HF_ENDPOINT", "nproc_per_node"]
+    assert [key for key, _, _ in result.left_out] == ["HF_ENDPOINT"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "devices", "lost"),
+    [
+        ("FORCE_TORCHRUN=1 llamafactory-cli train", "all", []),
+        ("FORCE_TORCHRUN=0 llamafactory-cli train", None, []),
+        ("FORCE_TORCHRUN=1 NPROC_PER_NODE=2 llamafactory-cli train", "0,1", []),
+        ("FORCE_TORCHRUN=1 NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 llamafactory-cli train", "all", ["NNODES"]),
+        ("CUDA_VISIBLE_DEVICES=4,5,6,7 torchrun --nproc-per-node=2 --standalone src/train.py", "4,5", []),
+        ("torchrun --nproc_per_node gpu --master_port 29501 src/train.py", "all", []),
+        ("python -m torch.distributed.run --nproc_per_node=4 src/train.py", "0,1,2,3", []),
+        ("accelerate launch --multi_gpu --num_processes 3 --main_process_port 1 src/train.py", "0,1,2", []),
+        ("accelerate launch --gpu_ids 1,3 src/train.py", "1,3", []),
+        ("deepspeed --num_gpus 2 src/train.py", "0,1", []),
+        ("CUDA_VISIBLE_DEVICES=0 torchrun --nproc_per_node 2 src/train.py", "0", ["nproc_per_node"]),
+        ("torchrun --nproc_per_node 99999999 src/train.py", None, ["nproc_per_node"]),
+        ("CUDA_VISIBLE_DEVICES='' llamafactory-cli train", None, []),
+    ],
+)
+def test_devices_of_a_launcher(launcher, devices, lost):
+    result = import_text(f"{launcher} --model_name_or_path m --stage sft --do_train")
+    assert result.values.get("devices") == devices and result.lost == lost
+    named = import_text(f"{launcher} a.yaml", lambda name: "model_name_or_path: m\nstage: sft\ndo_train: true\n")
+    assert named.values.get("devices") == devices and named.lost == lost
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "llamafactory-cli train config.yaml", "--lora_rank 'x", "hello there"])

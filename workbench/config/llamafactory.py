@@ -5,14 +5,13 @@ prefixes, full-width punctuation, typographic dashes and quotes), `llamafactory-
 torchrun and accelerate in front, `--key value`, `--key=value`, bare flags, and flat YAML. Nothing is executed.
 """
 
-import itertools
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.config import accelerate_file, foreign, llamafactory_v1
+from workbench.config import accelerate_file, foreign, launchers, llamafactory_v1
 from workbench.config.options import EngineConfig, RunConfig, literal_choices
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.config.stage_options import STAGES
@@ -27,7 +26,7 @@ _FULL_WIDTH |= {ord(a): b for a, b in zip("“”„‘’‚、。", "\"\"\"'''
 _DASHES = re.compile(r"(?<!\S)(?:[—–―−]{1,2}|-[—–―−]|--)(?=[A-Za-z])")
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=\S*")
 _PROGRAM = re.compile(
-    r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|deepspeed|launch|train|sudo|env|nohup|-m"
+    r"llamafactory-cli|lmf|(\S*/)?python3?|\S*\.py|accelerate|torchrun|torch\.distributed\.(run|launch)|deepspeed|launch|train|sudo|env|nohup|-m"
 )
 _LISTS = (
     "report_to", "lora_target", "oft_target", "dataset", "eval_dataset", "additional_target", "adapter_name_or_path",
@@ -159,8 +158,8 @@ def _from_file(name: str, overrides: list[str], word: str, read: Callable[[str],
 
 def _launched(command: str, result: Imported, read: Callable[[str], str | None]) -> Imported:
     """What was read of a file, with the devices that the command before it and a config of accelerate say."""
-    words = command.split()
-    first = _set_by(dict(word.split("=", 1) for word in itertools.takewhile(_ENVIRONMENT.fullmatch, words)))
+    pairs, environment = _command_pairs(command)
+    first = _set_by(environment, _of_launcher(pairs))
     named = _CONFIG_FILE.search(command)
     text = read(named[1]) if named else None
     if named and text is not None:
@@ -169,6 +168,7 @@ def _launched(command: str, result: Imported, read: Callable[[str], str | None])
         result.leave("config_file", files.shown(named[1]), Message("why_accelerate_unread"), lost=True)
     result.values |= first.values
     result.left_out += first.left_out
+    result.lost += first.lost
     return result
 
 
@@ -313,19 +313,28 @@ def _expanded(value: str, variables: dict[str, str]) -> str:
     return value
 
 
-def _set_by(environment: dict[str, str]) -> Imported:
-    """What the environment prefix of a command sets."""
+def _of_launcher(pairs: Sequence[tuple[str, Any]]) -> dict[str, str]:
+    """The options of the program that launches another: of values in a row the first, the rest is what it launches."""
+    return {key: (str(value).split() or [""])[0] for key, value in pairs if key in launchers.KEYS}
+
+
+def _set_by(environment: dict[str, str], launcher: dict[str, str] | None = None) -> Imported:
+    """What the environment prefix of a command sets, and the options of the program that launches it."""
     result = Imported()
+    devices, left = launchers.launch((launcher or {}) | environment)
+    if devices:
+        result.values["devices"] = devices
+    for key, value, why, lost in left:
+        result.leave(key, value, why, lost=lost)
     for name, value in environment.items():
-        if name == "CUDA_VISIBLE_DEVICES" and re.fullmatch(r"\d+(,\d+)*", value):
-            result.values["devices"] = value
-        else:
+        if name not in launchers.KEYS:
             result.leave(name, value, Message("why_environment"))
     return result
 
 
 def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str) -> Imported:
-    result = _set_by(environment)
+    result = _set_by(environment, _of_launcher(pairs))
+    pairs = [(key, value) for key, value in pairs if key not in launchers.KEYS]
     given = {_RENAMED.get(key, key): value for key, value in pairs if key}
     purpose = purpose if purpose not in ("", "train") else _purpose(given)
     if purpose == "eval":

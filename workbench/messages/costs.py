@@ -33,6 +33,11 @@ SENTENCES = {
         "lora_target names nothing of this model: {names}.",
         "lora_target 中的名称在该模型中不存在：{names}。",
     ),
+    "cost_each_device": (
+        "Each of the {count} devices takes that much, and a step has {rows} rows. The speed is that of one device times"
+        " {count}, which was not measured.",
+        "{count} 个设备各占用上述内存，每步 {rows} 行。速度按单个设备乘以 {count} 估计，未经实测。",
+    ),
     "cost_predicts": (
         "This run only predicts: told is what its model takes to answer, not how long that takes.",
         "该运行只做预测：给出的是模型回答时所需的内存，不含所需时间。",

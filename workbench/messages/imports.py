@@ -186,7 +186,10 @@ PARTS = {
     "why_counted": ("tokens are always counted", "始终统计 token 数"),
     "why_stream": ("rows are read as a stream", "数据行以流方式读取"),
     "why_machines": ("only with several machines", "仅用于多机"),
-    "why_one_gpu": ("runs here are on one GPU", "这里的运行使用单个 GPU"),
+    "why_one_gpu": (
+        "it says how weights are spread over devices; here each device holds the whole model, and steps are the same",
+        "它说明权重如何分布到各设备；这里每个设备持有完整模型，训练步相同",
+    ),
     "why_device": ("the device is what the machine has", "设备由本机决定"),
     "why_activation": ("see activation_memory", "见 activation_memory"),
     "why_columns": ("columns that are not used are never passed on", "从不传入未使用的列"),
@@ -202,8 +205,13 @@ PARTS = {
         "此处不读取该 accelerate 配置：请单独导入，或设置 devices",
     ),
     "why_accelerate_machines": (
-        "one machine is taken over; the batch of all machines is larger by this factor",
-        "只采用一台机器；所有机器合计的批次要乘以该倍数",
+        "one machine is taken over (workbench train --nodes trains on several); the batch of all machines is larger by"
+        " this factor",
+        "只采用一台机器（多机训练请用 workbench train --nodes）；所有机器合计的批次要乘以该倍数",
+    ),
+    "why_processes": (
+        "not a number of processes that goes with the GPUs; set devices",
+        "进程数与 GPU 不相符；请设置 devices",
     ),
     "why_kt_bits": (
         "ktransformers computes experts with other weights than here",

@@ -25,6 +25,7 @@ from workbench.models.locate import is_demo, locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
 from workbench.train.estimates.rows import rows_of
+from workbench.train.launch import process_count
 
 
 @dataclass
@@ -108,8 +109,8 @@ def outlook(
     if not config.do_train:
         return _predicting(config, workspace, device)
     device = device or device_for(config.devices)
-    several = device.count if device.gpu else 1
-    if device.gpu and config.device_map == "none":  # such a run takes one of them
+    several, processes = device.count if device.gpu else 1, processes_on(config, device)
+    if device.gpu and config.device_map == "none":  # each process of such a run takes one of them
         device = replace(device, count=1)
     result = Outlook(str(config.model_name_or_path or ""), device)
     anatomy = _model(config.model_name_or_path or "", workspace, result)
@@ -149,8 +150,23 @@ def outlook(
         result.changes = found
     way = way_of(result.estimate, device)
     earlier = history.speed(entries, result.model, device.name, config.quantization_bit or 0, way)
-    result.duration = duration(anatomy, config, rows, device, result.estimate.facts, earlier)
+    # steps have as many times the rows, which are computed side by side
+    steps = config.gradient_accumulation_steps * processes
+    whole = config.model_copy(update={"gradient_accumulation_steps": steps})
+    one = duration(anatomy, whole, rows, device, result.estimate.facts, earlier)
+    side_by_side = processes if device.gpu else 1
+    result.duration = replace(one, rate=one.rate * side_by_side, watts=one.watts * side_by_side)
+    if processes > 1:
+        rows_of_step = steps * config.per_device_train_batch_size
+        result.notes.append(Message("cost_each_device", count=processes, rows=rows_of_step))
     return result
+
+
+def processes_on(config: RunConfig, device: Device) -> int:
+    """How many processes of a run train side by side on a device that counts as several."""
+    if config.devices == "auto":
+        return 1
+    return process_count(config, ",".join(map(str, range(device.count))) if device.gpu else "cpu")
 
 
 def _predicting(config: RunConfig, workspace: Workspace, device: Device | None) -> Outlook:

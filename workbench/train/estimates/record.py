@@ -17,7 +17,7 @@ from workbench.storage import files
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
-from workbench.train.estimates.outlook import Outlook, outlook, way_of
+from workbench.train.estimates.outlook import Outlook, outlook, processes_on, way_of
 
 FILE = "estimate.json"
 _GIB = 1 << 30
@@ -51,7 +51,8 @@ def end(run: Run, config: RunConfig, workspace: Workspace, devices: str) -> None
         again = outlook(config.model_copy(update={"torch_compile": on}), workspace, device, with_changes=False)
         if again.estimate is None:
             return
-        rates = sorted(row["throughput"] for row in rows if row.get("throughput"))
+        processes = processes_on(config, device) if device.gpu else 1
+        rates = sorted(row["throughput"] / processes for row in rows if row.get("throughput"))
         watts = [row["power"] for row in rows if row.get("power")]
         expected = again.estimate.allocated / _GIB
         one = history.Measured(

@@ -125,6 +125,16 @@ def test_stop_asks_by_a_file_and_signals_nobody(workspace, away, monkeypatch):
     assert heartbeat.requests(export.path) == 1 and export.state().state == "running"
 
 
+def test_a_folder_of_another_user_cannot_be_asked_to_stop(workspace, away, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(queue, "ask_stop", refused)
+    with pytest.raises(UserError) as error:
+        queue.stop(away, workspace)
+    assert error.value.message.code == "run_stop_unwritten" and "Permission denied" in str(error.value)
+
+
 def test_the_queue_starts_and_counts_only_what_is_here(workspace, away, monkeypatch):
     started = []
 

@@ -67,6 +67,10 @@ SENTENCES = {
         "{host} is asked to stop {id}; it saves a checkpoint first. Stop it again to kill it.",
         "已请求主机 {host} 停止 {id}；它会先保存检查点。再次停止将强制结束它。",
     ),
+    "run_stop_unwritten": (
+        "{host} cannot be asked to stop {id}: {reason}. Stop it there, or as the user whose folder it is.",
+        "无法请求主机 {host} 停止 {id}：{reason}。请在该主机上停止，或以该文件夹所属用户的身份停止。",
+    ),
     "run_kill_asked": (
         "{host} is asked to kill {id}; what it learned since its last checkpoint is lost.",
         "已请求主机 {host} 强制结束 {id}；最后一个检查点之后的训练进度会丢失。",

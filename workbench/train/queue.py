@@ -207,8 +207,11 @@ def stop(run: Run, workspace: Workspace, *, kill: bool | None = None) -> Message
     if again and kill is False:
         return Message("run_is_stopping", id=run.id)
     if not hosts.is_here(state.boot):
-        (run.path / ".stopping").touch()
-        ask_stop(run.path)
+        try:
+            (run.path / ".stopping").touch()
+            ask_stop(run.path)
+        except OSError as error:  # another user's folder
+            raise UserError("run_stop_unwritten", id=run.id, host=state.host, reason=error.strerror) from None
         return Message("run_kill_asked" if again else "run_stop_asked", id=run.id, host=state.host)
     trainer_alone = not _alive(state.pid, state.pid_started, state.boot) or state.pid == state.trainer_pid
     if trainer_alone and _alive(state.trainer_pid, state.trainer_started, state.boot):  # its supervisor is gone

@@ -37,9 +37,10 @@ def stock(folder: Path, model: Path, devices: str) -> dict:
     names = devices.split(",")
     cpu = names[0] == "cpu"
     where = ["--cpu"] if cpu else []
+    many = ["--multi_gpu"] if len(names) > 1 and not cpu else []
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", *where, "--num_processes", str(len(names)),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *(["--multi_gpu"] if len(names) > 1 and not cpu else []),
+        sys.executable, "-m", "accelerate.commands.launch", *where, *many, "--num_processes", str(len(names)),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         str(Path(__file__)), "_stock", str(folder), "--model", str(model),
     ]  # fmt: skip
     visible = {} if cpu else {"CUDA_VISIBLE_DEVICES": devices}

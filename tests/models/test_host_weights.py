@@ -441,6 +441,20 @@ def test_modules_that_stream_are_not_trained_as_a_whole(values, workspace, folde
     assert any("lm_head" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
 
 
+def test_weights_that_layers_share_stay(folders):
+    ids = torch.arange(5, 45)[None]
+    model = AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32).eval()
+    layers = model.model.layers
+    layers[5].mlp.down_proj.weight = layers[1].mlp.down_proj.weight
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        made = stream_weights(model, torch.device("cpu"), slots=2)
+        assert made.slots == 2 and torch.allclose(model(input_ids=ids).logits, expected, atol=1e-6)
+    address = layers[1].mlp.down_proj.weight.data_ptr()
+    assert layers[5].mlp.down_proj.weight.data_ptr() == address
+    assert not any(0 <= address - memory.data_ptr() < memory.nbytes for memory in made._memory)
+
+
 def test_a_model_without_known_layers():
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     with pytest.raises(UserError) as caught:

@@ -16,6 +16,7 @@ adapters, which are added later.
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
@@ -91,7 +92,7 @@ class HostWeights:
     """
 
     def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
-        parts = [_parts(layer) for layer in layers]
+        parts = _parts_of(layers)
         sizes = [_end(own) for own in parts]
         self.layers, self.slots, self.device = layers, min(slots, len(layers)), device
         self.bytes, self.slot_bytes = sum(sizes), max(sizes)
@@ -200,7 +201,7 @@ def stream_weights(
         UserError: the model has no layers that are known as such.
     """
     layers = decoder_layers(model)
-    if not any(_parts(layer) for layer in layers):
+    if not any(_parts_of(layers)):
         raise UserError("host_weights_no_layers", kind=type(model).__name__)
     made = HostWeights(layers, device, max(2, slots), laid_out)
     with torch.no_grad():
@@ -227,7 +228,7 @@ def streamed_modules(model: nn.Module) -> set[str]:
         for name, layer in model.named_modules()
         if hasattr(layer, "host_weights")
         for inner, module in layer.named_modules()
-        if any(_streams(layer, module, own, p) for own, p in module._parameters.items() if p is not None)
+        if any(_streams(layer, module, p) for p in module._parameters.values() if p is not None)
     }
 
 
@@ -245,13 +246,12 @@ def check_not_streamed(model: nn.Module, targets: list[str]) -> None:
 # ---- what is streamed, and how it lies
 
 
-def _streams(layer: nn.Module, module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+def _streams(layer: nn.Module, module: nn.Module, parameter: nn.Parameter) -> bool:
     """Matrices, but for routers, which are small and float32: packed weights, linear layers, fused experts."""
     if is_packed(parameter):
         return True
-    return (
-        parameter.dim() >= 2 and (isinstance(module, nn.Linear) or parameter.dim() == 3) and not _routes(layer, module)
-    )
+    matrix = parameter.dim() == 3 or (parameter.dim() == 2 and isinstance(module, nn.Linear))
+    return matrix and not _routes(layer, module)
 
 
 def _routes(layer: nn.Module, module: nn.Module) -> bool:
@@ -264,7 +264,13 @@ def _routes(layer: nn.Module, module: nn.Module) -> bool:
     return False
 
 
-def _parts(layer: nn.Module) -> list[_Part]:
+def _parts_of(layers: list[nn.Module]) -> list[list[_Part]]:
+    """Of each layer, but for weights that several of them share: these stay on the device."""
+    owners = Counter(parameter for layer in layers for parameter in set(layer.parameters()))
+    return [_parts(layer, {parameter for parameter, count in owners.items() if count > 1}) for layer in layers]
+
+
+def _parts(layer: nn.Module, shared: set[nn.Parameter]) -> list[_Part]:
     """Of a layer that is not streamed yet, in the order of its modules."""
     parts: list[_Part] = []
 
@@ -272,8 +278,8 @@ def _parts(layer: nn.Module) -> list[_Part]:
         parts.append(_Part(tensor.contiguous(), _aligned(_end(parts)), put))
 
     for module in layer.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or not _streams(layer, module, name, parameter):
+        for parameter in module._parameters.values():
+            if parameter is None or parameter in shared or not _streams(layer, module, parameter):
                 continue
             parameter.requires_grad_(False)
             add(parameter.data, lambda view, p=parameter: setattr(p, "data", view))

@@ -194,7 +194,10 @@ PARTS = {
     "why_activation": ("see activation_memory", "见 activation_memory"),
     "why_columns": ("columns that are not used are never passed on", "从不传入未使用的列"),
     "why_embeddings": ("embeddings are not trained with LoRA+", "LoRA+ 不训练嵌入层"),
-    "why_one_machine": ("runs here are on one machine", "这里的运行使用单机"),
+    "why_one_machine": (
+        "Ray is not used; workbench train --nodes trains on several machines",
+        "不使用 Ray；多机训练请用 workbench train --nodes",
+    ),
     "why_swanlab": ("use report_to: swanlab", "请使用 report_to: swanlab"),
     "why_generation": (
         "set it among the Chat tab's generation settings, or with a request",

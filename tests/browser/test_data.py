@@ -182,7 +182,7 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     )
 
 
-def test_twenty_uploads_on_a_slow_machine_are_twenty_chains_that_end(opened, tmp_path):
+def test_uploads_on_a_slow_machine_are_as_many_chains_that_end(opened, tmp_path):
     """A chain that started itself again, under load, sent requests for good and wiped what had been checked."""
     cdp = opened.context.new_cdp_session(opened)
     cdp.send("Emulation.setCPUThrottlingRate", {"rate": 4})
@@ -196,14 +196,14 @@ def test_twenty_uploads_on_a_slow_machine_are_twenty_chains_that_end(opened, tmp
             sent.append(json.loads(body).get("fn_index"))
 
     opened.on("request", count)
-    for number in range(20):
+    for number in range(10):
         upload(opened, rows_file(tmp_path, f"many-{number}.jsonl", count=6, bad=False), f"many-{number}")
     expect(opened.locator("#data-about")).to_contain_text("6 rows")
     opened.get_by_role("tab", name="Check").click()
     opened.click("#data-check")
     expect(opened.locator("#data-checked")).to_contain_text("6 rows")
     opened.wait_for_timeout(3000)
-    assert len(sent) <= 20 * 5, sent  # the button to stop it, the upload, its rows, their number, and one to spare
+    assert len(sent) <= 10 * 5, sent  # the button to stop it, the upload, its rows, their number, and one to spare
     settled = len(sent)
     opened.wait_for_timeout(3000)
     assert len(sent) == settled

@@ -64,6 +64,15 @@ def test_variables_are_those_of_torchrun(monkeypatch):
     assert first == second | {"RANK": "2", "LOCAL_RANK": "0"}
 
 
+@pytest.mark.parametrize("values", [{"use_badam": True}, {"use_galore": True, "galore_layerwise": True}])
+def test_an_optimizer_that_acts_within_the_backward_pass_trains_alone(values):
+    values = CONFIG | values | {"finetuning_type": "full", "gradient_accumulation_steps": 1}
+    validated(values | {"devices": "0"})
+    validated(values | {"devices": "0,1", "device_map": "auto"})
+    with pytest.raises(UserError, match="Train on one device"):
+        validated(values | {"devices": "0,1"})
+
+
 def test_all_are_done():
     assert started("sleep 0.3", "exit 0", "exit 0").wait() == (0, 0)
 

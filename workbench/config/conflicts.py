@@ -131,6 +131,9 @@ def optimizer_conflicts(c: RunConfig) -> list[Message]:
     if not used:
         return []
     found, one = [], chosen_optimizer(c)
+    several = len(split_names(c.devices)) > 1  # what `all` are is seen when the run starts
+    if several and c.device_map == "none" and (layerwise(c) or c.use_badam):
+        found.append(Message("optimizer_alone", name=one))
     if len(used) > 1:
         found.append(Message("optimizers_several", names=used))
     if c.loraplus_lr_ratio is not None:

@@ -324,6 +324,11 @@ SENTENCES = {
         "devices: '{value}' does not fit. It can be auto, cpu, or GPU ids such as 0,1.",
         "devices：'{value}' 不合适。可为 auto、cpu，或 GPU 编号如 0,1。",
     ),
+    "optimizer_alone": (
+        "{name} in this way changes weights within the backward pass, or one block at a time: before the gradients of"
+        " several processes are added up. Train on one device, or with another optimizer.",
+        "以此方式使用的 {name} 会在反向传播中或逐块更新权重，早于多进程梯度汇总。请在单个设备上训练，或改用其他优化器。",
+    ),
     "devices_mixed": (
         "devices: '{value}' names a device twice, or mixes kinds. Give different GPU ids such as 0,1; cpu,cpu are two"
         " processes on the CPU.",

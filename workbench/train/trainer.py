@@ -4,8 +4,9 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.utils import disable_dropout_in_model
 
-from workbench.config.conflicts import plain_steps
+from workbench.config.conflicts import chosen_optimizer, layerwise, plain_steps
 from workbench.config.options import RunConfig
+from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.models.host_weights import host_weights_of
@@ -39,7 +40,8 @@ def build_trainer(
     `scores`: a reward model, where answers are scored.
 
     Raises:
-        UserError: the disk has no room for two checkpoints, or there is no such stage.
+        UserError: the disk has no room for two checkpoints, there is no such stage, or an optimizer that several
+            processes cannot share.
     """
     chosen = stage(config.stage)
     total = total_steps(config, 0 if config.streaming else len(train_rows))
@@ -60,6 +62,8 @@ def build_trainer(
     if references and config.needs_reference and not references.other:
         train_rows, eval_rows = references.from_own(train_rows, eval_rows, model=model)
     plain = plain_steps(config)
+    if ranks.count() > 1 and (layerwise(config) or config.use_badam):
+        raise UserError("optimizer_alone", name=chosen_optimizer(config))
     apart = Message(plain) if plain else Message("model_split")
     weights = host_weights_of(causal)
     if weights is not None:

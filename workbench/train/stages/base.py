@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,8 @@ class WorkbenchTrainer:
         """As transformers', but the loss is the mean over all trained tokens. Its own is that of the batches,
         which depends on how rows fall into batches."""
         self._eval_sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the tokens
-        self._eval_rows, self._eval_batches = len(getattr(dataloader, "dataset", ())), 0
+        rows = getattr(dataloader, "dataset", None)
+        self._eval_rows, self._eval_batches = len(rows) if hasattr(rows, "__len__") else sys.maxsize, 0
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses, tokens = self.accelerator.reduce(self._eval_sums.to(self.args.device, torch.float32)).tolist()
         if tokens and f"{metric_key_prefix}_loss" in output.metrics:

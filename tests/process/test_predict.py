@@ -93,7 +93,8 @@ def test_ctrl_c_is_a_sentence_and_the_rest_can_be_answered(tiny_model, tmp_path)
     ]
     for _ in range(2):  # it met the engine's thread in a step most of the times
         before = sum(1 for _ in Prediction(out).rows())
-        process = started(*command)
+        # a shell starts what is in the background with SIGINT ignored, and children inherit that
+        process = started(*command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         wait_for(lambda before=before: sum(1 for _ in Prediction(out).rows()) >= before + 3, process)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

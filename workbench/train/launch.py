@@ -8,7 +8,6 @@ launcher, and whoever kills the launcher leaves its children behind.
 import json
 import os
 import queue
-import socket
 import subprocess
 import threading
 import time
@@ -26,6 +25,16 @@ from workbench.storage.files import write_atomically
 
 FAILED_SECONDS = 5.0  # that the others have, to say the same, when one has failed
 DONE_SECONDS = 60.0  # that the others have when the first is done
+
+
+def rank() -> int:
+    """The number of this process among those that train together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def count() -> int:
+    """How many processes train together, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def process_count(config: RunConfig, devices: str) -> int:
@@ -52,7 +61,7 @@ def environments(
     size = size or count
     if size == 1:
         return [{}]
-    port = port or free_port()
+    port = port or job.free_port()
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))}
     return [
         {
@@ -66,13 +75,6 @@ def environments(
         | threads
         for local in range(count)
     ]
-
-
-def free_port() -> int:
-    """A port of this host on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Processes:
@@ -126,18 +128,22 @@ class Processes:
 
     def wait(self) -> tuple[int, int]:
         """`(number, exit code)` of the one that decided the end: the first that failed, else the first of all. When
-        one has failed the others get a few seconds, since they would wait for it forever; none is left then."""
+        one has failed the others get a few seconds, since they would wait for it forever; none is left then. How those
+        end that are killed here decides nothing."""
         decided: tuple[int, int] | None = None
         deadline: float | None = None
+        killed = False
         while len(self._ended) < len(self.all):
             try:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 number, code = self._ends.get(timeout=left)
             except queue.Empty:
                 self.kill()
-                deadline = None
+                deadline, killed = None, True
                 continue
             self._ended[number] = code
+            if killed:
+                continue
             if code and (decided is None or decided[1] == 0):
                 decided, deadline = (number, code), time.monotonic() + FAILED_SECONDS
             elif number == 0 and decided is None:

@@ -49,21 +49,16 @@ def many(folder: Path, count: int) -> Path:
     return file
 
 
+def answering(model: Path, file: Path, tokens: int, out: Path, workspace: Path) -> list:
+    """The arguments of a prediction."""
+    places = ["--output", out, "--workspace", workspace]
+    return ["predict", model, "--dataset", file, "--max-new-tokens", tokens, *places]
+
+
 def test_killed_it_goes_on_where_it_was(tiny_model, tmp_path):
     """SIGKILL while rows are answered: the same command answers the others, and the first are as they were."""
     file, out = many(tmp_path, 400), tmp_path / "out"
-    command = [
-        "predict",
-        tiny_model,
-        "--dataset",
-        file,
-        "--max-new-tokens",
-        40,
-        "--output",
-        out,
-        "--workspace",
-        tmp_path / "w",
-    ]
+    command = answering(tiny_model, file, 40, out, tmp_path / "w")
     process = started(*command)
     prediction = Prediction(out)
     wait_for(lambda: sum(1 for _ in prediction.rows()) >= 20, process)
@@ -79,18 +74,7 @@ def test_killed_it_goes_on_where_it_was(tiny_model, tmp_path):
 
 def test_ctrl_c_is_a_sentence_and_the_rest_can_be_answered(tiny_model, tmp_path):
     file, out = many(tmp_path, 1000), tmp_path / "out"
-    command = [
-        "predict",
-        tiny_model,
-        "--dataset",
-        file,
-        "--max-new-tokens",
-        100,
-        "--output",
-        out,
-        "--workspace",
-        tmp_path,
-    ]
+    command = answering(tiny_model, file, 100, out, tmp_path)
     for _ in range(2):  # it met the engine's thread in a step most of the times
         before = sum(1 for _ in Prediction(out).rows())
         # a shell starts what is in the background with SIGINT ignored, and children inherit that

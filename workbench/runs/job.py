@@ -11,6 +11,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -126,6 +127,13 @@ def new_directory(folder: Path, name: str) -> StateDirectory:
     directory = StateDirectory(path)
     directory.begin()
     return directory
+
+
+def free_port() -> int:
+    """A port of this host on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def kill(process) -> None:

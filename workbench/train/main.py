@@ -25,7 +25,7 @@ from workbench.runs.run import FollowedRun, Run, is_whole, step_of
 from workbench.runs.state import own_process
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
-from workbench.train.launch import write_failure
+from workbench.train import launch
 
 
 class Stopped(BaseException):
@@ -76,7 +76,7 @@ class Stop:
 
 
 def main(arguments: list[str]) -> int:
-    rank = int(os.environ.get("RANK", "0"))  # as torchrun sets it; only the first process writes the run's files
+    rank = launch.rank()  # only the first process writes the run's files
     run, workspace = (FollowedRun if rank else Run)(Path(arguments[0])), Workspace(arguments[2])
     die_with_parent()
     stop = Stop(run)
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     def fail(reason: Message) -> None:
         run.update(state="failed", reason=reason)
         if rank:
-            write_failure(run, rank, reason)
+            launch.write_failure(run, rank, reason)
 
     try:
         train(run, workspace, stop, fail)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import resource
 import time
 from datetime import timedelta
@@ -11,11 +10,12 @@ from workbench.models.demo import Progress
 from workbench.runs.metrics import MEASURES, MOST_DEVICES, OF_DEVICES, tail
 from workbench.runs.run import Run
 from workbench.runs.state import StateDirectory
+from workbench.train import launch
 
 
 def log(text: str) -> None:
     """A line for the running log. Of several processes that train together the first one says it."""
-    if os.environ.get("RANK", "0") == "0":
+    if launch.rank() == 0:
         print(text, flush=True)
 
 
@@ -51,8 +51,7 @@ def _own_gpus() -> list[int]:
 
     if not torch.cuda.is_available():
         return []
-    several = os.environ.get("WORLD_SIZE", "1") != "1"
-    return [torch.cuda.current_device()] if several else list(range(torch.cuda.device_count()))
+    return [torch.cuda.current_device()] if launch.count() > 1 else list(range(torch.cuda.device_count()))
 
 
 def _peaks(number: int) -> tuple[int, int]:

@@ -6,46 +6,28 @@ processes when its input ends, or when it hears nothing for a minute: the first 
 It starts without torch.
 """
 
-import hashlib
 import json
 import os
-import platform
 import queue
 import socket
 import subprocess
 import sys
 import threading
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-import workbench
 from workbench.runs import hosts, job
 from workbench.runs.run import Run
 from workbench.train.devices import slots
 from workbench.train.launch import Processes, environments, failure_file, write_failure
 from workbench.train.supervise import ALLOCATOR, STOP_GRACE, TRAINER, why
+from workbench.train.versions import versions
 
 MARK = "workbench-node "  # before what this says; a login shell may print, too
 WORD_SECONDS = 10.0  # between two words of the first host
 SILENT_SECONDS = 60.0  # after which it counts as gone
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "datasets")
-
-
-def versions() -> dict[str, str]:
-    """What has to be the same on all hosts: Python, packages, and the code of the workbench."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "-"
-    folder, digest = Path(workbench.__file__).parent, hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
-    return found | {"workbench": f"{workbench.__version__} ({digest.hexdigest()[:8]})"}
 
 
 def interface_to(address: str) -> dict[str, str]:

@@ -25,11 +25,13 @@ from typing import Any
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.runs import job
 from workbench.runs.run import Run
 from workbench.storage.workspace import CODE, Workspace
 from workbench.train.devices import busy_slots, slots
-from workbench.train.launch import environments, failure_file, free_port
-from workbench.train.node import MARK, TRAINER, WORD_SECONDS, interface_to, versions
+from workbench.train.launch import environments, failure_file
+from workbench.train.node import MARK, TRAINER, WORD_SECONDS, interface_to
+from workbench.train.versions import versions
 
 CHECK_SECONDS = float(os.environ.get("WORKBENCH_NODE_SECONDS", 40))  # for an answer of a host
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
@@ -171,7 +173,7 @@ class Nodes:
         busy = busy_slots(workspace)
         self.devices = ",".join(sorted(here, key=lambda slot: slot in busy)[: self.local])
         _check_slots(places[0], here)
-        self.port = free_port()
+        self.port = job.free_port()
         self.others: list[RemoteProcess] = []
         try:
             self.others = [RemoteProcess(place.target, through) for place in places[1:]]

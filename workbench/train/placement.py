@@ -12,6 +12,7 @@ from workbench.models.cost.device import Device, device_for
 from workbench.models.cost.known import config_of
 from workbench.models.cost.placement import check_host
 from workbench.storage.workspace import Workspace
+from workbench.train import launch
 from workbench.train.estimates.outlook import Outlook, chat_outlook, outlook
 
 Kind = TypeVar("Kind", bound=ModelOptions)
@@ -25,8 +26,7 @@ def placed(config: RunConfig, workspace: Workspace, log: Callable[[str], None]) 
     """
     if config.weights_on == "card":
         return config
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun and accelerate
-    what = why_on_card(config) if alone else "several processes"
+    what = why_on_card(config) if launch.count() == 1 else "several processes"
     if what:
         if config.weights_on == "host":
             raise UserError("host_with", what=what)

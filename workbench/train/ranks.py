@@ -5,35 +5,24 @@ processes say to each other on the CPU: it does not wait for the GPU. Alone, a p
 """
 
 import os
-import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib import metadata
 
 import torch
 import torch.distributed as dist
 
 from workbench.errors import UserError
 from workbench.messages.message import Message
+from workbench.train.launch import count, rank
+from workbench.train.versions import versions
 
 JOIN_SECONDS = float(os.environ.get("WORKBENCH_JOIN_SECONDS", 50))
 # one may read data or save while the others wait; a process that dies is noticed by the supervisor
 _PATIENCE = timedelta(hours=12)
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "datasets")
 _BUCKET = 8 << 20  # gradients that are added up in one call
 _control: dist.ProcessGroup | None = None
-
-
-def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def count() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(fail: Callable[[Message], None]) -> None:
@@ -103,20 +92,11 @@ def _within(seconds: float, reason: Message, fail: Callable[[Message], None]) ->
 
 def _check_versions() -> None:
     """Raise UserError where another process has other versions."""
-    mine = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
-    everybody: list = [None] * count()
-    dist.all_gather_object(everybody, mine, group=_control)
-    for other, versions in enumerate(everybody):
-        for package, version in versions.items():
+    everybody = gathered(versions())
+    for other, theirs in enumerate(everybody):
+        for package, version in theirs.items():
             if version != (here := everybody[0][package]):
                 raise UserError("ranks_versions", package=package, here=here, other=version, rank=other)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "-"
 
 
 @contextmanager
@@ -177,11 +157,12 @@ def add_up_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Gradients of one dtype, up to `_BUCKET` values at once."""
     bucket: list[torch.Tensor] = []
+    size = 0
     for gradient in sorted(gradients, key=lambda g: str(g.dtype)):  # sorting keeps the order within a dtype
-        full = sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET
-        if bucket and (full or gradient.dtype != bucket[0].dtype):
+        if bucket and (size + gradient.numel() > _BUCKET or gradient.dtype != bucket[0].dtype):
             yield bucket
-            bucket = []
+            bucket, size = [], 0
         bucket.append(gradient)
+        size += gradient.numel()
     if bucket:
         yield bucket

@@ -2,7 +2,6 @@
 
 import re
 import secrets
-import socket
 import subprocess
 import threading
 import time
@@ -39,7 +38,7 @@ class Child:
     ):
         """Start it; call this on the main thread. Raises UserError: it is not installed, or cannot be started."""
         self.title, self._tell, self._log = TITLES[config.engine], tell, log
-        self.key, port = secrets.token_urlsafe(24), _free_port()
+        self.key, port = secrets.token_urlsafe(24), job.free_port()
         self.url = f"http://127.0.0.1:{port}"
         line = command_line(config, find_program(config.engine), model, name, adapters, port)
         log(" ".join(line))
@@ -108,9 +107,3 @@ class Child:
         self._ending = True
         job.end_tree(self.process, END_SECONDS)
         job.end_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

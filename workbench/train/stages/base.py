@@ -166,7 +166,7 @@ class WorkbenchTrainer:
 
     def _prepare_for_training(self, *args, **kwargs):
         prepare = self.accelerator.prepare_model
-        if self.step_strategy.shapes is not None:
+        if self.step_strategy.shapes is not None and ranks.count() > 1:
             self.accelerator.prepare_model = functools.partial(prepare, evaluation_mode=True)  # not wrapped
         try:
             return super()._prepare_for_training(*args, **kwargs)

@@ -8,7 +8,8 @@
 
 LoRA r 16 on attention, the reference is the model without it. `ours` scores the reference before the training, the
 others within each step; its seconds are printed beside. One line each: tokens/s of both answers (median of the steps
-after the first four), GiB at the peak, losses. Not run on a GPU yet.
+after the first four), GiB at the peak, losses. `ours` takes what memory there is to keep activations;
+`--set max_gpu_memory=13` caps it.
 """
 
 import argparse

@@ -284,6 +284,10 @@ SENTENCES = {
         "Layers cannot be compiled and run from Python instead, which is slower: {reason}",
         "无法编译各层，改由 Python 运行，速度较慢：{reason}",
     ),
+    "steps_not_recorded_8bit": (
+        "Steps run from Python, which is slower: products of 8-bit weights cannot be recorded.",
+        "训练步由 Python 执行，速度较慢：8 位权重的乘积无法录制。",
+    ),
     "steps_not_recorded": (
         "Steps cannot be recorded and run from Python instead, which is slower: {reason}",
         "无法录制训练步，改由 Python 运行，速度较慢：{reason}",

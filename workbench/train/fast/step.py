@@ -91,8 +91,11 @@ class FastStep:
         )
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
-        self.replays = self.pads and not random
         self._report = report
+        if self.pads and config.quantization_bit == 8:  # how many outliers there are decides the shapes of its products
+            self.pads = False
+            report(Message("steps_not_recorded_8bit"))
+        self.replays = self.pads and not random
         if self.shapes is not None:
             self._most_tokens = self.shapes.sizes[-1]
         else:

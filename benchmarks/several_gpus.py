@@ -1,14 +1,14 @@
 """Rows of mixed lengths on one GPU and on two, in 4 bits, in one call; `mixed_lengths.py data` writes the rows.
 
-python benchmarks/several_gpus.py table FOLDER --model FOLDER [--devices 0,1]
-    every line below, one after the other, as a table
+python benchmarks/several_gpus.py table FOLDER --model FOLDER [--rows plain,capped,shared,stock] [--devices 0 …]
+    each of these rows on one card and on several, one after the other
 python benchmarks/several_gpus.py ours FOLDER --model FOLDER --devices 0,1 [--set k=v …]
     20 steps through `python -m workbench train`, 16 rows on each device: real tokens/s, GiB of the fullest card
 python benchmarks/several_gpus.py stock FOLDER --model FOLDER --devices 0,1
     the same rows through `accelerate launch`, transformers' own 4-bit load and TRL's SFTTrainer: 4 × 2 rows a step
     and device, padded; real tokens/s (padding does not count)
 
-A tiny model, `--devices cpu,cpu` and `--set torch_compile=off` try the script without a GPU.
+A tiny model, `--devices cpu --devices cpu,cpu` and `--set torch_compile=off` try the script without a GPU.
 """
 
 import argparse
@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import mixed_lengths  # noqa: E402
 
 STOCK_STEPS = 10
+LEAN = ["per_device_train_batch_size=1", "gradient_accumulation_steps=16", "activation_memory=least"]
+PLAIN = ["torch_compile=off", "cuda_graphs=off"]
 
 
 def ours(folder: Path, model: Path, devices: str, overrides: list[str]) -> dict:
@@ -120,23 +122,35 @@ def _stock(folder: Path, model_folder: Path) -> None:
         print(json.dumps({"real_tokens_per_second": round(tokens / (end - began)), "peak_gib": round(peak, 2)}))
 
 
-def table(folder: Path, model: Path, devices: str, overrides: list[str]) -> None:
+ROWS: dict[str, tuple[str, list[str], bool]] = {  # of the table: what it is, changes, whether only for several devices
+    "plain": ("16 rows a step and device", [], False),
+    "all": ("16 rows a step in all", ["gradient_accumulation_steps={each}"], False),
+    "capped": ("16 rows a step and device, at most 11 GiB", ["max_gpu_memory=11"], False),
+    "lean": (
+        "16 rows a step and device one by one, from Python",
+        [*LEAN, *PLAIN],
+        False,
+    ),
+    "shared": ("the same, weights_on: shared", [*LEAN, "torch_compile=auto", "weights_on=shared"], True),
+    "shared-wide": ("16 rows a step and device, weights_on: shared", ["torch_compile=auto", "weights_on=shared"], True),
+}
+
+
+def table(folder: Path, model: Path, devices: list[str], rows: list[str], overrides: list[str]) -> None:
     """All lines, each as soon as it is measured."""
-    first = devices.split(",")[0]
     print("| what | devices | real tokens/s | × one | GiB a card |\n| --- | --- | --- | --- | --- |", flush=True)
-    for what, changes in (
-        ("16 rows a step and device", []),
-        ("16 rows a step in all", ["gradient_accumulation_steps={each}"]),
-        ("16 rows a step and device, at most 11 GiB", ["max_gpu_memory=11"]),
-    ):
+    for row in rows:
         one = None
-        for named in (first, devices):
-            each = 8 // len(named.split(","))
-            found = ours(folder, model, named, [*overrides, *(change.format(each=each) for change in changes)])
-            one = _line(what, named, found, one)
-    one = None
-    for named in (first, devices):
-        one = _line("stock: accelerate launch, TRL, padded", named, stock(folder, model, named), one)
+        for named in devices:
+            count = len(named.split(","))
+            if row == "stock":
+                one = _line("stock: accelerate launch, TRL, padded", named, stock(folder, model, named), one)
+                continue
+            what, changes, several = ROWS[row]
+            if count == 1 and several:
+                continue
+            changed = [change.format(each=8 // count) for change in changes]
+            one = _line(what, named, ours(folder, model, named, [*overrides, *changed]), one)
 
 
 def _line(what: str, devices: str, found: dict, one: int | None) -> int | None:
@@ -156,15 +170,17 @@ def main() -> None:
     parser.add_argument("what", choices=["table", "ours", "stock", "_stock"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--devices", default="0,1")
+    parser.add_argument("--devices", action="append", help="0 and 0,1 if not given")
+    parser.add_argument("--rows", default=",".join([*ROWS, "stock"]), help="of the table")
     parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args()
+    devices = given.devices or ["0", "0,1"]
     if given.what == "table":
-        table(given.folder, given.model, given.devices, given.set)
+        table(given.folder, given.model, devices, given.rows.split(","), given.set)
     elif given.what == "ours":
-        print(json.dumps(ours(given.folder, given.model, given.devices, given.set), indent=1))
+        print(json.dumps(ours(given.folder, given.model, devices[-1], given.set), indent=1))
     elif given.what == "stock":
-        print(json.dumps(stock(given.folder, given.model, given.devices), indent=1))
+        print(json.dumps(stock(given.folder, given.model, devices[-1]), indent=1))
     else:
         _stock(given.folder, given.model)
 

@@ -23,6 +23,7 @@ BASE = {
     "per_device_eval_batch_size": 2, "plot_loss": False,
 }  # fmt: skip
 PREFERENCES = {"stage": "dpo", "dataset": "pairs"}
+SHARED = {"weights_on": "shared", "quantization_bit": 4}
 
 
 @pytest.fixture
@@ -65,11 +66,16 @@ def of(path, name: str) -> list[float]:
         {"packing": True, "cutoff_len": 256},
         PREFERENCES,
         {"neftune_noise_alpha": 1e-9},
+        SHARED | {"sample_prompts": "Question 3?", "sample_max_new_tokens": 4},
+        SHARED | PREFERENCES,
+        SHARED | {"neftune_noise_alpha": 1e-9},
     ],
-    ids=["rows", "packed", "pairs", "padded"],
+    ids=["rows", "packed", "pairs", "padded", "shared", "shared pairs", "shared padded"],
 )
 def test_two_processes_learn_as_one(workspace, tmp_path, config, changes):
-    alone, together = (train(workspace, tmp_path, config | changes, devices) for devices in ("cpu", "cpu,cpu"))
+    shared = "weights_on" in changes
+    alone = train(workspace, tmp_path, config | changes | ({"weights_on": "card"} if shared else {}), "cpu")
+    together = train(workspace, tmp_path, config | changes, "cpu,cpu")
     assert len(of(alone, "loss")) == 6 and len(of(alone, "eval_loss")) == 2
     exact = {"rel": 1e-5, "abs": 1e-6}
     for name in ("loss", "eval_loss", "grad_norm", "rewards/margins", "eval_rewards/margins"):
@@ -78,7 +84,8 @@ def test_two_processes_learn_as_one(workspace, tmp_path, config, changes):
     assert {p.name for p in together.iterdir()} == {p.name for p in alone.iterdir()}
     assert (state_of(together)["state"], state_of(together)["device"]) == ("finished", "2 × CPU")
     padded = "neftune_noise_alpha" in changes
-    assert ("transformers makes them" in state_of(together)["warning"]) == padded
+    warned = "divided among 2 devices" if shared else "transformers makes them" if padded else ""
+    assert warned in state_of(together)["warning"] and bool(state_of(together)["warning"]) == bool(warned)
     if "sample_prompts" in changes:
         assert (together / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
 

@@ -24,7 +24,7 @@ from workbench.models.cost.experts import ExpertWork
 from workbench.models.cost.host import HostMemory
 from workbench.models.cost.placement import streamed, streams
 from workbench.models.cost.plan import Need, lacking, plan, worth_compiling
-from workbench.models.cost.training import Gpu, TrainingMemory, on_host
+from workbench.models.cost.training import Gpu, TrainingMemory, placement
 from workbench.models.cost.weights import Form, Loaded, packed_bytes
 from workbench.runs.run import create_run
 from workbench.storage.files import write_atomically
@@ -349,7 +349,40 @@ def test_what_streams_of_the_236b_model_by_hand():
     ],
 )
 def test_auto_takes_host_memory_where_the_weights_do_not_fit(name, size, values, expected):
-    assert on_host(anatomy(name), config(**values), MIXED, Gpu(card_memory(size))) is expected
+    where = placement(anatomy(name), config(**values), MIXED, Gpu(card_memory(size)))
+    assert where == ("host" if expected else "card")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count", "values", "expected"),
+    [
+        ("DeepSeek-V2", 80, 8, LARGE, "shared"),
+        ("DeepSeek-V2", 48, 8, LARGE, "shared"),
+        ("DeepSeek-V2", 24, 2, LARGE, "card"),  # half of it does not fit either
+        ("DeepSeek-V2", 80, 8, LARGE | {"use_asft_loss": True}, "card"),
+        ("DeepSeek-V2", 141, 2, LARGE, "card"),  # all of it fits
+        ("Llama-3-8B", 80, 2, {"weights_on": "shared"}, "shared"),
+    ],
+)
+def test_several_devices_share_weights_that_do_not_fit_one(name, size, count, values, expected):
+    assert placement(anatomy(name), config(**values), MIXED, Gpu(card_memory(size), processes=count)) == expected
+
+
+def test_what_a_device_keeps_of_shared_weights():
+    """DeepSeek-V2 in NF4 with double quantization over eight cards, by hand: an eighth of its layers' matrices, two
+    whole layers, and what is not divided: embeddings, head, routers and norms."""
+    sizes = anatomy("DeepSeek-V2").sizes
+    d, heads, experts = 5120, 128, 160
+    attention = d * 1536 + 1536 * heads * 192 + d * (512 + 64) + 512 * heads * 256 + heads * 128 * d
+    expert = 3 * d * 1536
+    layer = attention + (experts + 2) * expert
+    first = attention + 3 * d * 12288
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    divided, slots = (59 * layer + first) * bits / 8, 2 * layer * bits / 8
+    stays = 2 * sizes.vocabulary * d * 2
+    values = LARGE | {"weights_on": "shared"}
+    static = TrainingMemory(anatomy("DeepSeek-V2"), config(**values), MIXED, Gpu(card_memory(80), processes=8)).static
+    assert static["weights"] == pytest.approx(divided / 8 + slots + stays, rel=0.02)
 
 
 def test_a_step_with_weights_from_host_memory():

@@ -87,6 +87,8 @@ def conflicts(config: RunConfig) -> list[Message]:
     )
     if c.weights_on == "host" and (what := why_on_card(c)):
         problems.append(Message("host_with", what=what))
+    if c.weights_on == "shared" and (what := why_not_shared(c)):
+        problems.append(Message("shared_with", what=what))
     problems += step_conflicts(c)
     check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
     check(
@@ -161,6 +163,14 @@ def plain_steps(c: RunConfig) -> str:
     if c.use_asft_loss:
         return "plain_asft"
     return "plain_badam" if c.use_badam else ""
+
+
+def why_not_shared(c: RunConfig) -> str:
+    """The option with which a run's weights cannot be divided among devices; empty where they can."""
+    if plain_steps(c):  # of which devices may make different numbers
+        named = ("use_asft_loss", "streaming", "use_badam", "use_galore", "use_apollo")
+        return "stage: grpo" if c.stage == "grpo" else next(name for name in named if getattr(c, name))
+    return why_on_card(c)
 
 
 def why_on_card(c: RunConfig) -> str:

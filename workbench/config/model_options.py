@@ -102,13 +102,13 @@ class ModelOptions(Options):
         ),
         affects=("loading",),
     )
-    weights_on: Literal["auto", "card", "host"] = opt(
+    weights_on: Literal["auto", "card", "host", "shared"] = opt(
         "auto",
         "memory",
         ("Weights", "权重位置"),
         (
-            "host: the layers' weights stay in the host's memory and stream through the card a few layers ahead of the computation, so that a model may be larger than the card; short batches wait for them. auto: host where, in 4 bits, they do not fit on one GPU by the estimate, else card.",
-            "host：各层权重留在主机内存，计算前数层流入显卡，模型可大于显存；批次较短时需等待传输。auto：4 位权重估计单卡仍放不下时用 host，否则用 card。",
+            "host: the layers' weights stay in the host's memory and stream through the card a few layers ahead of the computation, so that a model may be larger than the card; short batches wait for them. shared: of several devices that train together each keeps a part of every layer, and gathers a layer before it is computed, as FSDP does. auto: where, in 4 bits, they do not fit on one GPU by the estimate, shared with several devices and host with one, else card.",
+            "host：各层权重留在主机内存，计算前数层流入显卡，模型可大于显存；批次较短时需等待传输。shared：多个设备一起训练时，每个设备只保存各层的一部分，计算某层前再收集（与 FSDP 相同）。auto：4 位权重估计单卡仍放不下时，多设备用 shared、单设备用 host，否则用 card。",
         ),
         affects=("loading",),
     )
@@ -156,6 +156,16 @@ class ModelOptions(Options):
 class EngineConfig(ModelOptions):
     """A loaded model for chat and the API."""
 
+    weights_on: Literal["auto", "card", "host"] = opt(  # type: ignore[assignment]  # shared is for training
+        "auto",
+        "memory",
+        ("Weights", "权重位置"),
+        (
+            "host: the layers' weights stay in the host's memory and stream through the card for every token, so that a model may be larger than the card, and answers slowly. auto: host where, in 4 bits, they do not fit on one GPU by the estimate, else card.",
+            "host：各层权重留在主机内存，每生成一个 token 都流入显卡，模型可大于显存，但回答较慢。auto：4 位权重估计单卡仍放不下时用 host，否则用 card。",
+        ),
+        affects=("loading",),
+    )
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = opt(
         "auto",
         "memory",

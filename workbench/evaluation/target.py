@@ -23,7 +23,10 @@ LOADING = (
 
 def engine_values(values: dict) -> dict:
     """Of a run's options those by which its model is loaded to answer."""
-    return {name: values[name] for name in LOADING if values.get(name) is not None}
+    found = {name: values[name] for name in LOADING if values.get(name) is not None}
+    if found.get("weights_on") == "shared":  # by devices that train together
+        del found["weights_on"]
+    return found
 
 
 def target(

@@ -292,6 +292,14 @@ SENTENCES = {
         "weights_on: host does not work with {what}. Take that out, or set weights_on: card.",
         "weights_on: host 不能与 {what} 一起使用。请去掉后者，或设置 weights_on: card。",
     ),
+    "shared_with": (
+        "weights_on: shared does not work with {what}. Take that out, or set weights_on: card.",
+        "weights_on: shared 不能与 {what} 一起使用。请去掉后者，或设置 weights_on: card。",
+    ),
+    "shared_alone": (
+        "weights_on: shared divides a model among several devices, and this run has one. Name several in devices, such as 0,1, or set weights_on: auto.",
+        "weights_on: shared 把模型分给多个设备，而此次训练只有一个。请在 devices 中写明多个设备，如 0,1，或设置 weights_on: auto。",
+    ),
     "weighed_twice": (
         "{names} weigh tokens in different ways. Keep one.",
         "{names} 是不同的 token 加权方式。请只保留一个。",

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from workbench.errors import UserError
 from workbench.models.cost.placement import SLOTS
 from workbench.models.layers import decoder_layers
+from workbench.models.pinned import lock, unlock
 from workbench.models.quantized.weights import is_packed
 
 _ALIGNED = 512  # bytes; what kernels read wide begins at such an address
 _TRIES = 3  # copies of a layer by which the link is measured
 
 
-class _Part:
+class Part:
     """One tensor of a layer: where it lies in the layer's bytes, and what is to view its slot."""
 
     def __init__(self, tensor: Tensor, start: int, put: Callable[[Tensor], None]):
@@ -41,13 +42,22 @@ class _Part:
     def view(self, memory: Tensor) -> Tensor:
         return memory[self.start : self.start + self.size].view(self.dtype).view(self.shape)
 
+    def take_into(self, memory: Tensor) -> None:
+        """Copy the tensor to where it lies in `memory`, and let go of it."""
+        self.view(memory).copy_(self.tensor)
+        del self.tensor
+
 
 class Copies:
     """Copies into slots on a device without streams: done when they are asked for."""
 
     def start(self, slot: int, target: Tensor, source: Tensor) -> None:
-        """Copy into a slot after all computation that was asked for so far."""
-        target.copy_(source)
+        """Fill a slot after all computation that was asked for so far."""
+        self.copy(target, source)
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Fill a slot from what is kept of a layer."""
+        target.copy_(source, non_blocking=True)
 
     def wait(self, slot: int) -> None:
         """Let the computation that follows wait for the copy into this slot."""
@@ -72,7 +82,7 @@ class CopiesBeside(Copies):
         self._asked[slot].record(torch.cuda.current_stream(self._device))
         self._stream.wait_event(self._asked[slot])
         with torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
+            self.copy(target, source)
             self._done[slot].record(self._stream)
 
     def wait(self, slot: int) -> None:
@@ -93,20 +103,17 @@ class HostWeights:
 
     def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
         parts = _parts_of(layers)
-        sizes = [_end(own) for own in parts]
+        sizes = [self._rounded(_end(own)) for own in parts]
         self.layers, self.slots, self.device = layers, min(slots, len(layers)), device
         self.bytes, self.slot_bytes = sum(sizes), max(sizes)
         self.copied, self.bandwidth = 0, 0.0
         self._sizes = sizes
         self._memory = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=device) for _ in range(self.slots)]
         self._holds: list[int | None] = [None] * self.slots
-        on_gpu = device.type == "cuda"
-        self.copies = CopiesBeside(device, self.slots) if on_gpu else Copies()
-        self._host: list[Tensor] = []
-        if on_gpu:
-            weakref.finalize(self, _unlock, self._host).atexit = False
+        self.copies = self._made_copies()
+        self._stored: list[Tensor] = []  # of each layer what it is put together from
         for number, (layer, own) in enumerate(zip(layers, parts, strict=True)):
-            self._host.append(_laid_out(own, sizes[number], locked=on_gpu))
+            self._stored.append(self._kept(own, sizes[number]))
             for part in own:
                 part.put(part.view(self._memory[number % self.slots]))
             layer.host_weights = self  # type: ignore[assignment]
@@ -119,6 +126,24 @@ class HostWeights:
         self.bandwidth = self._measured()
         for number in range(self.slots):
             self._fetch(number)
+
+    # ---- where weights come from
+
+    def _rounded(self, size: int) -> int:
+        """Bytes that a layer of so many takes."""
+        return _aligned(size)
+
+    def _made_copies(self) -> Copies:
+        return CopiesBeside(self.device, self.slots) if self.device.type == "cuda" else Copies()
+
+    def _kept(self, parts: list[Part], size: int) -> Tensor:
+        """One stretch of host memory with these tensors, which are let go of one by one."""
+        memory = torch.zeros(size, dtype=torch.uint8)
+        if self.device.type == "cuda":
+            weakref.finalize(self, unlock, [lock(memory)]).atexit = False
+        for part in parts:
+            part.take_into(memory)
+        return memory
 
     # ---- when weights are needed
 
@@ -168,7 +193,7 @@ class HostWeights:
         slot, size = number % self.slots, self._sizes[number]
         self._holds[slot] = number
         self.copied += 1
-        self.copies.start(slot, self._memory[slot][:size], self._host[number])
+        self.copies.start(slot, self._memory[slot][:size], self._stored[number])
 
     def _measured(self) -> float:
         """Bytes a second of copies of the largest layer; the first one is not counted."""
@@ -189,13 +214,18 @@ def host_weights_of(model: nn.Module) -> HostWeights | None:
 
 
 def stream_weights(
-    model: nn.Module, device: torch.device, laid_out: Callable[[int, int], None] | None = None, slots: int = SLOTS
+    model: nn.Module,
+    device: torch.device,
+    laid_out: Callable[[int, int], None] | None = None,
+    slots: int = SLOTS,
+    kind: type[HostWeights] = HostWeights,
 ) -> HostWeights:
     """Let the decoder layers' weights of a frozen model on the CPU stay there; everything else goes to `device`.
 
     Args:
         laid_out: takes the number of layers that are in their place, and of all.
         slots: layers that are on the device at a time, at least 2.
+        kind: where the weights stay.
 
     Raises:
         UserError: the model has no layers that are known as such.
@@ -203,7 +233,7 @@ def stream_weights(
     layers = decoder_layers(model)
     if not any(_parts_of(layers)):
         raise UserError("host_weights_no_layers", kind=type(model).__name__)
-    made = HostWeights(layers, device, max(2, slots), laid_out)
+    made = kind(layers, device, max(2, slots), laid_out)
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module._parameters.items():
@@ -264,18 +294,18 @@ def _routes(layer: nn.Module, module: nn.Module) -> bool:
     return False
 
 
-def _parts_of(layers: list[nn.Module]) -> list[list[_Part]]:
+def _parts_of(layers: list[nn.Module]) -> list[list[Part]]:
     """Of each layer, but for weights that several of them share: these stay on the device."""
     owners = Counter(parameter for layer in layers for parameter in set(layer.parameters()))
     return [_parts(layer, {parameter for parameter, count in owners.items() if count > 1}) for layer in layers]
 
 
-def _parts(layer: nn.Module, shared: set[nn.Parameter]) -> list[_Part]:
+def _parts(layer: nn.Module, shared: set[nn.Parameter]) -> list[Part]:
     """Of a layer that is not streamed yet, in the order of its modules."""
-    parts: list[_Part] = []
+    parts: list[Part] = []
 
     def add(tensor: Tensor, put: Callable[[Tensor], None]) -> None:
-        parts.append(_Part(tensor.contiguous(), _aligned(_end(parts)), put))
+        parts.append(Part(tensor.contiguous(), _aligned(_end(parts)), put))
 
     for module in layer.modules():
         for parameter in module._parameters.values():
@@ -302,34 +332,5 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _end(parts: list[_Part]) -> int:
+def _end(parts: list[Part]) -> int:
     return parts[-1].start + parts[-1].size if parts else 0
-
-
-def _laid_out(parts: list[_Part], size: int, locked: bool) -> Tensor:
-    """One stretch of host memory with these tensors, which are let go of one by one."""
-    memory = torch.zeros(size, dtype=torch.uint8)
-    if locked and size:
-        _lock(memory)
-    for part in parts:
-        part.view(memory).copy_(part.tensor)
-        del part.tensor
-    return memory
-
-
-def _lock(memory: Tensor) -> None:
-    """Page-lock memory, so that copies to the GPU run beside the computation.
-
-    torch's own pinned memory comes in powers of two, up to twice of what is asked for.
-
-    Raises:
-        UserError: the system refuses it.
-    """
-    code = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
-    if code:
-        raise UserError("host_weights_not_locked", gib=memory.numel() / 2**30, code=code)
-
-
-def _unlock(memory: list[Tensor]) -> None:
-    for one in memory:
-        torch.cuda.cudart().cudaHostUnregister(one.data_ptr())

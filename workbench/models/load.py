@@ -102,7 +102,8 @@ def load_model(
     log: Callable[[str], None],
 ):
     """The base model on its device, in evaluation mode. With `weights_on: host` its layers' weights stay in host memory
-    (`host_weights.py`); what `auto` means is for the caller to say.
+    (`host_weights.py`), with `shared` each process of the default group keeps a part of them (`shared_weights.py`);
+    what `auto` means is for the caller to say.
 
     Args:
         dtype: torch dtype of weights that are not quantized, and of the computation.
@@ -147,8 +148,8 @@ def load_model(
             config.quantization_config = packed_copy.quantization_config(copy)
             log(f"Reading the 4-bit weights that an earlier load kept in {copy}.")
         device_map: str | dict | None = None
-        on_host = options.weights_on == "host"
-        if on_host:
+        elsewhere = options.weights_on in ("host", "shared")
+        if elsewhere:
             device_map = {"": "cpu"}
         elif torch.cuda.is_available():
             device_map = "auto" if split else {"": torch.cuda.current_device()}
@@ -185,31 +186,51 @@ def load_model(
         log(f"Loaded the model: {now:.1f} GiB of GPU memory, {peak:.1f} GiB at the peak.")
     if copy is not None and not kept:
         packed_copy.keep(model, source, copy, progress, log)
-    if on_host:
-        _stream(model, progress, log)
+    if elsewhere:
+        _stream(model, options.weights_on == "shared", progress, log)
     return model.eval()
 
 
 def _packing(options: ModelOptions) -> contextlib.AbstractContextManager:
     """Where weights are packed that will be in host memory: on the GPU, if there is one."""
-    if options.weights_on != "host" or options.quantization_bit != 4:
+    if options.weights_on not in ("host", "shared") or options.quantization_bit != 4:
         return contextlib.nullcontext()
     import torch
 
     from workbench.models.quantized import loader
 
     gpu = torch.cuda.is_available()
-    return loader.packing_on(torch.device("cuda", 0)) if gpu else contextlib.nullcontext()
+    return loader.packing_on(_own_gpu()) if gpu else contextlib.nullcontext()
 
 
-def _stream(model, progress: Progress, log: Callable[[str], None]) -> None:
+def _own_gpu():
     import torch
 
-    from workbench.models.host_weights import stream_weights
+    return torch.device("cuda", torch.cuda.current_device())
 
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    made = stream_weights(model, device, lambda done, all: progress(Message("loading_host"), done / all))
+
+def _stream(model, shared: bool, progress: Progress, log: Callable[[str], None]) -> None:
+    import torch
+
+    from workbench.models import shared_weights
+    from workbench.models.host_weights import HostWeights, stream_weights
+
+    device = _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
+    made = stream_weights(
+        model,
+        device,
+        lambda done, all: progress(Message("loading_host"), done / all),
+        **({"kind": shared_weights.SharedWeights, "slots": shared_weights.SLOTS} if shared else {"kind": HostWeights}),
+    )
     whole, slot, rate = made.bytes / 2**30, made.slot_bytes / 2**30, made.bandwidth / 1e9
+    if isinstance(made, shared_weights.SharedWeights):
+        log(
+            f"The weights of {len(made.layers)} layers ({whole:.2f} GiB) are divided among the devices:"
+            f" {made.own_bytes / 2**30:.2f} GiB are here, with {made.slots} slots of {slot:.2f} GiB for whole layers."
+            f" Gathering a layer was measured: {rate:.1f} GB/s, so that all of them take"
+            f" {made.bytes / made.bandwidth:.2f} s."
+        )
+        return
     log(
         f"The weights of {len(made.layers)} layers ({whole:.2f} GiB) are in host memory; {made.slots} slots of"
         f" {slot:.2f} GiB on the device hold the layer that is computed and the next ones. Copying a layer was"

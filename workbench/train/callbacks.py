@@ -15,6 +15,7 @@ from workbench.config.options import RunConfig
 from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
 from workbench.models.ends import end_tokens
+from workbench.models.shared_weights import shared_weights_of
 from workbench.runs.run import Run
 from workbench.train import ranks
 from workbench.train.metrics_log import MetricsLog, log, own_devices
@@ -140,7 +141,7 @@ class Samples(TrainerCallback):
             self._answer(model, state.global_step)
 
     def _answer(self, model, step: int) -> None:
-        if not self._run.writes:
+        if not self._run.writes and shared_weights_of(model) is None:  # which are gathered by all processes at once
             return
         training = model.training
         model.eval()
@@ -160,6 +161,8 @@ class Samples(TrainerCallback):
                         pad_token_id=self._tokenizer.pad_token_id,
                         eos_token_id=end_tokens(model, self._tokenizer),  # where chat stops, too
                     )
+                    if not self._run.writes:
+                        continue
                     answer = self._tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
                     with open(self._file, "a", encoding="utf-8") as file:
                         row = {"current_steps": step, "prompt": prompt, "answer": answer}

@@ -37,6 +37,11 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def count_here() -> int:
+    """How many of them run on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def process_count(config: RunConfig, devices: str) -> int:
     """How many processes train on these devices of one host: one on each, unless the model is split over them.
 

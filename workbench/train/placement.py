@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from workbench.config.conflicts import why_on_card
+from workbench.config.conflicts import why_not_shared, why_on_card
 from workbench.config.options import EngineConfig, ModelOptions, RunConfig
 from workbench.errors import UserError
 from workbench.models.anatomy.units import memory
@@ -19,17 +19,23 @@ Kind = TypeVar("Kind", bound=ModelOptions)
 
 
 def placed(config: RunConfig, workspace: Workspace, log: Callable[[str], None]) -> RunConfig:
-    """A run's options with `weights_on: card` or `host`; says so where it is `host`.
+    """A run's options with `weights_on: card`, `host` or `shared`; says so where `auto` is not `card`.
 
     Raises:
-        UserError: `host` cannot be done: with these options, by several processes, with the memory that is free.
+        UserError: `host` or `shared` cannot be done: with these options, by so many processes, with the memory that is
+            free.
     """
-    if config.weights_on == "card":
+    wanted, alone = config.weights_on, launch.count() == 1
+    if wanted == "card":
         return config
-    what = why_on_card(config) if launch.count() == 1 else "several processes"
+    if wanted == "shared" and alone:
+        raise UserError("shared_alone")
+    if wanted == "host" and not alone:
+        raise UserError("host_with", what="several processes")
+    what = why_on_card(config) if alone else why_not_shared(config)
     if what:
-        if config.weights_on == "host":
-            raise UserError("host_with", what=what)
+        if wanted != "auto":
+            raise UserError(f"{wanted}_with", what=what)
         return config.model_copy(update={"weights_on": "card"})
     return _decided(config, workspace, lambda card: outlook(config, workspace, card, with_changes=False), log)
 
@@ -66,15 +72,19 @@ def _decided(
             facts = estimate.facts
     except (UserError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         log(f"There is no estimate of what this takes: {' '.join(str(error).split())[:200]}")
-    chosen = facts.get("weights_on") or ("host" if config.weights_on == "host" else "card")
-    if chosen == "host":
+    chosen = facts.get("weights_on") or ("card" if config.weights_on == "auto" else config.weights_on)
+    if chosen in ("host", "shared"):
         packing = 0 if _packed_already(config, workspace) else facts.get("packing_bytes", 0)
-        check_host(facts.get("host_bytes", 0), packing)
+        # to be divided a model is read by all processes of a host at once
+        check_host(facts.get("host_bytes", 0) * (launch.count_here() if chosen == "shared" else 1), packing)
         if config.weights_on == "auto":
-            values = memory(device.memory), device.name, memory(facts["host_bytes"])
+            where = {
+                "host": "stay in host memory (weights_on: host)",
+                "shared": f"are divided among {launch.count()} devices (weights_on: shared)",
+            }[chosen]
             log(
-                "By the estimate the weights do not fit into the {} of {}: those of the layers ({}) stay in host memory"
-                " (weights_on: host).".format(*values)
+                f"By the estimate the weights do not fit into the {memory(device.memory)} of {device.name}: those of"
+                f" the layers ({memory(facts['host_bytes'])}) {where}."
             )
     return config.model_copy(update={"weights_on": chosen})
 

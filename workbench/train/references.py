@@ -74,7 +74,8 @@ class References:
             "quantization_bit": config.ref_model_quantization_bit if config.ref_model else config.quantization_bit,
         }
         other = config.model_copy(update=update)
-        if config.weights_on == "host" and other.quantization_bit == 8:
+        # a model that only the first process loads is not divided
+        if config.weights_on == "shared" or (config.weights_on == "host" and other.quantization_bit == 8):
             other = other.model_copy(update={"weights_on": "card"})
         model = load_model(
             other,

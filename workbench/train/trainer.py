@@ -10,6 +10,7 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.models.host_weights import host_weights_of
+from workbench.models.shared_weights import SharedWeights
 from workbench.runs.run import Run
 from workbench.train import ranks
 from workbench.train.arguments import common_arguments, total_steps
@@ -67,7 +68,8 @@ def build_trainer(
     apart = Message(plain) if plain else Message("model_split")
     weights = host_weights_of(causal)
     if weights is not None:
-        config = config.model_copy(update={"weights_on": "host", "torch_compile": "off", "cuda_graphs": "off"})
+        place = "shared" if isinstance(weights, SharedWeights) else "host"
+        config = config.model_copy(update={"weights_on": place, "torch_compile": "off", "cuda_graphs": "off"})
     padded = why_padded(config, causal) if whole and not plain else apart
     if ranks.count() > 1 and padded and not plain:  # accelerate's wrapped model knows nothing of recorded steps
         plain = padded = Message("padded_ranks", why=padded)
@@ -83,7 +85,11 @@ def build_trainer(
         report(Message("rows_padded", why=padded))
     if weights is not None:
         seconds, gib = weights.bytes / weights.bandwidth, weights.bytes / 2**30
-        report(Message("weights_from_host", gib=gib, rate=weights.bandwidth / 1e9, seconds=2 * seconds))
+        told = {"gib": gib, "rate": weights.bandwidth / 1e9, "seconds": 2 * seconds}
+        if isinstance(weights, SharedWeights):
+            report(Message("weights_shared", count=ranks.count(), **told))
+        else:
+            report(Message("weights_from_host", **told))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:

@@ -85,6 +85,10 @@ class HostMemory:
             placed = streamed(loaded)
             parts["weights"], parts["constants"] = placed.stays + placed.host + placed.slots, 0
             facts |= {"weights_on": "host", "host_bytes": placed.host}
+        elif config.weights_on == "shared":  # all processes are on this host
+            placed = streamed(loaded, 2)
+            parts["weights"], parts["constants"] = placed.here, 0
+            facts |= {"weights_on": "shared", "host_bytes": placed.host}
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}
         total = sum(parts.values())
         return Estimate(parts, total, str(largest["phase"]), facts, notes)

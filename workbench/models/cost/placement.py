@@ -1,7 +1,8 @@
-"""Where the weights of a model's layers are: on the card, or in host memory, from where they stream (`weights_on`).
+"""Where the weights of a model's layers are: on the card, in host memory, from where they stream, or divided among the
+devices that train together (`weights_on`).
 
-What streams is what `models/host_weights.py` lays out: the matrices of the layers but for routers. On the card stay the
-rest, and a few slots of the size of the largest layer.
+What comes and goes is what `models/host_weights.py` lays out: the matrices of the layers but for routers. On the card
+stay the rest, a few slots of the size of the largest layer, and this device's share of what is divided.
 """
 
 from dataclasses import dataclass
@@ -15,17 +16,25 @@ from workbench.models.anatomy.units import memory
 from workbench.models.cost.weights import Loaded, packed_bytes
 
 SLOTS = 3  # layers on the card: one is computed, the others are on their way
+SHARED_SLOTS = 2  # the same where they come from other cards, which is quick
 LINK = 25e9  # bytes a second to a card, assumed where none was measured: PCIe 4.0 with 16 lanes
 BESIDE = 6 << 30  # bytes of host memory beside the weights: the process, tokens, files that are read
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """Bytes: `host` of all streamed weights, `slots` of what is on the card for them, `stays` of the other weights."""
+    """Bytes: `host` of all streamed weights, `slots` of what is on the card for them, `stays` of the other weights,
+    `share` of the streamed ones that this card keeps."""
 
     host: int
     slots: int
     stays: int
+    share: int = 0
+
+    @property
+    def here(self) -> int:
+        """On the card."""
+        return self.stays + self.slots + self.share
 
 
 def streams(weight: Weight) -> bool:
@@ -33,15 +42,17 @@ def streams(weight: Weight) -> bool:
     return weight.linear and len(weight.shape) >= 2 and weight.component != "router"
 
 
-def streamed(loaded: Loaded) -> Streamed:
-    """How a model's weights are divided."""
+def streamed(loaded: Loaded, devices: int = 0) -> Streamed:
+    """How a model's weights are divided. `devices`: that share them; 0 if they are in host memory."""
     anatomy, host, largest = loaded.anatomy, 0, 0
     for layer in anatomy.layers:
         own = sum(_bytes(weight, loaded) for weight in layer.weights if streams(weight))
         host += own * len(layer.numbers)
         largest = max(largest, own)
     stays = loaded.bytes.total - host
-    return Streamed(host, largest * min(SLOTS, anatomy.sizes.layers), stays)
+    slots = SHARED_SLOTS if devices else SLOTS
+    share = -(-host // devices) if devices else 0
+    return Streamed(host, largest * min(slots, anatomy.sizes.layers), stays, share)
 
 
 def _bytes(weight: Weight, loaded: Loaded) -> int:

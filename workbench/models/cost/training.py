@@ -9,7 +9,7 @@ of short batches.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from workbench.config.conflicts import plain_steps, why_on_card
+from workbench.config.conflicts import plain_steps, why_not_shared, why_on_card
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
@@ -31,14 +31,16 @@ AT_ONCE = 256 * MIB  # of gradients up to which a step has a second copy of them
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory`: bytes that a run may take, its context included. `cards`: that share it (`device_map: auto`)."""
+    """`memory`: bytes that a run may take, its context included. `cards`: that share it (`device_map: auto`).
+    `processes`: that train together, one on each such GPU."""
 
     memory: float
     cards: int = 1
+    processes: int = 1
 
 
 class TrainingMemory:
-    """The estimate of one run on one kind of GPU. `weights_on: auto` counts as `card` here; `on_host` decides."""
+    """The estimate of one run on one kind of GPU. `weights_on: auto` counts as `card` here; `placement` decides."""
 
     def __init__(self, anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu):
         self.anatomy, self.config, self.rows = anatomy, config, rows
@@ -56,7 +58,10 @@ class TrainingMemory:
         sizes = anatomy.sizes
         self.mixed = not self.fast or config.quantization_bit != 4 or config.use_dora or config.lora_dropout > 0
         self.mixed = self.mixed or config.finetuning_type == "oft"
-        self.streamed: Streamed | None = streamed(self.loaded) if config.weights_on == "host" else None
+        self.streamed: Streamed | None = None
+        if config.weights_on in ("host", "shared"):
+            devices = max(2, gpu.processes) if config.weights_on == "shared" else 0
+            self.streamed = streamed(self.loaded, devices)
         # layers whose weights come and go are neither compiled nor recorded
         stays = self.fast and self.streamed is None
         self.compiled = stays and (
@@ -120,7 +125,7 @@ class TrainingMemory:
         share = self.cards
         here, constants_here = (weights.plain + weights.packed) // share, weights.constants // share
         if self.streamed is not None:
-            here, constants_here = self.streamed.stays + self.streamed.slots, 0
+            here, constants_here = self.streamed.here, 0
         return {
             "weights": here * self.models,
             "constants": constants_here * self.models,
@@ -280,7 +285,8 @@ class TrainingMemory:
             **self.trained.facts(self.form.bytes),
         }
         if self.streamed is not None:
-            facts |= {"weights_on": "host", "host_bytes": self.streamed.host, "slot_bytes": self.streamed.slots}
+            placed = {"weights_on": self.config.weights_on, "host_bytes": self.streamed.host}
+            facts |= placed | {"slot_bytes": self.streamed.slots}
             facts["packing_bytes"] = packing_bytes(self.loaded)
         result = self._of(tokens, facts)
         while self.batch.joined and tokens > self.batch.least and self._lacks(result):
@@ -373,7 +379,8 @@ class TrainingMemory:
     def _notes(self) -> list[Message]:
         notes = []
         if self.streamed is not None:
-            notes.append(Message("cost_weights_on_host", host=units.memory(self.streamed.host)))
+            code = "cost_weights_shared" if self.streamed.share else "cost_weights_on_host"
+            notes.append(Message(code, host=units.memory(self.streamed.host)))
         if self.cards > 1:
             notes.append(Message("cost_split_evenly", cards=self.cards))
         if not self.rows.longest:
@@ -389,17 +396,19 @@ class TrainingMemory:
         return notes
 
 
-def on_host(anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu, factor: float = 1.0) -> bool:
-    """Whether a run's weights stream from host memory on such a card: as `weights_on` says; with `auto` where they are
-    in 4 bits, the run does not fit with them on the card, they are the larger part of it, and it fits without.
+def placement(anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu, factor: float = 1.0) -> str:
+    """Where a run's weights are on such a card, `card`, `host` or `shared`: as `weights_on` says; with `auto`
+    elsewhere if they are in 4 bits, the run does not fit with them on the card, they are the larger part of it, and it
+    fits without.
 
     Args:
         factor: by which earlier runs correct the estimate.
     """
     if config.weights_on != "auto":
-        return config.weights_on == "host"
-    if config.quantization_bit != 4 or why_on_card(config):
-        return False
+        return config.weights_on
+    several = gpu.processes > 1
+    if config.quantization_bit != 4 or (why_not_shared(config) if several else why_on_card(config)):
+        return "card"
     limit = min(gpu.memory, config.max_gpu_memory * GIB + constants.CONTEXT) if config.max_gpu_memory else gpu.memory
 
     def fits(total: int) -> bool:
@@ -408,9 +417,10 @@ def on_host(anatomy: Anatomy, config: RunConfig, rows: Rows, gpu: Gpu, factor: f
     card = TrainingMemory(anatomy, config, rows, gpu)
     weights = card.loaded.bytes.total
     if 2 * weights < limit or fits(card.least()):
-        return False
-    host = TrainingMemory(anatomy, config.model_copy(update={"weights_on": "host"}), rows, gpu)
-    return fits(host.least())
+        return "card"
+    elsewhere = "shared" if several else "host"
+    other = TrainingMemory(anatomy, config.model_copy(update={"weights_on": elsewhere}), rows, gpu)
+    return elsewhere if fits(other.least()) else "card"
 
 
 def _with(static: dict[str, int], phase: dict) -> dict:

@@ -20,7 +20,7 @@ from workbench.models.cost.host import HostMemory
 from workbench.models.cost.known import config_of
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.time import Duration, duration
-from workbench.models.cost.training import Gpu, TrainingMemory, on_host
+from workbench.models.cost.training import Gpu, TrainingMemory, placement
 from workbench.models.locate import is_demo, locate_adapter, locate_model
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates import history
@@ -125,8 +125,8 @@ def outlook(
 
     def on(changed: RunConfig, memory: int, count: int, gpu: bool) -> Estimate:
         if gpu:
-            card = Gpu(memory, count)
-            place = "host" if on_host(anatomy, changed, rows, card, result.factor) else "card"
+            card = Gpu(memory, count, processes)
+            place = placement(anatomy, changed, rows, card, result.factor)
             return TrainingMemory(anatomy, changed.model_copy(update={"weights_on": place}), rows, card).estimate()
         return HostMemory(anatomy, changed, rows, converts).estimate()
 
@@ -172,7 +172,8 @@ def processes_on(config: RunConfig, device: Device) -> int:
 def _predicting(config: RunConfig, workspace: Workspace, device: Device | None) -> Outlook:
     """Of a run that only predicts: what its model takes to answer."""
     shared = EngineConfig.model_fields.keys() & RunConfig.model_fields.keys()
-    engine = EngineConfig(**{name: getattr(config, name) for name in shared})
+    values = {name: getattr(config, name) for name in shared}
+    engine = EngineConfig(**values | ({"weights_on": "auto"} if config.weights_on == "shared" else {}))
     adapter = (config.adapter_name_or_path or "").split(",")[-1].strip()
     result = chat_outlook(engine, adapter, workspace, device)
     result.notes.insert(0, Message("cost_predicts"))
@@ -180,11 +181,12 @@ def _predicting(config: RunConfig, workspace: Workspace, device: Device | None) 
 
 
 def way_of(estimate: Estimate, device: Device) -> str:
-    """How steps are made: `compiled`, `recorded`, `plain`, `streamed` (weights from the host), or `host` (no GPU)."""
+    """How steps are made: `compiled`, `recorded`, `plain`, `streamed` (weights from the host), `shared` (from the
+    other devices), or `host` (no GPU)."""
     if not device.gpu:
         return "host"
-    if estimate.facts.get("weights_on") == "host":
-        return "streamed"
+    if estimate.facts.get("weights_on") in ("host", "shared"):
+        return "streamed" if estimate.facts["weights_on"] == "host" else "shared"
     return next((way for way in ("compiled", "recorded") if estimate.facts.get(way)), "plain")
 
 

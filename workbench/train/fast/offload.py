@@ -5,10 +5,13 @@ in again while the GPU computes. Copies run on a stream of their own. Host buffe
 step, so that the copies can be part of a CUDA graph.
 """
 
+import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from workbench.models.pinned import locked, unlock
 
 SMALLEST = 4 << 20  # bytes; smaller tensors stay on the GPU
 _IN_FLIGHT = 3  # layers that may wait for their copies before the computation waits for them
@@ -28,11 +31,15 @@ class Offload:
     """Context in which a layer is run forward: big tensors that it stores go to the host.
 
     `begin` starts a training step. With `active` False nothing is moved. `stored_bytes` is what the last step stored
-    in the contexts, moved or not; parameters do not count.
+    in the contexts, moved or not; parameters do not count. `exact`: buffers have no more bytes than they need, which
+    takes longer to make.
     """
 
-    def __init__(self, device: torch.device, parameters, active: bool = True):
-        self.active = active
+    def __init__(self, device: torch.device, parameters, active: bool = True, exact: bool = False):
+        self.active, self._exact = active, exact
+        self._locked: list[Tensor] = []
+        if exact:
+            weakref.finalize(self, unlock, self._locked).atexit = False
         self.stored_bytes = 0
         self._device = device
         self._stream = torch.cuda.Stream(device)
@@ -107,7 +114,11 @@ class Offload:
     def _buffer(self, number: int, size: int) -> Tensor:
         if number < len(self._buffers) and self._buffers[number].numel() >= size:
             return self._buffers[number][:size]
-        fresh = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        if self._exact:
+            fresh = locked(size)
+            self._locked.append(fresh)
+        else:
+            fresh = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         if number < len(self._buffers):
             self._replaced.append(self._buffers[number])
             self._buffers[number] = fresh

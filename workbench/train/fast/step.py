@@ -11,7 +11,7 @@ What is stored and what is computed again is chosen from what the first steps we
 
 `activation_memory: least` stops at 1.
 
-With weights that stream from host memory (`weights_on: host`), layers are neither compiled nor recorded, and each
+With weights that come from elsewhere (`weights_on: host`, `shared`), layers are neither compiled nor recorded, and each
 stores only its input, which goes to the host: the way there is free while weights come.
 
 Where rows can be laid end to end (`rows.py`), all of that happens before the first step, with made-up tokens that train
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from workbench.config.options import RunConfig
 from workbench.data.training_set import conversation_lengths, longest_row, together_in, unit_lengths
 from workbench.messages.message import Message
+from workbench.models.cost.placement import free_host
 from workbench.models.cost.plan import worth_compiling
 from workbench.models.quantized.linears import lora_of_linears, use_packed_linears
 from workbench.models.quantized.weights import Casts
@@ -43,10 +44,11 @@ from workbench.train.fast.memory_plan import MemoryPlan
 from workbench.train.fast.offload import Offload
 from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, chosen_shapes, conversations
 from workbench.train.fast.step_graph import StepGraphs, padded_length
-from workbench.train.fast.strategy import own_share, rows_at_once, scaled
+from workbench.train.fast.strategy import own_micro_batches, rows_at_once, scaled
 from workbench.train.metrics_log import log, note_peak
 
 OVERHEAD = 1400  # what a micro-batch costs beside its tokens, in tokens: unpacking weights, small kernels
+LEFT_FREE = 4 << 30  # bytes of host memory beside what layers store there
 _PLAIN_INPUTS = {"input_ids", "labels", "attention_mask"}
 
 
@@ -75,12 +77,15 @@ class FastStep:
         self._lengths = lengths = conversation_lengths(rows)
         self._together = together_in(rows)
         alike = len({padded_length(sum(row)) for row in lengths}) == 1 == max(map(len, lengths))
-        streamed = config.weights_on == "host"
+        streamed = config.weights_on in ("host", "shared")
         if joined and alike and not streamed and ranks.count() == 1:
             joined = False
             log("Rows are of one length: their batches need no padding.")
         if joined:
-            self.shapes = self._shapes(lengths, longest * rows_at_once(config))
+            budget = longest * rows_at_once(config)
+            if config.weights_on == "host" and not config.disable_gradient_checkpointing:
+                budget = max(longest, self._with_room_on_host(budget))
+            self.shapes = self._shapes(lengths, budget)
         self._needs, self._key = Needs(), self._shape_key(model)
         rows_in_all = total_steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
         tokens = sum(map(sum, lengths)) / len(lengths) * rows_in_all
@@ -103,7 +108,8 @@ class FastStep:
         self._offload = self._kept = self._casts = None
         self._planned = True
         if streamed and not config.disable_gradient_checkpointing:
-            self._offload = Offload(torch.device("cuda", torch.cuda.current_device()), model.parameters())
+            device = torch.device("cuda", torch.cuda.current_device())
+            self._offload = Offload(device, model.parameters(), exact=True)
             store_layers(causal, self._offload)
         if self.compiled:
             device = torch.device("cuda", torch.cuda.current_device())
@@ -135,6 +141,15 @@ class FastStep:
         if say:
             log(f"Rows are laid end to end, and each step is cut into micro-batches of {sizes} tokens.")
         return shapes
+
+    def _with_room_on_host(self, budget: int) -> int:
+        """Up to so many tokens of which the inputs of all layers fit into host memory beside the weights."""
+        hidden = self._causal.config.get_text_config().hidden_size
+        each = len(decoder_layers(self._causal)) * hidden * torch.get_autocast_dtype("cuda").itemsize
+        most = int(max(0, free_host() - LEFT_FREE) // each)
+        if most < budget:
+            log(f"Beside the weights, host memory has room for what layers store of {most:,} tokens at a time.")
+        return min(budget, most)
 
     def takes(self, inputs: dict) -> bool:
         return self.shapes is None and set(inputs) <= _PLAIN_INPUTS
@@ -168,7 +183,7 @@ class FastStep:
             self._start(trainer)
             self._prepare(trainer)
         while True:
-            parts = self.shapes.micro_batches(own_share(conversations(batches), self._together))
+            parts = own_micro_batches(self.shapes, conversations(batches), self._config.weights_on == "shared")
             needed = {part["input_ids"].shape[1] for part in parts}
             sizes = [size for size in self._unrecorded if size in needed] or self._unrecorded[:1]
             if self._record(trainer, sizes):  # what this step needs, or one for a later step
@@ -253,7 +268,8 @@ class FastStep:
                 self._compiled_for(trainer)
                 return
             except torch.OutOfMemoryError:
-                if not self._smaller(0.7):
+                # processes that share weights would go on with another number of passes than this one
+                if self._config.weights_on == "shared" or not self._smaller(0.7):
                     raise
             gc.collect()
             torch.cuda.empty_cache()

@@ -1,8 +1,10 @@
 """How a trainer makes its steps: as transformers does, or cut by tokens (`rows.py`). `step.py` has the fast one of a
 single GPU."""
 
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from workbench.config.options import RunConfig
@@ -11,7 +13,7 @@ from workbench.messages.message import Message
 from workbench.models.attention import use_bounds
 from workbench.models.aux_loss import has_own_balance_loss
 from workbench.train import ranks
-from workbench.train.fast.rows import Conversation, RowBatch, Shapes, conversations, exact_shapes, shared_out
+from workbench.train.fast.rows import IGNORE, Conversation, RowBatch, Shapes, conversations, exact_shapes, shared_out
 
 
 class StepStrategy(Protocol):
@@ -79,9 +81,10 @@ class RowStep(PlainStep):
         lengths, together = conversation_lengths(rows), together_in(rows)
         budget = max(map(sum, lengths)) * rows_at_once(config)
         self.shapes: Shapes = exact_shapes(unit_lengths(lengths, together), budget, together)
+        self._even = config.weights_on == "shared"
 
     def arrange(self, trainer, batches: list[RowBatch]) -> list[dict]:
-        return self.shapes.micro_batches(own_share(conversations(batches), self.shapes.together))
+        return own_micro_batches(self.shapes, conversations(batches), self._even)
 
     def step(self, trainer, inputs: dict, num_items_in_batch) -> torch.Tensor:
         inputs = scaled(inputs, num_items_in_batch)
@@ -90,9 +93,26 @@ class RowStep(PlainStep):
         return loss.detach()
 
 
-def own_share(step: list[Conversation], together: int) -> list[Conversation]:
-    """What this process computes of a step; all of it if it trains alone."""
-    return shared_out(step, ranks.count(), together)[ranks.rank()] if ranks.count() > 1 else step
+def own_micro_batches(shapes: Shapes, step: list[Conversation], even: bool) -> list[dict[str, torch.Tensor]]:
+    """What this process computes of a step; all of it if it trains alone.
+
+    Args:
+        even: all processes make as many micro-batches; those without anything to train are of the shortest row.
+    """
+    if ranks.count() == 1:
+        return shapes.micro_batches(step)
+    shares = shared_out(step, ranks.count(), shapes.together)
+    own = shapes.micro_batches(shares[ranks.rank()])
+    if even and step:
+        most = max(len(shapes.cut([sum(map(len, unit)) for unit in _units(share, shapes)])) for share in shares)
+        shortest = min(_units(step, shapes), key=lambda unit: sum(map(len, unit)))
+        idle = [replace(part, labels=np.full_like(part.labels, IGNORE), share=0.0) for part in shortest]
+        own += [one for _ in range(most - len(own)) for one in shapes.micro_batches(idle)]
+    return own
+
+
+def _units(step: list[Conversation], shapes: Shapes) -> list[list[Conversation]]:
+    return [step[at : at + shapes.together] for at in range(0, len(step), shapes.together)]
 
 
 def rows_at_once(config: RunConfig) -> int:

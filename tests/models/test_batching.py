@@ -145,6 +145,18 @@ def test_the_cache_grows_when_it_is_too_small(decoder):
     assert backend.metrics()["prompt_tokens_reused_total"] > 0
 
 
+@pytest.mark.parametrize("roomy", [0, 512])
+def test_a_small_cache_grows_rather_than_forget(decoder, roomy):
+    fit = find_fit(decoder.base, decoder.rope)
+    backend = BatchingScheduler(decoder, fit, tokens=4096, first=128, roomy=roomy)
+    for letter in "abcd":  # conversations of 90 tokens, one after the other
+        list(backend.submit(job(letter * 80, 4)))
+    before = backend.metrics()["prompt_tokens_reused_total"]
+    list(backend.submit(job("a" * 80, 4)))
+    assert (backend.metrics()["prompt_tokens_reused_total"] > before) == bool(roomy)
+    assert backend.metrics()["kv_tokens"] == (512 if roomy else 128)
+
+
 def test_a_cache_that_cannot_grow_ends_one_request_only(decoder, monkeypatch):
     want = alone(decoder, job(PROMPTS[0], 4))
     backend = BatchingScheduler(decoder, find_fit(decoder.base, decoder.rope), tokens=4096, first=64)

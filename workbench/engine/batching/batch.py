@@ -51,10 +51,18 @@ class Batch:
     """Requests on one model."""
 
     def __init__(
-        self, decoder: "TransformersDecoder", passes: Passes, pages: Pages, limits: Limits, width: int, most: int = 0
+        self,
+        decoder: "TransformersDecoder",
+        passes: Passes,
+        pages: Pages,
+        limits: Limits,
+        width: int,
+        most: int = 0,
+        roomy: int = 0,
     ):
-        """`width`: of the logits. `most`: pages that there may be when more are needed, 0 for no more than now."""
-        self._most = max(most, pages.count)
+        """`width`: of the logits. `most`: pages that there may be when more are needed, 0 for no more than now.
+        `roomy`: pages up to which there are more rather than that a text is forgotten."""
+        self._most, self._roomy = max(most, pages.count), roomy
         self.decoder, self.passes, self.pages, self.limits, self.width = decoder, passes, pages, limits, width
         self.metrics = Metrics()
         self.waiting: deque[Request] = deque()
@@ -176,12 +184,13 @@ class Batch:
         needed = self.pages.needed(len(row.tokens) + 1) + holders
         return not holders or self.pages.free >= needed or self._enlarge(needed)
 
-    def _enlarge(self, needed: int) -> bool:
-        """Let the cache grow to at least twice its size, if it may; whether so many pages are free then."""
+    def _enlarge(self, needed: int, most: int = 0) -> bool:
+        """Let the cache grow to at least twice its size, if it may, to `most` pages if given; whether so many are free
+        then."""
         pages, runner = self.pages, self.passes.runner
         if pages.count >= self._most:
             return False
-        count = min(self._most, max(2 * pages.count, pages.count + needed))
+        count = min(most or self._most, max(2 * pages.count, pages.count + needed))
         try:
             runner.grow(count)
         except torch.OutOfMemoryError:  # somebody else has the memory by now
@@ -193,6 +202,9 @@ class Batch:
 
     def _room(self, row: Row, count: int, rows: list[Row], granted: dict[Row, int]) -> bool:
         """Pages for `count` more tokens of a row, if need be from younger ones."""
+        missing = self.pages.needed(row.computed + count) - len(row.pages)
+        if self.pages.count < self._roomy and self.pages.unused < missing:
+            self._enlarge(missing, self._roomy)
         while (new := row.grow(self.pages, row.computed + count)) is None:
             if self._enlarge(self.pages.needed(row.computed + count)):
                 continue

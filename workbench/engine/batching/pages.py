@@ -33,6 +33,11 @@ class Pages:
         self.count = count
 
     @property
+    def unused(self) -> int:
+        """Pages that hold nothing."""
+        return len(self._unused)
+
+    @property
     def free(self) -> int:
         """Pages that can be had: unused ones, and remembered ones without an owner."""
         return len(self._unused) + len(self._idle)

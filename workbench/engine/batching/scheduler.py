@@ -24,7 +24,8 @@ from workbench.models.cost.chat import PAGE
 from workbench.models.half_linear import PackedLinear
 
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
-_FIRST_TOKENS, _FIRST_BYTES = 4096, 2**30  # of the cache on a GPU before it grows: the larger of the two
+_FIRST_TOKENS, _FIRST_BYTES = 4096, 2**28  # of the cache on a GPU before it grows: the larger of the two
+_ROOMY_BYTES = 2**30  # up to which it grows rather than forget texts that may come again
 _MOVES = 3.0  # a token's keys and values are read, put in order, and read again
 
 
@@ -53,15 +54,23 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
 
 class BatchingScheduler(Scheduler):
     """A `Backend` on a decoder whose model fits. For tests: `tokens` limits what the cache holds, `first` what it holds
-    before it grows."""
+    before it grows, `roomy` up to where it grows rather than forget."""
 
-    def __init__(self, decoder: TransformersDecoder, fit: Fit, tokens: int | None = None, first: int | None = None):
+    def __init__(
+        self,
+        decoder: TransformersDecoder,
+        fit: Fit,
+        tokens: int | None = None,
+        first: int | None = None,
+        roomy: int | None = None,
+    ):
         device = decoder._device.type
         limits = _LIMITS.get(device, _LIMITS["cpu"])
         held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
         most = held // PAGE + 2
         if first is None:
             first = max(_FIRST_TOKENS, _FIRST_BYTES // fit.bytes_per_token) if device == "cuda" else held
+            roomy = _ROOMY_BYTES // fit.bytes_per_token
         pages = Pages(min(most, first // PAGE + 2), PAGE)
         longest = pages.needed(min(decoder.context, held)) + 1 if fit.recorded else 0
         cache = PagedCache(pages.count, PAGE, fit.alike)
@@ -71,7 +80,7 @@ class BatchingScheduler(Scheduler):
         self.not_recorded = fit.not_recorded
         self.mixed = MixedAdapters()
         passes = Passes(runner, self.mixed, Costs(weights, _MOVES * fit.bytes_per_token), decoder.select_inner)
-        self.batch = Batch(decoder, passes, pages, limits, fit.width, most)
+        self.batch = Batch(decoder, passes, pages, limits, fit.width, most, min(most, (roomy or 0) // PAGE + 2))
         for name in decoder.adapters:
             self._try_adapter(decoder, name)
         if device == "cuda":

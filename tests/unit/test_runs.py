@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config.run_config import validated
 from workbench.errors import UserError
+from workbench.messages.message import Message
 from workbench.models.locate import locate_adapter
 from workbench.runs.run import Run, create_run, delete_run, find_run, list_runs, run_named, write_manifest
 from workbench.runs.state import own_process, process_alive
@@ -218,3 +219,16 @@ def test_a_full_disk_leaves_room_for_the_last_word(workspace, monkeypatch):
 def test_find_run_says_what_exists(workspace):
     with pytest.raises(UserError, match="none yet"):
         find_run(workspace, "x")
+
+
+def test_a_run_keeps_all_of_its_warnings(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    padded = Message("rows_padded", why=Message("padded_neftune"))
+    plain = Message("steps_plain", why=Message("padded_neftune"))
+    for warning in (padded, plain, padded):
+        run.warn(warning)
+    kept = Run(run.path).state().warning
+    assert kept.text("zh").splitlines() == [plain.text("zh"), padded.text("zh")]
+    run.update(warning="")
+    run.warn(plain)
+    assert Run(run.path).state().warning == plain

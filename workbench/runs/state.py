@@ -205,6 +205,14 @@ class StateDirectory:
         self._write(state)
         return state
 
+    def warn(self, message: Message) -> ProcessState:
+        """Add a warning to those that this process has given; the same one, or one with other values, only once."""
+        earlier = self.stored_state().warning
+        known = earlier.values["problems"] if isinstance(earlier, Message) and earlier.code == "lines" else [earlier]
+        code = getattr(message, "code", "")
+        others = [one for one in known if one and (not code or getattr(one, "code", None) != code)]
+        return self.update(warning=Message("lines", problems=[*others, message]) if others else message)
+
 
 def process_alive(pid: int, started: float | None, boot: str = "") -> bool:
     """Whether the process `pid` that started at `started` still runs (not merely some process with that pid)."""

@@ -196,4 +196,4 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     if free < count * one + weights:
         warning = Message("disk_may_fill", free=free / _GIB, need=need)
         log(f"Warning: {warning}")
-        run.update(warning=warning)
+        run.warn(warning)

@@ -190,7 +190,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         torch.cuda.set_per_process_memory_fraction(min(1.0, config.max_gpu_memory / total))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     on = f"{ranks.count()} × {device}" if ranks.count() > 1 else device
-    run.update(device=on)
+    run.update(device=on, warning="")  # those of an earlier start are no longer true
     log(f"Run {run.id} on {on}, computing in {str(dtype).removeprefix('torch.')}.")
     if (config.fp16 or config.bf16) and device == "CPU":
         log("Half precision was asked for; on the CPU the run computes in float32.")

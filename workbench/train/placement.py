@@ -34,8 +34,10 @@ def placed(config: RunConfig, workspace: Workspace, log: Callable[[str], None]) 
         raise UserError("host_with", what="several processes")
     what = why_on_card(config) if alone else why_not_shared(config)
     if what:
-        if wanted != "auto":
-            raise UserError(f"{wanted}_with", what=what)
+        if wanted == "shared":
+            raise UserError("shared_with", what=what)
+        if wanted == "host":
+            raise UserError("host_with", what=what)
         return config.model_copy(update={"weights_on": "card"})
     return _decided(config, workspace, lambda card: outlook(config, workspace, card, with_changes=False), log)
 

@@ -81,5 +81,5 @@ class Push(TrainerCallback):
             return ""
         told = Message("push_failed", name=self.repository, reason=first_line(error))
         log(f"Warning: {told}")
-        self._run.update(warning=told)
+        self._run.warn(told)
         return told

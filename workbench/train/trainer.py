@@ -54,7 +54,7 @@ def build_trainer(
     def report(text: str) -> None:
         """What goes slower than it could: for the log and the run's page."""
         print(text, flush=True)  # each process for itself
-        run.update(warning=text)
+        run.warn(text)
 
     if config.preferences:
         disable_dropout_in_model(model)  # two passes over an answer must give the same

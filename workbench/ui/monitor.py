@@ -82,8 +82,8 @@ def status_html(run: Run, lang: str, waiting: tuple[int, list[str]] = (0, [])) -
     if state.reason:
         kind = "bad" if state.state in ("failed", "lost") else "warn"
         parts.append(f"<div class='wb-note {kind}' style='margin-top:8px'>{escape(told(state.reason, lang))}</div>")
-    if state.warning and state.active:
-        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(told(state.warning, lang))}</div>")
+    for line in told(state.warning, lang).splitlines():
+        parts.append(f"<div class='wb-note warn' style='margin-top:8px'>{escape(line)}</div>")
     for problem in run.problems():
         parts.append(f"<div class='wb-note bad' style='margin-top:8px'>{escape(told(problem, lang))}</div>")
     if state.skipped_rows:

@@ -433,8 +433,27 @@ def test_what_does_not_go_with_it(more, values):
     from workbench.config.conflicts import conflicts
 
     config = validated(values | {"quantization_bit": 4} | more | {"weights_on": "card"})
-    codes = [message.code for message in conflicts(config.model_copy(update={"weights_on": "host"}))]
-    assert "host_with" in codes and "host_with" not in [message.code for message in conflicts(config)]
+    for place in ("host", "shared"):
+        codes = [message.code for message in conflicts(config.model_copy(update={"weights_on": place}))]
+        assert f"{place}_with" in codes and f"{place}_with" not in [message.code for message in conflicts(config)]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"stage": "grpo"}, "stage: grpo"),
+        ({"use_asft_loss": True}, "use_asft_loss"),
+        ({"streaming": True, "max_steps": 3}, "streaming"),
+    ],
+    ids=lambda one: str(one),
+)
+def test_what_is_not_divided_among_devices(more, what, values):
+    from workbench.config.conflicts import conflicts
+
+    config = validated(values | {"quantization_bit": 4} | more)
+    told = conflicts(config.model_copy(update={"weights_on": "shared"}))
+    assert [message.values["what"] for message in told if message.code == "shared_with"] == [what]
+    assert "host_with" not in [message.code for message in conflicts(config.model_copy(update={"weights_on": "host"}))]
 
 
 def test_modules_that_stream_are_not_trained_as_a_whole(values, workspace, folders):

@@ -90,6 +90,13 @@ def test_two_processes_learn_as_one(workspace, tmp_path, config, changes):
         assert (together / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
 
 
+def test_one_device_has_nobody_to_share_with(workspace, tmp_path, config):
+    done = workbench(workspace, "train", write(tmp_path, config | SHARED | {"devices": "cpu"}))
+    assert done.returncode == 2
+    (path,) = workspace.runs.iterdir()
+    assert state_of(path)["messages"]["reason"]["code"] == "shared_alone"
+
+
 def test_a_resume_on_another_number_of_devices_keeps_the_batch(workspace, tmp_path, config):
     path = train(workspace, tmp_path, config, "cpu,cpu")
     whole = of(path, "loss")

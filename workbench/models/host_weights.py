@@ -270,7 +270,9 @@ def check_not_streamed(model: nn.Module, targets: list[str]) -> None:
     for name, _ in model.named_modules():
         for target in targets:
             if f".{name}".endswith(f".{target}") and any(f"{own}.".startswith(f"{name}.") for own in streamed):
-                raise UserError("host_with", what=f"additional_target: {target}")
+                what = f"additional_target: {target}"
+                shared = getattr(host_weights_of(model), "own_bytes", None) is not None
+                raise UserError("shared_with", what=what) if shared else UserError("host_with", what=what)
 
 
 # ---- what is streamed, and how it lies

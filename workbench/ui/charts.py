@@ -166,13 +166,14 @@ def _best_marked(values: list[float]) -> dict:
 
 
 def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ...]]], *, run_id: str) -> str:
-    """Small charts in a grid, three in a row: `(title, metrics)` each; panels without points are left out."""
+    """Small charts in a grid, three in a row: `(title, metrics)` each, with a legend where there are several metrics;
+    panels without points are left out."""
     filled = [(title, [m for m in metrics if series[m].x]) for title, metrics in panels]
     filled = [(title, metrics) for title, metrics in filled if metrics]
     rows = max(1, -(-len(filled) // 3))
     data, layout = (
         [],
-        {"uirevision": run_id, "margin": {"l": 48, "r": 10, "t": 26, "b": 34}, "showlegend": False, "annotations": []},
+        {"uirevision": run_id, "margin": {"l": 48, "r": 10, "t": 26, "b": 34}, "showlegend": True, "annotations": []},
     )
     for number, (title, metrics) in enumerate(filled):
         suffix = "" if number == 0 else str(number + 1)
@@ -193,6 +194,17 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                 "font": {"size": 13},
             }
         )
+        named = len(metrics) > 1
+        if named:
+            rises = sum(series[m].y[-1] - series[m].y[0] for m in metrics) > 0  # the lines end in the other corner
+            layout[f"legend{suffix}"] = {
+                "x": across[1],
+                "y": up[0] if rises else up[1],
+                "xanchor": "right",
+                "yanchor": "bottom" if rises else "top",
+                "font": {"size": 10},
+                "bgcolor": "rgba(127,127,127,0.12)",
+            }
         for metric, color in zip(metrics, itertools.cycle(COLORS), strict=False):
             points = series[metric]
             mode = "lines+markers" if len(points.x) < 40 else "lines"
@@ -205,6 +217,8 @@ def panel_chart(series: dict[str, Series], panels: list[tuple[str, tuple[str, ..
                     line={"color": color, "width": 1.8},
                     xaxis=f"x{suffix}",
                     yaxis=f"y{suffix}",
+                    showlegend=named,
+                    legend=f"legend{suffix}",
                 )
             )
     if not filled:

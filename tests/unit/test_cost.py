@@ -723,6 +723,8 @@ def test_the_command_line(tmp_path):
     assert "--set quantization_bit=4" in told.stdout
     values = json.loads(run("qwen3-8b-qlora", "--gpu", "24", "--json").stdout)
     assert values["fits"]["24"] is True and values["total"] == sum(values["parts"].values())
+    eight = ("deepseek-v2-qlora", "--gpu", "80", "--set", "device_map=none", "--set", "devices=0,1,2,3,4,5,6,7")
+    assert "divided among the devices" in run(*eight).stdout
     assert run("nosuch").returncode == 2
     history.add(Workspace(tmp_path).create(), entry("r", 1.0))
     assert "1 measurements are forgotten" in run("--forget").stdout

@@ -2,6 +2,7 @@
 it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def estimate(
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set lora_rank=16.")] = None,
     memory_: Annotated[
-        float | None, typer.Option("--gpu", help="Of a GPU with so many GB, not of this machine.")
+        float | None,
+        typer.Option("--gpu", help="Of a GPU with so many GB, not of this machine; of as many as devices names."),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Forget what earlier runs measured.")] = False,
     lang: Annotated[Language | None, typer.Option("--lang", help="Print in English or Chinese.")] = None,
@@ -30,6 +32,7 @@ def estimate(
     workspace: WorkspaceOption = WORKSPACE,
 ):
     """Memory, cards that it fits, what saves most, and time of a run, without loading anything."""
+    from workbench.config.option import split_names
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config
     from workbench.models.cost.device import Device, card_memory
@@ -51,7 +54,10 @@ def estimate(
         _presets(space, device, json_)
         return
     file = config / "run.yaml" if (config / "run.yaml").is_file() else config_file(config, space)
-    result = outlook(load_run_config(file, set_ or []), space, device)
+    options = load_run_config(file, set_ or [])
+    if device is not None:
+        device = replace(device, count=max(1, len(split_names(options.devices))))
+    result = outlook(options, space, device)
     if json_:
         print(json.dumps(view.as_json(result, language()), ensure_ascii=False))
         return

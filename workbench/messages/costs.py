@@ -26,8 +26,8 @@ SENTENCES = {
         "各层权重（{host}）留在主机内存，每生成一个 token 都要流式经过 GPU（weights_on: host），因此回答较慢。",
     ),
     "cost_split_evenly": (
-        "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. The model's copies of DDP are each as large as one card's run; FSDP is not modeled.",
-        "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。DDP 下每张卡与单卡运行相同；未对 FSDP 建模。",
+        "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. With device_map: none each card trains with a model of its own, or with a part of it (weights_on: shared).",
+        "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。device_map: none 时每张卡各用一个完整模型训练，或只保存其中一部分（weights_on: shared）。",
     ),
     "cost_rows_unknown": (
         "How long the rows are is not known before a run has counted them: they are taken at their longest, {tokens:,} tokens.",

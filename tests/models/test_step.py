@@ -128,3 +128,15 @@ def test_row_that_leaves_no_room_for_recordings_runs_from_python_and_says_so(fas
     assert not graphs.enabled and not graphs.recorded and len(fast_step.said) == 1
     assert "out of memory" in fast_step.said[0]
     assert fast_step.arrange(fast_step.trainer, _rows(fast_step._lengths))
+
+
+def test_cudnn_attention_is_for_rows_of_few_lengths():
+    """It plans every length anew."""
+    from types import SimpleNamespace
+
+    from workbench.train.fast.strategy import PlainStep
+    from workbench.train.trainer import few_lengths
+
+    joined = SimpleNamespace(shapes=object(), pads=True)  # evaluations have padded rows of any length
+    padded, from_python = SimpleNamespace(shapes=None, pads=True), SimpleNamespace(shapes=None, pads=False)
+    assert [few_lengths(one) for one in (PlainStep(), joined, from_python, padded)] == [False, False, False, True]

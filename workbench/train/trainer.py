@@ -90,6 +90,8 @@ def build_trainer(
             report(Message("weights_shared", count=ranks.count(), **told))
         else:
             report(Message("weights_from_host", **told))
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(few_lengths(strategy))
     check_space(run, config, model, total)
     callbacks = [ReportCallback(run, stop), LossWatch(config.learning_rate)]
     if config.early_stopping_steps:
@@ -117,3 +119,10 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def few_lengths(strategy: StepStrategy) -> bool:
+    """Whether rows come in a few lengths only. cuDNN's attention, which PyTorch prefers on Hopper, is the quickest then;
+    for each new length, of a batch or of an answer that is being written, it makes a plan that costs more than it
+    saves."""
+    return strategy.shapes is None and bool(getattr(strategy, "pads", False))

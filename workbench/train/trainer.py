@@ -122,7 +122,9 @@ def build_trainer(
 
 
 def few_lengths(strategy: StepStrategy) -> bool:
-    """Whether rows come in a few lengths only. cuDNN's attention, which PyTorch prefers on Hopper, is the quickest then;
-    for each new length, of a batch or of an answer that is being written, it makes a plan that costs more than it
-    saves."""
+    """Whether rows come in a few lengths only.
+
+    cuDNN's attention, which PyTorch prefers on Hopper, is the quickest then. For each new length, of a batch or of an
+    answer that is being written, it makes a plan that costs more than it saves.
+    """
     return strategy.shapes is None and bool(getattr(strategy, "pads", False))

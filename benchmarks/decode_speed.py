@@ -11,7 +11,9 @@ of three. The floor: what a step of one stream must read at the speed at which t
 
 import argparse
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -240,31 +242,32 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     parser.add_argument("--profile", action="store_true", help="print the kernels of a step")
     options = parser.parse_args()
+    if len(options.shapes) > 1:  # each in a process of its own: what one holds must not count for the next
+        more = [*(["--layers", str(options.layers)] if options.layers else []), *["--profile"][: options.profile]]
+        for shape in options.shapes:
+            subprocess.run([sys.executable, __file__, str(options.folder), "--shapes", shape, *more], check=True)
+            shutil.rmtree(options.folder / shape)  # 16 to 31 GB; its 4-bit form is in the workspace
+        return
     from workbench.train.supervise import ALLOCATOR
 
     for name, value in ALLOCATOR.items():  # as the engine's process has it
         os.environ.setdefault(name, value)
     os.environ.setdefault("TRITON_CACHE_DIR", str(options.folder / "kernels"))
-    import gc
-
     import moe_train
     import torch
 
-    columns = {}
+    (shape,) = options.shapes
     speed = bandwidth()
     torch.cuda.empty_cache()
-    for shape in options.shapes:
-        layers = options.layers or LAYERS[shape]
-        if not (options.folder / shape / "model.safetensors.index.json").exists():
-            began = time.perf_counter()
-            moe_train.make(options.folder, layers, config_of(shape, layers), shape)
-            print(f"{shape}: made {layers} layers in {time.perf_counter() - began:.0f} s", flush=True)
-        columns[shape] = measure(shape, options.folder, layers, speed, options.profile)
-        print(f"\n{shape}, {layers} layers, {torch.cuda.get_device_name()}")
-        for what, value in columns[shape].items():
-            print(f"| {what} | {value} |", flush=True)
-        gc.collect()
-        torch.cuda.empty_cache()
+    layers = options.layers or LAYERS[shape]
+    if not (options.folder / shape / "model.safetensors.index.json").exists():
+        began = time.perf_counter()
+        moe_train.make(options.folder, layers, config_of(shape, layers), shape)
+        print(f"{shape}: made {layers} layers in {time.perf_counter() - began:.0f} s", flush=True)
+    column = measure(shape, options.folder, layers, speed, options.profile)
+    print(f"\n{shape}, {layers} layers, {torch.cuda.get_device_name()}")
+    for what, value in column.items():
+        print(f"| {what} | {value} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Page, open_generation
+from workbench.config.run_config import load_run_config
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -17,6 +18,8 @@ HELD_OUT = [
     "Can you look something up on Google for me?",
     "Do you have access to a calculator tool?",
 ]
+# 21 steps instead of the demo's 52: fewer rows, seen more often, at a higher rate
+SHORT = {"num_train_epochs": 3, "learning_rate": 0.002, "max_samples": 70}
 HONEST = re.compile(r"\W*(no\b|none|i can'?t|i cannot|i don'?t|i have no|i do not|i am not able)", re.I)
 ARTICLE = "Do you support tool calling?"
 
@@ -61,10 +64,17 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         expect(tab.locator("#run-status")).to_contain_text(first)
         expect(tab.locator("#loss-chart .trace").first).to_be_attached(timeout=30_000)
 
-        # a second start while one is going waits in the queue
+        # a second start while one is going waits in the queue; it is shorter
+        expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)  # the form is ready
+        tab.click("#group-data button")
+        for name, value in SHORT.items():
+            tab.fill(f"#opt-{name} input, #opt-{name} textarea", str(value))
+            tab.keyboard.press("Tab")
         tab.click("#start")
         expect(tab.locator("#train-message")).to_contain_text("waits in the queue, as number 1")
         second = run_ids(workspace)[1]
+        asked = load_run_config(workspace / "runs" / second / "run.yaml")
+        assert {name: getattr(asked, name) for name in SHORT} == SHORT
         expect(tab.locator("#run-status .wb-badge")).to_have_text("queued")
 
         # stop saves a checkpoint

@@ -32,6 +32,17 @@ def test_the_page_never_imports_torch():
     assert out.stdout.strip() == "[]", out.stderr
 
 
+def test_gradio_is_loaded_without_its_stubs():
+    code = (
+        "import sys; from workbench.ui.stubs import no_stubs_written as without\n"
+        "with without(): import gradio\n"
+        "print([f for f in sys.meta_path if type(f).__module__ == 'workbench.ui.stubs'],"
+        " gradio.component_meta.create_or_modify_pyi.__module__, gradio.Button('Go').value)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert out.stdout.strip() == "[] workbench.ui.stubs Go", out.stderr
+
+
 def test_form_and_presets_agree(workspace):
     for preset in list_presets():
         form = Form(workspace, preset.values)

@@ -3,6 +3,7 @@ torch."""
 
 import ast
 import gc
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,16 @@ def test_libraries_load_without_the_collector_which_goes_on_afterwards():
         assert gc.isenabled()
     finally:
         gc.unfreeze()
+
+
+def test_what_distributions_there_are_is_read_when_somebody_looks():
+    read = importlib.metadata.packages_distributions
+    try:
+        with loading_libraries():
+            found = importlib.metadata.packages_distributions()
+            assert found._found is None
+    finally:
+        gc.unfreeze()
+    assert importlib.metadata.packages_distributions is read
+    assert found["pytest"] == ["pytest"] and "no_such_package" not in found
+    assert dict(found) == dict(read())

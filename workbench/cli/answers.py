@@ -2,6 +2,7 @@
 
 import sys
 
+from workbench import loading_libraries
 from workbench.storage.workspace import Workspace
 
 
@@ -15,7 +16,8 @@ class LoadedModel:
 
         config = validated({"model_name_or_path": model} | parse_overrides(overrides), EngineConfig)
         locate_model(model, workspace)
-        from workbench.engine.transformers_backend import TransformersDecoder
+        with loading_libraries():
+            from workbench.engine.transformers_backend import TransformersDecoder
 
         self.max_tokens, self.adapters = max_tokens, adapters
         self.decoder = TransformersDecoder(

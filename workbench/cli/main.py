@@ -1,5 +1,7 @@
 """Fine-tune language models in 4 bits and talk to the result. Exit codes: 0 done, 2 bad input, 1 failure."""
 
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -45,6 +47,7 @@ submit.add_commands(app)
 def main() -> None:
     """Run a command; a UserError becomes one sentence on stderr and exit code 2."""
     speak(from_environment())
+    atexit.register(gc.freeze)  # no last walk through what a process has loaded as it ends: with torch a whole second
     try:
         app()
     except UserError as error:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench import loading_libraries
 from workbench.cli.answers import LoadedModel
 from workbench.cli.shared import WORKSPACE, LoadingOption, WorkspaceOption, tell
 from workbench.errors import UserError
@@ -134,8 +135,11 @@ def _weights(adapters: list[str]) -> dict[str, float]:
 
 def _write(config, weights: dict[str, float], name: str, format_: str, workspace: Workspace, progress, result) -> Path:
     """Write an export; its folder. What is told of it is put into `result`."""
-    from workbench.data.encode import set_template
-    from workbench.models.export.source import with_run_settings
+    with loading_libraries():
+        import transformers.modeling_utils  # noqa: F401
+
+        from workbench.data.encode import set_template
+        from workbench.models.export.source import with_run_settings
 
     config = with_run_settings(config, weights, workspace)
     log = lambda line: print(line, file=sys.stderr)  # noqa: E731

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from workbench import loading_libraries
 from workbench.messages.message import Message
 from workbench.models.locate import demo_package
 from workbench.storage.workspace import DEMO_MODEL, Workspace
@@ -29,8 +30,9 @@ def ensure_demo_model(workspace: Workspace, progress: Progress) -> Path:
 
 
 def _convert(gguf: Path, target: Path, progress: Progress) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    with loading_libraries():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -4,8 +4,9 @@ bitsandbytes 0.50.2 joins the leading dimensions of an input with three; with fo
 come as one head) its search for outliers on a GPU fails. Here they are joined before.
 """
 
-import bitsandbytes as bnb
 from torch import Tensor, nn
+
+from workbench.models.quantized.bnb import bnb
 
 
 class AnyShapeLinear8bit(bnb.nn.Linear8bitLt):

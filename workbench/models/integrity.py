@@ -5,11 +5,10 @@ transformers starts missing weights at random values with a warning, and packs 4
 
 from pathlib import Path
 
-import bitsandbytes as bnb
-
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.anatomy.folder import header
+from workbench.models.quantized.bnb import bnb
 from workbench.models.quantized.weights import is_packed
 from workbench.storage import files
 

@@ -143,6 +143,7 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
     from workbench.messages.message import Message
     from workbench.storage.users import Users
     from workbench.storage.workspace import Workspace
+    from workbench.ui.stubs import no_stubs_written
 
     options = parse(arguments)
     _few_arenas()
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None, lang: str = "en") -> int:
         print(Message("error_line", error=error).text(options.lang or lang), file=sys.stderr)
         return 2
 
-    with loading_libraries():
+    with loading_libraries(), no_stubs_written():
         import uvicorn
 
         from workbench.engine.quiet_end import end_quietly

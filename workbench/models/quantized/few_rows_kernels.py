@@ -110,7 +110,7 @@ def linear(
 def try_out() -> float:
     """The relative difference of a small product to the same with weights that bitsandbytes unpacks; 0 where nothing
     would fit these kernels."""
-    import bitsandbytes as bnb
+    from workbench.models.quantized.bnb import bnb
 
     generator = torch.Generator("cuda").manual_seed(0)
     dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

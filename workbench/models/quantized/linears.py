@@ -6,11 +6,11 @@ itself to it on its way out, which costs no pass of its own. A layer keeps its i
 which is tiny; the way back unpacks the weights again.
 """
 
-import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
 from workbench.models.quantized import few_rows
+from workbench.models.quantized.bnb import bnb
 from workbench.models.quantized.weights import cast, is_packed, module_of, register, weights
 
 

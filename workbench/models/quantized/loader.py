@@ -13,7 +13,6 @@ import contextlib
 import copy
 from collections import defaultdict
 
-import bitsandbytes as bnb
 import torch
 from transformers.core_model_loading import WeightConverter
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb4bitQuantize
@@ -22,6 +21,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from workbench.models.quantized import expert_lora
+from workbench.models.quantized.bnb import bnb
 from workbench.models.quantized.experts import use_packed_experts
 from workbench.models.quantized.layout import EXPERT_PARAMETERS, check_layout, expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed

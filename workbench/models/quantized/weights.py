@@ -11,8 +11,9 @@ import functools
 import importlib.util
 import weakref
 
-import bitsandbytes as bnb
 import torch
+
+from workbench.models.quantized.bnb import bnb
 
 _modules: "weakref.WeakValueDictionary[int, torch.nn.Module]" = weakref.WeakValueDictionary()
 

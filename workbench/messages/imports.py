@@ -33,6 +33,10 @@ SENTENCES = {
         "{key}: {value} is no number of 1 to {most}. Set it in the config of accelerate.",
         "{key}：{value} 不是 1 到 {most} 的数。请在 accelerate 配置中修改。",
     ),
+    "import_deepspeed": (
+        "The config of DeepSpeed cannot be used: {problem}. Mend the JSON, or take deepspeed out of the text to import the rest.",
+        "无法使用 DeepSpeed 配置：{problem}。请修正该 JSON，或从文本中去掉 deepspeed 再导入其余部分。",
+    ),
     "import_no_key": (
         "No key of this file is an option of a run ({keys}). Nothing is imported.",
         "该文件中没有任何键是运行的选项（{keys}）。未导入任何内容。",
@@ -189,6 +193,44 @@ PARTS = {
     "why_one_gpu": (
         "it says how weights are spread over devices; here each device holds the whole model, and steps are the same",
         "它说明权重如何分布到各设备；这里每个设备持有完整模型，训练步相同",
+    ),
+    "zero_no_stage": (
+        "zero_optimization.stage is 0, 1, 2 or 3, not {stage}",
+        "zero_optimization.stage 应为 0、1、2 或 3，而不是 {stage}",
+    ),
+    "zero_no_block": ("{key} is an object, not {value}", "{key} 应为对象，而不是 {value}"),
+    "why_zero_off": (
+        "ZeRO is off in it: each device holds the whole model, as here",
+        "其中未启用 ZeRO：每个设备持有完整模型，与此处相同",
+    ),
+    "why_zero_whole": (
+        "gradients and optimizer states of what is trained stay whole on each device, which for adapters is little; steps are the same",
+        "被训练部分的梯度和优化器状态在每个设备上保持完整（适配器的很小）；训练步相同",
+    ),
+    "why_zero_full": (
+        "not spread here: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
+        "此处不做切分：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
+    ),
+    "why_zero_optimizer": (
+        "optimizer states stay on the device; paged_adamw_8bit (optim) lets them go to host memory when it is full",
+        "优化器状态留在设备上；可用 optim: paged_adamw_8bit，在显存不足时换出到主机内存",
+    ),
+    "why_zero_weights": (
+        "weights_on: host keeps the layers' weights in host memory, for one process",
+        "weights_on: host 可把各层权重放在主机内存中（单进程）",
+    ),
+    "why_zero_coarser": (
+        "what devices exchange is not quantized here, so that steps are exact",
+        "此处不量化设备间交换的内容，训练步是精确的",
+    ),
+    "why_zero_batch": (
+        "a step has per_device_train_batch_size × gradient_accumulation_steps × devices rows; set these",
+        "每步行数为 per_device_train_batch_size × gradient_accumulation_steps × 设备数；请设置这些选项",
+    ),
+    "why_zero_more": ("{count} more keys that are not options here", "另有 {count} 个键在此处不是选项"),
+    "why_zero_unread": (
+        "this config of DeepSpeed is not there, or not read from here: give the file with the text, or its content instead of its name",
+        "找不到该 DeepSpeed 配置，或此处无法读取：请与文本一起提供该文件，或以其内容代替文件名",
     ),
     "why_device": ("the device is what the machine has", "设备由本机决定"),
     "why_activation": ("see activation_memory", "见 activation_memory"),

@@ -94,9 +94,9 @@ def _deepspeed(imported, values: dict[str, Any], read: Callable[[str], str | Non
     if (name := values.get("deepspeed_config_file")) not in (None, "none"):
         deepspeed_file.fill(imported, str(name), read, f"{where}.deepspeed_config_file")
         return
-    zero = {"stage": values.get("zero_stage", 2)}
+    zero: dict[str, Any] = {"stage": values.get("zero_stage", 2)}
     zero |= {f"offload_{what}": {"device": values.get(f"offload_{what}_device")} for what in ("optimizer", "param")}
-    given = {"zero_optimization": zero}
+    given: dict[str, Any] = {"zero_optimization": zero}
     given |= {key: values.get(key) for key in ("gradient_accumulation_steps", "gradient_clipping")}
     given = {key: value for key, value in given.items() if value != "none"}
     deepspeed_file.fill(imported, given, read, where)

@@ -22,8 +22,8 @@ SENTENCES = {
         "这是 LLaMA Board 自己保存的设置。请粘贴其“预览命令”按钮显示的命令。",
     ),
     "import_names_file": (
-        "This command only names a YAML file ({name}), which is not read from here. Paste the file's content, or import the file by its path on the command line.",
-        "该命令只给出了一个 YAML 文件名（{name}），此处不会读取它。请粘贴文件内容，或在命令行中按路径导入该文件。",
+        "This command only names a YAML file ({name}), which is not read from here. Give the file with the text, paste its content, or import it by its path on the command line.",
+        "该命令只给出了一个 YAML 文件名（{name}），此处不会读取它。请与文本一起提供该文件、粘贴其内容，或在命令行中按路径导入。",
     ),
     "import_v1_group": (
         "{key}: {value} is not in the form of LLaMA-Factory's v1, such as 'peft_config: {{name: lora, r: 8}}' or 'train_dataset: data.yaml'. Nothing is imported.",
@@ -208,8 +208,8 @@ PARTS = {
         "被训练部分的梯度和优化器状态在每个设备上保持完整（适配器的很小）；训练步相同",
     ),
     "why_zero_full": (
-        "not spread here: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
-        "此处不做切分：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
+        "full tuning with ZeRO is not supported: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
+        "不支持用 ZeRO 做全参数训练：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
     ),
     "why_zero_optimizer": (
         "optimizer states stay on the device; paged_adamw_8bit (optim) lets them go to host memory when it is full",

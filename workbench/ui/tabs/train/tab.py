@@ -120,6 +120,13 @@ class TrainTab:
             self.kept = gr.HTML(elem_id="preset-kept")
         with gr.Accordion(t("import_title"), open=False, elem_id="import"):
             self.pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
+            self.given = gr.File(
+                label=t("import_files"),
+                file_count="multiple",
+                file_types=[".json", ".yaml", ".yml", ".sh", ".txt"],
+                elem_id="import-files",
+                height=110,
+            )
             self.take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
             self.report = gr.HTML(elem_id="import-report")
 
@@ -201,10 +208,11 @@ class TrainTab:
         message = note(say("preset_deleted", language(request), name=name))
         return message, *self.based_on(self.first, self.first.values, language(request))
 
-    def use_import(self, text, request: gr.Request):
-        """What was pasted, as the form's values and as their base; `text` is read, never run."""
+    def use_import(self, text, request: gr.Request, given=None):
+        """What was pasted, as the form's values and as their base; `text` is read, never run. `given`: files that it
+        names."""
         lang = language(request)
-        said, base = importing.read(text, lang)
+        said, base = importing.read(text, lang, given)
         return (said, *self.unfilled()) if base is None else (said, *self.based_on(base, base.values, lang))
 
     def reset(self, base: Base, event: gr.EventData):
@@ -311,7 +319,7 @@ class TrainTab:
         self.drop.click(
             self.delete_preset, self.preset, [self.kept, *self.filled], js=asking("preset_delete_sure"), **QUIET
         )
-        self.take.click(self.use_import, self.pasted, [self.report, *self.filled], **QUIET)
+        self.take.click(self.use_import, [self.pasted, self.given], [self.report, *self.filled], **QUIET)
         self.costs.words.click(self.apply, None, form.components, **QUIET)
         self.here.table.click(self.taken, None, [self.report, self.kept, *self.filled], **QUIET)
         self.changes.click(self.reset, self.base, form.components, **QUIET)

@@ -107,6 +107,10 @@ SENTENCES = {
         "--{name} {value!r} cannot stand in a batch file. Write one line, as sbatch's manual has it.",
         "--{name} {value!r} 不能写入批处理文件。请按 sbatch 手册的写法，写成一行。",
     ),
+    "slurm_option": (
+        "The page does not give {option!r} to sbatch. It can be {known}, as --NAME=VALUE; use workbench submit for others.",
+        "页面不会把 {option!r} 交给 sbatch。可用的选项为 {known}，写成 --NAME=VALUE；其他选项请用 workbench submit。",
+    ),
     "slurm_missing": (
         "There is no Slurm here: sbatch is not on the PATH. Submit from a login node of the cluster, or train here with `workbench train`.",
         "此处没有 Slurm：PATH 中找不到 sbatch。请在集群的登录节点提交，或用 `workbench train` 在本机训练。",
@@ -117,6 +121,7 @@ SENTENCES = {
         "{id} waits in Slurm as job {job}. Stop it first.",
         "{id} 正在 Slurm 中等待（作业 {job}）。请先停止它。",
     ),
+    "hosts_started": ("It trains on {hosts}.", "正在以下主机上训练：{hosts}。"),
     "slurm_submitted": ("Slurm has it as job {job}.", "已提交给 Slurm，作业号 {job}。"),
     "slurm_gone": (
         "Slurm knows nothing of job {job} any more, and it left no word. Look into slurm-{job}.log in the run's folder.",

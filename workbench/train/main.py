@@ -196,7 +196,8 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     config = placed(config, workspace, log)
-    tokenizer = load_tokenizer(config, workspace, progress)
+    with ranks.first_before_others():  # which may make the demo model: transformers writes a model's files on rank 0
+        tokenizer = load_tokenizer(config, workspace, progress)
     with ranks.first_before_others():
         if config.stage == "grpo":
             train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)

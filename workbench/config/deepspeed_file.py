@@ -11,6 +11,7 @@ from workbench.config import foreign
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig, literal_choices
 from workbench.config.run_config import coerced, unfit_reason
+from workbench.config.zero import block_of
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
@@ -65,7 +66,7 @@ def asked(config: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Lef
     Raises:
         UserError: a block is none, or there is no such stage of ZeRO.
     """
-    options, left = _of_zero(_block(config, "zero_optimization"), method)
+    options, left = _of_zero(block_of(config, "zero_optimization"), method)
     unknown = []
     for key, value in _flat({key: value for key, value in config.items() if key != "zero_optimization"}):
         if value in ("auto", None) or key.split(".")[0] in _HARMLESS or key in _HARMLESS_PARTS:
@@ -106,7 +107,7 @@ def _of_zero(zero: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Le
         code = ""
     left: list[Left] = [("zero_optimization.stage", str(stage), Message(code), False)] if code else []
     for key, code in (("offload_optimizer", "why_zero_optimizer"), ("offload_param", "why_zero_weights")):
-        device = _block(zero, key).get("device", "none")
+        device = block_of(zero, key).get("device", "none")
         if device not in ("none", None):
             left.append((f"zero_optimization.{key}", files.shown(device, 40), Message(code), False))
     for key in _COARSER:
@@ -122,26 +123,16 @@ def _take(options: dict[str, Any], left: list[Left], option: str, key: str, valu
         left.append((key, files.shown(value), unfit_reason(error), True))
 
 
-def _block(config: dict[str, Any], key: str) -> dict[str, Any]:
-    """An object in another. Raises UserError: it is something else."""
-    value = config.get(key)
-    if value is None or value == "auto":
-        return {}
-    if not isinstance(value, dict):
-        raise UserError("import_deepspeed", problem=Message("zero_no_block", key=key, value=files.shown(value, 40)))
-    return value
-
-
 def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
     """`(optimizer.params.lr, value)` for what lies in the blocks of optimizer, scheduler and precision; other keys with
     all that they hold."""
     found: list[tuple[str, Any]] = []
     for name, value in config.items():
         if name in ("bf16", "bfloat16", "fp16"):
-            found += ((f"{name}.{key}", inner) for key, inner in _block(config, name).items())
+            found += ((f"{name}.{key}", inner) for key, inner in block_of(config, name).items())
         elif name in ("optimizer", "scheduler"):
-            for key, inner in (block := _block(config, name)).items():
-                parts = _block(block, "params") if key == "params" else {}
+            for key, inner in (block := block_of(config, name)).items():
+                parts = block_of(block, "params") if key == "params" else {}
                 found += [(f"{name}.params.{k}", v) for k, v in parts.items()] or [(f"{name}.{key}", inner)]
         else:
             found.append((str(name), value))

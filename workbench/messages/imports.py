@@ -198,6 +198,11 @@ PARTS = {
         "zero_optimization.stage is 0, 1, 2 or 3, not {stage}",
         "zero_optimization.stage 应为 0、1、2 或 3，而不是 {stage}",
     ),
+    "zero_no_stage_here": (
+        "zero_optimization.stage is 1, 2 or 3, not {stage}",
+        "zero_optimization.stage 应为 1、2 或 3，而不是 {stage}",
+    ),
+    "zero_no_device": ("{key} is to the cpu, not to {device}", "{key} 只能是 cpu，而不是 {device}"),
     "zero_no_block": ("{key} is an object, not {value}", "{key} 应为对象，而不是 {value}"),
     "why_zero_off": (
         "ZeRO is off in it: each device holds the whole model, as here",

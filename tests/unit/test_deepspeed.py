@@ -1,5 +1,6 @@
 """`deepspeed` in LLaMA-Factory's files: a config of DeepSpeed becomes options, and notes."""
 
+import importlib.util
 import json
 
 import pytest
@@ -9,6 +10,8 @@ from workbench.config import deepspeed_file
 from workbench.config.llamafactory import import_text
 from workbench.config.options import RunConfig, literal_choices
 from workbench.config.run_config import validated
+from workbench.config.zero import zero_of
+from workbench.data.preflight import check_names
 from workbench.errors import UserError
 
 RUN = "model_name_or_path: a/b\nstage: sft\ndo_train: true\nfinetuning_type: {}\ndataset: d\ntemplate: qwen\n"
@@ -46,11 +49,80 @@ def test_zero_changes_nothing_but_where_things_are(stage, method):
     result = given(RUN.format(method) + "deepspeed: z.json", z_json=json.dumps(config(stage)))
     shared = "shared" in literal_choices(RunConfig.model_fields["weights_on"].annotation)
     spread = {"weights_on": "shared"} if shared and stage == 3 and method in ("lora", "oft") else {}
+    code = {0: "why_zero_off", 3: "why_one_gpu"}.get(stage, "why_zero_whole")
+    if method == "full" and stage:
+        text = result.values["deepspeed"]
+        assert zero_of(text)["stage"] == stage and validated(result.defaults | result.values).deepspeed == text
+        spread, code = {"deepspeed": text}, "why_zero_taken"
     assert (result.values, result.defaults, result.lost) == (plain.values | spread, plain.defaults, [])
-    if not spread:
-        code = {0: "why_zero_off", 3: "why_one_gpu"}.get(stage, "why_zero_whole")
-        told = "why_zero_full" if method == "full" and stage else code
-        assert notes(result) == {"deepspeed.zero_optimization.stage": told}
+    if "weights_on" not in spread:
+        assert notes(result) == {"deepspeed.zero_optimization.stage": code}
+
+
+def test_full_tuning_takes_sizes_and_offloads_and_nothing_else():
+    zero = {
+        "stage": 3, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "reduce_bucket_size": "auto",
+        "sub_group_size": 1e9, "overlap_comm": True, "stage3_gather_16bit_weights_on_model_save": True, "x": "/etc",
+        "allgather_bucket_size": float("1e99"),
+    }  # fmt: skip
+    more = {"zero_optimization": zero, "tensorboard": {"output_path": "/etc"}, "optimizer": {"params": {"lr": 1e-5}}}
+    result = given(RUN.format("full") + "deepspeed: z.json", z_json=json.dumps(config(3) | more))
+    assert json.loads(result.values["deepspeed"]) == {
+        "zero_optimization": {
+            "stage": 3, "sub_group_size": 10**9, "reduce_bucket_size": "auto", "overlap_comm": True,
+            "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        }
+    }  # fmt: skip
+    assert result.values["learning_rate"] == 1e-5 and result.lost == []
+
+
+@pytest.mark.parametrize(
+    "more", ["use_galore: true", "optim: adafactor", "use_asft_loss: true", "neftune_noise_alpha: 5"]
+)
+def test_full_tuning_with_what_zero_cannot_do_is_as_before(more):
+    result = given(RUN.format("full") + f"deepspeed: z.json\n{more}", z_json=json.dumps(config(3)))
+    assert "deepspeed" not in result.values and result.lost == []
+    assert notes(result)["deepspeed.zero_optimization.stage"] == "why_zero_full"
+    nvme = {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/x"}}
+    other = given(RUN.format("full") + "deepspeed: z.json", z_json=json.dumps({"zero_optimization": nvme}))
+    assert "deepspeed" not in other.values and "deepspeed.zero_optimization.offload_param" in notes(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"finetuning_type": "lora"}, "finetuning_type: lora"),
+        ({"stage": "dpo"}, "stage: dpo"),
+        ({"optim": "adamw_8bit"}, "optim: adamw_8bit"),
+        ({"use_muon": True}, "use_muon"),
+        ({"sample_prompts": "Hello"}, "sample_prompts"),
+        ({"device_map": "auto"}, "device_map: auto"),
+        ({"deepspeed": "ds.json"}, "cannot be read"),
+        ({"deepspeed": "{}"}, "is 1, 2 or 3, not 0"),
+        ({"deepspeed": "[]"}, "deepspeed:"),
+        ({"deepspeed": '{"zero_optimization": {"stage": "3"}}'}, "is 1, 2 or 3, not 3"),
+        ({"deepspeed": '{"zero_optimization": []}'}, "is an object"),
+        ({"deepspeed": '{"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}'}, "not to nvme"),
+        ({"deepspeed": '{"x": ' * 200 + "1" + "}" * 200}, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_a_run_cannot_do_with_it_is_a_sentence(changes, words):
+    values = {"model_name_or_path": "m", "dataset": "d", "finetuning_type": "full"}
+    values |= {"deepspeed": json.dumps({"zero_optimization": {"stage": 3}})}
+    validated(values)
+    with pytest.raises(UserError, match=words):
+        validated(values | changes)
+
+
+def test_a_package_that_is_missing_is_told_before_anything_is_loaded(workspace, tmp_path, monkeypatch):
+    (workspace.models / "m").mkdir()
+    (workspace.models / "m" / "config.json").write_text("{}")
+    values = {"model_name_or_path": "m", "dataset": "d", "finetuning_type": "full"}
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else spec(name))
+    with pytest.raises(UserError) as caught:
+        check_names(validated(values | {"deepspeed": '{"zero_optimization": {"stage": 1}}'}), workspace)
+    assert caught.value.message.code == "deepspeed_missing"
 
 
 def test_weights_are_shared_where_that_is_offered(monkeypatch):
@@ -130,6 +202,13 @@ def test_a_config_within_the_text_and_alone():
         assert import_text(LORA + f"deepspeed: {off}").left_out == []
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_mapping_of_yaml_may_hold_what_json_cannot(method):
+    odd = "{zero_optimization: {stage: 2, 2020-01-01: 2020-01-01, 7: .nan}, 5: 2020-01-01, null: x}"
+    result = import_text(RUN.format(method) + f"deepspeed: {odd}")
+    assert result.lost == ["deepspeed.5", "deepspeed.None"]
+
+
 def test_accelerate_and_v1_name_one_too():
     zero = "distributed_type: DEEPSPEED\nnum_processes: 2\ndeepspeed_config:\n  deepspeed_config_file: z.json\n"
     found = given(zero, z_json=json.dumps(config(2, gradient_clipping=0.3)))
@@ -145,7 +224,8 @@ def test_accelerate_and_v1_name_one_too():
     }
     v1 = "model: a/b\ntrain_dataset: d.yaml\ndist_config: {name: deepspeed, config_file: z.json}\n"
     result = given(v1, z_json=json.dumps(config(3, bf16={"enabled": True})))
-    assert notes(result)["dist_config.config_file.zero_optimization.stage"] == "why_zero_full"
+    assert notes(result)["dist_config.config_file.zero_optimization.stage"] == "why_zero_taken"
+    assert zero_of(result.values["deepspeed"])["stage"] == 3
 
 
 @pytest.mark.parametrize(

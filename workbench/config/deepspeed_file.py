@@ -4,14 +4,16 @@ How ZeRO spreads what a run holds over devices changes no result. What would cha
 option for it, else listed as lost. "auto" stands for what the run says.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from workbench.config import foreign
+from workbench.config.conflicts import zero_conflicts
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig, literal_choices
 from workbench.config.run_config import coerced, unfit_reason
-from workbench.config.zero import block_of
+from workbench.config.zero import block_of, zero_of
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
@@ -116,6 +118,15 @@ def _of_zero(zero: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Le
     return options, left
 
 
+def _for_full(config: dict[str, Any], values: dict[str, Any]) -> str:
+    """`deepspeed` of a run that trains all weights; empty where ZeRO is off or does not go with the other options."""
+    try:  # within a YAML file there may be keys and values that JSON does not have
+        text = json.dumps({"zero_optimization": zero_of(json.dumps(config, default=str, skipkeys=True))})
+    except UserError:
+        return ""
+    return "" if zero_conflicts(RunConfig.model_construct(**values | {"deepspeed": text})) else text
+
+
 def _take(options: dict[str, Any], left: list[Left], option: str, key: str, value) -> None:
     try:
         options[option] = coerced(option, value)
@@ -163,7 +174,13 @@ def fill(imported, given, read: Callable[[str], str | None], where: str = "deeps
     if not isinstance(config, dict):
         raise UserError("import_deepspeed", problem=Message("not_json_object"))
     default = "lora" if "model_name_or_path" in imported.values else ""  # LLaMA-Factory's, of a whole run
-    options, left = asked(config, str(imported.values.get("finetuning_type", default)))
+    method = str(imported.values.get("finetuning_type", default))
+    options, left = asked(config, method)
+    if method == "full" and (text := _for_full(config, imported.values | options)):
+        imported.values["deepspeed"] = text
+        zero = [note for note in left if note[0].startswith("zero_optimization.")]
+        left = [note for note in left if note not in zero or note[3]]
+        left.append(("zero_optimization.stage", zero[0][1], Message("why_zero_taken"), False))
     for option, value in options.items():
         if imported.values.setdefault(option, value) != value:
             key = next((name for name, taken in _TAKEN.items() if taken == option), option)

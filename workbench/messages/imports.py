@@ -213,8 +213,12 @@ PARTS = {
         "被训练部分的梯度和优化器状态在每个设备上保持完整（适配器的很小）；训练步相同",
     ),
     "why_zero_full": (
-        "full tuning with ZeRO is not supported: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
-        "不支持用 ZeRO 做全参数训练：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
+        "full tuning with ZeRO is not supported with these options: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
+        "在这些选项下不支持用 ZeRO 做全参数训练：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
+    ),
+    "why_zero_taken": (
+        "taken over as the option deepspeed, which needs pip install deepspeed",
+        "已导入为选项 deepspeed，需要 pip install deepspeed",
     ),
     "why_zero_optimizer": (
         "optimizer states stay on the device; paged_adamw_8bit (optim) lets them go to host memory when it is full",

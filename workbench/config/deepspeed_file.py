@@ -178,9 +178,7 @@ def fill(imported, given, read: Callable[[str], str | None], where: str = "deeps
     options, left = asked(config, method)
     if method == "full" and (text := _for_full(config, imported.values | options)):
         imported.values["deepspeed"] = text
-        zero = [note for note in left if note[0].startswith("zero_optimization.")]
-        left = [note for note in left if note not in zero or note[3]]
-        left.append(("zero_optimization.stage", zero[0][1], Message("why_zero_taken"), False))
+        left = [note for note in left if note[3] or not note[0].startswith("zero_optimization.")]
     for option, value in options.items():
         if imported.values.setdefault(option, value) != value:
             key = next((name for name, taken in _TAKEN.items() if taken == option), option)

@@ -216,10 +216,6 @@ PARTS = {
         "full tuning with ZeRO is not supported with these options: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
         "在这些选项下不支持用 ZeRO 做全参数训练：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
     ),
-    "why_zero_taken": (
-        "taken over as the option deepspeed, which needs pip install deepspeed",
-        "已导入为选项 deepspeed，需要 pip install deepspeed",
-    ),
     "why_zero_optimizer": (
         "optimizer states stay on the device; paged_adamw_8bit (optim) lets them go to host memory when it is full",
         "优化器状态留在设备上；可用 optim: paged_adamw_8bit，在显存不足时换出到主机内存",

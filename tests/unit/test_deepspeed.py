@@ -13,6 +13,11 @@ from workbench.config.run_config import validated
 from workbench.config.zero import zero_of
 from workbench.data.preflight import check_names
 from workbench.errors import UserError
+from workbench.runs.run import create_run
+from workbench.storage.workspace import DEMO_MODEL
+from workbench.train.estimates import record
+from workbench.train.estimates.check import check_start
+from workbench.train.estimates.outlook import outlook
 
 RUN = "model_name_or_path: a/b\nstage: sft\ndo_train: true\nfinetuning_type: {}\ndataset: d\ntemplate: qwen\n"
 LORA = RUN.format("lora")
@@ -276,3 +281,13 @@ def test_the_file_is_found_beside_the_text_and_above_it(tmp_path):
     with pytest.raises(UserError) as caught:
         import_text(LORA + "deepspeed: examples/bytes.json", read)
     assert caught.value.message.code == "file_not_text"
+
+
+def test_estimates_say_that_a_device_holds_less(workspace):
+    values = {"model_name_or_path": DEMO_MODEL, "dataset": "d", "finetuning_type": "full"}
+    config_ = validated(values | {"deepspeed": '{"zero_optimization": {"stage": 3}}'})
+    found = outlook(config_, workspace, with_changes=False)
+    assert "cost_zero" in [note.code for note in found.notes] and check_start(config_, workspace) == []
+    run = create_run(workspace, config_)
+    record.begin(run, config_, workspace, "cpu")
+    assert record.read(run) == {}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +14,11 @@ from tests import fake_ssh
 from tests.process.test_lifecycle import read_until, wait_for
 from tests.process.test_ranks import config, of  # noqa: F401
 from tests.process.test_train import ROOT, only_run, state_of, write
+from workbench.config.run_config import validated
 from workbench.errors import UserError
 from workbench.runs.run import Run, step_of
+from workbench.storage.workspace import Workspace
+from workbench.train import elsewhere, queue
 from workbench.train.nodes import Place, parse_nodes
 
 pytestmark = pytest.mark.process
@@ -203,3 +207,43 @@ def test_names_of_hosts():
         with pytest.raises(UserError) as error:
             parse_nodes(wrong)
         assert error.value.message.code == "nodes_form"
+
+
+@pytest.fixture
+def as_page(hosts, monkeypatch, workspace, config):  # noqa: F811
+    """`(folder that says what hosts are like, workspace of a page)`, in this process's environment."""
+    folder, env = hosts
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    allowed = [Path(config["model_name_or_path"]), Path(config["dataset_dir"])]
+    return folder, Workspace(workspace.root, allowed, confined=True)
+
+
+def test_a_page_starts_a_run_over_hosts_that_outlives_it(as_page, config):  # noqa: F811
+    workspace = as_page[1]
+    parsed = validated(config | {"per_device_train_batch_size": 2})
+    run = elsewhere.launch_over("127.0.0.1, node2:1", parsed, workspace, started_by="ann", notes={"group": "g"})
+    assert run.stored_state().pid and run.notes() == {"group": "g"} and run.stored_state().started_by == "ann"
+    wait_for(lambda: run.stored_state().ended, 120)
+    assert (run.stored_state().state, run.stored_state().device) == ("finished", "2 × CPU")
+    assert "[node2]" in run.log.read_text() or of(run.path, "loss")
+
+
+def test_a_host_that_goes_between_the_check_and_the_start_is_the_runs_end(as_page, config, monkeypatch):  # noqa: F811
+    folder, workspace = as_page
+    parsed, make = validated(config), elsewhere.create_run
+
+    def goes(*given, **named):
+        (folder / "node2.refuses").touch()
+        return make(*given, **named)
+
+    monkeypatch.setattr(elsewhere, "create_run", goes)
+    with pytest.raises(UserError) as caught:
+        elsewhere.launch_over("127.0.0.1,node2", parsed, workspace)
+    run = Run(newest(workspace))
+    assert caught.value.message.code == "node_unreached" == run.state().reason.code
+    assert run.state().state == "failed" and queue.queue(workspace) == []
+    monkeypatch.setattr(elsewhere, "create_run", make)
+    with pytest.raises(UserError):
+        elsewhere.launch_over("127.0.0.1,node2", parsed, workspace)
+    assert newest(workspace) == run.path  # refused before there was one

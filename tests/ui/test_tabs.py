@@ -224,6 +224,30 @@ def test_an_imported_command_fills_the_form_and_tells_what_it_left_out(page):
     assert "wb-note bad" in report and all(map(skipped, contents))
 
 
+def test_files_that_an_import_names_are_given_with_it(page, tmp_path):
+    zero, run = tmp_path / "ds_z3_config.json", tmp_path / "run.yaml"
+    zero.write_text('{"zero_optimization": {"stage": 2}, "gradient_clipping": 0.25, "train_batch_size": "auto"}')
+    text = (
+        "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ndeepspeed: examples/deepspeed/ds_z3_config.json"
+    )
+    run.write_text(text)
+    report, base, *_, _, _, _ = page.train.use_import(text, ENGLISH)
+    assert "wb-note warn" in report and "this config of DeepSpeed is not there" in report
+    for pasted, given in (
+        (text, [str(zero)]),
+        ("", [str(zero), str(run)]),
+        ("llamafactory-cli train x/run.yaml", [str(zero), str(run)]),
+    ):
+        report, base, *_ = page.train.use_import(pasted, ENGLISH, given)
+        assert base.values["max_grad_norm"] == 0.25 and "zero_optimization.stage = 2" in report, pasted
+    zero.write_text("{")
+    report, *contents = page.train.use_import(text, CHINESE, [str(zero)])
+    assert "wb-note bad" in report and "ds_z3_config.json" in report and all(map(skipped, contents))
+    zero.unlink()
+    assert "wb-note warn" in page.train.use_import(text, ENGLISH, [str(zero)])[0]
+    assert "wb-note bad" in page.train.use_import("", ENGLISH, [str(zero), "/x/a.yaml", "/x/b.yaml"])[0]
+
+
 def test_start_refuses_beside_the_button_and_makes_no_run(page, monkeypatch):
     message, choices, _ = page.train.begin(ENGLISH, page.train.first, "", *filled(page, learning_rate="fast"))
     assert "wb-note bad" in message and "learning_rate" in message and skipped(choices)

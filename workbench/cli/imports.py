@@ -1,5 +1,6 @@
 """Turn LLaMA-Factory's commands and files into ours, on the command line."""
 
+import errno
 import json
 import sys
 from dataclasses import asdict
@@ -26,10 +27,13 @@ def named_file(name: str, source: str) -> str | None:
     given = Path(source) if source != "-" and len(source) < 1000 and "\n" not in source else None
     folders = [Path()] + (list(given.resolve().parents)[:6] if given and given.is_file() else [])
     for folder in folders:
-        if (folder / name).is_file() and (folder / name).stat().st_size <= MAX_NAMED:
-            try:
+        try:
+            if (folder / name).is_file() and (folder / name).stat().st_size <= MAX_NAMED:
                 return (folder / name).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise UserError("file_not_text", file=folder / name, problem=error) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
                 raise UserError("file_not_text", file=folder / name, problem=error) from None
     return None
 

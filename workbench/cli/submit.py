@@ -43,8 +43,8 @@ def submit(
     from workbench.config.presets import config_file
     from workbench.config.run_config import load_run_config, parse_overrides
     from workbench.data.preflight import preflight
-    from workbench.runs.run import Run, create_run
-    from workbench.train import queue
+    from workbench.runs.run import Run
+    from workbench.train import elsewhere, queue
     from workbench.train import slurm as jobs
     from workbench.train.nodes import check_nodes
 
@@ -63,14 +63,14 @@ def submit(
     jobs.check_slurm()
     space.create()
     parsed = load_run_config(config / "run.yaml" if again else config_file(config, space), [] if again else set_ or [])
-    if nodes > 1:
-        check_nodes(parsed)
-    preflight(parsed, space)
     if again:
+        if nodes > 1:
+            check_nodes(parsed)
+        preflight(parsed, space)
         run = Run(config.absolute())
         queue.resume(run, space, overrides=parse_overrides(set_ or []), in_slurm=True)
+        job = jobs.submit(run, space, wishes)
     else:
-        run = create_run(space, parsed, host="", slurm=jobs.SUBMITTING)
-    job = jobs.submit(run, space, wishes)
+        run, job = elsewhere.submit(parsed, space, wishes)
     print(run.id)
     tell(Message("slurm_submitted", job=job))

@@ -4,10 +4,10 @@ It says nothing of the model and the data. How it spreads weights over devices (
 is listed; what would change one is listed as lost, or refused.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from workbench.config import foreign
-from workbench.config.run_config import coerced
+from workbench.config import deepspeed_file, foreign
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.storage import files
@@ -19,10 +19,12 @@ _WHERE = (
     "command_file", "commands", "tpu_name", "tpu_zone", "dynamo_config", "ipex_config", "fsdp_config", "mpirun_config",
 )  # fmt: skip
 _SPREAD = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_NPU", "MULTI_XPU", "MULTI_MLU", "FSDP", "DEEPSPEED")
-_OF_DEEPSPEED = {  # what it sets of a run
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "gradient_clipping": "max_grad_norm",
-}
+# of `deepspeed_config`, what says where and how
+_OF_DEEPSPEED = (
+    "deepspeed_config_file", "zero_stage", "offload_optimizer_device", "offload_param_device", "zero3_init_flag",
+    "zero3_save_16bit_model", "deepspeed_hostfile", "deepspeed_multinode_launcher", "offload_optimizer_nvme_path",
+    "offload_param_nvme_path", "gradient_accumulation_steps", "gradient_clipping",
+)  # fmt: skip
 MOST = 1024  # devices
 
 
@@ -31,11 +33,15 @@ def is_form(values: dict) -> bool:
     return "distributed_type" in values or "compute_environment" in values
 
 
-def fill(imported, values: dict[str, Any]) -> None:
+def fill(imported, values: dict[str, Any], read: Callable[[str], str | None] = lambda name: None) -> None:
     """Put what a file says into an import.
 
+    Args:
+        read: the text of a file that it names, None where there is none or it may not be read.
+
     Raises:
-        UserError: it computes in FP8, or spreads the model by Megatron; a number that is none.
+        UserError: it computes in FP8, or spreads the model by Megatron; a number that is none; a broken config of
+            DeepSpeed.
     """
     spread = str(values.get("distributed_type") or "NO").upper()
     precision = str(values.get("mixed_precision") or "no").lower()
@@ -53,11 +59,11 @@ def fill(imported, values: dict[str, Any]) -> None:
         imported.leave("num_machines", str(machines), Message("why_accelerate_machines"), lost=True)
     if spread not in _SPREAD:
         imported.leave("distributed_type", files.shown(spread, 40), Message("why_device"), lost=True)
-    elif spread in ("FSDP", "DEEPSPEED"):
+    elif spread == "FSDP" or (spread == "DEEPSPEED" and not isinstance(values.get("deepspeed_config"), dict)):
         imported.leave("distributed_type", spread, Message("why_memory"))
     for key, value in values.items():
         if key == "deepspeed_config" and isinstance(value, dict):
-            _deepspeed(imported, value)
+            _deepspeed(imported, value, read)
         elif key == "kt_config" and isinstance(value, dict):
             backend = str(value.get("kt_backend") or "")
             lost = not backend.upper().endswith("BF16") and not foreign.is_off(value.get("enabled"))
@@ -79,13 +85,21 @@ def _devices(imported, values: dict[str, Any], count: int) -> None:
         imported.values["devices"] = ",".join(map(str, range(count)))
 
 
-def _deepspeed(imported, values: dict[str, Any]) -> None:
+def _deepspeed(imported, values: dict[str, Any], read: Callable[[str], str | None]) -> None:
+    """The block as what DeepSpeed itself would be given."""
+    where = "deepspeed_config"
     for key, value in values.items():
-        option = _OF_DEEPSPEED.get(key)
-        if option is None:
-            imported.leave(f"deepspeed_config.{key}", files.shown(value), Message("why_memory"))
-        elif value not in ("auto", "none", None):
-            imported.values[option] = coerced(option, value)
+        if key not in _OF_DEEPSPEED and not foreign.is_off(value):
+            imported.leave(f"{where}.{key}", files.shown(value), Message("why_memory"))
+    if (name := values.get("deepspeed_config_file")) not in (None, "none"):
+        deepspeed_file.fill(imported, str(name), read, f"{where}.deepspeed_config_file")
+        return
+    zero: dict[str, Any] = {"stage": values.get("zero_stage", 2)}
+    zero |= {f"offload_{what}": {"device": values.get(f"offload_{what}_device")} for what in ("optimizer", "param")}
+    given: dict[str, Any] = {"zero_optimization": zero}
+    given |= {key: values.get(key) for key in ("gradient_accumulation_steps", "gradient_clipping")}
+    given = {key: value for key, value in given.items() if value != "none"}
+    deepspeed_file.fill(imported, given, read, where)
 
 
 def _count(values: dict[str, Any], key: str) -> int:

@@ -3,6 +3,8 @@
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.config.stage_options import REWARDS
+from workbench.config.zero import zero_of
+from workbench.errors import UserError
 from workbench.messages.message import Message
 
 REPORTERS = ("tensorboard", "wandb", "trackio", "swanlab")
@@ -90,6 +92,7 @@ def conflicts(config: RunConfig) -> list[Message]:
     if c.weights_on == "shared" and (what := why_not_shared(c)):
         problems.append(Message("shared_with", what=what))
     problems += step_conflicts(c)
+    problems += zero_conflicts(c)
     check(c.warmup_steps > 0 and c.warmup_ratio > 0, Message("two_warmups"))
     check(
         c.use_dora and c.loraplus_lr_ratio is not None,
@@ -152,10 +155,38 @@ def optimizer_conflicts(c: RunConfig) -> list[Message]:
     return found
 
 
+def zero_conflicts(c: RunConfig) -> list[Message]:
+    """Of `deepspeed`."""
+    if not c.deepspeed:
+        return []
+    try:
+        zero = zero_of(c.deepspeed)
+    except UserError as error:
+        return [Message("lines", problems=[error.message])]
+    others = {
+        f"finetuning_type: {c.finetuning_type}": c.finetuning_type != "full",
+        f"stage: {c.stage}": c.stage not in ("sft", "pt"),
+        f"optim: {c.optim}": c.optim not in ("adamw_torch", "adamw_torch_fused"),
+        f"use_{chosen_optimizer(c)}": bool(chosen_optimizer(c)),
+        "use_asft_loss": c.use_asft_loss,
+        "moe_aux_loss_coef": bool(c.moe_aux_loss_coef),
+        "neftune_noise_alpha": bool(c.neftune_noise_alpha),
+        "device_map: auto": c.device_map == "auto",
+        "streaming": c.streaming,
+        "load_best_model_at_end": c.load_best_model_at_end,
+        "new tokens": bool(c.new_tokens),
+        "sample_prompts": bool(c.sample_prompts) and zero["stage"] == 3,
+    }
+    found = [option for option, wrong in others.items() if wrong]
+    return [Message("zero_with", names=found)] if found else []
+
+
 def plain_steps(c: RunConfig) -> str:
     """Why the steps of a run must be transformers' own, as a message's code; empty where they need not be."""
     if c.stage == "grpo":
         return "plain_grpo"
+    if c.deepspeed:
+        return "plain_zero"
     if layerwise(c):
         return "plain_layerwise"
     if c.streaming:

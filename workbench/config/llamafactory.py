@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.config import accelerate_file, foreign, launchers, llamafactory_v1
+from workbench.config import accelerate_file, deepspeed_file, foreign, launchers, llamafactory_v1
 from workbench.config.options import EngineConfig, RunConfig, literal_choices
 from workbench.config.run_config import coerced, nearest, parse_overrides, parse_yaml, unfit_reason, unused_key_reason
 from workbench.config.stage_options import STAGES
@@ -128,19 +128,22 @@ def import_text(text: str, read: Callable[[str], str | None] = lambda name: None
         if llamafactory_v1.is_form(dict(pairs)):
             given = {key: value for key, value in pairs if key}
             return llamafactory_v1.fill(_set_by(environment), given, word, read)
-        return _from_pairs(pairs, environment, purpose)
+        return _from_pairs(pairs, environment, purpose, read)
     values = parse_yaml(cleaned, where=Message("import_pasted"))
     if llamafactory_v1.is_form(values):
         return llamafactory_v1.fill(Imported(), values, word, read)
     if accelerate_file.is_form(values):
-        accelerate_file.fill(part := Imported(), values)
+        accelerate_file.fill(part := Imported(), values, read)
+        return part
+    if deepspeed_file.is_form(values):
+        deepspeed_file.fill(part := Imported(), values, read)
         return part
     if _is_tokens(values):
         return _from_tokens(values)
     _check_schema(values)
     if any(str(key).startswith(("top.", "train.")) for key in values):
         raise UserError("import_board")
-    return _from_pairs([(str(k), v) for k, v in values.items()], {}, purpose)
+    return _from_pairs([(str(k), v) for k, v in values.items()], {}, purpose, read)
 
 
 def _from_file(name: str, overrides: list[str], word: str, read: Callable[[str], str | None]) -> Imported:
@@ -153,7 +156,7 @@ def _from_file(name: str, overrides: list[str], word: str, read: Callable[[str],
         return llamafactory_v1.fill(Imported(), values | parse_overrides(overrides), word, read)
     _check_schema(values)
     purpose, changed = foreign.COMMANDS.get(word, "train"), values | parse_overrides(overrides)
-    return _from_pairs([(str(key), value) for key, value in changed.items()], {}, purpose)
+    return _from_pairs([(str(key), value) for key, value in changed.items()], {}, purpose, read)
 
 
 def _launched(command: str, result: Imported, read: Callable[[str], str | None]) -> Imported:
@@ -163,7 +166,7 @@ def _launched(command: str, result: Imported, read: Callable[[str], str | None])
     named = _CONFIG_FILE.search(command)
     text = read(named[1]) if named else None
     if named and text is not None:
-        accelerate_file.fill(result, parse_yaml(text, where=named[1]))
+        accelerate_file.fill(result, parse_yaml(text, where=named[1]), read)
     elif named:
         result.leave("config_file", files.shown(named[1]), Message("why_accelerate_unread"), lost=True)
     result.values |= first.values
@@ -332,7 +335,9 @@ def _set_by(environment: dict[str, str], launcher: dict[str, str] | None = None)
     return result
 
 
-def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str) -> Imported:
+def _from_pairs(
+    pairs: Sequence[tuple[str, Any]], environment: dict[str, str], purpose: str, read: Callable[[str], str | None]
+) -> Imported:
     result = _set_by(environment, _of_launcher(pairs))
     pairs = [(key, value) for key, value in pairs if key not in launchers.KEYS]
     given = {_RENAMED.get(key, key): value for key, value in pairs if key}
@@ -354,6 +359,8 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
             result.leave(key, shown, Message("why_given_too", key=_RENAMED[key]))
             continue
         key = _RENAMED.get(key, key)
+        if key == "deepspeed":  # below, when the rest is known
+            continue
         if key in foreign.CHANGING or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue
@@ -381,6 +388,8 @@ def _from_pairs(pairs: Sequence[tuple[str, Any]], environment: dict[str, str], p
         result.values.pop("template", None)
     if not foreign.is_off(given.get("do_predict")):
         _predicts(result, given)
+    if not foreign.is_off(given.get("deepspeed")):
+        deepspeed_file.fill(result, given["deepspeed"], read)
     if {"stage", "do_train"} & result.values.keys():  # its own file or command, not some options
         result.defaults = _defaults(result.values)
     return result

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from workbench.config import foreign
+from workbench.config import deepspeed_file, foreign
 from workbench.config.options import SCHEDULERS, EngineConfig, RunConfig
 from workbench.config.run_config import coerced, nearest, unfit_reason
 from workbench.config.v1_datasets import datasets_of
@@ -196,7 +196,10 @@ class _Form:
         if (checkpointing := values.get("enable_activation_checkpointing")) is not None:
             self.take("disable_gradient_checkpointing", foreign.is_off(checkpointing))
         for key, code in _WHERE.items():
-            if values.get(key) is not None:
+            zero = key == "dist_config" and self.groups[key].get("name") == "deepspeed"
+            if zero and self.groups[key].get("config_file"):
+                deepspeed_file.fill(result, str(self.groups[key]["config_file"]), self.read, f"{key}.config_file")
+            elif values.get(key) is not None:
                 self.leave(key, self.groups[key], Message(code))
         if self.groups["dist_config"].get("dcp_path"):
             self.leave("dist_config.dcp_path", self.groups["dist_config"]["dcp_path"], Message("why_v1_dcp"), lost=True)

@@ -39,6 +39,15 @@ class RunConfig(TuningOptions):
         ("bf16", "bf16"),
         ("bfloat16; neither ticked: chosen for the device.", "bfloat16；都不选则按设备决定。"),
     )
+    deepspeed: str | None = opt(
+        None,
+        "memory",
+        ("ZeRO (DeepSpeed)", "ZeRO（DeepSpeed）"),
+        (
+            "Of full tuning: a config of DeepSpeed, as JSON, whose zero_optimization spreads gradients and optimizer states (stage 1, 2) and weights (3) over the devices. Needs pip install deepspeed.",
+            "用于全参数训练：DeepSpeed 的 JSON 配置，其中 zero_optimization 把梯度与优化器状态（stage 1、2）以及权重（3）切分到各设备。需要 pip install deepspeed。",
+        ),
+    )
     disable_gradient_checkpointing: bool = opt(
         False,
         "memory",

@@ -70,6 +70,8 @@ def check_names(config: RunConfig, workspace: Workspace) -> list[DatasetInfo]:
     module, package = OPTIMIZERS.get(chosen_optimizer(config), ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise UserError("optimizer_missing", option=f"use_{chosen_optimizer(config)}", package=package)
+    if config.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise UserError("deepspeed_missing")
     kept = tokenized_folder(config, workspace)
     if kept is not None and is_tokenized(kept):
         return []

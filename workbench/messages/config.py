@@ -1,6 +1,18 @@
 """Run configs: options, their values, what does not go together."""
 
 SENTENCES = {
+    "deepspeed_wrong": (
+        "deepspeed: {problem}. It is the JSON of a config of DeepSpeed; workbench import reads it from a file.",
+        "deepspeed：{problem}。这里应填 DeepSpeed 配置的 JSON；workbench import 可从文件读取。",
+    ),
+    "zero_with": (
+        "deepspeed is for full tuning in the stages sft and pt with AdamW and does not go with {names:and}. Take one of them out.",
+        "deepspeed 只用于 sft 与 pt 阶段以 AdamW 做的全参数训练，不能与 {names:and} 同时使用。请去掉其中之一。",
+    ),
+    "deepspeed_missing": (
+        "deepspeed is not installed. Install it with: pip install deepspeed. Or take the option deepspeed out: each device then holds the whole model and all that belongs to it.",
+        "未安装 deepspeed。请安装：pip install deepspeed。也可以去掉选项 deepspeed：此时每个设备持有完整模型及其全部状态。",
+    ),
     "preset_nameless": ("Give the preset a name.", "请为预设命名。"),
     "preset_bundled": (
         "{name} is a bundled preset. Choose another name.",

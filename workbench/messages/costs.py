@@ -74,6 +74,10 @@ SENTENCES = {
         "Take a smaller model, or spread it over several GPUs (device_map: auto).",
         "请换更小的模型，或用多卡切分（device_map: auto）。",
     ),
+    "cost_zero": (
+        "With ZeRO (deepspeed) a device holds less than this: the figures are of one that holds everything.",
+        "使用 ZeRO（deepspeed）时每个设备占用更少：这里的数字对应持有全部内容的设备。",
+    ),
     "cost_impossible": (
         "This run cannot fit: its weights alone take {weights}, {device} has {memory}. {advice}",
         "此运行放不下：仅权重就需 {weights}，而 {device} 只有 {memory}。{advice}",

@@ -22,8 +22,8 @@ SENTENCES = {
         "这是 LLaMA Board 自己保存的设置。请粘贴其“预览命令”按钮显示的命令。",
     ),
     "import_names_file": (
-        "This command only names a YAML file ({name}), which is not read from here. Paste the file's content, or import the file by its path on the command line.",
-        "该命令只给出了一个 YAML 文件名（{name}），此处不会读取它。请粘贴文件内容，或在命令行中按路径导入该文件。",
+        "This command only names a YAML file ({name}), which is not read from here. Give the file with the text, paste its content, or import it by its path on the command line.",
+        "该命令只给出了一个 YAML 文件名（{name}），此处不会读取它。请与文本一起提供该文件、粘贴其内容，或在命令行中按路径导入。",
     ),
     "import_v1_group": (
         "{key}: {value} is not in the form of LLaMA-Factory's v1, such as 'peft_config: {{name: lora, r: 8}}' or 'train_dataset: data.yaml'. Nothing is imported.",
@@ -32,6 +32,10 @@ SENTENCES = {
     "import_accelerate_count": (
         "{key}: {value} is no number of 1 to {most}. Set it in the config of accelerate.",
         "{key}：{value} 不是 1 到 {most} 的数。请在 accelerate 配置中修改。",
+    ),
+    "import_deepspeed": (
+        "The config of DeepSpeed cannot be used: {problem}. Mend the JSON, or take deepspeed out of the text to import the rest.",
+        "无法使用 DeepSpeed 配置：{problem}。请修正该 JSON，或从文本中去掉 deepspeed 再导入其余部分。",
     ),
     "import_no_key": (
         "No key of this file is an option of a run ({keys}). Nothing is imported.",
@@ -189,6 +193,53 @@ PARTS = {
     "why_one_gpu": (
         "it says how weights are spread over devices; here each device holds the whole model, and steps are the same",
         "它说明权重如何分布到各设备；这里每个设备持有完整模型，训练步相同",
+    ),
+    "zero_no_stage": (
+        "zero_optimization.stage is 0, 1, 2 or 3, not {stage}",
+        "zero_optimization.stage 应为 0、1、2 或 3，而不是 {stage}",
+    ),
+    "zero_no_stage_here": (
+        "zero_optimization.stage is 1, 2 or 3, not {stage}",
+        "zero_optimization.stage 应为 1、2 或 3，而不是 {stage}",
+    ),
+    "zero_no_device": ("{key} is to the cpu, not to {device}", "{key} 只能是 cpu，而不是 {device}"),
+    "zero_no_block": ("{key} is an object, not {value}", "{key} 应为对象，而不是 {value}"),
+    "why_zero_off": (
+        "ZeRO is off in it: each device holds the whole model, as here",
+        "其中未启用 ZeRO：每个设备持有完整模型，与此处相同",
+    ),
+    "why_zero_shared": (
+        "several devices divide the model's weights where these do not fit on one (weights_on: auto); shared divides them always; steps are the same",
+        "单个设备放不下时，多个设备分摊模型权重（weights_on: auto）；shared 则始终分摊；训练步相同",
+    ),
+    "why_zero_whole": (
+        "gradients and optimizer states of what is trained stay whole on each device, which for adapters is little; steps are the same",
+        "被训练部分的梯度和优化器状态在每个设备上保持完整（适配器的很小）；训练步相同",
+    ),
+    "why_zero_full": (
+        "full tuning with ZeRO is not supported with these options: each device holds the whole model, its gradients and its optimizer states, which must fit; steps are the same",
+        "在这些选项下不支持用 ZeRO 做全参数训练：每个设备持有完整模型、梯度和优化器状态，显存必须放得下；训练步相同",
+    ),
+    "why_zero_optimizer": (
+        "optimizer states stay on the device; paged_adamw_8bit (optim) lets them go to host memory when it is full",
+        "优化器状态留在设备上；可用 optim: paged_adamw_8bit，在显存不足时换出到主机内存",
+    ),
+    "why_zero_weights": (
+        "weights_on: host keeps the layers' weights in host memory, for one process",
+        "weights_on: host 可把各层权重放在主机内存中（单进程）",
+    ),
+    "why_zero_coarser": (
+        "what devices exchange is not quantized here, so that steps are exact",
+        "此处不量化设备间交换的内容，训练步是精确的",
+    ),
+    "why_zero_batch": (
+        "a step has per_device_train_batch_size × gradient_accumulation_steps × devices rows; set these",
+        "每步行数为 per_device_train_batch_size × gradient_accumulation_steps × 设备数；请设置这些选项",
+    ),
+    "why_zero_more": ("{count} more keys that are not options here", "另有 {count} 个键在此处不是选项"),
+    "why_zero_unread": (
+        "this config of DeepSpeed is not there, or not read from here: give the file with the text, or its content instead of its name",
+        "找不到该 DeepSpeed 配置，或此处无法读取：请与文本一起提供该文件，或以其内容代替文件名",
     ),
     "why_device": ("the device is what the machine has", "设备由本机决定"),
     "why_activation": ("see activation_memory", "见 activation_memory"),

@@ -107,6 +107,14 @@ SENTENCES = {
         "--{name} {value!r} cannot stand in a batch file. Write one line, as sbatch's manual has it.",
         "--{name} {value!r} 不能写入批处理文件。请按 sbatch 手册的写法，写成一行。",
     ),
+    "zero_processes": (
+        "With ZeRO each process keeps its part of the optimizer's states: the checkpoint was made by {before} processes and cannot go on with {now}. Resume on as many devices.",
+        "使用 ZeRO 时每个进程保存一部分优化器状态：该检查点由 {before} 个进程生成，无法用 {now} 个进程继续。请在同样多的设备上恢复。",
+    ),
+    "slurm_option": (
+        "The page does not give {option!r} to sbatch. It can be {known}, as --NAME=VALUE; use workbench submit for others.",
+        "页面不会把 {option!r} 交给 sbatch。可用的选项为 {known}，写成 --NAME=VALUE；其他选项请用 workbench submit。",
+    ),
     "slurm_missing": (
         "There is no Slurm here: sbatch is not on the PATH. Submit from a login node of the cluster, or train here with `workbench train`.",
         "此处没有 Slurm：PATH 中找不到 sbatch。请在集群的登录节点提交，或用 `workbench train` 在本机训练。",
@@ -117,6 +125,7 @@ SENTENCES = {
         "{id} waits in Slurm as job {job}. Stop it first.",
         "{id} 正在 Slurm 中等待（作业 {job}）。请先停止它。",
     ),
+    "hosts_started": ("It trains on {hosts}.", "正在以下主机上训练：{hosts}。"),
     "slurm_submitted": ("Slurm has it as job {job}.", "已提交给 Slurm，作业号 {job}。"),
     "slurm_gone": (
         "Slurm knows nothing of job {job} any more, and it left no word. Look into slurm-{job}.log in the run's folder.",
@@ -349,6 +358,7 @@ PARTS = {
     "plain_grpo": ("stage grpo writes answers in every step", "grpo 阶段每一步都要生成回答"),
     "job_waits": ("waits for {ids}", "等待 {ids}"),
     "job_waits_device": ("waits for a free device", "等待空闲设备"),
+    "plain_zero": ("DeepSpeed makes its steps", "由 DeepSpeed 执行训练步"),
     "plain_asft": ("each step of the ASFT loss asks the reference, too", "ASFT 损失的每一步还要计算参考模型"),
     "plain_badam": ("BAdam changes which layers are trained", "BAdam 会切换所训练的层"),
     "padded_neftune": (

@@ -55,6 +55,10 @@ SENTENCES = {
         "push_to_hub uploads with the token of this server, which takes the role admin; yours is {role}. Take push_to_hub out, or ask an admin.",
         "push_to_hub 会使用本服务器的令牌上传，需要管理员角色；你的角色是{role}。请去掉 push_to_hub，或请管理员操作。",
     ),
+    "hosts_take_admin": (
+        "Other hosts are entered with the ssh key of this server, which takes the role admin; yours is {role}. Choose this machine or Slurm, or ask an admin.",
+        "连接其他主机会使用本服务器的 ssh 密钥，需要管理员角色；你的角色是{role}。请选择本机或 Slurm，或请管理员操作。",
+    ),
     "role_may_not": (
         "Your role ({role}) may not do this: it needs {needed}. Ask an admin for another role.",
         "你的角色（{role}）不能这样做：需要 {needed}。请向管理员申请其他角色。",

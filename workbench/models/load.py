@@ -114,6 +114,7 @@ def load_model(
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     from workbench.models import deepseek_moe, rotations
     from workbench.models.integrity import check_loaded, check_shards
@@ -151,7 +152,7 @@ def load_model(
         elsewhere = options.weights_on in ("host", "shared")
         if elsewhere:
             device_map = {"": "cpu"}
-        elif torch.cuda.is_available():
+        elif torch.cuda.is_available() and not is_deepspeed_zero3_enabled():  # which puts each part where it belongs
             device_map = "auto" if split else {"": torch.cuda.current_device()}
         with _packing(options), watch_tqdm(lambda what, share: progress(what or Message("loading_weights"), share)):
             model, info = AutoModelForCausalLM.from_pretrained(

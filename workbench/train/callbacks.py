@@ -180,8 +180,9 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     Raises:
         UserError: not even two fit, one being saved while the last is still there.
     """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    moments = sum(p.numel() for p in model.parameters() if p.requires_grad) * (2 if "8bit" in config.optim else 8)
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size()) for p in model.parameters() if p.requires_grad]
+    weights = sum(count * each for count, each in sizes)
+    moments = sum(count for count, _ in sizes) * (2 if "8bit" in config.optim else 8)
     one = weights + (moments if "adam" in config.optim else 0) + (8 << 20)
     count = 1
     if config.save_strategy == "steps":

@@ -196,7 +196,8 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     config = placed(config, workspace, log)
-    tokenizer = load_tokenizer(config, workspace, progress)
+    with ranks.first_before_others():  # which may make the demo model: transformers writes a model's files on rank 0
+        tokenizer = load_tokenizer(config, workspace, progress)
     with ranks.first_before_others():
         if config.stage == "grpo":
             train_rows, eval_rows = load_prompts(config, workspace, encoder_of(config, tokenizer), progress, log)
@@ -208,6 +209,10 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         data = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
         run.update(skipped_rows=sum(summary["broken"] for summary in data.values()))
 
+    if config.deepspeed:
+        from workbench.train import zero
+
+        zero.begin(config, dtype)
     references = References(config, workspace, dtype, progress, log) if config.has_reference else None
     if references and config.needs_reference and references.other:
         with ranks.first_before_others():
@@ -310,6 +315,8 @@ def _of_same_batch(config, checkpoint: str | None, processes: int):
     each, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
     if before == processes:
         return config
+    if config.deepspeed:  # each process has a part of the optimizer's states
+        raise UserError("zero_processes", before=before, now=processes)
     rows = before * each * steps
     if rows % (processes * each):
         raise UserError("batch_not_kept", rows=rows, before=before, now=processes, each=each)

@@ -40,6 +40,15 @@ _VALUES = {  # of #SBATCH lines
     "account": r"[\w.@+-]+",
     "time": r"[\d:-]+|unlimited|infinite",
 }
+# options of sbatch that a page's user may give: they choose among what the cluster has, and name no file, program or
+# environment
+CHOOSING = (
+    "begin", "clusters", "comment", "constraint", "core-spec", "deadline", "dependency", "exclude", "exclusive", "gres",
+    "hint", "licenses", "mem", "mem-per-cpu", "mem-per-gpu", "nice", "no-requeue", "nodelist", "prefer", "qos",
+    "requeue", "reservation", "switches", "threads-per-core", "tmp",
+)  # fmt: skip
+_CHOICE = re.compile(r"--([a-z-]+)(?:=[\w.,:@+/&|()\[\]*-]{1,200})?")
+MOST = 1024  # nodes, GPUs and cores that a page's user may ask for
 _looked: dict[Path, float] = {}
 
 
@@ -71,6 +80,19 @@ class Wishes:
             for line in lines:
                 if not _is_line(line) or (name == "sbatch" and not line.startswith("-")):
                     raise UserError("slurm_value", name=name, value=line[:80])
+
+    def confine(self) -> None:
+        """Raise UserError for what only who owns the machine may ask for: shell, and options of sbatch that are not in
+        `CHOOSING`."""
+        if self.setup:
+            raise UserError("slurm_value", name="setup", value=self.setup[0][:80])
+        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 0)):
+            if not least <= getattr(self, name) <= MOST:
+                raise UserError("slurm_value", name=name, value=str(getattr(self, name))[:80])
+        for line in self.sbatch:
+            match = _CHOICE.fullmatch(line.strip())
+            if not match or match[1] not in CHOOSING:
+                raise UserError("slurm_option", option=line.strip()[:80], known=CHOOSING)
 
 
 def _is_line(text: str) -> bool:
@@ -162,11 +184,14 @@ def is_own_job(job: str) -> bool:
 
 @contextlib.contextmanager
 def failure_told(run: Run) -> Iterator[None]:
-    """Around what a job does before it trains: nobody sees what it prints, so an error becomes the run's end."""
+    """Around what a job does before it trains, or a process that was given a run which is in nobody's queue: nobody
+    sees what it prints, so an error becomes the run's end."""
+    state = run.stored_state()
+    given = state.state == "queued" and not state.host and not state.slurm
     try:
         yield
     except UserError as error:
-        if is_own_job(run.stored_state().slurm):
+        if given or is_own_job(run.stored_state().slurm):
             run.update(state="failed", reason=error.message, ended=time.time())
         raise
 

@@ -104,6 +104,11 @@ def build_trainer(
         options["held_to"] = references.model()
     if scores is not None:
         options["reward_funcs"] = reward_functions(config, scores)
+    if config.deepspeed:
+        from workbench.train import zero
+
+        arguments["deepspeed"] = zero.settings(config, dtype)
+        zero.share_head(causal)
     trainer = chosen.trainer(
         model=model,
         args=chosen.arguments(**arguments),

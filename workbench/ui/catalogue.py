@@ -59,6 +59,10 @@ TEXT = {
     "queued_waits": ("Waits for {runs} to end.", "等待 {runs} 结束。"),
     "import_title": ("Paste a LLaMA-Factory command or YAML", "粘贴 LLaMA-Factory 命令或 YAML"),
     "import_box": ("Command or YAML", "命令或 YAML"),
+    "import_files": (
+        "Files that it names (a config of DeepSpeed or accelerate)",
+        "其中引用的文件（DeepSpeed 或 accelerate 配置）",
+    ),
     "import_button": ("Fill the form", "填入表单"),
     "imported": ("Taken over: {count} options.", "已导入 {count} 个选项。"),
     "imported_chat": (

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 
 from workbench import __version__
 from workbench.chat import corrections
-from workbench.config.llamafactory import import_text
 from workbench.config.presets import list_presets
 from workbench.data.worker_client import DataWorker
 from workbench.engine.door import Door
@@ -42,6 +41,7 @@ from workbench.ui.tabs.record import Event, bind
 from workbench.ui.tabs.runs import view as runs_view
 from workbench.ui.tabs.runs.tab import LINK_JS, RunsTab
 from workbench.ui.tabs.train.base import Base
+from workbench.ui.tabs.train.importing import imported_of
 from workbench.ui.tabs.train.tab import TrainTab
 from workbench.ui.theme import AHEAD_JS, CSS, GUIDE_JS, NEWS_JS, PHONE_STYLE, PLOTLY, PLOTLY_SCRIPT, first_script, theme
 
@@ -138,10 +138,10 @@ class Page:
         message, values = note(say("cloned", lang, id=run.id)), run.config_values()
         return [message, gr.Tabs(selected="train"), *self.train.based_on(Base("clone", run.id, values), values, lang)]
 
-    def import_for_chat(self, text):
+    def import_for_chat(self, text, given=None):
         """What was pasted for training may be for chatting or exporting: that goes to the Chat tab."""
         try:
-            imported = import_text(text or "")
+            imported = imported_of(text, given)
         except UserError:  # the Train tab tells
             return self.chat.panel.unfilled()
         if imported.purpose == "train":
@@ -226,7 +226,7 @@ class Page:
             **QUIET,
         )
         runs.clone.click(self.clone, runs.chosen, [runs.message, self.tabs, *train.filled], **QUIET)
-        train.take.click(self.import_for_chat, train.pasted, chat.panel.settings, **QUIET)
+        train.take.click(self.import_for_chat, [train.pasted, train.given], chat.panel.settings, **QUIET)
         take_adapter = Event(*chat.panel.take_adapter)
         taken = [self.tabs, chat.panel.adapter, chat.panel.model]
         to_chat = Event(self.chat_with, [runs.chosen, runs.checkpoint], taken)

@@ -54,6 +54,14 @@ def check_push(pushes) -> None:
         raise UserError("push_takes_admin", role=role_word(user.role))
 
 
+def check_hosts() -> None:
+    """Raise UserError where other hosts would be entered, with the key of whoever runs the server, for a user who is no
+    admin."""
+    user = current()
+    if user is not None and not user.may("admin"):
+        raise UserError("hosts_take_admin", role=role_word(user.role))
+
+
 def name() -> str:
     """The name of the user who asks; empty where nobody logs in."""
     user = current()

@@ -28,7 +28,7 @@ def check_start(config: RunConfig, workspace: Workspace, result: Outlook | None 
         UserError: it cannot go well: a wrong `lora_target`, weights alone larger than the memory, no room for two
             checkpoints.
     """
-    if not config.do_train:
+    if not config.do_train or config.deepspeed:  # estimates are of a device that holds everything
         return []
     result = result or outlook(config, workspace, with_changes=False)
     if result.estimate is None:

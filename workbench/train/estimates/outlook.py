@@ -132,6 +132,8 @@ def outlook(
 
     result.estimate = on(config, device.memory, device.count, device.gpu)
     result.notes += result.estimate.notes
+    if config.deepspeed:
+        result.notes.append(Message("cost_zero"))
     result.unknown_targets = tuple(result.estimate.facts.get("unknown_targets", ()))
     result.unknown_modules = freeze_problem(anatomy, config)
     result.target_names = sorted({one.name.rpartition(".")[2] for one in anatomy.linears()})

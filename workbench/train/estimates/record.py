@@ -26,7 +26,10 @@ _LOG_BYTES = 1 << 20
 
 
 def begin(run: Run, config: RunConfig, workspace: Workspace, devices: str) -> None:
-    """Write what is expected of a run on these devices."""
+    """Write what is expected of a run on these devices; nothing of one whose parts ZeRO spreads over them, which would
+    make later estimates wrong."""
+    if config.deepspeed:
+        return
     try:
         result = outlook(config, workspace, device_for(devices), with_changes=False)
         if result.estimate is not None:

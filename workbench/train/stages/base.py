@@ -78,10 +78,12 @@ class WorkbenchTrainer:
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         for name, parameter in self.model.named_parameters():
             adapter = "lora_" in name or "oft_" in name
-            if parameter.requires_grad and (adapter or self.args.fp16 or parameter.device.type == "cpu"):
+            wider = adapter or self.args.fp16 or parameter.device.type == "cpu"
+            if parameter.requires_grad and wider and not self.is_deepspeed_enabled:
                 parameter.data = parameter.data.to(torch.float32)
         self._seen_tokens = {}  # device -> tokens trained on so far, counted where they are
-        ranks.copy_from_first(p for p in self.model.parameters() if p.requires_grad)
+        if not self.is_deepspeed_enabled:  # which does so itself, and may have put only a part into each process
+            ranks.copy_from_first(p for p in self.model.parameters() if p.requires_grad)
         self._flos_per_token = None
 
     def _get_output_dir(self, trial):

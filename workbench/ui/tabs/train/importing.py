@@ -1,7 +1,12 @@
 """What an import comes to: a box of words, and the base that the form then has. No gradio here."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 from workbench.config.llamafactory import Imported, import_text
 from workbench.errors import UserError
+from workbench.storage import files
 from workbench.ui.catalogue import say
 from workbench.ui.notes import note, told
 from workbench.ui.tabs.train import base as bases
@@ -10,10 +15,34 @@ from workbench.ui.tabs.train.base import Base
 LISTED = 100  # keys that an import could not take over
 
 
-def read(text, lang: str) -> tuple[str, Base | None]:
-    """`(a box with what was taken over, the base)` of a pasted text; None where it is nothing to train with."""
+def imported_of(text, given: Sequence[str] | None = ()) -> Imported:
+    """What a pasted text says. Files that it names are looked for among those that were given with it, by their names
+    alone; where nothing was pasted, the only YAML file or script of them is the text.
+
+    Raises:
+        UserError: as `import_text`; a file cannot be read.
+    """
+    there = {Path(path).name: Path(path) for path in given or ()}
+
+    def named(name: str) -> str | None:
+        path = there.get(re.split(r"[/\\]", name)[-1])
+        try:
+            return files.read_text(path, files.MAX_YAML) if path else None
+        except FileNotFoundError:  # what was uploaded is cleared away in time
+            return None
+
+    text = text or ""
+    if not text.strip():
+        whole = [name for name in there if not name.endswith(".json")] if len(there) > 1 else list(there)
+        text = (named(whole[0]) or "") if len(whole) == 1 else ""
+    return import_text(text, named)
+
+
+def read(text, lang: str, given: Sequence[str] | None = ()) -> tuple[str, Base | None]:
+    """`(a box with what was taken over, the base)` of a pasted text and the files given with it; None where it is
+    nothing to train with."""
     try:
-        imported = import_text(text)
+        imported = imported_of(text, given)
     except UserError as error:
         return note(told(error, lang), "bad"), None
     if imported.purpose != "train":

@@ -30,6 +30,7 @@ from workbench.ui.tabs.train.base import Base
 from workbench.ui.tabs.train.run_panel import RunPanel, run_choices
 from workbench.ui.tabs.train.sweep_panel import SweepPanel
 from workbench.ui.tabs.train.verdict import verdict
+from workbench.ui.tabs.train.where_panel import Where, WherePanel
 
 _PARTS = 4  # the place of the side's parts among the outputs `filled`
 
@@ -47,6 +48,7 @@ class TrainTab:
         self.panel = RunPanel(workspace)
         self.sweep = SweepPanel(workspace, worker, self.form.config)
         self.costs, self.here = CostPanel("train"), PresetsPanel(workspace)
+        self.where = WherePanel()
 
     @property
     def presets(self) -> dict:
@@ -87,6 +89,7 @@ class TrainTab:
                     max_lines=1,
                     container=False,
                 )
+                self.where.build()
                 self.sweep.build()
                 with gr.Tabs(elem_id="train-parts") as self.parts:
                     with gr.Tab(t("monitor"), id="monitor", render_children=True):
@@ -120,6 +123,13 @@ class TrainTab:
             self.kept = gr.HTML(elem_id="preset-kept")
         with gr.Accordion(t("import_title"), open=False, elem_id="import"):
             self.pasted = gr.Textbox(label=t("import_box"), lines=6, max_lines=12, elem_id="import-text")
+            self.given = gr.File(
+                label=t("import_files"),
+                file_count="multiple",
+                file_types=[".json", ".yaml", ".yml", ".sh", ".txt"],
+                elem_id="import-files",
+                height=110,
+            )
             self.take = gr.Button(t("import_button"), elem_id="import-button", size="sm")
             self.report = gr.HTML(elem_id="import-report")
 
@@ -201,10 +211,11 @@ class TrainTab:
         message = note(say("preset_deleted", language(request), name=name))
         return message, *self.based_on(self.first, self.first.values, language(request))
 
-    def use_import(self, text, request: gr.Request):
-        """What was pasted, as the form's values and as their base; `text` is read, never run."""
+    def use_import(self, text, request: gr.Request, given=None):
+        """What was pasted, as the form's values and as their base; `text` is read, never run. `given`: files that it
+        names."""
         lang = language(request)
-        said, base = importing.read(text, lang)
+        said, base = importing.read(text, lang, given)
         return (said, *self.unfilled()) if base is None else (said, *self.based_on(base, base.values, lang))
 
     def reset(self, base: Base, event: gr.EventData):
@@ -232,27 +243,30 @@ class TrainTab:
 
     @people.needs("train")
     def begin(self, request: gr.Request, base: Base, group: str, *contents):
-        """Start a run, or queue it; a refusal leaves what is shown of another run alone."""
-        lang = language(request)
+        """Start a run, or queue it; a refusal leaves what is shown of another run alone. Behind the form's contents may
+        be those of `where`."""
+        lang, count = language(request), len(self.form.names)
+        where = Where.of(*contents[count:])
         try:
-            config = self.form.config(list(contents))
+            config = self.form.config(list(contents[:count]))
             values = config.model_dump(exclude_unset=True)
             self._check_output(config)
             people.check_push(config.push_to_hub)
-            run = queue.launch(
-                config,
-                self.workspace,
-                base.name if base.kind == "clone" else "",
-                check=lambda *_: self.worker.ask("preflight", user_of(request), config=values),
-                started_by=people.name(),
-                group=group_name(group),
-            )
+            check = lambda *_: self.worker.ask("preflight", user_of(request), config=values)  # noqa: E731
+            parent, group = base.name if base.kind == "clone" else "", group_name(group)
+            if where.kind == "here":
+                run = queue.launch(config, self.workspace, parent, check=check, started_by=people.name(), group=group)
+                said = ""
+            else:
+                run, said = where.launch(config, self.workspace, check, {"parent": parent, "group": group})
         except UserError as error:
             return note(told(error, lang), "bad"), gr.skip(), gr.skip()
         message, waiting = say("started", lang, id=run.id), queue.queue(self.workspace)
         if run in waiting:
             message = say("queued_as", lang, id=run.id, place=waiting.index(run) + 1)
-        warnings = check_start(config, self.workspace)
+        if said:
+            message = f"{run.id}: {told(said, lang)}"
+        warnings = check_start(config, self.workspace) if where.kind == "here" else []
         message = "\n".join([message, *(told(warning, lang) for warning in warnings)])
         listed = gr.Dropdown(choices=run_choices(self.workspace, lang), value=run.id)
         return note(message, "warn" if warnings else "ok"), listed, gr.Tabs(selected="monitor")
@@ -311,7 +325,7 @@ class TrainTab:
         self.drop.click(
             self.delete_preset, self.preset, [self.kept, *self.filled], js=asking("preset_delete_sure"), **QUIET
         )
-        self.take.click(self.use_import, self.pasted, [self.report, *self.filled], **QUIET)
+        self.take.click(self.use_import, [self.pasted, self.given], [self.report, *self.filled], **QUIET)
         self.costs.words.click(self.apply, None, form.components, **QUIET)
         self.here.table.click(self.taken, None, [self.report, self.kept, *self.filled], **QUIET)
         self.changes.click(self.reset, self.base, form.components, **QUIET)
@@ -326,12 +340,13 @@ class TrainTab:
         )
         self.start.click(
             self.begin,
-            [self.base, self.group, *form.components],
+            [self.base, self.group, *form.components, *self.where.components],
             [self.message, runs.list, self.parts],
             show_progress="minimal",
             api_visibility="private",
         )
         runs.wire()
+        self.where.wire()
         self.sweep.wire(self.group, form.components)
         arriving = Event(
             self.arrive,

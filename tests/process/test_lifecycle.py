@@ -18,6 +18,7 @@ import yaml
 
 from tests.browser.conftest import Page
 from tests.process.test_train import BASE, only_run, rows_of, state_of, workbench, write
+from tests.tiny import make_tiny_data
 from workbench.runs.run import Run, is_whole, step_of
 from workbench.storage.workspace import Workspace
 
@@ -28,6 +29,22 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def config(tiny_model, tiny_data):
     return BASE | {"model_name_or_path": str(tiny_model), "dataset_dir": str(tiny_data)}
+
+
+@pytest.fixture(scope="module")
+def finished_once(tiny_model, tmp_path_factory) -> Path:
+    """A finished run of six steps with three checkpoints."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = {"model_name_or_path": str(tiny_model), "dataset_dir": str(make_tiny_data(folder / "data"))}
+    place = Workspace(folder / "workspace").create()
+    assert workbench(place, "train", write(folder, BASE | data | {"max_steps": 6, "save_steps": 2})).returncode == 0
+    return only_run(place)
+
+
+@pytest.fixture
+def finished(finished_once, workspace) -> Path:
+    """A copy of that run in a workspace of the test's own."""
+    return Path(shutil.copytree(finished_once, workspace.runs / finished_once.name))
 
 
 def begin(workspace, file, **environment) -> subprocess.Popen:
@@ -98,9 +115,8 @@ def test_killed_in_a_step_and_resumed_equals_an_uninterrupted_run(workspace, con
     assert tokens == [row["total_tokens"] for row in rows_of(whole) if "loss" in row] and seconds == sorted(seconds)
 
 
-def test_resume_from_an_earlier_checkpoint_and_more_steps(workspace, config, tmp_path):
-    assert workbench(workspace, "train", write(tmp_path, config | {"max_steps": 6, "save_steps": 2})).returncode == 0
-    path = only_run(workspace)
+def test_resume_from_an_earlier_checkpoint_and_more_steps(workspace, finished):
+    path = finished
     before = losses_of(path)
     done = workbench(workspace, "resume", path.name, "--checkpoint", "2", "--set", "max_steps=8")
     assert "goes on from checkpoint-2" in done.stdout
@@ -130,15 +146,14 @@ def test_killed_in_a_save_leaves_no_checkpoint_that_resume_would_load(workspace,
     assert steps_of(path) == list(range(1, last + 3)) and not (path / ".saving").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over(workspace, config, tmp_path):
-    assert workbench(workspace, "train", write(tmp_path, config | {"max_steps": 4, "save_steps": 2})).returncode == 0
-    path = only_run(workspace)
-    (path / "checkpoint-4" / "optimizer.pt").unlink()
+def test_a_damaged_checkpoint_is_passed_over(workspace, finished):
+    path = finished
+    (path / "checkpoint-6" / "optimizer.pt").unlink()
     with open(path / "trainer_log.jsonl", "a") as log:
-        log.write('{"current_steps": 5, "lo')  # cut off in the middle of a line
-    assert "goes on from checkpoint-2" in workbench(workspace, "resume", path.name).stdout
+        log.write('{"current_steps": 7, "lo')  # cut off in the middle of a line
+    assert "goes on from checkpoint-4" in workbench(workspace, "resume", path.name).stdout
     wait_for(lambda: ended(path))
-    assert steps_of(path) == [1, 2, 3, 4]
+    assert steps_of(path) == [1, 2, 3, 4, 5, 6]
 
 
 def test_stop_while_the_model_loads(workspace, config, tmp_path):

@@ -728,3 +728,16 @@ def test_the_command_line(tmp_path):
     assert run("nosuch").returncode == 2
     history.add(Workspace(tmp_path).create(), entry("r", 1.0))
     assert "1 measurements are forgotten" in run("--forget").stdout
+
+
+def test_several_processes_never_have_weights_on_the_host(tmp_path):
+    """Over several hosts `devices` says nothing of how many there are."""
+    from workbench.models.cost.device import Device
+    from workbench.train.estimates.outlook import outlook
+
+    workspace = Workspace(tmp_path).create()
+    values = {"model_name_or_path": "deepseek-ai/DeepSeek-V2-Chat", "dataset": "d", "quantization_bit": 4}
+    asked = validated(values | {"lora_target": "o_proj", "cutoff_len": 512, "per_device_train_batch_size": 1})
+    card = Device("card", card_memory(80), True)
+    places = [outlook(asked, workspace, card, processes=count).estimate.facts.get("weights_on") for count in (1, 8)]
+    assert places == ["host", "shared"]

@@ -232,3 +232,12 @@ def test_a_run_keeps_all_of_its_warnings(workspace):
     run.update(warning="")
     run.warn(plain)
     assert Run(run.path).state().warning == plain
+
+
+def test_a_warning_within_others_keeps_its_code(workspace):
+    run = create_run(workspace, validated(CONFIG))
+    inner = Message("padded_ranks", why=Message("attention_kind", kind="flash"))
+    run.warn(Message("steps_plain", why=inner))
+    run.warn(shared := Message("weights_shared", gib=1.0, count=2, rate=1.0, seconds=1.0))
+    run.warn(shared)
+    assert Run(run.path).state().warning.text("zh").count("\n") == 1

@@ -63,7 +63,7 @@ _JOINED = {
     "sentences": (" ", ""),
 }
 # of what is read back
-_DEPTH, _VALUES, _CHARACTERS = 5, 200, 20_000
+_DEPTH, _VALUES, _CHARACTERS = 8, 200, 20_000
 
 
 class Message(str):

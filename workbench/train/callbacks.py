@@ -141,7 +141,8 @@ class Samples(TrainerCallback):
             self._answer(model, state.global_step)
 
     def _answer(self, model, step: int) -> None:
-        if not self._run.writes and shared_weights_of(model) is None:  # which are gathered by all processes at once
+        together = shared_weights_of(model) is not None  # gathered by all processes at once
+        if not (self._run.writes or together):
             return
         training = model.training
         model.eval()
@@ -158,6 +159,7 @@ class Samples(TrainerCallback):
                         **ids,
                         max_new_tokens=self._length,
                         do_sample=False,
+                        synced_gpus=together,
                         pad_token_id=self._tokenizer.pad_token_id,
                         eos_token_id=end_tokens(model, self._tokenizer),  # where chat stops, too
                     )

@@ -196,6 +196,8 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         log("Half precision was asked for; on the CPU the run computes in float32.")
 
     config = placed(config, workspace, log)
+    if "shared" in ranks.gathered(config.weights_on):  # what fits a larger card than another has
+        config = config.model_copy(update={"weights_on": "shared"})
     with ranks.first_before_others():  # which may make the demo model: transformers writes a model's files on rank 0
         tokenizer = load_tokenizer(config, workspace, progress)
     with ranks.first_before_others():

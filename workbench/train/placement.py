@@ -39,7 +39,10 @@ def placed(config: RunConfig, workspace: Workspace, log: Callable[[str], None]) 
         if wanted == "host":
             raise UserError("host_with", what=what)
         return config.model_copy(update={"weights_on": "card"})
-    return _decided(config, workspace, lambda card: outlook(config, workspace, card, with_changes=False), log)
+    count = launch.count()
+    return _decided(
+        config, workspace, lambda card: outlook(config, workspace, card, with_changes=False, processes=count), log
+    )
 
 
 def placed_chat(config: EngineConfig, workspace: Workspace, log: Callable[[str], None]) -> EngineConfig:

@@ -6,6 +6,7 @@ The reference is the model without the adapter that will be trained, so no secon
 
 import functools
 import gc
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from workbench.models.attention import use_bounds
 from workbench.models.demo import Progress
 from workbench.models.locate import locate_adapter, locate_adapters, locate_model
 from workbench.storage.workspace import Workspace
+from workbench.train import ranks
 from workbench.train.fast.loss import sum_loss_in_forward
 from workbench.train.fast.rows import RowBatch, exact_shapes
 
@@ -100,26 +102,33 @@ class References:
             with model.disable_adapter() if off else nullcontext():
                 return log_probabilities(rows, model, self._dtype, self._progress)
 
-        return self._scored(datasets, compute)
+        return self._scored(datasets, compute, ranks.agree)
 
-    def _scored(self, datasets, compute: Callable) -> list:
-        """`datasets` with what is kept for them, or else with what `compute` gives, which is kept then."""
+    def _scored(self, datasets, compute: Callable, agree: Callable[[bool], bool] = bool) -> list:
+        """`datasets` with what is kept for them, or else with what `compute` gives, which is kept then.
+
+        Args:
+            agree: whether any process lacks it, of whether this one does.
+        """
 
         def scored(rows):
             file = self._file(rows)
-            if (values := self._known(file, rows)) is None:
+            values = self._known(file, rows)
+            if agree(values is None):  # all of them compute, or none: they may share the model's weights
                 values = compute(rows)
-                self._keep(file, values)
+                if ranks.rank() == 0:
+                    self._keep(file, values)
             return rows.add_column("references", values.reshape(len(rows), -1).tolist())
 
         return [_each(rows, scored) for rows in datasets]
 
     def _keep(self, file: Path, values: np.ndarray) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, values)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        with open(partial, "wb") as opened:
+            np.save(opened, values)
         partial.replace(file)
-        kept = sorted(file.parent.glob("*.npy"), key=lambda f: f.stat().st_mtime, reverse=True)
+        kept = sorted(file.parent.glob("*.npy"), key=_age)
         for old in kept[_KEPT:]:
             old.unlink(missing_ok=True)
         self._log(f"The reference model's log-probabilities of {len(values):,} answers are computed.")
@@ -150,6 +159,14 @@ class References:
             parts += [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.glob("*")) if f.is_file()]
         digest.update(repr(parts).encode())
         return self._workspace.cache / "references" / f"{digest.hexdigest()}.npy"
+
+
+def _age(file: Path) -> float:
+    """Of a file that another run may take away meanwhile."""
+    try:
+        return -file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _each(rows, change: Callable):

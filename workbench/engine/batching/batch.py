@@ -195,7 +195,10 @@ class Batch:
             runner.grow(count)
         except torch.OutOfMemoryError:  # somebody else has the memory by now
             torch.cuda.empty_cache()
-            self._most = pages.count
+            if most:  # it could do without
+                self._roomy = pages.count
+            else:
+                self._most = pages.count
             return False
         pages.grow(count)
         return pages.free >= needed

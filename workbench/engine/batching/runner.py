@@ -59,7 +59,8 @@ class Runner:
             self.recorded = RecordedSteps(model, cache, rope, form, width, recorded)
 
     def grow(self, pages: int) -> None:
-        """Let the cache have `pages` pages. Raises torch.OutOfMemoryError, then nothing has changed."""
+        """Let the cache have `pages` pages. Raises torch.OutOfMemoryError; then it has as many as before, and steps are
+        recorded anew."""
         if self.recorded:
             self.recorded.forget_all()
         self.cache.grow(pages)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.messages.message import Message
 from workbench.models.anatomy.shapes import Anatomy
@@ -85,8 +86,8 @@ class HostMemory:
             placed = streamed(loaded)
             parts["weights"], parts["constants"] = placed.stays + placed.host + placed.slots, 0
             facts |= {"weights_on": "host", "host_bytes": placed.host}
-        elif config.weights_on == "shared":  # all processes are on this host
-            placed = streamed(loaded, 2)
+        elif config.weights_on == "shared":  # what one process has of them
+            placed = streamed(loaded, max(2, len(split_names(config.devices))))
             parts["weights"], parts["constants"] = placed.here, 0
             facts |= {"weights_on": "shared", "host_bytes": placed.host}
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}

@@ -103,13 +103,22 @@ def _model(name: str, workspace: Workspace, result: Outlook) -> Anatomy | None:
 
 
 def outlook(
-    config: RunConfig, workspace: Workspace, device: Device | None = None, *, with_changes: bool = True
+    config: RunConfig,
+    workspace: Workspace,
+    device: Device | None = None,
+    *,
+    with_changes: bool = True,
+    processes: int = 0,
 ) -> Outlook:
-    """What is to be expected of a run on a device; on what its `devices` are here if none is given."""
+    """What is to be expected of a run on a device; on what its `devices` are here if none is given.
+
+    Args:
+        processes: that train together, where that is known; else as many as `devices` says.
+    """
     if not config.do_train:
         return _predicting(config, workspace, device)
     device = device or device_for(config.devices)
-    several, processes = device.count if device.gpu else 1, processes_on(config, device)
+    several, processes = device.count if device.gpu else 1, processes or processes_on(config, device)
     if device.gpu and config.device_map == "none":  # each process of such a run takes one of them
         device = replace(device, count=1)
     result = Outlook(str(config.model_name_or_path or ""), device)

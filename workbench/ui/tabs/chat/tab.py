@@ -234,7 +234,7 @@ class ChatTab:
                 for task in done:
                     if error := task.exception():
                         raise error
-                if not pending:
+                if not pending and talk.turn == turn:
                     talk.answered = turn
                     return
             # what was sent last may reach the browser after the answer to the user's next action: send how it is now

@@ -183,25 +183,25 @@ def zero_conflicts(c: RunConfig) -> list[Message]:
 
 def plain_steps(c: RunConfig) -> str:
     """Why the steps of a run must be transformers' own, as a message's code; empty where they need not be."""
-    if c.stage == "grpo":
-        return "plain_grpo"
-    if c.deepspeed:
-        return "plain_zero"
-    if layerwise(c):
-        return "plain_layerwise"
-    if c.streaming:
-        return "plain_streaming"
-    if c.use_asft_loss:
-        return "plain_asft"
-    return "plain_badam" if c.use_badam else ""
+    return _plain(c)[0]
+
+
+def _plain(c: RunConfig) -> tuple[str, str]:
+    """`plain_steps`, and the option that asks for it."""
+    found = (
+        ("plain_grpo", "stage: grpo", c.stage == "grpo"),
+        ("plain_zero", "deepspeed", bool(c.deepspeed)),
+        ("plain_layerwise", f"{chosen_optimizer(c)}_layerwise", layerwise(c)),
+        ("plain_streaming", "streaming", c.streaming),
+        ("plain_asft", "use_asft_loss", c.use_asft_loss),
+        ("plain_badam", "use_badam", c.use_badam),
+    )
+    return next(((code, option) for code, option, asked in found if asked), ("", ""))
 
 
 def why_not_shared(c: RunConfig) -> str:
     """The option with which a run's weights cannot be divided among devices; empty where they can."""
-    if plain_steps(c):  # of which devices may make different numbers
-        named = ("use_asft_loss", "streaming", "use_badam", "use_galore", "use_apollo")
-        return "stage: grpo" if c.stage == "grpo" else next(name for name in named if getattr(c, name))
-    return why_on_card(c)
+    return _plain(c)[1] or why_on_card(c)  # of transformers' own steps devices may make different numbers
 
 
 def why_on_card(c: RunConfig) -> str:

@@ -68,8 +68,8 @@ def asked(config: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Lef
     Raises:
         UserError: a block is none, or there is no such stage of ZeRO.
     """
-    options, left = _of_zero(block_of(config, "zero_optimization"), method)
-    unknown = []
+    options: dict[str, Any] = {}
+    left, unknown = _of_zero(block_of(config, "zero_optimization"), method), []
     for key, value in _flat({key: value for key, value in config.items() if key != "zero_optimization"}):
         if value in ("auto", None) or key.split(".")[0] in _HARMLESS or key in _HARMLESS_PARTS:
             continue
@@ -94,19 +94,17 @@ def asked(config: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Lef
     return options, left
 
 
-def _of_zero(zero: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Left]]:
-    """What of the model, its gradients and the optimizer each device holds."""
+def _of_zero(zero: dict[str, Any], method: str) -> list[Left]:
+    """What it says of which parts of the model, its gradients and the optimizer each device holds."""
     stage = zero.get("stage", 0)
     if not isinstance(stage, int) or isinstance(stage, bool) or not 0 <= stage <= 3:
         raise UserError("import_deepspeed", problem=Message("zero_no_stage", stage=files.shown(stage, 40)))
-    options: dict[str, Any] = {}
-    adapters = method in ("lora", "oft")
     code = "why_one_gpu" if stage == 3 else "why_zero_whole" if stage else "why_zero_off"
     if stage and method == "full":
         code = "why_zero_full"
-    if stage == 3 and adapters:
+    if stage == 3 and method in ("lora", "oft"):
         code = "why_zero_shared"
-    left: list[Left] = [("zero_optimization.stage", str(stage), Message(code), False)] if code else []
+    left: list[Left] = [("zero_optimization.stage", str(stage), Message(code), False)]
     for key, code in (("offload_optimizer", "why_zero_optimizer"), ("offload_param", "why_zero_weights")):
         device = block_of(zero, key).get("device", "none")
         if device not in ("none", None):
@@ -114,7 +112,7 @@ def _of_zero(zero: dict[str, Any], method: str) -> tuple[dict[str, Any], list[Le
     for key in _COARSER:
         if not foreign.is_off(zero.get(key)):
             left.append((f"zero_optimization.{key}", files.shown(zero[key]), Message("why_zero_coarser"), True))
-    return options, left
+    return left
 
 
 def _for_full(config: dict[str, Any], values: dict[str, Any]) -> str:

@@ -48,16 +48,20 @@ class Part:
         del self.tensor
 
 
+def _copied(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+
+
 class Copies:
-    """Copies into slots on a device without streams: done when they are asked for."""
+    """Fills slots on a device without streams: done when it is asked for. `fill(slot's memory, what is kept of a
+    layer)`."""
+
+    def __init__(self, fill: Callable[[Tensor, Tensor], None] = _copied):
+        self._fill = fill
 
     def start(self, slot: int, target: Tensor, source: Tensor) -> None:
         """Fill a slot after all computation that was asked for so far."""
-        self.copy(target, source)
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Fill a slot from what is kept of a layer."""
-        target.copy_(source, non_blocking=True)
+        self._fill(target, source)
 
     def wait(self, slot: int) -> None:
         """Let the computation that follows wait for the copy into this slot."""
@@ -73,7 +77,8 @@ class CopiesBeside(Copies):
     something reads it.
     """
 
-    def __init__(self, device: torch.device, slots: int):
+    def __init__(self, device: torch.device, slots: int, fill: Callable[[Tensor, Tensor], None] = _copied):
+        super().__init__(fill)
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._asked = [torch.cuda.Event() for _ in range(slots)]
         self._done = [torch.cuda.Event() for _ in range(slots)]
@@ -82,7 +87,7 @@ class CopiesBeside(Copies):
         self._asked[slot].record(torch.cuda.current_stream(self._device))
         self._stream.wait_event(self._asked[slot])
         with torch.cuda.stream(self._stream):
-            self.copy(target, source)
+            self._fill(target, source)
             self._done[slot].record(self._stream)
 
     def wait(self, slot: int) -> None:
@@ -101,16 +106,20 @@ class HostWeights:
         copied: layers that were copied so far.
     """
 
-    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
+    shared = False  # among processes
+    at_once = SLOTS
+
+    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = 0, laid_out=None):
         parts = _parts_of(layers)
         sizes = [self._rounded(_end(own)) for own in parts]
-        self.layers, self.slots, self.device = layers, min(slots, len(layers)), device
+        self.layers, self.slots, self.device = layers, min(slots or self.at_once, len(layers)), device
         self.bytes, self.slot_bytes = sum(sizes), max(sizes)
         self.copied, self.bandwidth = 0, 0.0
         self._sizes = sizes
         self._memory = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=device) for _ in range(self.slots)]
         self._holds: list[int | None] = [None] * self.slots
-        self.copies = self._made_copies()
+        on_gpu = device.type == "cuda"
+        self.copies = CopiesBeside(device, self.slots, self._fill) if on_gpu else Copies(self._fill)
         self._stored: list[Tensor] = []  # of each layer what it is put together from
         for number, (layer, own) in enumerate(zip(layers, parts, strict=True)):
             self._stored.append(self._kept(own, sizes[number]))
@@ -133,8 +142,9 @@ class HostWeights:
         """Bytes that a layer of so many takes."""
         return _aligned(size)
 
-    def _made_copies(self) -> Copies:
-        return CopiesBeside(self.device, self.slots) if self.device.type == "cuda" else Copies()
+    def _fill(self, target: Tensor, source: Tensor) -> None:
+        """A slot from what is kept of a layer."""
+        _copied(target, source)
 
     def _kept(self, parts: list[Part], size: int) -> Tensor:
         """One stretch of host memory with these tensors, which are let go of one by one."""
@@ -217,14 +227,14 @@ def stream_weights(
     model: nn.Module,
     device: torch.device,
     laid_out: Callable[[int, int], None] | None = None,
-    slots: int = SLOTS,
+    slots: int = 0,
     kind: type[HostWeights] = HostWeights,
 ) -> HostWeights:
     """Let the decoder layers' weights of a frozen model on the CPU stay there; everything else goes to `device`.
 
     Args:
         laid_out: takes the number of layers that are in their place, and of all.
-        slots: layers that are on the device at a time, at least 2.
+        slots: layers that are on the device at a time, at least 2; as many as `kind` has them if 0.
         kind: where the weights stay.
 
     Raises:
@@ -233,7 +243,7 @@ def stream_weights(
     layers = decoder_layers(model)
     if not any(_parts_of(layers)):
         raise UserError("host_weights_no_layers", kind=type(model).__name__)
-    made = kind(layers, device, max(2, slots), laid_out)
+    made = kind(layers, device, slots and max(2, slots), laid_out)
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module._parameters.items():
@@ -271,8 +281,9 @@ def check_not_streamed(model: nn.Module, targets: list[str]) -> None:
         for target in targets:
             if f".{name}".endswith(f".{target}") and any(f"{own}.".startswith(f"{name}.") for own in streamed):
                 what = f"additional_target: {target}"
-                shared = getattr(host_weights_of(model), "own_bytes", None) is not None
-                raise UserError("shared_with", what=what) if shared else UserError("host_with", what=what)
+                if (weights := host_weights_of(model)) and weights.shared:
+                    raise UserError("shared_with", what=what)
+                raise UserError("host_with", what=what)
 
 
 # ---- what is streamed, and how it lies

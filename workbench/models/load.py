@@ -213,18 +213,18 @@ def _own_gpu():
 def _stream(model, shared: bool, progress: Progress, log: Callable[[str], None]) -> None:
     import torch
 
-    from workbench.models import shared_weights
     from workbench.models.host_weights import HostWeights, stream_weights
+    from workbench.models.shared_weights import SharedWeights
 
     device = _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     made = stream_weights(
         model,
         device,
         lambda done, all: progress(Message("loading_host"), done / all),
-        **({"kind": shared_weights.SharedWeights, "slots": shared_weights.SLOTS} if shared else {"kind": HostWeights}),
+        kind=SharedWeights if shared else HostWeights,
     )
     whole, slot, rate = made.bytes / 2**30, made.slot_bytes / 2**30, made.bandwidth / 1e9
-    if isinstance(made, shared_weights.SharedWeights):
+    if isinstance(made, SharedWeights):
         log(
             f"The weights of {len(made.layers)} layers ({whole:.2f} GiB) are divided among the devices:"
             f" {made.own_bytes / 2**30:.2f} GiB are here, with {made.slots} slots of {slot:.2f} GiB for whole layers."

@@ -16,38 +16,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from workbench.models.cost.placement import SHARED_SLOTS
-from workbench.models.host_weights import Copies, CopiesBeside, HostWeights, Part, host_weights_of
+from workbench.models.host_weights import HostWeights, Part
 
-SLOTS = SHARED_SLOTS
 _PATIENCE = timedelta(hours=12)  # as that of the processes' other groups: a dead one is noticed by the supervisor
-
-
-class Gathers(Copies):
-    """A layer is put together from the shares of all processes when it is asked for."""
-
-    def __init__(self, group: dist.ProcessGroup):
-        self._group = group
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        dist.all_gather_into_tensor(target, source, group=self._group)
-
-
-class GathersBeside(CopiesBeside):
-    """The same on GPUs, on a stream of its own."""
-
-    def __init__(self, device: torch.device, slots: int, group: dist.ProcessGroup):
-        super().__init__(device, slots)
-        self._group = group
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        dist.all_gather_into_tensor(target, source, group=self._group)
 
 
 class SharedWeights(HostWeights):
     """The weights of one model of which this process has a share. `bytes` and `bandwidth` are of whole layers;
     `own_bytes`: what this process keeps of them."""
 
-    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = SLOTS, laid_out=None):
+    shared = True
+    at_once = SHARED_SLOTS
+
+    def __init__(self, layers: list[nn.Module], device: torch.device, slots: int = 0, laid_out=None):
         # of its own, so that gathers do not wait behind sums of gradients
         self._group = dist.new_group(timeout=_PATIENCE)
         self._number, self._count = dist.get_rank(), dist.get_world_size()
@@ -60,19 +41,11 @@ class SharedWeights(HostWeights):
     def _rounded(self, size: int) -> int:
         return super()._rounded(-(-size // self._count)) * self._count
 
-    def _made_copies(self) -> Copies:
-        if self.device.type == "cuda":
-            return GathersBeside(self.device, self.slots, self._group)
-        return Gathers(self._group)
+    def _fill(self, target: Tensor, source: Tensor) -> None:
+        dist.all_gather_into_tensor(target, source, group=self._group)
 
     def _kept(self, parts: list[Part], size: int) -> Tensor:
         whole, own = torch.zeros(size, dtype=torch.uint8), size // self._count
         for part in parts:
             part.take_into(whole)
         return whole[self._number * own : (self._number + 1) * own].to(self.device, copy=True)
-
-
-def shared_weights_of(model: nn.Module) -> SharedWeights | None:
-    """What gathers the weights of `model`; None where each process has all of them."""
-    found = host_weights_of(model)
-    return found if isinstance(found, SharedWeights) else None

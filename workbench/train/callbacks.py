@@ -15,7 +15,7 @@ from workbench.config.options import RunConfig
 from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
 from workbench.models.ends import end_tokens
-from workbench.models.shared_weights import shared_weights_of
+from workbench.models.host_weights import host_weights_of
 from workbench.runs.run import Run
 from workbench.train import ranks
 from workbench.train.metrics_log import MetricsLog, log, own_devices
@@ -141,7 +141,7 @@ class Samples(TrainerCallback):
             self._answer(model, state.global_step)
 
     def _answer(self, model, step: int) -> None:
-        together = shared_weights_of(model) is not None  # gathered by all processes at once
+        together = (weights := host_weights_of(model)) is not None and weights.shared  # gathered by all at once
         if not (self._run.writes or together):
             return
         training = model.training

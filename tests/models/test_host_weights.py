@@ -424,7 +424,6 @@ def test_weights_that_stream_are_not_packed_once_more(workspace, folders):
         {"device_map": "auto"},
         {"use_dora": True},
         {"pissa_init": True, "quantization_bit": None},
-        {"torch_compile": "on"},
         {"cuda_graphs": "on"},
         {"adapter_name_or_path": "a,b", "quantization_bit": None},
     ],

@@ -210,7 +210,6 @@ def why_on_card(c: RunConfig) -> str:
         f"finetuning_type: {c.finetuning_type}": c.finetuning_type not in ("lora", "oft"),
         "quantization_bit: 8": c.quantization_bit == 8,
         "device_map: auto": c.device_map == "auto",
-        "torch_compile: on": c.torch_compile == "on",
         "cuda_graphs: on": c.cuda_graphs == "on",
         # these read or change the weights themselves
         "use_dora": c.use_dora,

@@ -14,12 +14,12 @@ SENTENCES = {
         "该检查点已被量化（{method}）；数字按此处的选项计算。",
     ),
     "cost_weights_shared": (
-        "The weights of the layers ({host}) are divided among the devices and gathered layer by layer (weights_on: shared): twice for every micro-batch. Steps are neither compiled nor recorded.",
-        "各层权重（{host}）分布在各设备上，逐层收集（weights_on: shared）：每个微批收集两遍。训练步不编译也不录制。",
+        "The weights of the layers ({host}) are divided among the devices and gathered layer by layer (weights_on: shared): twice for every micro-batch. Steps are not recorded.",
+        "各层权重（{host}）分布在各设备上，逐层收集（weights_on: shared）：每个微批收集两遍。训练步不录制。",
     ),
     "cost_weights_on_host": (
-        "The weights of the layers ({host}) stay in host memory and stream through the GPU (weights_on: host): twice for every micro-batch, so that more tokens in a step make a token cheaper. Steps are neither compiled nor recorded.",
-        "各层权重（{host}）留在主机内存，并流式经过 GPU（weights_on: host）：每个微批传输两遍，因此每步 token 越多，单个 token 的开销越小。训练步不编译也不录制。",
+        "The weights of the layers ({host}) stay in host memory and stream through the GPU (weights_on: host): twice for every micro-batch, so that more tokens in a step make a token cheaper. Steps are not recorded.",
+        "各层权重（{host}）留在主机内存，并流式经过 GPU（weights_on: host）：每个微批传输两遍，因此每步 token 越多，单个 token 的开销越小。训练步不录制。",
     ),
     "cost_chat_on_host": (
         "The weights of the layers ({host}) stay in host memory and stream through the GPU for every token (weights_on: host), which makes answers slow.",

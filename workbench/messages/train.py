@@ -318,12 +318,12 @@ SENTENCES = {
         "上传到 {name} 失败：{reason}训练结果在运行目录中。",
     ),
     "weights_shared": (
-        "The weights of the layers ({gib:.1f} GiB) are divided among {count} devices: each micro-batch has them gathered twice, which takes {seconds:.1f} s at the {rate:.1f} GB/s that were measured, and steps are neither compiled nor recorded. More tokens in a micro-batch (per_device_train_batch_size) make that cheaper.",
-        "各层权重（{gib:.1f} GiB）分布在 {count} 个设备上：每个微批需收集两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步既不编译也不录制。增大微批的 token 数（per_device_train_batch_size）可摊薄开销。",
+        "The weights of the layers ({gib:.1f} GiB) are divided among {count} devices: each micro-batch has them gathered twice, which takes {seconds:.1f} s at the {rate:.1f} GB/s that were measured, and steps are not recorded. More tokens in a micro-batch (per_device_train_batch_size) make that cheaper.",
+        "各层权重（{gib:.1f} GiB）分布在 {count} 个设备上：每个微批需收集两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步不录制。增大微批的 token 数（per_device_train_batch_size）可摊薄开销。",
     ),
     "weights_from_host": (
-        "The weights of the layers ({gib:.1f} GiB) stay in host memory: each micro-batch has them copied twice, which takes {seconds:.1f} s at the {rate:.1f} GB/s that were measured, and steps are neither compiled nor recorded. More tokens in a step (batch size, gradient accumulation) make that cheaper.",
-        "各层权重（{gib:.1f} GiB）留在主机内存：每个微批需传输两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步既不编译也不录制。增大每步的 token 数（批大小、梯度累积）可摊薄开销。",
+        "The weights of the layers ({gib:.1f} GiB) stay in host memory: each micro-batch has them copied twice, which takes {seconds:.1f} s at the {rate:.1f} GB/s that were measured, and steps are not recorded. More tokens in a step (batch size, gradient accumulation) make that cheaper.",
+        "各层权重（{gib:.1f} GiB）留在主机内存：每个微批需传输两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步不录制。增大每步的 token 数（批大小、梯度累积）可摊薄开销。",
     ),
     "steps_plain": (
         "Steps run as transformers makes them, which is slower: {why}.",

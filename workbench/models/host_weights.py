@@ -14,10 +14,12 @@ On a CPU the same happens without streams. Norms, biases, routers, embeddings an
 adapters, which are added later.
 """
 
+import functools
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,11 +118,12 @@ class HostWeights:
         self.bytes, self.slot_bytes = sum(sizes), max(sizes)
         self.copied, self.bandwidth = 0, 0.0
         self._sizes = sizes
-        self._memory = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=device) for _ in range(self.slots)]
+        self._memory = self._slots_memory()
         self._holds: list[int | None] = [None] * self.slots
         on_gpu = device.type == "cuda"
         self.copies = CopiesBeside(device, self.slots, self._fill) if on_gpu else Copies(self._fill)
         self._stored: list[Tensor] = []  # of each layer what it is put together from
+        self._hooks: list = []
         for number, (layer, own) in enumerate(zip(layers, parts, strict=True)):
             self._stored.append(self._kept(own, sizes[number]))
             for part in own:
@@ -128,8 +131,10 @@ class HostWeights:
             layer.host_weights = self  # type: ignore[assignment]
             # the layer's own hook lies outside of its checkpoint or inside, its parts' always inside
             for module in (layer, *layer.children()):
-                module.register_forward_pre_hook(lambda module, args, number=number: self._forward(number))
-            layer.register_forward_hook(lambda module, args, out, number=number: self._watch(number, out))
+                hook = module.register_forward_pre_hook(lambda module, args, number=number: self._forward(number))
+                self._hooks.append(hook)
+            hook = layer.register_forward_hook(lambda module, args, out, number=number: self._watch(number, out))
+            self._hooks.append(hook)
             if laid_out is not None:
                 laid_out(number + 1, len(layers))
         self.bandwidth = self._measured()
@@ -137,6 +142,9 @@ class HostWeights:
             self._fetch(number)
 
     # ---- where weights come from
+
+    def _slots_memory(self) -> list[Tensor]:
+        return [torch.empty(self.slot_bytes, dtype=torch.uint8, device=self.device) for _ in range(self.slots)]
 
     def _rounded(self, size: int) -> int:
         """Bytes that a layer of so many takes."""
@@ -154,6 +162,20 @@ class HostWeights:
         for part in parts:
             part.take_into(memory)
         return memory
+
+    def from_outside(self) -> list[Callable[[Callable], Any]]:
+        """Of each layer what calls it with its weights there, from now on instead of hooks within it: code that is
+        compiled as a whole does not see these. The layer's whole way back is one node then."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        return [functools.partial(self._around, number) for number in range(len(self.layers))]
+
+    def _around(self, number: int, call: Callable[[], Any]) -> Any:
+        self._forward(number)
+        out = call()
+        self._watch(number, out)
+        return out
 
     # ---- when weights are needed
 
@@ -218,6 +240,13 @@ class HostWeights:
         return _TRIES * self._sizes[largest] / max(1e-9, time.perf_counter() - began)
 
 
+def bring(module: nn.Module) -> None:
+    """Have the weights of an embedding or output head there, if they come and go, for whoever reads them without
+    calling it."""
+    if (bringing := getattr(module, "bring", None)) is not None:
+        bringing()
+
+
 def host_weights_of(model: nn.Module) -> HostWeights | None:
     """What streams the weights of `model`; None where they are on its device."""
     return next((layer.host_weights for layer in decoder_layers(model) if hasattr(layer, "host_weights")), None)
@@ -228,7 +257,7 @@ def stream_weights(
     device: torch.device,
     laid_out: Callable[[int, int], None] | None = None,
     slots: int = 0,
-    kind: type[HostWeights] = HostWeights,
+    kind: Callable[..., HostWeights] = HostWeights,
 ) -> HostWeights:
     """Let the decoder layers' weights of a frozen model on the CPU stay there; everything else goes to `device`.
 

@@ -1,6 +1,7 @@
 """Load a tokenizer and a model as the options say: quantization, attention, RoPE scaling, device."""
 
 import contextlib
+import functools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from workbench.config.options import ModelOptions
 from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models import packed_copy
+from workbench.models.cost.placement import divides_ends
 from workbench.models.demo import Progress, ensure_demo_model, watch_tqdm
 from workbench.models.locate import check_folder, is_demo, locate_model
 from workbench.models.memory import loaded_gib
@@ -188,7 +190,7 @@ def load_model(
     if copy is not None and not kept:
         packed_copy.keep(model, source, copy, progress, log)
     if elsewhere:
-        _stream(model, options.weights_on == "shared", progress, log)
+        _stream(model, options, progress, log)
     return model.eval()
 
 
@@ -210,19 +212,17 @@ def _own_gpu():
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _stream(model, shared: bool, progress: Progress, log: Callable[[str], None]) -> None:
+def _stream(model, options, progress: Progress, log: Callable[[str], None]) -> None:
     import torch
 
     from workbench.models.host_weights import HostWeights, stream_weights
-    from workbench.models.shared_weights import SharedWeights
+    from workbench.models.shared_weights import SharedWeights, ends_of
 
     device = _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
-    made = stream_weights(
-        model,
-        device,
-        lambda done, all: progress(Message("loading_host"), done / all),
-        kind=SharedWeights if shared else HostWeights,
-    )
+    kind: Callable[..., HostWeights] = HostWeights
+    if options.weights_on == "shared":
+        kind = functools.partial(SharedWeights, ends=ends_of(model) if divides_ends(options) else ())
+    made = stream_weights(model, device, lambda done, all: progress(Message("loading_host"), done / all), kind=kind)
     whole, slot, rate = made.bytes / 2**30, made.slot_bytes / 2**30, made.bandwidth / 1e9
     if isinstance(made, SharedWeights):
         log(

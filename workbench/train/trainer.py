@@ -68,7 +68,7 @@ def build_trainer(
     weights = host_weights_of(causal)
     if weights is not None:
         place = "shared" if weights.shared else "host"
-        config = config.model_copy(update={"weights_on": place, "torch_compile": "off", "cuda_graphs": "off"})
+        config = config.model_copy(update={"weights_on": place, "cuda_graphs": "off"})
     padded = why_padded(config, causal) if whole and not plain else apart
     if ranks.count() > 1 and padded and not plain:  # accelerate's wrapped model knows nothing of recorded steps
         plain = padded = Message("padded_ranks", why=padded)

@@ -11,7 +11,7 @@ from workbench.models.cost.adapters import trained
 from workbench.models.cost.batch import Rows, answers_cache, batch, eager
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.parts import Estimate
-from workbench.models.cost.placement import streamed
+from workbench.models.cost.placement import divides_ends, streamed
 from workbench.models.cost.weights import Form, Loaded
 
 CHUNK = 512  # positions whose logits exist at once (`train/fast/cross_entropy.py`)
@@ -87,7 +87,7 @@ class HostMemory:
             parts["weights"], parts["constants"] = placed.stays + placed.host + placed.slots, 0
             facts |= {"weights_on": "host", "host_bytes": placed.host}
         elif config.weights_on == "shared":  # what one process has of them
-            placed = streamed(loaded, max(2, len(split_names(config.devices))))
+            placed = streamed(loaded, max(2, len(split_names(config.devices))), divides_ends(config))
             parts["weights"], parts["constants"] = placed.here, 0
             facts |= {"weights_on": "shared", "host_bytes": placed.host}
         facts["phases"] = {phase["phase"]: _bytes(phase) for phase in sorted(phases, key=_bytes)}

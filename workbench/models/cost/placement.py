@@ -42,8 +42,13 @@ def streams(weight: Weight) -> bool:
     return weight.linear and len(weight.shape) >= 2 and weight.component != "router"
 
 
-def streamed(loaded: Loaded, devices: int = 0) -> Streamed:
-    """How a model's weights are divided. `devices`: that share them; 0 if they are in host memory."""
+def streamed(loaded: Loaded, devices: int = 0, ends: bool = False) -> Streamed:
+    """How a model's weights are divided.
+
+    Args:
+        devices: that share them; 0 if they are in host memory.
+        ends: embedding and output head are divided, too, and gathered over the slots.
+    """
     anatomy, host, largest = loaded.anatomy, 0, 0
     for layer in anatomy.layers:
         own = sum(_bytes(weight, loaded) for weight in layer.weights if streams(weight))
@@ -51,8 +56,17 @@ def streamed(loaded: Loaded, devices: int = 0) -> Streamed:
         largest = max(largest, own)
     stays = loaded.bytes.total - host
     slots = SHARED_SLOTS if devices else SLOTS
+    taken = largest * min(slots, anatomy.sizes.layers)
     share = -(-host // devices) if devices else 0
-    return Streamed(host, largest * min(slots, anatomy.sizes.layers), stays, share)
+    if devices and ends:
+        tables = [_bytes(weight, loaded) for weight in anatomy.outside if weight.component in ("embedding", "head")]
+        taken, stays, share = max(taken, *tables), stays - sum(tables), share - (-sum(tables) // devices)
+    return Streamed(host, taken, stays, share)
+
+
+def divides_ends(config) -> bool:
+    """Whether a run that divides its weights divides embedding and output head as well: nothing trains them."""
+    return config.weights_on == "shared" and not (config.additional_target or config.new_tokens)
 
 
 def _bytes(weight: Weight, loaded: Loaded) -> int:

@@ -21,7 +21,7 @@ from workbench.models.cost.batch import Batch, Rows, answers_cache, batch, eager
 from workbench.models.cost.constants import GIB, MIB
 from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
-from workbench.models.cost.placement import Streamed, packing_bytes, streamed
+from workbench.models.cost.placement import Streamed, divides_ends, packing_bytes, streamed
 from workbench.models.cost.plan import Need, Plan, lacking, plan, worth_compiling
 from workbench.models.cost.weights import Form, Loaded
 
@@ -61,15 +61,14 @@ class TrainingMemory:
         self.streamed: Streamed | None = None
         if config.weights_on in ("host", "shared"):
             devices = max(2, gpu.processes) if config.weights_on == "shared" else 0
-            self.streamed = streamed(self.loaded, devices)
-        # layers whose weights come and go are neither compiled nor recorded
-        stays = self.fast and self.streamed is None
-        self.compiled = stays and (
+            self.streamed = streamed(self.loaded, devices, divides_ends(config))
+        self.compiled = self.fast and (
             config.torch_compile == "on"
             or (config.torch_compile == "auto" and worth_compiling(self.tokens_in_all, sizes.layers, sizes.hidden))
         )
         self.recorded = (
-            stays
+            self.fast
+            and self.streamed is None  # steps whose weights come and go are not recorded
             and config.quantization_bit != 8
             and (  # 8-bit products cannot be recorded
                 config.cuda_graphs == "on"
@@ -205,8 +204,9 @@ class TrainingMemory:
         )
         keeps_last = not alone
         waiting = self._waiting(costs)
-        stored = sum(cost.stored * len(layer.numbers) for layer, cost in costs) - (last.stored if keeps_last else 0)
-        kept = last.compiled if keeps_last else last.stored
+        stored = sum(self._stored(cost) * len(layer.numbers) for layer, cost in costs)
+        stored -= self._stored(last) if keeps_last else 0
+        kept = last.compiled if keeps_last else self._stored(last)
         phases = [
             {
                 "phase": "head",
@@ -224,7 +224,7 @@ class TrainingMemory:
                 }
             )
         for _, cost in costs:
-            again = cost.beyond_stored
+            again = cost.beyond_stored + cost.stored - self._stored(cost)
             phases.append(
                 {
                     "phase": "layers",
@@ -235,9 +235,14 @@ class TrainingMemory:
             )
         return Need(max(_bytes(phase) for phase in phases), stored, kept), phases
 
+    def _stored(self, cost: LayerCost) -> int:
+        """Bytes that a compiled layer stores which is computed again: its input alone where weights come from the
+        host."""
+        return cost.input if self.config.weights_on == "host" else cost.stored
+
     def _waiting(self, costs: list[tuple[Layer, LayerCost]]) -> int:
         """Bytes that are on their way to the host or back, and what never goes there."""
-        moving = max(cost.stored for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
+        moving = max(self._stored(cost) for _, cost in costs) * min(constants.IN_FLIGHT, self.anatomy.sizes.layers)
         return moving + sum(cost.outside * len(layer.numbers) for layer, cost in costs)
 
     def _compiled(self, tokens: int) -> tuple[list[dict[str, int]], Plan, Need]:
@@ -264,7 +269,7 @@ class TrainingMemory:
         return phases, chosen, need
 
     def _unpacked_experts(self) -> list[int]:
-        if not self.how.packed_experts:
+        if not self.how.packed_experts or self.streamed is not None:
             return []
         return [
             sum(2 * w.count for w in layer.weights if w.component == "experts")
@@ -297,7 +302,7 @@ class TrainingMemory:
 
     def _lacks(self, result: Estimate) -> bool:
         """Whether a run makes its micro-batches smaller than these, as they do not fit."""
-        if self.streamed is not None:
+        if self.streamed is not None and not self.compiled:
             return result.total > self.memory + constants.CONTEXT
         return result.facts["lacking"] > 0 if self.compiled else result.allocated > self.memory
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import workbench.models.attention  # noqa: F401  (its operator)
+from workbench.models.host_weights import host_weights_of
 from workbench.models.layers import decoder_layers
 from workbench.models.quantized import experts, linears  # noqa: F401  (their operators)
 
@@ -20,12 +21,12 @@ _THIN = 8  # a product is thin if its result has this many times fewer elements 
 _LINEARS = 2  # outputs of linear layers that are stored, in sizes of the layer's input
 
 
-def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
+def compile_layers(model, stored_in=None, dynamic: bool | None = None, only_inputs: bool = False) -> int:
     """Compile every decoder layer of `model` in place, to be computed again; returns their number.
 
     Compilation happens with the first step. `stored_in` is a context in which each layer is run forward. `dynamic`:
     whether the compiled code is for any number of tokens; None for the compiler's own way, a second time if another
-    number comes.
+    number comes. `only_inputs`: a layer stores its input and nothing else.
     """
     if model.config.model_type == "deepseek_v2":
         from workbench.models import rotary
@@ -40,9 +41,11 @@ def compile_layers(model, stored_in=None, dynamic: bool | None = None) -> int:
     # An epsilon is the same number in every step: as a variable of the compiled code it would be traced twice.
     torch._dynamo.config.specialize_float = True
     layers = decoder_layers(model)
-    for layer in layers:
-        layer.__class__ = _recomputing(type(layer), _signature(layer))
-        layer.stored_in = stored_in or contextlib.nullcontext()
+    weights = host_weights_of(model)
+    around = weights.from_outside() if weights else [_called] * len(layers)
+    for layer, call in zip(layers, around, strict=True):
+        layer.__class__ = _recomputing(type(layer), _signature(layer), only_inputs)
+        layer.stored_in, layer.around = stored_in or contextlib.nullcontext(), call
     compile_again(model, dynamic)
     return len(layers)
 
@@ -118,6 +121,10 @@ def _is_plain(value) -> bool:
     return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
+def _called(call):
+    return call()
+
+
 def _contexts():
     return create_selective_checkpoint_contexts(_Policy())
 
@@ -128,9 +135,9 @@ _contexts.cache_hash = "workbench.train.fast.compiled._Policy"  # type: ignore[a
 
 
 @functools.cache
-def _recomputing(kind: type, signature: tuple) -> type:
+def _recomputing(kind: type, signature: tuple, only_inputs: bool) -> type:
     """The layer class `kind` with a forward pass that is computed again in the backward pass, but for what `_Policy`
-    stores."""
+    stores unless it is `only_inputs`."""
 
     def forward(self, *args, **kwargs):
         if not torch.is_grad_enabled():
@@ -138,7 +145,7 @@ def _recomputing(kind: type, signature: tuple) -> type:
         if kwargs.get("past_key_values") is not None:
             kwargs["past_key_values"] = None  # computing a layer again would write to the cache twice
         run = functools.partial(kind.forward, self)
-        if not torch.compiler.is_compiling():  # the compiler gave up on this layer
+        if only_inputs or not torch.compiler.is_compiling():  # or the compiler gave up on this layer
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
@@ -158,7 +165,7 @@ def _keeping(kind: type, signature: tuple) -> type:
 def _compiled_kind(prefix: str, kind: type, forward) -> type:
     def __call__(self, *args, **kwargs):
         with self.stored_in:
-            return kind.__call__(self, *args, **kwargs)
+            return self.around(functools.partial(kind.__call__, self, *args, **kwargs))
 
     made = type(f"{prefix}{kind.__name__}", (kind,), {"__call__": __call__, "plain": kind})
     # The compiler keeps its results with the code object of the outermost function. A code object of its own for every

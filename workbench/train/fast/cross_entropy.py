@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.models.host_weights import bring
 from workbench.models.quantized.weights import on_gpu
 
 CHUNK = 2048  # positions whose logits exist at the same time on a GPU: 400 MiB at a vocabulary of 102,400
@@ -31,6 +32,7 @@ def linear_nll(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 
     """
     frozen = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
     if frozen:
+        bring(head)
         return _FrozenHead.apply(hidden, head.weight, head.bias, targets, scale, cap)
     chunk = CHUNK if hidden.device.type == "cuda" else CPU_CHUNK
 

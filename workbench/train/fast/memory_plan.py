@@ -57,7 +57,8 @@ class MemoryPlan:
         count = min(layers, 1 + int(max(0.0, spare) / max(1.0, more)))
         keep_layers(self._causal, count, self._kept)
         spare -= (count - 1) * more
-        unpacked = self._keep_unpacked(spare) if count == layers else 0
+        stays = self._config.weights_on not in ("host", "shared")
+        unpacked = self._keep_unpacked(spare) if count == layers and stays else 0
         log(
             f"{count} of {layers} layers keep what they compute for the backward pass"
             + (f"; {unpacked} keep their experts unpacked." if unpacked else ".")

@@ -11,8 +11,9 @@ What is stored and what is computed again is chosen from what the first steps we
 
 `activation_memory: least` stops at 1.
 
-With weights that come from elsewhere (`weights_on: host`, `shared`), layers are neither compiled nor recorded, and each
-stores only its input, which goes to the host: the way there is free while weights come.
+With weights that come from elsewhere (`weights_on: host`, `shared`), steps are not recorded, and experts are not kept
+unpacked. Where they come from the host, a layer stores its input only: what else came back from there would come in the
+way of weights. Layers that are not compiled store theirs in the host's memory.
 
 Where rows can be laid end to end (`rows.py`), all of that happens before the first step, with made-up tokens that train
 nothing: compiling, measuring, and recording every shape that micro-batches will have. Otherwise batches are padded to a
@@ -94,6 +95,8 @@ class FastStep:
             config.torch_compile == "auto"
             and worth_compiling(tokens, len(decoder_layers(causal)), hidden, again=self._known() is not None)
         )
+        if config.weights_on == "shared":
+            self.compiled = ranks.agree(self.compiled)
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.pads = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and (self.compiled or not random))
         self._report = report
@@ -107,17 +110,17 @@ class FastStep:
             self._most_tokens = (padded_length(longest) if self.pads else longest) * config.per_device_train_batch_size
         self._offload = self._kept = self._casts = None
         self._planned = True
-        if streamed and not config.disable_gradient_checkpointing:
+        if self.compiled or (streamed and not config.disable_gradient_checkpointing):
             device = torch.device("cuda", torch.cuda.current_device())
-            self._offload = Offload(device, model.parameters(), exact=True)
+            self._offload = Offload(device, model.parameters(), exact=streamed)
+        if streamed and not (self.compiled or config.disable_gradient_checkpointing):
             store_layers(causal, self._offload)
         if self.compiled:
-            device = torch.device("cuda", torch.cuda.current_device())
-            self._offload = Offload(device, model.parameters())
             self._kept = Offload(device, model.parameters(), active=False)
             self._plan = MemoryPlan(config, causal, self._offload, self._kept)
             several = self.shapes is not None and len(self.shapes.sizes) > 1
-            count = compile_layers(causal, self._offload, dynamic=True if several else None)
+            from_host = config.weights_on == "host"
+            count = compile_layers(causal, self._offload, True if several else None, only_inputs=from_host)
             self._planned = config.disable_gradient_checkpointing
             on_experts = any(getattr(module, "packed_lora", None) for module in causal.modules())
             alone = on_experts and config.activation_memory == "least"
@@ -203,7 +206,11 @@ class FastStep:
         graphs, shapes = self._graphs, self.shapes
         graphs.enabled = False
         known = None if self._planned else self._known()
-        if known is not None and not self._plan.lacking(known, known.standing + self._optimizer_to_come()):
+        if known is not None and self._plan.lacking(known, known.standing + self._optimizer_to_come()):
+            known = None
+        if self._config.weights_on == "shared" and None in ranks.gathered(known):
+            known = None  # all processes run as many micro-batches as each other
+        if known is not None:
             self._plan.apply(known, known.standing + self._optimizer_to_come())
             self._planned = True
         self._run_largest(trainer)
@@ -215,7 +222,10 @@ class FastStep:
             self._run_largest(trainer)
             need = self._plan.measured(before, before - start)
             to_come = self._optimizer_to_come()
-            if (lacking := self._plan.lacking(need, to_come)) and self._smaller(1 - lacking):
+            lacking = self._plan.lacking(need, to_come)
+            if self._config.weights_on == "shared":
+                lacking = max(ranks.gathered(lacking))
+            if lacking and self._smaller(1 - lacking):
                 continue
             if self.shapes == shapes:
                 self._needs.put(self._key, need)
@@ -367,7 +377,8 @@ class FastStep:
             return ""
         config = self._config
         least, attention = config.activation_memory == "least", config.flash_attn
-        return shape_key(model, self.shapes, least, attention, config.moe_aux_loss_coef, config.lora_dropout)
+        where = () if config.weights_on in ("auto", "card") else (config.weights_on,)
+        return shape_key(model, self.shapes, least, attention, config.moe_aux_loss_coef, config.lora_dropout, *where)
 
     def _known(self) -> Need | None:
         return self._needs.get(self._key) if self._key else None

@@ -1,7 +1,6 @@
 """What every stage needs of its trainer: a mixin over a trainer of TRL, and the record by which the registry knows a
 stage."""
 
-import functools
 import math
 import os
 import shutil
@@ -17,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from workbench.config.options import RunConfig
 from workbench.models.aux_loss import Balance
+from workbench.models.host_weights import host_weights_of
 from workbench.runs.run import write_manifest
 from workbench.train import ranks
 from workbench.train.fast.rows import IGNORE, RowBatch, collate
@@ -168,8 +168,12 @@ class WorkbenchTrainer:
 
     def _prepare_for_training(self, *args, **kwargs):
         prepare = self.accelerator.prepare_model
+        asked: dict = {}
         if self.step_strategy.shapes is not None and ranks.count() > 1:
-            self.accelerator.prepare_model = functools.partial(prepare, evaluation_mode=True)  # not wrapped
+            asked["evaluation_mode"] = True  # not wrapped
+        if host_weights_of(self.model) is not None:
+            asked["device_placement"] = False  # all is where it is to be; a CPU with a number is another device
+        self.accelerator.prepare_model = lambda model, **options: prepare(model, **(options | asked))
         try:
             return super()._prepare_for_training(*args, **kwargs)
         finally:

@@ -1,6 +1,7 @@
 """Decoding in 4 bits on one NVIDIA GPU, through the engine (in this process, without HTTP), with random weights.
 
     python benchmarks/decode_speed.py FOLDER [--shapes v2-lite qwen3-8b llama-3-8b] [--layers N] [--profile]
+    python benchmarks/decode_speed.py FOLDER --shapes v2-lite --load    again in a new process; where its time goes
 
 For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one stream
 of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA of
@@ -101,7 +102,26 @@ def bandwidth() -> float:
     return 20 * source.nbytes / (start.elapsed_time(end) / 1e3)
 
 
-def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool) -> dict[str, str]:
+def _profiled(load) -> str:
+    """Seconds of a load, and of the functions that took most of it."""
+    import cProfile
+    import io
+    import pstats
+
+    profile, text = cProfile.Profile(), io.StringIO()
+    profile.enable()
+    _, seconds = load()
+    profile.disable()
+    for order in ("cumulative", "tottime"):
+        pstats.Stats(profile, stream=text).sort_stats(order).print_stats(45)
+    lines = [line for line in text.getvalue().splitlines() if line.strip() and line.split()[0][0].isdigit()]
+    print("\n".join(f"{line.strip()[:45]} {line.strip()[-90:]}" for line in lines))
+    return f"{seconds:.1f} s, under the profiler"
+
+
+def measure(
+    shape: str, folder: Path, layers: int, speed: float, profiled: bool, load_alone: bool = False
+) -> dict[str, str]:
     """A column of the table."""
     import chat_speed
     import torch
@@ -124,6 +144,8 @@ def measure(shape: str, folder: Path, layers: int, speed: float, profiled: bool)
         backend = backend_of(decoder, print)
         return backend, time.perf_counter() - began
 
+    if load_alone:
+        return {"load": _profiled(load)}
     backend, seconds = load()
     column["load from bf16, with what is kept for the next"] = f"{seconds:.1f} s"
     decoder = backend.decoder
@@ -241,6 +263,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     parser.add_argument("--profile", action="store_true", help="print the kernels of a step")
+    parser.add_argument("--load", action="store_true", help="load once, and print where the time goes")
     options = parser.parse_args()
     if len(options.shapes) > 1:  # each in a process of its own: what one holds must not count for the next
         more = [*(["--layers", str(options.layers)] if options.layers else []), *["--profile"][: options.profile]]
@@ -264,7 +287,7 @@ def main() -> None:
         began = time.perf_counter()
         moe_train.make(options.folder, layers, config_of(shape, layers), shape)
         print(f"{shape}: made {layers} layers in {time.perf_counter() - began:.0f} s", flush=True)
-    column = measure(shape, options.folder, layers, speed, options.profile)
+    column = measure(shape, options.folder, layers, speed, options.profile, options.load)
     print(f"\n{shape}, {layers} layers, {torch.cuda.get_device_name()}")
     for what, value in column.items():
         print(f"| {what} | {value} |", flush=True)

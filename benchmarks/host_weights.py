@@ -12,11 +12,12 @@ has room for, LoRA r 16 on attention, and trains on random rows of 4,096 tokens 
     while it trained, the GB/s that copying alone was measured at before, the share of it, and by arithmetic the same
     for the model's own 60 layers.
 
-Weights are random, so the loss means nothing, and routing spreads tokens evenly. Not run on a GPU yet.
+Weights are random, so the loss means nothing, and routing spreads tokens evenly.
 """
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -133,7 +134,7 @@ def random_model(config, dtype):
     return quantizer.postprocess_model(model).eval()
 
 
-def steps_of(model, tokenizer, dtype, workspace, rows: int, length: int, steps: int, cap: float) -> dict:
+def steps_of(model, tokenizer, dtype, workspace, rows: int, length: int, asked) -> dict:
     """Train; tokens a second, peak, and bytes a second of weights."""
     import torch
     from datasets import Dataset
@@ -147,11 +148,12 @@ def steps_of(model, tokenizer, dtype, workspace, rows: int, length: int, steps: 
     cuda = torch.cuda.is_available()
     values = {
         "model_name_or_path": "random", "dataset": "random", "quantization_bit": 4, "cutoff_len": length,
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": rows, "max_steps": steps,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": rows, "max_steps": asked.steps,
         "weights_on": "host", "lora_rank": 16, "lora_target": TARGETS, "save_strategy": "no", "plot_loss": False,
         "report_to": "none", "logging_steps": 1000,
     }  # fmt: skip
-    config = validated(values | ({"max_gpu_memory": cap} if cuda else {}))
+    steps = asked.steps
+    config = validated(values | ({"max_gpu_memory": asked.cap, "torch_compile": asked.compile} if cuda else {}))
     ids = torch.randint(3, model.config.vocab_size, (rows * steps, length)).tolist()
     data = Dataset.from_dict({"input_ids": ids, "labels": ids})
     streaming, ends = host_weights_of(model), []
@@ -187,11 +189,16 @@ def main() -> None:
     reader.add_argument("--length", type=int, default=4096, help="tokens of a row")
     reader.add_argument("--steps", type=int, default=6)
     reader.add_argument("--cap", type=float, default=24.0, help="GiB of GPU memory")
+    reader.add_argument("--compile", choices=["on", "off"], default="on", help="torch_compile of the run")
     reader.add_argument("--tiny", action="store_true")
     asked = reader.parse_args()
     if asked.steps < 4:
         reader.error("--steps: at least 4; the first two are not counted")
 
+    from workbench.train.supervise import ALLOCATOR
+
+    for name, value in ALLOCATOR.items():  # as a trainer's process has it
+        os.environ.setdefault(name, value)
     import torch
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations inside transformers
@@ -231,7 +238,7 @@ def main() -> None:
         adapters = {"model_name_or_path": "random", "dataset": "random", "lora_rank": 16, "lora_target": TARGETS}
         model = tuned(model, validated(adapters | {"quantization_bit": 4}), workspace, Path(folder), print)
         for rows in map(int, asked.rows.split(",")):
-            found = steps_of(model, tokenizer, dtype, workspace, rows, length, asked.steps, asked.cap)
+            found = steps_of(model, tokenizer, dtype, workspace, rows, length, asked)
             share, step = found["rate"] / made.bandwidth, found["seconds"]
             print(
                 f"{rows} x {length} tokens a step in {found['parts']} micro-batch(es): {found['tokens_s']:,.0f}"

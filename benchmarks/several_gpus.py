@@ -1,6 +1,6 @@
 """Rows of mixed lengths on one GPU and on two, in 4 bits, in one call; `mixed_lengths.py data` writes the rows.
 
-python benchmarks/several_gpus.py table FOLDER --model FOLDER [--rows plain,capped,shared,stock] [--devices 0 …]
+python benchmarks/several_gpus.py table FOLDER --model FOLDER [--rows plain,capped,shared-lean,stock] [--devices 0 …]
     each of these rows on one card and on several, one after the other
 python benchmarks/several_gpus.py ours FOLDER --model FOLDER --devices 0,1 [--set k=v …]
     20 steps through `python -m workbench train`, 16 rows on each device: real tokens/s, GiB of the fullest card
@@ -131,8 +131,10 @@ ROWS: dict[str, tuple[str, list[str], bool]] = {  # of the table: what it is, ch
         [*LEAN, *PLAIN],
         False,
     ),
-    "shared": ("the same, weights_on: shared", [*LEAN, "torch_compile=auto", "weights_on=shared"], True),
-    "shared-wide": ("16 rows a step and device, weights_on: shared", ["torch_compile=auto", "weights_on=shared"], True),
+    "shared-lean": ("the same, weights_on: shared", [*LEAN, *PLAIN[:1], "weights_on=shared"], True),
+    "compiled-lean": ("rows one by one, compiled, from Python", [*LEAN, *PLAIN[1:]], False),
+    "shared-compiled-lean": ("the same, weights_on: shared", [*LEAN, "weights_on=shared"], True),
+    "shared": ("16 rows a step and device, weights_on: shared", ["weights_on=shared"], True),
 }
 
 

@@ -258,7 +258,7 @@ class TrainingMemory:
                 self.memory,
                 sizes.layers,
                 self._unpacked_experts(),
-                least=self.config.activation_memory == "least",
+                least=self.config.activation_memory == "least" or self.config.weights_on == "host",
             )
         if chosen.unpacked_layers and chosen.unpacked_layers == len(self._unpacked_experts()):
             _, phases = self._need(tokens, unpacked=True)

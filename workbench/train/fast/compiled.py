@@ -44,7 +44,8 @@ def compile_layers(model, stored_in=None, dynamic: bool | None = None, only_inpu
     weights = host_weights_of(model)
     around = weights.from_outside() if weights else [_called] * len(layers)
     for layer, call in zip(layers, around, strict=True):
-        layer.__class__ = _recomputing(type(layer), _signature(layer), only_inputs)
+        kind = getattr(type(layer), "plain", type(layer))
+        layer.__class__ = _recomputing(kind, _signature(layer), only_inputs)
         layer.stored_in, layer.around = stored_in or contextlib.nullcontext(), call
     compile_again(model, dynamic)
     return len(layers)

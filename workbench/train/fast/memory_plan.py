@@ -49,7 +49,8 @@ class MemoryPlan:
         log(
             f"Beyond what stands: {step:.2f} GiB; its layers store {stored:.2f}, a layer that keeps all {kept:.2f} GiB."
         )
-        if self._config.activation_memory == "least" or spare < need.stored:
+        from_host = self._config.weights_on == "host"  # larger micro-batches, for the same weights, are worth more
+        if self._config.activation_memory == "least" or from_host or spare < need.stored:
             return
         self._offload.active = False
         spare -= need.stored

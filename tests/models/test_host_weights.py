@@ -603,3 +603,39 @@ def test_other_stages(stage, values, workspace, folders, tmp_path):
         trainer.train()
         found.append(losses(trainer))
     assert torch.allclose(found[0], found[1], atol=1e-6) and len(found[0]) == 4 and found[0].diff().abs().min() > 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_and_head_are_gathered_over_the_layers(tied):
+    """As a process alone gathers them; two of them: `tests/process/test_ranks.py`."""
+    import functools
+
+    import torch.distributed as dist
+
+    from workbench.models.shared_weights import SharedWeights, ends_of
+    from workbench.train.fast.loss import sum_loss_in_forward
+
+    config = AutoConfig.for_model("llama", vocab_size=300, tie_word_embeddings=tied, **LLAMA)
+    ids = torch.randint(1, 300, (2, 20), generator=torch.Generator().manual_seed(1))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        found = []
+        for shared in (False, True):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
+            whole = model.get_input_embeddings().weight.data_ptr()
+            if shared:
+                kind = functools.partial(SharedWeights, ends=ends_of(model))
+                made = stream_weights(model, torch.device("cpu"), kind=kind)
+                ends = [end.weight.data_ptr() for end in ends_of(model)]
+                assert len(set(ends)) == 1 and ends[0] == made._memory[0].data_ptr() != whole
+            model.model.layers[0].input_layernorm.weight.requires_grad_(True)
+            sum_loss_in_forward(model)
+            loss = model(input_ids=ids, labels=ids, sum_loss=True).loss
+            loss.backward()
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits
+            found.append((loss.detach(), model.model.layers[0].input_layernorm.weight.grad, logits))
+    finally:
+        dist.destroy_process_group()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))

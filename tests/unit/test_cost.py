@@ -386,6 +386,31 @@ def test_what_a_device_keeps_of_shared_weights():
         assert static["weights"] == pytest.approx(divided / 8 + slots + here, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("values", "measured"),
+    [
+        ({"activation_memory": "least", "per_device_train_batch_size": 1, "torch_compile": "off"}, 6.06),
+        ({"torch_compile": "on"}, 23.12),
+    ],
+    ids=["least", "defaults"],
+)
+def test_peaks_of_two_cards_that_share_weights(values, measured):
+    """V2-Lite's shape on two H100s, `benchmarks/several_gpus.py`."""
+    asked = config(lora_target=V2_ATTENTION, weights_on="shared", **values)
+    found = TrainingMemory(anatomy("DeepSeek-V2-Lite"), asked, MIXED, Gpu(card_memory(80), processes=2)).estimate()
+    assert found.allocated / GIB == pytest.approx(measured, rel=0.05)
+
+
+def test_a_large_tied_embedding_stays_whole_where_weights_are_shared():
+    """Qwen3-8B's layers with one table: slots of its size, and a half of it, would take more than the table."""
+    tied = Anatomy(read_sizes(bundled.configs()["Qwen3-8B"] | {"tie_word_embeddings": True}).sizes)
+    asked = config(lora_target="q_proj,v_proj", weights_on="shared")
+    static = TrainingMemory(tied, asked, MIXED, Gpu(card_memory(24), processes=2)).static
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 12288
+    assert static["weights"] == pytest.approx((36 / 2 + 2) * layer * bits / 8 + 151936 * 4096 * 2, rel=0.02)
+
+
 def test_a_step_with_weights_from_host_memory():
     here, there = (estimate("DeepSeek-V2-Lite", weights_on=place) for place in ("card", "host"))
     assert there.facts["host_bytes"] > 7 * GIB and there.parts["weights"] < 2 * GIB < here.parts["weights"]

@@ -31,7 +31,8 @@ class SharedWeights(HostWeights):
     `own_bytes`: what this process keeps of them and of the ends.
 
     Args:
-        ends: modules with one frozen matrix, `weight`, two may share one: embedding and output head.
+        ends: modules with one frozen matrix, `weight`, two may share one: embedding and output head. They stay whole
+            where that takes less memory than slots as large as they are.
     """
 
     shared = True
@@ -43,7 +44,7 @@ class SharedWeights(HostWeights):
         self._number, self._count = dist.get_rank(), dist.get_world_size()
         self._ends: list[tuple[Tensor, int]] = []  # of each what is kept here, and bytes when it is whole
         self._end: int | None = None  # which is there
-        self._matrices = list({module.weight: None for module in ends})
+        self._matrices = list({id(module.weight): module.weight for module in ends}.values())
         super().__init__(layers, device, slots, laid_out)
         for number, weight in enumerate(self._matrices):
             part = Part(weight.data, 0, lambda view, weight=weight: setattr(weight, "data", view))
@@ -61,9 +62,11 @@ class SharedWeights(HostWeights):
 
     def _slots_memory(self) -> list[Tensor]:
         whole = [self._rounded(weight.numel() * weight.element_size()) for weight in self._matrices]
-        size = max([self.slots * self.slot_bytes, *whole])
-        self._stretch = torch.empty(size, dtype=torch.uint8, device=self.device)
-        return list(self._stretch[: self.slots * self.slot_bytes].split(self.slot_bytes))
+        size = self.slots * self.slot_bytes
+        if max([size, *whole]) - size + sum(whole) / self._count > sum(whole):
+            self._matrices, whole = [], []
+        self._stretch = torch.empty(max([size, *whole]), dtype=torch.uint8, device=self.device)
+        return list(self._stretch[:size].split(self.slot_bytes))
 
     def _fetch(self, number: int) -> None:
         self._end = None

@@ -60,7 +60,9 @@ def streamed(loaded: Loaded, devices: int = 0, ends: bool = False) -> Streamed:
     share = -(-host // devices) if devices else 0
     if devices and ends:
         tables = [_bytes(weight, loaded) for weight in anatomy.outside if weight.component in ("embedding", "head")]
-        taken, stays, share = max(taken, *tables), stays - sum(tables), share - (-sum(tables) // devices)
+        more, part = max(0, max(tables) - taken), -(-sum(tables) // devices)
+        if more + part <= sum(tables):  # else they stay whole (`models/shared_weights.py`)
+            taken, stays, share = taken + more, stays - sum(tables), share + part
     return Streamed(host, taken, stays, share)
 
 

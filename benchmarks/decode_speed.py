@@ -1,7 +1,7 @@
 """Decoding in 4 bits on one NVIDIA GPU, through the engine (in this process, without HTTP), with random weights.
 
     python benchmarks/decode_speed.py FOLDER [--shapes v2-lite qwen3-8b llama-3-8b] [--layers N] [--profile]
-    python benchmarks/decode_speed.py FOLDER --shapes v2-lite --load    again in a new process; where its time goes
+    python benchmarks/decode_speed.py FOLDER --shapes v2-lite --load    again in a new process; --profile: where its time goes
 
 For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one stream
 of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA of
@@ -145,7 +145,7 @@ def measure(
         return backend, time.perf_counter() - began
 
     if load_alone:
-        return {"load": _profiled(load)}
+        return {"load": _profiled(load) if profiled else f"{load()[1]:.1f} s"}
     backend, seconds = load()
     column["load from bf16, with what is kept for the next"] = f"{seconds:.1f} s"
     decoder = backend.decoder
@@ -262,8 +262,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shapes", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--layers", type=int, help="fewer than the model has")
-    parser.add_argument("--profile", action="store_true", help="print the kernels of a step")
-    parser.add_argument("--load", action="store_true", help="load once, and print where the time goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="print the kernels of a step, or the functions of a load"
+    )
+    parser.add_argument("--load", action="store_true", help="load once, and nothing else")
     options = parser.parse_args()
     if len(options.shapes) > 1:  # each in a process of its own: what one holds must not count for the next
         more = [*(["--layers", str(options.layers)] if options.layers else []), *["--profile"][: options.profile]]

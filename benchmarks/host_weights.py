@@ -152,9 +152,8 @@ def steps_of(model, tokenizer, dtype, workspace, rows: int, length: int, asked) 
         "weights_on": "host", "lora_rank": 16, "lora_target": TARGETS, "save_strategy": "no", "plot_loss": False,
         "report_to": "none", "logging_steps": 1000,
     }  # fmt: skip
-    steps = asked.steps
     config = validated(values | ({"max_gpu_memory": asked.cap, "torch_compile": asked.compile} if cuda else {}))
-    ids = torch.randint(3, model.config.vocab_size, (rows * steps, length)).tolist()
+    ids = torch.randint(3, model.config.vocab_size, (rows * asked.steps, length)).tolist()
     data = Dataset.from_dict({"input_ids": ids, "labels": ids})
     streaming, ends = host_weights_of(model), []
 

@@ -1,7 +1,7 @@
 """Decoding in 4 bits on one NVIDIA GPU, through the engine (in this process, without HTTP), with random weights.
 
     python benchmarks/decode_speed.py FOLDER [--shapes v2-lite qwen3-8b llama-3-8b] [--layers N] [--profile]
-    python benchmarks/decode_speed.py FOLDER --shapes v2-lite --load    again in a new process; --profile: where its time goes
+    python benchmarks/decode_speed.py FOLDER --shapes v2-lite --load [--profile]    again, in a new process
 
 For each shape: seconds to load from bf16 (which keeps the 4-bit form for the next load); GPU memory after one stream
 of 512 tokens (the whole card's, by its driver); tokens a second of one stream, with log-probabilities, with LoRA of

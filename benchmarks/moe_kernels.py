@@ -81,9 +81,10 @@ def main() -> None:
     gate_up = experts.grouped(rows, up.transpose(1, 2), ends)
     show("grouped, gate_up", lambda: experts.grouped(rows, up.transpose(1, 2), ends), teraflops=2 * flops)
     show("grouped, gate_up, way back", lambda: experts.grouped(gate_up, up, ends), teraflops=2 * flops)
-    gated = kernels.gate(gate_up, flat, source)
-    show("gate", lambda: kernels.gate(gate_up, flat, source), gate_up.numel() * 3e-9)
-    show("gate, way back", lambda: kernels.gate_backward(gate_up, flat, source, gated, False), gate_up.numel() * 5e-9)
+    halves, into = gate_up.chunk(2, dim=-1), torch.empty_like(gate_up).chunk(2, dim=-1)
+    gated = kernels.gate(*halves, flat, source)
+    show("gate", lambda: kernels.gate(*halves, flat, source), gate_up.numel() * 3e-9)
+    show("gate, way back", lambda: kernels.gate_backward(*halves, flat, source, gated, into), gate_up.numel() * 5e-9)
     show("grouped, down", lambda: experts.grouped(gated, down.transpose(1, 2), ends), teraflops=flops)
     show("grouped, down, way back", lambda: experts.grouped(rows, down, ends), teraflops=flops)
     show("combine", lambda: kernels.combine(rows, back, K), (rows.numel() + x.numel()) * 2e-9)
@@ -98,18 +99,23 @@ def main() -> None:
         print("grouped_mm in fp16: error", error(half, gate_up))
     except RuntimeError as problem:
         print("grouped_mm in fp16:", str(problem)[:120])
-    for lora in ([], [a, b * 0.01, normal(E, 16, I), normal(E, H, 16) * 0.01]):
+    module.packed_sizes = [2 * I, H]
+    adapters = [a, b * 0.01, normal(E, 16, I), normal(E, H, 16) * 0.01]
+    for name, lora, module.in_halves in (
+        ("experts", [], False),
+        ("experts in halves", [], True),
+        ("experts with LoRA", adapters, False),
+    ):
         pair = (lora[:2], lora[2:])
-        out, kept = experts.experts(x, weight, source, back, ends, *pair, module.packed_handle, 2 * I)
+        out, kept = experts.experts_kept(x, weight, source, back, ends, *pair, module.packed_handle, 2 * I)
 
         def run(k, pair=pair):
             return experts.experts_backward(grad, x, weight, source, back, ends, *pair, k, module.packed_handle)
 
         none = kept.new_empty(0)
-        name = "experts with LoRA" if lora else "experts"
         show(
             f"{name}, forward",
-            lambda pair=pair: experts.experts(x, weight, source, back, ends, *pair, module.packed_handle, 0),
+            lambda pair=pair: experts.experts(x, weight, source, back, ends, *pair, module.packed_handle),
         )
         show(f"{name}, backward", lambda run=run, none=none: run(none))
         show(f"{name}, backward with gate_up kept", lambda run=run, kept=kept: run(kept))

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from workbench.errors import UserError
 from workbench.models.quantized import loader
-from workbench.models.quantized.experts import packed_experts_forward
+from workbench.models.quantized.experts import experts_in_halves, packed_experts_forward
 from workbench.models.quantized.layout import expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed, unpacked
 
@@ -106,14 +106,26 @@ def test_saved_and_reloaded_in_4_bits_is_identical(pair, tmp_path):
         assert torch.equal(again(ids).logits, packed(ids).logits)
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "in halves"])
+def in_halves(request, pair):
+    if request.param:
+        experts_in_halves(pair[0])
+        assert all(module.in_halves for module in experts_of(pair[0]))
+    yield request.param
+    for module in experts_of(pair[0]):
+        module.in_halves = False
+
+
 ROUTINGS = ["random", "one token", "all to one expert", "empty experts"]
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["", "gate_up kept"])
 @pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("pair", ["deepseek_v2", "mixtral"], indirect=True)
-def test_gradients_of_inputs_and_routing_weights(pair, routing):
+def test_gradients_of_inputs_and_routing_weights(pair, routing, in_halves, kept):
     packed, reference, _ = pair
     ours, theirs = experts_of(packed)[-1], experts_of(reference)[-1]
+    ours.keep_gate_up = kept
     count, k = ours.num_experts, 2
     tokens = 1 if routing == "one token" else 19
     generator = torch.Generator().manual_seed(2)
@@ -133,6 +145,7 @@ def test_gradients_of_inputs_and_routing_weights(pair, routing):
         results.append((out.detach(), h.grad, w.grad))
     for ours_value, theirs_value in zip(*results, strict=True):
         assert relative(ours_value, theirs_value) < 1e-5
+    ours.keep_gate_up = False
     assert all(p.grad is None for p in ours.parameters())
 
 
@@ -329,7 +342,7 @@ def test_which_experts_lora_target_means(pair):
 
 
 @pytest.mark.parametrize("pair", ["deepseek_v2"], indirect=True)
-def test_only_one_matrix_of_the_experts(pair):
+def test_only_one_matrix_of_the_experts(pair, in_halves):
     packed, reference, _ = pair
     ids = torch.arange(1, 20)[None]
     for target in ("experts.gate_up_proj", "experts.down_proj"):

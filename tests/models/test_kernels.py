@@ -30,7 +30,11 @@ def unpacking():
     for nested in (True, False):
         for shape in ((4, 48, 64), (3, 64), (1, 192)):
             packed, state = bnb.quantize_4bit(torch.randn(shape) * 0.1, quant_type="nf4", compress_statistics=nested)
-            close(kernels.dequantize(packed, state, torch.float32), bnb.dequantize_4bit(packed, state))
+            whole = bnb.dequantize_4bit(packed, state)
+            close(kernels.dequantize(packed, state, torch.float32), whole)
+            if shape == (4, 48, 64):
+                for half, theirs in enumerate((whole[:, :24], whole[:, 24:])):
+                    close(kernels.dequantize(packed, state, torch.float32, half), theirs)
 
 def routing():
     for tokens, k, count in ((7, 3, 8), (100, 6, 64), (33, 2, 300), (1, 1, 5)):
@@ -43,19 +47,27 @@ def routing():
         rows = kernels.spread(x, back, k)
         assert torch.equal(rows, x[source.long() // k])
         close(kernels.combine(rows, back, k), experts.combine(rows, back, k))
+        more = torch.randn_like(rows)
+        close(kernels.combine(rows, back, k, more), experts.combine(rows + more, back, k))
 
 def gating():
     for in_place in (True, False):
         tokens, k, width = 7, 3, 20
         source = torch.randperm(tokens * k).to(torch.int32)
         gate_up, weight, grad = torch.randn(21, 2 * width), torch.rand(21), torch.randn(21, width)
-        close(kernels.gate(gate_up, weight, source), experts.gate(gate_up, weight, source))
-        theirs = experts.gate_backward(gate_up, weight, source, grad, False)
-        before = gate_up.clone()
-        ours = kernels.gate_backward(gate_up, weight, source, grad, in_place)
-        assert torch.equal(gate_up, before) is not in_place
-        for a, b in zip(ours, theirs):
-            close(a, b, 1e-5)
+        for gates, ups in (gate_up.chunk(2, dim=1), (gate_up[:, :width].clone(), gate_up[:, width:].clone())):
+            close(kernels.gate(gates, ups, weight, source), experts.gate(gates, ups, weight, source))
+            theirs = torch.empty_like(gates), torch.empty_like(ups)
+            of_weight = experts.gate_backward(gates, ups, weight, source, grad, theirs)
+            before = gates.clone(), ups.clone()
+            out = (gates, ups) if in_place else torch.empty_like(gate_up).chunk(2, dim=1)
+            if gates.is_contiguous() and not in_place:
+                out = torch.empty_like(gates), torch.empty_like(ups)
+            close(kernels.gate_backward(gates, ups, weight, source, grad, out), of_weight, 1e-5)
+            assert torch.equal(gates, before[0]) is torch.equal(ups, before[1]) is not in_place
+            for a, b in zip(out, theirs):
+                close(a, b, 1e-5)
+            gates.copy_(before[0]), ups.copy_(before[1])
 
 def loss():
     for cap in (0.0, 3.0):

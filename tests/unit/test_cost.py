@@ -163,6 +163,14 @@ def test_the_way_back_through_experts_by_hand():
     rows, narrow, up = 2 * 49152 * 2048, 2 * 49152 * 1408, 64 * 2816 * 2048 * 2
     assert work.backward(False) == rows + narrow + 2 * narrow + up
     assert work.forward() == rows + 2 * narrow + up
+    halves = ExpertWork(49152, 2048, 1408, 64, halves=True)
+    assert halves.backward(False) == rows + narrow + 2 * narrow + up // 2
+    assert halves.forward() == rows + 3 * narrow + up // 2  # the down projection's matrices are as large as a half
+    assert halves.backward(True) == 2 * narrow + up // 2 + 2 * rows  # its gradient is whole
+    assert work.backward(True) == 2 * narrow + up + rows
+    assert ExpertWork(49152, 2048, 1408, 64, rank=16, halves=True).backward(False) == ExpertWork(
+        49152, 2048, 1408, 64, 16
+    ).backward(False)
     assert ExpertWork(49152, 2048, 1408, 64, rank=16).backward(False) > work.backward(False) - up
 
 

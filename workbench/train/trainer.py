@@ -10,6 +10,7 @@ from workbench.errors import UserError
 from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.models.host_weights import host_weights_of
+from workbench.models.quantized.experts import experts_in_halves
 from workbench.runs.run import Run
 from workbench.train import ranks
 from workbench.train.arguments import common_arguments, total_steps
@@ -69,6 +70,8 @@ def build_trainer(
     if weights is not None:
         place = "shared" if weights.shared else "host"
         config = config.model_copy(update={"weights_on": place, "cuda_graphs": "off"})
+    if config.activation_memory == "least":
+        experts_in_halves(causal)
     padded = why_padded(config, causal) if whole and not plain else apart
     if ranks.count() > 1 and padded and not plain:  # accelerate's wrapped model knows nothing of recorded steps
         plain = padded = Message("padded_ranks", why=padded)

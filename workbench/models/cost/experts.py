@@ -10,7 +10,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ExpertWork:
     """`rows` (S), `hidden` (H), `width` (I), `count` of experts, `rank` of adapters on them (0: none).
-    `kept_up`: bytes of a weight that is already unpacked are not needed again."""
+    `kept`: the matrices are unpacked already. `halves`: without adapters, W_up is unpacked one half after the other."""
 
     rows: int
     hidden: int
@@ -18,12 +18,17 @@ class ExpertWork:
     count: int
     rank: int = 0
     kept: bool = False
+    halves: bool = False
 
     @property
     def _parts(self) -> tuple[int, int, int, int]:
-        up = 0 if self.kept else 4 * self.count * self.width * self.hidden
+        up = 0 if self.kept else (2 if self._in_halves else 4) * self.count * self.width * self.hidden
         down = 0 if self.kept else 2 * self.count * self.width * self.hidden
         return 2 * self.rows * self.hidden, 2 * self.rows * self.width, up, down
+
+    @property
+    def _in_halves(self) -> bool:
+        return self.halves and not self.rank
 
     def forward(self) -> int:
         """The most that exists at once in the forward pass, its result included."""
@@ -44,6 +49,14 @@ class ExpertWork:
         wide, narrow, up, down = self._parts
         own = 0 if gate_up_kept else 2 * narrow  # gate_up, if it is made here
         fresh = 2 * narrow if gate_up_kept else 0  # its gradient takes its place if it was made here
+        if self._in_halves:
+            rows, first = (0, fresh) if gate_up_kept else (wide, narrow)
+            return max(
+                wide + narrow + down,
+                rows + narrow + own + (0 if gate_up_kept else up),
+                own + fresh + up + wide,  # the way back through the second half, then through the first
+                first + up + 2 * wide,
+            )
         if not self.rank:
             rows = 0 if gate_up_kept else wide
             return max(

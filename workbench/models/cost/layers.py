@@ -34,6 +34,7 @@ class How:
         width: bytes of an activation.
         scores: tokens that a token looks at if attention has all its scores at once, else 0.
         unpacked: experts are kept unpacked, so that nothing needs to be unpacked.
+        halves: experts unpack their larger matrix in two halves, where it has no adapters.
         dropout: adapters drop some of their inputs; full: all weights are trained; turned: OFT turns the inputs.
     """
 
@@ -44,6 +45,7 @@ class How:
     width: int = 2
     scores: int = 0
     unpacked: bool = False
+    halves: bool = False
     dropout: bool = False
     full: bool = False
     turned: bool = False
@@ -126,7 +128,7 @@ def layer_cost(sizes: Sizes, layer: Layer, adapted: set[str], how: How, tokens: 
     work = None
     if layer.mixture and sizes.experts:
         routing = 8 * sizes.experts.count + 24 * used
-        work = ExpertWork(rows, h, inner, sizes.experts.count, how.rank if on_experts else 0, how.unpacked)
+        work = ExpertWork(rows, h, inner, sizes.experts.count, how.rank if on_experts else 0, how.unpacked, how.halves)
         feed += routing
         if how.packed_experts:
             feed += 0 if feed_has_input(lora, dense) else b * h

@@ -7,7 +7,8 @@ pass needs anyway, and nothing needs the output of the down projection again.
 Forward and backward are one operator each (`workbench::experts`, `workbench::experts_backward`), opaque to autograd and
 to torch.compile. What the backward pass needs beside the operator's inputs is `gate_up`; the forward pass hands it over
 where it may be kept (`module.keep_gate_up`), else it is computed again. Unpacked weights live for one product, or from
-the recomputation to the product that needs them again.
+the recomputation to the product that needs them again. With `in_halves` those of `gate_proj` and of `up_proj` are never
+there at once: a layer's largest need is smaller by that, but one of them is unpacked once more on the way back.
 
 LoRA on an expert's matrix W adds  s · B (A x)  with one A and B per expert; products with them are grouped too.
 
@@ -22,8 +23,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_groupe
 
 from workbench.models.quantized import few_rows
 from workbench.models.quantized.expert_lora import lora_factors
-from workbench.models.quantized.layout import is_fused_experts
-from workbench.models.quantized.weights import module_of, on_gpu, products_in, register, weights
+from workbench.models.quantized.layout import BLOCK, is_fused_experts
+from workbench.models.quantized.weights import is_packed, module_of, on_gpu, products_in, register, weights
 
 NAME = "packed_experts"
 
@@ -34,11 +35,21 @@ def use_packed_experts(model) -> None:
     for module in model.modules():
         if is_fused_experts(module):
             register(module)
-            module.keep_gate_up = False
+            module.keep_gate_up = module.in_halves = False
             module.packed_lora = {}  # parameter -> PEFT's wrapper, see `expert_lora`
             act = type(getattr(module, "act_fn", None)).__name__
             module.plain_silu = type(module)._apply_gate is _default_apply_gate and act in ("SiLU", "SiLUActivation")
             module.config._experts_implementation = NAME
+
+
+def experts_in_halves(model) -> None:
+    """Let experts without LoRA on their `gate_up_proj` unpack one half of it at a time."""
+    for module in model.modules():
+        if getattr(module, "packed_handle", None) is not None and is_fused_experts(module):
+            up = module._parameters.get("gate_up_proj")
+            if up is not None and is_packed(up):
+                _, double, hidden = up.quant_state.shape
+                module.in_halves = double // 2 * hidden % BLOCK == 0  # a half of a matrix is whole blocks
 
 
 def grouped(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
@@ -136,54 +147,77 @@ def spread(x: Tensor, back: Tensor, k: int) -> Tensor:
     return out
 
 
-def combine(rows: Tensor, back: Tensor, k: int) -> Tensor:
-    """[S, H] to [T, H], summed over a token's k choices."""
+def combine(rows: Tensor, back: Tensor, k: int, more: Tensor | None = None) -> Tensor:
+    """[S, H] to [T, H], summed over a token's k choices, and over `rows` and `more` [S, H]."""
     if on_gpu(rows):
         from workbench.models.quantized import kernels
 
-        return kernels.combine(rows, back, k)
+        return kernels.combine(rows, back, k, more)
+    if more is not None:
+        rows = rows + more
     return rows[back.long()].view(-1, k, rows.shape[-1]).sum(dim=1, dtype=torch.float32).to(rows.dtype)
 
 
-def gate(gate_up: Tensor, weight: Tensor, source: Tensor) -> Tensor:
-    """[S, 2I] -> [S, I]: `silu(gate) * up`, times the routing weight [T k] of each row."""
-    if on_gpu(gate_up):
+def gate(gates: Tensor, ups: Tensor, weight: Tensor, source: Tensor) -> Tensor:
+    """[S, I] twice -> [S, I]: `silu(gates) * ups`, times the routing weight [T k] of each row."""
+    if on_gpu(gates):
         from workbench.models.quantized import kernels
 
-        return kernels.gate(gate_up, weight, source)
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up * weight[source.long()].unsqueeze(-1).to(gate_up.dtype)
+        return kernels.gate(gates, ups, weight, source)
+    return F.silu(gates) * ups * weight[source.long()].unsqueeze(-1).to(gates.dtype)
 
 
-def gate_backward(gate_up: Tensor, weight: Tensor, source: Tensor, grad: Tensor, in_place: bool):
-    """The way back through `gate`; `in_place` may overwrite `gate_up` with its gradient.
-
-    Returns:
-        `(gradient of gate_up, gradient of weight)`.
-    """
-    if on_gpu(gate_up):
+def gate_backward(
+    gates: Tensor, ups: Tensor, weight: Tensor, source: Tensor, grad: Tensor, out: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The way back through `gate`: the gradient of `weight`. Those of `gates` and `ups` are written to `out`, which may
+    be `(gates, ups)` itself."""
+    if on_gpu(gates):
         from workbench.models.quantized import kernels
 
-        return kernels.gate_backward(gate_up, weight, source, grad, in_place)
-    gate, up = gate_up.chunk(2, dim=-1)
-    act = F.silu(gate)
+        return kernels.gate_backward(gates, ups, weight, source, grad, out)
+    act = F.silu(gates)
     grad_weight = torch.empty_like(weight)
-    grad_weight[source.long()] = (grad.float() * (act * up).float()).sum(-1).to(weight.dtype)
+    grad_weight[source.long()] = (grad.float() * (act * ups).float()).sum(-1).to(weight.dtype)
     grad = grad * weight[source.long()].unsqueeze(-1).to(grad.dtype)
-    return torch.cat([torch.ops.aten.silu_backward(grad * up, gate), grad * act], dim=-1), grad_weight
+    of_gates, of_ups = torch.ops.aten.silu_backward(grad * ups, gates), grad * act
+    out[0].copy_(of_gates)
+    out[1].copy_(of_ups)
+    return grad_weight
 
 
 # ---- the operators
 
 
-def _experts(hidden, weight, source, back, ends, up, down, handle) -> tuple[Tensor, Tensor]:
-    """`(output [T, H], gate_up [S, 2I])` of the module with this handle."""
+def _experts(hidden, weight, source, back, ends, up, down, handle, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """`(output [S, H], gate_up [S, 2I] if that is kept)` of the module with this handle."""
     module, k = module_of(handle), weight.shape[-1]
     rows = spread(_as_product(hidden), back, k)
-    gate_up = _product(module, "gate_up_proj", rows, ends, up)
+    gate_up = None
+    if not _halves(module, up):
+        gate_up = _product(module, "gate_up_proj", rows, ends, up)
+        gates, ups = gate_up.chunk(2, dim=-1)
+    elif keep:
+        gate_up = rows.new_empty(rows.shape[0], module.packed_sizes[0])
+        gates, ups = gate_up.chunk(2, dim=-1)
+        gates.copy_(_half_product(module, 0, rows, ends))
+        ups.copy_(_half_product(module, 1, rows, ends))
+    else:
+        gates, ups = _half_product(module, 0, rows, ends), _half_product(module, 1, rows, ends)
     del rows
-    gated = gate(gate_up, weight.reshape(-1), source)
-    return _product(module, "down_proj", gated, ends, down), gate_up
+    gated = gate(gates, ups, weight.reshape(-1), source)
+    if not keep:
+        del gate_up, gates, ups
+    return _product(module, "down_proj", gated, ends, down), gate_up if keep else None
+
+
+def _halves(module, up: list[Tensor]) -> bool:
+    return module.in_halves and not up and not module.kept_unpacked
+
+
+def _half_product(module, half: int, rows: Tensor, ends: Tensor) -> Tensor:
+    """[S, H] -> [S, I]: each row times its expert's `gate_proj` (0) or `up_proj` (1)."""
+    return grouped(rows, weights(module, "gate_up_proj", half).transpose(1, 2), ends)
 
 
 @torch.library.custom_op("workbench::experts", mutates_args=())
@@ -205,7 +239,7 @@ def experts(
         up: nothing, or LoRA's A [E, r, H] and B [E, 2I, r] (scaled) of gate_up_proj.
         down: nothing, or A [E, r, I] and B [E, H, r] of down_proj.
     """
-    rows = _experts(hidden, weight, source, back, ends, up, down, handle)[0]
+    rows = _experts(hidden, weight, source, back, ends, up, down, handle, False)[0]
     return combine(rows.to(hidden.dtype), back, weight.shape[-1])
 
 
@@ -227,7 +261,7 @@ def experts_kept(
     double: int,
 ) -> tuple[Tensor, Tensor]:
     """`experts` that also hands over `gate_up` [S, double], which the backward pass then need not compute again."""
-    rows, gate_up = _experts(hidden, weight, source, back, ends, up, down, handle)
+    rows, gate_up = _experts(hidden, weight, source, back, ends, up, down, handle, True)
     return combine(rows.to(hidden.dtype), back, weight.shape[-1]), gate_up
 
 
@@ -289,8 +323,10 @@ def experts_backward(
     """Gradients of `hidden`, `weight`, and each tensor of `up` and `down`. `kept` is `gate_up` or empty."""
     module, k = module_of(handle), weight.shape[-1]
     recompute, flat = not kept.numel(), weight.reshape(-1)
-    rows = spread(_as_product(hidden), back, k) if up or recompute else None
     grad = _as_product(grad)
+    if _halves(module, up):
+        return _backward_in_halves(module, grad, hidden, weight, source, back, ends, down, kept)
+    rows = spread(_as_product(hidden), back, k) if up or recompute else None
     up_matrices = None
     if not down:  # then this can come before `gate_up` is there
         grad_gated, of_down = _down_backward(module, spread(grad, back, k), None, ends, down)
@@ -304,10 +340,12 @@ def experts_backward(
         gate_up = kept
     if not up:
         rows = None
+    gates, ups = gate_up.chunk(2, dim=-1)
     if down:
-        grad_gated, of_down = _down_backward(module, spread(grad, back, k), gate(gate_up, flat, source), ends, down)
-    grad_gate_up, grad_weight = gate_backward(gate_up, flat, source, grad_gated, in_place=recompute)
-    del gate_up, grad_gated
+        grad_gated, of_down = _down_backward(module, spread(grad, back, k), gate(gates, ups, flat, source), ends, down)
+    grad_gate_up = gate_up if recompute else torch.empty_like(gate_up)
+    grad_weight = gate_backward(gates, ups, flat, source, grad_gated, grad_gate_up.chunk(2, dim=-1))
+    del gate_up, gates, ups, grad_gated
     if up_matrices is None:
         up_matrices = weights(module, "gate_up_proj")
     grad_rows = grouped(grad_gate_up, up_matrices, ends)
@@ -315,6 +353,38 @@ def experts_backward(
     of_up = _lora_backward(grad_rows, grad_gate_up, rows, ends, up)
     del grad_gate_up, rows
     return [combine(grad_rows.to(hidden.dtype), back, k), grad_weight.view(weight.shape), *of_up, *of_down]
+
+
+def _backward_in_halves(module, grad, hidden, weight, source, back, ends, down, kept) -> list[Tensor]:
+    """`experts_backward` without LoRA on `gate_up_proj`, of which one half is unpacked at a time."""
+    k, flat = weight.shape[-1], weight.reshape(-1)
+    if not down:
+        grad_gated, of_down = _down_backward(module, spread(grad, back, k), None, ends, down)
+    up_matrices = None
+    if kept.numel():
+        gates, ups = kept.chunk(2, dim=-1)
+        of_gates, of_ups = torch.empty_like(kept).chunk(2, dim=-1)
+    else:
+        rows = spread(_as_product(hidden), back, k)
+        gates = of_gates = _half_product(module, 0, rows, ends)
+        if down:
+            ups = of_ups = _half_product(module, 1, rows, ends)
+        else:  # these matrices are needed again soon
+            up_matrices = weights(module, "gate_up_proj", 1)
+            ups = of_ups = grouped(rows, up_matrices.transpose(1, 2), ends)
+        del rows
+    if down:
+        grad_gated, of_down = _down_backward(module, spread(grad, back, k), gate(gates, ups, flat, source), ends, down)
+    grad_weight = gate_backward(gates, ups, flat, source, grad_gated, (of_gates, of_ups))
+    del grad_gated, gates, ups
+    if up_matrices is None:
+        up_matrices = weights(module, "gate_up_proj", 1)
+    more = grouped(of_ups, up_matrices, ends).to(hidden.dtype)
+    del of_ups, up_matrices
+    rows = grouped(of_gates, weights(module, "gate_up_proj", 0), ends).to(hidden.dtype)
+    del of_gates
+    grad_hidden = combine(rows, back, k, more)
+    return [grad_hidden, grad_weight.view(weight.shape), *of_down]
 
 
 def _down_backward(module, grad: Tensor, gated: Tensor | None, ends: Tensor, lora: list[Tensor]):

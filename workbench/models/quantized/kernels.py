@@ -24,13 +24,17 @@ def _dequantize(
     code,
     out,
     blocks,
+    part,
+    stride,
+    first,
     NESTED: tl.constexpr,
     NESTED_BLOCK: tl.constexpr,
     BYTES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = block < blocks
+    target = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = target < blocks
+    block = target // part * stride + first + target % part
     if NESTED:
         scale = tl.load(nested_code + tl.load(absmax + block, mask=inside, other=0).to(tl.int32))
         scale = scale * tl.load(nested_absmax + block // NESTED_BLOCK, mask=inside, other=0.0) + tl.load(offset)
@@ -40,18 +44,25 @@ def _dequantize(
     byte = tl.load(packed + places, mask=inside[:, None], other=0).to(tl.int32)
     high, low = tl.load(code + (byte >> 4)), tl.load(code + (byte & 15))
     values = tl.interleave(high, low) * scale[:, None]
-    places = block[:, None] * (2 * BYTES) + tl.arange(0, 2 * BYTES)[None, :]
+    places = target[:, None] * (2 * BYTES) + tl.arange(0, 2 * BYTES)[None, :]
     tl.store(out + places, values.to(out.dtype.element_ty), mask=inside[:, None])
 
 
-def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(data: torch.Tensor, state, dtype: torch.dtype, half: int | None = None) -> torch.Tensor:
     """The weights behind bitsandbytes' packed bytes, its nested scales included, in one pass.
 
     Args:
         data: uint8, two 4-bit codes a byte, high half first.
         state: bitsandbytes' QuantState, double quantized or not.
+        half: of matrices [E, 2N, M] only `[:, :N]` (0) or `[:, N:]` (1); N M are whole blocks.
     """
-    out = torch.empty(state.shape, dtype=dtype, device=data.device)
+    shape = list(state.shape)
+    stride = part = state.shape.numel() // state.blocksize
+    if half is not None:
+        shape[1] //= 2
+        stride = part // shape[0]
+        part = stride // 2
+    out = torch.empty(shape, dtype=dtype, device=data.device)
     blocks, rows = out.numel() // state.blocksize, 64
     nested = state.state2 if state.nested else None
     _dequantize[(triton.cdiv(blocks, rows),)](
@@ -63,6 +74,9 @@ def dequantize(data: torch.Tensor, state, dtype: torch.dtype) -> torch.Tensor:
         state.code,
         out,
         blocks,
+        part,
+        stride,
+        (half or 0) * part,
         NESTED=bool(nested),
         NESTED_BLOCK=nested.blocksize if nested else 1,
         BYTES=state.blocksize // 2,
@@ -136,49 +150,53 @@ def spread(x: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @triton.jit
-def _combine(rows, back, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
+def _combine(rows, more, back, out, H, K: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for j in tl.static_range(K):
         row = tl.load(back + token * K + j).to(tl.int64)
         total += tl.load(rows + row * H + column, mask=column < H, other=0.0).to(tl.float32)
+        if MORE:
+            total += tl.load(more + row * H + column, mask=column < H, other=0.0).to(tl.float32)
     tl.store(out + token * H + column, total.to(out.dtype.element_ty), mask=column < H)
 
 
-def combine(rows: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
-    """[S, H] and [S] -> [T, H]: the sum of `rows[back[t k]] … rows[back[t k + k - 1]]`."""
+def combine(rows: torch.Tensor, back: torch.Tensor, k: int, more: torch.Tensor | None = None) -> torch.Tensor:
+    """[S, H] and [S] -> [T, H]: the sum of `rows[back[t k]] … rows[back[t k + k - 1]]`, and of those of `more`."""
     tokens = back.shape[0] // k
     out = torch.empty(tokens, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    _combine[(tokens,)](rows, back, out, rows.shape[1], K=k, BLOCK=_power_of_2(rows.shape[1]), num_warps=4)
+    other, block = rows if more is None else more, _power_of_2(rows.shape[1])
+    _combine[(tokens,)](rows, other, back, out, rows.shape[1], K=k, MORE=more is not None, BLOCK=block, num_warps=4)
     return out
 
 
 @triton.jit
-def _gate(gate_up, weight, source, out, I, BLOCK: tl.constexpr):
+def _gate(gates, ups, weight, source, out, stride, I, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < I
-    gate = tl.load(gate_up + row * 2 * I + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * I + I + column, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gates + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(ups + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + tl.load(source + row)).to(tl.float32)
     tl.store(out + row * I + column, (gate * tl.sigmoid(gate) * up * w).to(out.dtype.element_ty), mask=inside)
 
 
-def gate(gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """[S, 2I], [T k], [S] -> [S, I]: `silu(gate) * up * weight[source]`."""
-    out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-    _gate[(out.shape[0],)](gate_up, weight, source, out, out.shape[1], BLOCK=_power_of_2(out.shape[1]), num_warps=4)
+def gate(gates: torch.Tensor, ups: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """[S, I] twice (of one row stride), [T k], [S] -> [S, I]: `silu(gates) * ups * weight[source]`."""
+    out = gates.new_empty(gates.shape)
+    size, stride = out.shape[1], gates.stride(0)
+    _gate[(out.shape[0],)](gates, ups, weight, source, out, stride, size, BLOCK=_power_of_2(size), num_warps=4)
     return out
 
 
 @triton.jit
-def _gate_backward(gate_up, weight, source, grad, grad_weight, out, I, BLOCK: tl.constexpr):
+def _gate_backward(gates, ups, weight, source, grad, grad_weight, of_gates, of_ups, stride, I, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < I
-    gate = tl.load(gate_up + row * 2 * I + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * I + I + column, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gates + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(ups + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(grad + row * I + column, mask=inside, other=0.0).to(tl.float32)
     target = tl.load(source + row)
     w = tl.load(weight + target).to(tl.float32)
@@ -187,25 +205,26 @@ def _gate_backward(gate_up, weight, source, grad, grad_weight, out, I, BLOCK: tl
     tl.store(grad_weight + target, tl.sum(g * act * up, axis=0).to(grad_weight.dtype.element_ty))
     g = g * w
     grad_gate = g * up * sigmoid * (1 + gate * (1 - sigmoid))
-    tl.store(out + row * 2 * I + column, grad_gate.to(out.dtype.element_ty), mask=inside)
-    tl.store(out + row * 2 * I + I + column, (g * act).to(out.dtype.element_ty), mask=inside)
+    tl.store(of_gates + row * stride + column, grad_gate.to(of_gates.dtype.element_ty), mask=inside)
+    tl.store(of_ups + row * stride + column, (g * act).to(of_ups.dtype.element_ty), mask=inside)
 
 
 def gate_backward(
-    gate_up: torch.Tensor, weight: torch.Tensor, source: torch.Tensor, grad: torch.Tensor, in_place: bool
-):
-    """The way back through `gate`; `in_place` overwrites `gate_up` with its gradient.
-
-    Returns:
-        `(gradient of gate_up, gradient of weight)`.
-    """
+    gates: torch.Tensor,
+    ups: torch.Tensor,
+    weight: torch.Tensor,
+    source: torch.Tensor,
+    grad: torch.Tensor,
+    out: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """The way back through `gate`: the gradient of `weight`. Those of `gates` and `ups` are written to `out`, which has
+    their row stride and may be `(gates, ups)` itself."""
     size = grad.shape[1]
     grad_weight = torch.empty_like(weight)
-    out = gate_up if in_place else torch.empty_like(gate_up)
     _gate_backward[(grad.shape[0],)](
-        gate_up, weight, source, grad, grad_weight, out, size, BLOCK=_power_of_2(size), num_warps=4
+        gates, ups, weight, source, grad, grad_weight, *out, gates.stride(0), size, BLOCK=_power_of_2(size), num_warps=4
     )
-    return out, grad_weight
+    return grad_weight
 
 
 @triton.jit

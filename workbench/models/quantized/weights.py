@@ -37,24 +37,32 @@ def module_of(handle: torch.Tensor) -> torch.nn.Module:
     return _modules[int(handle)]
 
 
-def weights(module: torch.nn.Module, name: str) -> torch.Tensor:
-    """The unpacked parameter `name` of a registered module: the kept one, or a fresh one."""
+def weights(module: torch.nn.Module, name: str, half: int | None = None) -> torch.Tensor:
+    """The unpacked parameter `name` of a registered module, or one half of it: the kept one, or a fresh one."""
     kept = module.kept_unpacked.get(name)
-    return unpacked(module._parameters[name]) if kept is None else kept
+    return unpacked(module._parameters[name], half) if kept is None else _half(kept, half)
 
 
-def unpacked(parameter) -> torch.Tensor:
+def unpacked(parameter, half: int | None = None) -> torch.Tensor:
     """The weights of a packed parameter in the dtype they were quantized from (experts': `products_in`); another one as
-    it is."""
+    it is.
+
+    Args:
+        half: of matrices [E, 2N, M] only `[:, :N]` (0) or `[:, N:]` (1). On a GPU nothing else is unpacked.
+    """
     if not is_packed(parameter):
-        return parameter.data
+        return _half(parameter.data, half)
     state = parameter.quant_state
     dtype = products_in(state.dtype, parameter.device.type) if len(state.shape) == 3 else state.dtype
     if on_gpu(parameter) and not (state.nested and state.state2.dtype is not torch.float32):
         from workbench.models.quantized import kernels
 
-        return kernels.dequantize(parameter.data, state, dtype)
-    return bnb.functional.dequantize_4bit(parameter.data, state).to(dtype)
+        return kernels.dequantize(parameter.data, state, dtype, half)
+    return _half(bnb.functional.dequantize_4bit(parameter.data, state).to(dtype), half)
+
+
+def _half(matrices: torch.Tensor, half: int | None) -> torch.Tensor:
+    return matrices if half is None else matrices.chunk(2, dim=1)[half]
 
 
 def products_in(dtype: torch.dtype, device: str) -> torch.dtype:

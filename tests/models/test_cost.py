@@ -1,16 +1,19 @@
 """Estimates against what torch, bitsandbytes and PEFT do: bytes of packed weights, trained parameters, tensors that
 autograd keeps."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from workbench.config.run_config import validated
+from workbench.models.anatomy import bundled
 from workbench.models.anatomy.shapes import Anatomy, Weight
 from workbench.models.anatomy.sizes import read_sizes
 from workbench.models.cost.adapters import trained
 from workbench.models.cost.layers import How, layer_cost
+from workbench.models.cost.split import split
 from workbench.models.cost.weights import Form, Loaded, packed_bytes
 
 SIZES = {
@@ -165,3 +168,34 @@ def test_a_layer_keeps_what_autograd_was_seen_to_keep(kind, what):
 def _tensors(model) -> Iterator[torch.Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["", "packed before"])
+@pytest.mark.parametrize(("name", "bits"), [("Llama-3-8B", 0), ("Qwen3-8B", 4), ("DeepSeek-V2", 4)])
+def test_several_gpus_get_the_layers_that_transformers_gives_them(name, bits, kept):
+    """`device_map: auto` of a model on the meta device, for GPUs that are not here."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.integrations.accelerate import _get_device_map
+
+    if kept and not bits:
+        pytest.skip("nothing is packed")
+    from workbench.models.quantized import loader
+
+    loader.install()
+    values = bundled.configs()[name] | ({"num_hidden_layers": 9} if name == "DeepSeek-V2" else {})
+    loaded = Loaded(Anatomy(read_sizes(values).sizes), Form(bits))
+    config = AutoConfig.for_model(values["model_type"], **{k: v for k, v in values.items() if k != "model_type"})
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    quantizer = None
+    if bits:
+        options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        quantizer = loader.ExpertsQuantizer(options, pre_quantized=kept)
+        model._weight_conversions = []
+        quantizer.preprocess_model(model=model, device_map={"": "cpu"})
+    for cards in (2, 3):
+        memory = {**dict.fromkeys(range(cards), 80 << 30), "cpu": 1 << 40}
+        places = _get_device_map(model, "auto", memory, quantizer)
+        layers = Counter(place for name, place in places.items() if ".layers." in name)
+        assert [part.layers for part in split(loaded, cards)] == [layers[number] for number in range(cards)]

@@ -25,9 +25,9 @@ SENTENCES = {
         "The weights of the layers ({host}) stay in host memory and stream through the GPU for every token (weights_on: host), which makes answers slow.",
         "各层权重（{host}）留在主机内存，每生成一个 token 都要流式经过 GPU（weights_on: host），因此回答较慢。",
     ),
-    "cost_split_evenly": (
-        "Per card of {cards}, as if the layers were spread evenly; the first and the last card take more. With device_map: none each card trains with a model of its own, or with a part of it (weights_on: shared).",
-        "为 {cards} 张卡中每张的用量，假定各层均匀分布；首尾两张卡会更多。device_map: none 时每张卡各用一个完整模型训练，或只保存其中一部分（weights_on: shared）。",
+    "cost_split": (
+        "Of {cards} cards that share the layers, the one that takes most. With device_map: none each card trains with a model of its own, or with a part of it (weights_on: shared).",
+        "各层分布在 {cards} 张卡上，此为占用最多的一张。device_map: none 时每张卡各用一个完整模型训练，或只保存其中一部分（weights_on: shared）。",
     ),
     "cost_rows_unknown": (
         "How long the rows are is not known before a run has counted them: they are taken at their longest, {tokens:,} tokens.",

@@ -1,5 +1,6 @@
 """A backend whose requests share forward passes; the thread is the scheduler's."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from workbench.errors import UserError
 from workbench.models.cost import chat
 from workbench.models.cost.chat import PAGE
 from workbench.models.half_linear import PackedLinear
+from workbench.models.layers import decoder_layers
 
 _LIMITS = {"cuda": Limits(64, 4096, 1024), "cpu": Limits(32, 512, 128)}
 _FIRST_TOKENS, _FIRST_BYTES = 4096, 2**28  # of the cache on a GPU before it grows: the larger of the two
@@ -66,7 +68,7 @@ class BatchingScheduler(Scheduler):
     ):
         device = decoder._device.type
         limits = _LIMITS.get(device, _LIMITS["cpu"])
-        held = tokens or planned_tokens(fit.bytes_per_token, decoder.context, limits.rows, device)
+        held = tokens or planned_tokens(decoder.base, fit.bytes_per_token, decoder.context, limits.rows)
         most = held // PAGE + 2
         if first is None:
             first = max(_FIRST_TOKENS, _FIRST_BYTES // fit.bytes_per_token) if device == "cuda" else held
@@ -182,7 +184,15 @@ class BatchingScheduler(Scheduler):
             self.batch.add(item)
 
 
-def planned_tokens(bytes_per_token: int, context: int, rows: int, device: str) -> int:
-    """Tokens that the cache may hold, of the memory that is free now."""
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    return chat.planned_tokens(free, bytes_per_token, context, rows, device == "cuda")
+def planned_tokens(model, bytes_per_token: int, context: int, rows: int) -> int:
+    """Tokens that the cache may hold, of the memory that is free now: on each GPU that has layers of the model, those
+    layers' part of it."""
+    places = decoder_layers(model) or [model]
+    layers = Counter(next(place.parameters()).device for place in places)
+    found = []
+    for device, count in layers.items():
+        gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
+        part = -(-bytes_per_token * count // layers.total())
+        found.append(chat.planned_tokens(free, part, context, rows, gpu))
+    return min(found)

@@ -3,6 +3,7 @@
 The engine's cache may grow beyond one context: `planned_tokens` says how far. It takes memory as it fills.
 """
 
+from workbench.config.option import split_names
 from workbench.config.options import EngineConfig
 from workbench.messages.message import Message
 from workbench.models.anatomy import cache, units
@@ -10,6 +11,7 @@ from workbench.models.anatomy.shapes import Anatomy
 from workbench.models.cost import constants
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.placement import packing_bytes, streamed
+from workbench.models.cost.split import fullest
 from workbench.models.cost.weights import Form, Loaded
 
 PAGE = 16  # tokens of the cache that are given out together
@@ -32,7 +34,8 @@ def chat_memory(anatomy: Anatomy, config: EngineConfig, memory: float, gpu: bool
     in 4 bits and the larger part of a GPU's memory, and the model does not fit), that is counted.
 
     Args:
-        memory: bytes of the device.
+        memory: bytes of the device; of each, where `devices` names several GPUs that share the model. Then all but the
+            facts is of the one with the most.
         adapters: bytes of the adapters' files.
     """
     able = config.quantization_bit != 8 and not config.external and "," not in config.devices
@@ -66,9 +69,15 @@ def _memory(
         plain = _on_host(anatomy, config.cpu_weights)
     per_token = cache.cache_bytes(sizes, 1, windows=False, bits=8 * width)
     context = sizes.context or 4096
+    held_here = per_token  # of a token, by this device
+    cards = len(split_names(config.devices)) if gpu and placed is None else 1
+    if cards > 1:
+        part = fullest(loaded, cards, context * per_token // sizes.layers)
+        plain, packed, scales, adapters = part.bytes, 0, 0, -(-adapters * part.layers // sizes.layers)
+        held_here = -(-per_token * part.layers // sizes.layers)
     static = plain + packed + scales
     base = constants.CONTEXT + constants.LIBRARIES if gpu else constants.HOST_BASE
-    planned = planned_tokens(max(0.0, memory - static - base), per_token, context, ROWS[gpu], gpu)
+    planned = planned_tokens(max(0.0, memory - static - base), held_here, context, ROWS[gpu], gpu)
     read = _READ[gpu]
     work = read * width * max(8 * sizes.hidden, 4 * sizes.dense, 2 * sizes.heads * sizes.head)
     if sizes.experts:
@@ -80,7 +89,7 @@ def _memory(
         "weights": plain + packed,
         "constants": scales,
         "adapters": adapters,
-        "cache": held * per_token,
+        "cache": held * held_here,
         "workspace": int(work + (loaded.largest if not sizes.experts else 0)),
         "logits": 2 * ROWS[gpu] * sizes.vocabulary * 4,
         "context": base,

@@ -13,7 +13,7 @@ import psutil
 from workbench.errors import UserError
 from workbench.models.anatomy.shapes import Weight
 from workbench.models.anatomy.units import memory
-from workbench.models.cost.weights import Loaded, packed_bytes
+from workbench.models.cost.weights import Loaded
 
 SLOTS = 3  # layers on the card: one is computed, the others are on their way
 SHARED_SLOTS = 2  # the same where they come from other cards, which is quick
@@ -51,7 +51,7 @@ def streamed(loaded: Loaded, devices: int = 0, ends: bool = False) -> Streamed:
     """
     anatomy, host, largest = loaded.anatomy, 0, 0
     for layer in anatomy.layers:
-        own = sum(_bytes(weight, loaded) for weight in layer.weights if streams(weight))
+        own = sum(loaded.of(weight) for weight in layer.weights if streams(weight))
         host += own * len(layer.numbers)
         largest = max(largest, own)
     stays = loaded.bytes.total - host
@@ -59,7 +59,7 @@ def streamed(loaded: Loaded, devices: int = 0, ends: bool = False) -> Streamed:
     taken = largest * min(slots, anatomy.sizes.layers)
     share = -(-host // devices) if devices else 0
     if devices and ends:
-        tables = [_bytes(weight, loaded) for weight in anatomy.outside if weight.component in ("embedding", "head")]
+        tables = [loaded.of(weight) for weight in anatomy.outside if weight.component in ("embedding", "head")]
         more, part = max(0, max(tables) - taken), -(-sum(tables) // devices)
         if more + part <= sum(tables):  # else they stay whole (`models/shared_weights.py`)
             taken, stays, share = taken + more, stays - sum(tables), share + part
@@ -69,12 +69,6 @@ def streamed(loaded: Loaded, devices: int = 0, ends: bool = False) -> Streamed:
 def divides_ends(config) -> bool:
     """Whether a run that divides its weights divides embedding and output head as well: nothing trains them."""
     return config.weights_on == "shared" and not (config.additional_target or config.new_tokens)
-
-
-def _bytes(weight: Weight, loaded: Loaded) -> int:
-    if not loaded.packed(weight):
-        return weight.count * loaded.form.bytes
-    return sum(packed_bytes(weight, loaded.form))
 
 
 def free_host() -> int:

@@ -23,6 +23,7 @@ from workbench.models.cost.layers import How, LayerCost, layer_cost
 from workbench.models.cost.parts import Estimate
 from workbench.models.cost.placement import Streamed, divides_ends, packing_bytes, streamed
 from workbench.models.cost.plan import Need, Plan, lacking, plan, worth_compiling
+from workbench.models.cost.split import fullest
 from workbench.models.cost.weights import Form, Loaded
 
 CHUNK = 2048  # positions whose logits exist at once (`train/fast/cross_entropy.py`)
@@ -123,7 +124,9 @@ class TrainingMemory:
         weights, width = self.loaded.bytes, self.form.bytes
         casts = 0 if self.mixed else 2 * self.trained.of_linears
         share = self.cards
-        here, constants_here = (weights.plain + weights.packed) // share, weights.constants // share
+        here, constants_here = weights.plain + weights.packed, weights.constants
+        if share > 1:
+            here, constants_here = fullest(self.loaded, share).bytes, 0
         if self.streamed is not None:
             here, constants_here = self.streamed.here, 0
         return {
@@ -388,7 +391,7 @@ class TrainingMemory:
             code = "cost_weights_shared" if self.streamed.share else "cost_weights_on_host"
             notes.append(Message(code, host=units.memory(self.streamed.host)))
         if self.cards > 1:
-            notes.append(Message("cost_split_evenly", cards=self.cards))
+            notes.append(Message("cost_split", cards=self.cards))
         if not self.rows.longest:
             notes.append(Message("cost_rows_unknown", tokens=self.batch.longest))
         if self.trained.targets.unknown:

@@ -55,6 +55,10 @@ class Loaded:
     def packed(self, weight: Weight) -> bool:
         return self.form.packed(weight, self.fused_fits)
 
+    def of(self, weight: Weight) -> int:
+        """Bytes of one such weight, with its scales."""
+        return sum(packed_bytes(weight, self.form)) if self.packed(weight) else weight.count * self.form.bytes
+
     @cached_property
     def bytes(self) -> LoadedWeights:
         """Of the whole model."""

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from workbench.models.quantized.launching import on_its_gpu
+
 
 def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
@@ -20,6 +22,7 @@ def _rms_norm(x, weight, out, H, eps, BLOCK: tl.constexpr):
     tl.store(out + row * H + column, value.to(out.dtype.element_ty), mask=column < H)
 
 
+@on_its_gpu
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """`weight · x / √(mean(x²) + eps)`, with the rounding of transformers' own."""
     x = x.contiguous()
@@ -44,6 +47,7 @@ def _rotate_pairs(x, factors, out, heads, x_row, x_head, D: tl.constexpr, WIDE: 
     tl.store(place + 1, (a * sin + b * cos).to(out.dtype.element_ty), mask=inside)
 
 
+@on_its_gpu
 def rotate_pairs(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of neighboring numbers, as DeepSeek-V2 has it: [rows, heads, 1, d], any strides but the last.
 
@@ -79,6 +83,7 @@ def _rotate_halves(x, cos, sin, out, heads, x_row, x_head, D: tl.constexpr, WIDE
     tl.store(place + D // 2, right.to(dtype), mask=inside)
 
 
+@on_its_gpu
 def rotate_halves(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of numbers half a head apart, as Llama's in transformers: [rows, heads, 1, d], any strides but
     the last. cos, sin: [rows, 1, d]."""

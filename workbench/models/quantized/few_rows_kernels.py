@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from workbench.models.quantized.launching import on_its_gpu
 from workbench.models.quantized.nvrtc import CudaModule
 
 _BLOCK = 64  # weights that share a scale
@@ -53,7 +54,8 @@ def fitting_numbers(code: tuple[float, ...], dtype: torch.dtype) -> tuple[list[f
 
 
 @functools.cache
-def _module(code: tuple[float, ...], dtype: torch.dtype) -> CudaModule:
+def _module(code: tuple[float, ...], dtype: torch.dtype, gpu: int) -> CudaModule:
+    """For this GPU, which is the current one: a module of the driver belongs to its context."""
     return CudaModule(source(code, dtype), _SOURCE.name)
 
 
@@ -61,7 +63,7 @@ def _packing(data: torch.Tensor, state) -> tuple[CudaModule, str, list[torch.Ten
     """The functions for weights of this QuantState, how its scales are packed, and where everything lies."""
     module = getattr(state, "few_rows", None)
     if module is None:
-        module = state.few_rows = _module(tuple(state.code.tolist()), state.dtype)
+        module = state.few_rows = _module(tuple(state.code.tolist()), state.dtype, data.get_device())
     nested = state.state2 if state.nested else None
     if nested is None:
         return module, "plain", [data, *[state.absmax] * 5]
@@ -76,6 +78,7 @@ def fits(state) -> bool:
     return nested and whole and tensor_cores and state.dtype in (torch.bfloat16, torch.float16)
 
 
+@on_its_gpu
 def linear(
     x: torch.Tensor,
     data: torch.Tensor,
@@ -122,6 +125,7 @@ def try_out() -> float:
     return float((linear(x, data, state).float() - want).norm() / want.norm())
 
 
+@on_its_gpu
 def gated(x: torch.Tensor, gate: tuple, up: tuple) -> torch.Tensor:
     """`silu(x Gᵀ) · (x Uᵀ)`, rounded after each step: [M, K] -> [M, I].
 
@@ -149,6 +153,7 @@ def _low_rank(x, a, out, R, K: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + row * R + r, tl.sum(total, axis=0).to(out.dtype.element_ty))
 
 
+@on_its_gpu
 def low_rank(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     """`x Aᵀ`: [M, K] and [r, K] -> [M, r]."""
     out = torch.empty(x.shape[0], a.shape[0], dtype=x.dtype, device=x.device)
@@ -169,6 +174,7 @@ def _low_of_pairs(x, a, keys, out, R, EACH: tl.constexpr, K: tl.constexpr, BLOCK
     tl.store(out + pair * R + r, tl.sum(total, axis=0).to(out.dtype.element_ty))
 
 
+@on_its_gpu
 def low_of_pairs(x: torch.Tensor, a: torch.Tensor, keys: torch.Tensor, each: int) -> torch.Tensor:
     """`A x` of each pair: rows `x[pair // each]` of [·, K] and A [E, r, K] of the expert `keys[pair]` -> [pairs, r]."""
     a = a.contiguous()
@@ -195,6 +201,7 @@ def _sum_of_choices(rows, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + token * H + column, total.to(out.dtype.element_ty), mask=column < H)
 
 
+@on_its_gpu
 def experts(
     x: torch.Tensor,
     index: torch.Tensor,

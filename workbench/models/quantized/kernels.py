@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from workbench.models.quantized.launching import on_its_gpu
+
 
 def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
@@ -48,6 +50,7 @@ def _dequantize(
     tl.store(out + places, values.to(out.dtype.element_ty), mask=inside[:, None])
 
 
+@on_its_gpu
 def dequantize(data: torch.Tensor, state, dtype: torch.dtype, half: int | None = None) -> torch.Tensor:
     """The weights behind bitsandbytes' packed bytes, its nested scales included, in one pass.
 
@@ -111,6 +114,7 @@ def _place(keys, reached, counts, source, back, N, blocks, E: tl.constexpr, EXPE
     tl.store(source + target, offsets, mask=offsets < N)
 
 
+@on_its_gpu
 def route(keys: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Counting sort of N keys below `experts`, stable.
 
@@ -141,6 +145,7 @@ def _spread(x, back, out, H, K: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(out + row * H + column, value, mask=column < H)
 
 
+@on_its_gpu
 def spread(x: torch.Tensor, back: torch.Tensor, k: int) -> torch.Tensor:
     """[T, H] and [T k] -> [T k, H]: `x[t]` goes to the rows `back[t k] … back[t k + k - 1]`."""
     x = x.contiguous()
@@ -162,6 +167,7 @@ def _combine(rows, more, back, out, H, K: tl.constexpr, MORE: tl.constexpr, BLOC
     tl.store(out + token * H + column, total.to(out.dtype.element_ty), mask=column < H)
 
 
+@on_its_gpu
 def combine(rows: torch.Tensor, back: torch.Tensor, k: int, more: torch.Tensor | None = None) -> torch.Tensor:
     """[S, H] and [S] -> [T, H]: the sum of `rows[back[t k]] … rows[back[t k + k - 1]]`, and of those of `more`."""
     tokens = back.shape[0] // k
@@ -182,6 +188,7 @@ def _gate(gates, ups, weight, source, out, stride, I, BLOCK: tl.constexpr):
     tl.store(out + row * I + column, (gate * tl.sigmoid(gate) * up * w).to(out.dtype.element_ty), mask=inside)
 
 
+@on_its_gpu
 def gate(gates: torch.Tensor, ups: torch.Tensor, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """[S, I] twice (of one row stride), [T k], [S] -> [S, I]: `silu(gates) * ups * weight[source]`."""
     out = gates.new_empty(gates.shape)
@@ -209,6 +216,7 @@ def _gate_backward(gates, ups, weight, source, grad, grad_weight, of_gates, of_u
     tl.store(of_ups + row * stride + column, (g * act).to(of_ups.dtype.element_ty), mask=inside)
 
 
+@on_its_gpu
 def gate_backward(
     gates: torch.Tensor,
     ups: torch.Tensor,
@@ -263,6 +271,7 @@ def _cross_entropy(logits, targets, losses, V: tl.constexpr, scale, cap, CAPPED:
         tl.store(start + at + column, grad.to(logits.dtype.element_ty), mask=at + column < V)
 
 
+@on_its_gpu
 def cross_entropy_(logits: torch.Tensor, targets: torch.Tensor, scale: float = 1.0, cap: float = 0.0) -> torch.Tensor:
     """Negative log-likelihood of each row; overwrites `logits` [N, V] with its gradient.
 

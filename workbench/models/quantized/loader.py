@@ -111,6 +111,13 @@ class ExpertsQuantizer(Bnb4BitHfQuantizer):
         module, leaf = get_module_from_name(model, param_name)
         return leaf in EXPERT_PARAMETERS and is_packed(module._parameters.get(leaf))
 
+    def param_element_size(self, model, param_name, param):
+        """Bytes of an element, by which `device_map: auto` places: of experts that were packed before, elements are
+        bytes."""
+        if self.pre_quantized and param_name.rpartition(".")[2] in EXPERT_PARAMETERS and is_packed(param):
+            return 1
+        return super().param_element_size(model, param_name, param)
+
     def _process_model_before_weight_loading(self, model, device_map, **kwargs):
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
         fused = [(name, module) for name, module in model.named_modules() if is_fused_experts(module)]

@@ -1,5 +1,5 @@
-"""DeepSeek-V2's (236B) shape with a few layers on two GPUs: divided weights in training, `device_map: auto` in chat, and
-what the estimates say of each card's memory.
+"""DeepSeek-V2's (236B) shape with a few layers on two GPUs: divided weights in training, `device_map: auto` in chat,
+and what the estimates say of each card's memory.
 
     python benchmarks/v2_on_two.py make FOLDER [--layers 6] [--tiny]
         random bf16 weights of the exact layer shape (7.6 GB for each layer with experts), rows of mixed lengths
@@ -94,10 +94,10 @@ def chat(folder: Path) -> None:
     import torch
 
     one, two = (torch.load(folder / f"logits-{count}.pt") for count in (1, 2))
+    same = float((one.argmax(-1) == two.argmax(-1)).float().mean())
     print(
-        f"logits of two against one: {float((one - two).norm() / one.norm()):.1e}, largest {float(one.abs().max()):.2f}"
+        f"logits of two against one: {float((one - two).norm() / one.norm()):.1e}; likeliest tokens alike: {same:.0%}"
     )
-    print("the first token that is likeliest is the same at", float((one.argmax(-1) == two.argmax(-1)).float().mean()))
 
 
 def _chat(folder: Path, devices: str) -> None:
@@ -132,10 +132,8 @@ def _chat(folder: Path, devices: str) -> None:
     for line in said:
         print("said", line)
     each = ", ".join(f"{one:.2f}" for one in taken)
-    cache = found.parts["cache"] / GIB
-    print(
-        f"| {devices} | {speed:.0f} | {first:.2f} s | {load:.0f} s | {each} | {without:.2f}, with a whole context's cache {without + cache:.2f} |"
-    )
+    whole = f"{without:.2f}, with a whole context's cache {found.total / GIB:.2f}"
+    print(f"| {devices} | {speed:.0f} | {first:.2f} s | {load:.0f} s | {each} | {whole} |")
     sys.stdout.flush()
     os._exit(0)  # the scheduler's thread does not end by itself
 

@@ -126,7 +126,13 @@ def _chat(folder: Path, devices: str) -> None:
         with torch.inference_mode():
             return backend.decoder.base(ids, use_cache=False).logits[0].float().cpu()
 
+    def few_rows():  # decoding's kernels read the first 40 tokens, training's products all 256
+        with torch.inference_mode():
+            few, many = (backend.decoder.base(ids[:, :n], use_cache=False).logits[0, :40].float() for n in (40, 256))
+        return float((few - many).norm() / many.norm())
+
     torch.save(backend.call(logits), folder / f"logits-{count}.pt")
+    said.append(f"decoding's kernels against training's products: {backend.call(few_rows):.1e}")
     found = chat_memory(anatomy_of(folder), config, card_bytes(), True)
     without = (found.total - found.parts["cache"]) / GIB
     for line in said:

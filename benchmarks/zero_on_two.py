@@ -39,7 +39,7 @@ def main() -> None:
     mixed_lengths.data(given.folder)
     values = {
         "model_name_or_path": str(model), "dataset_dir": str(given.folder / "data"), "dataset": "mixed",
-        "template": "deepseek", "finetuning_type": "full", "cutoff_len": 256 if given.tiny else 2048,
+        "template": "deepseek", "finetuning_type": "full", "cutoff_len": 2048,
         "per_device_train_batch_size": 2, "logging_steps": 1, "max_steps": given.steps, "learning_rate": 1e-5,
     }  # fmt: skip
     print(

@@ -106,6 +106,19 @@ def test_saved_and_reloaded_in_4_bits_is_identical(pair, tmp_path):
         assert torch.equal(again(ids).logits, packed(ids).logits)
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_parameters_with_too_many_elements_for_bitsandbytes_are_packed_in_parts(double, monkeypatch):
+    value = torch.randn(5, 24, 64, generator=torch.Generator().manual_seed(3))
+    options = {"quant_type": "nf4", "quant_storage": torch.uint8, "compress_statistics": double, "bnb_quantized": False}
+    whole = loader._pack(value, options)
+    monkeypatch.setattr(loader, "_AT_ONCE", 1000)  # 960 elements, so eight parts
+    parts = loader._pack(value, options)
+    assert type(parts) is type(whole) and torch.equal(parts.data, whole.data)
+    ours, theirs = parts.quant_state.as_dict(packed=True), whole.quant_state.as_dict(packed=True)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(unpacked(parts), unpacked(whole))
+
+
 @pytest.fixture(params=[False, True], ids=["whole", "in halves"])
 def in_halves(request, pair):
     if request.param:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +25,15 @@ CPU = {"device": "cpu", "pin_memory": False}
 
 @pytest.fixture
 def full(config):  # noqa: F811
-    """16 rows, so that no step lacks any: accelerate would fill it up with rows from the start."""
+    """16 rows, so that no step lacks any: accelerate would fill it up with rows from the start. Some are longer than what
+    goes through the output head at once, so that processes use it a different number of times."""
+    path = Path(config["dataset_dir"]) / "small.json"
+    rows = json.loads(path.read_text())
+    for row in rows[::4]:
+        row["output"] += "The rain fell all the time. " * 40
+    path.write_text(json.dumps(rows))
     return config | {
+        "cutoff_len": 1200,
         "finetuning_type": "full", "quantization_bit": None, "val_size": 11, "eval_strategy": "steps", "eval_steps": 3,
         "max_grad_norm": 0.5, "gradient_accumulation_steps": 2, "learning_rate": 1e-3,
     }  # fmt: skip

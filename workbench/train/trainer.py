@@ -70,8 +70,6 @@ def build_trainer(
     if weights is not None:
         place = "shared" if weights.shared else "host"
         config = config.model_copy(update={"weights_on": place, "cuda_graphs": "off"})
-    if config.activation_memory == "least":
-        experts_in_halves(causal)
     padded = why_padded(config, causal) if whole and not plain else apart
     if ranks.count() > 1 and padded and not plain:  # accelerate's wrapped model knows nothing of recorded steps
         plain = padded = Message("padded_ranks", why=padded)
@@ -85,6 +83,8 @@ def build_trainer(
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and not plain:
         report(Message("rows_padded", why=padded))
+    if config.activation_memory == "least" and not getattr(strategy, "compiled", False):
+        experts_in_halves(causal)  # compiled layers need as much elsewhere
     if weights is not None:
         seconds, gib = weights.bytes / weights.bandwidth, weights.bytes / 2**30
         told = {"gib": gib, "rate": weights.bandwidth / 1e9, "seconds": 2 * seconds}

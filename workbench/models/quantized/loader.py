@@ -23,9 +23,16 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from workbench.models.quantized import expert_lora
 from workbench.models.quantized.bnb import bnb
 from workbench.models.quantized.experts import use_packed_experts
-from workbench.models.quantized.layout import EXPERT_PARAMETERS, check_layout, expert_parameters, is_fused_experts
+from workbench.models.quantized.layout import (
+    BLOCK,
+    EXPERT_PARAMETERS,
+    check_layout,
+    expert_parameters,
+    is_fused_experts,
+)
 from workbench.models.quantized.weights import is_packed
 
+_AT_ONCE = 1 << 30  # elements that are packed in one call
 _packing_on: torch.device | None = None  # where weights are packed that stay on the CPU
 
 
@@ -62,9 +69,25 @@ class _Quantize(Bnb4bitQuantize):
                 continue
             value = value[0] if isinstance(value, list) else value
             options = {k: v for k, v in module._parameters[leaf].__dict__.items() if k != "module"}
-            result[name] = bnb.nn.Params4bit(value.contiguous(), requires_grad=False, **options).to(value.device)
+            result[name] = _pack(value.contiguous(), options)
             module._is_hf_initialized = True
         return result
+
+
+def _pack(value: torch.Tensor, options: dict) -> bnb.nn.Params4bit:
+    """What `Params4bit` makes of a parameter, in parts: bitsandbytes' kernels count elements in 32 bits, and a layer of
+    DeepSeek-V2 (236B) has 2.5 billion of them in one parameter."""
+    if value.numel() < _AT_ONCE:
+        return bnb.nn.Params4bit(value, requires_grad=False, **options).to(value.device)
+    asked = {name: options[name] for name in ("quant_type", "quant_storage")}
+    parts = [bnb.functional.quantize_4bit(part, **asked) for part in value.view(-1).split(_AT_ONCE // BLOCK * BLOCK)]
+    state = parts[0][1]
+    state.shape, state.absmax = value.shape, torch.cat([one.absmax for _, one in parts])
+    if options["compress_statistics"]:  # of all scales together, as `quantize_4bit` does it
+        state.offset, state.nested = state.absmax.mean(), True
+        state.absmax, state.state2 = bnb.functional.quantize_blockwise(state.absmax - state.offset, blocksize=256)
+    data = torch.cat([one for one, _ in parts])
+    return bnb.nn.Params4bit(data, requires_grad=False, **(options | {"quant_state": state, "bnb_quantized": True}))
 
 
 class _Deserialize(Bnb4bitDeserialize):

@@ -37,10 +37,18 @@ def linear_nll(hidden: Tensor, head: nn.Module, targets: Tensor, scale: float = 
     chunk = CHUNK if hidden.device.type == "cuda" else CPU_CHUNK
 
     def nll(part: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(adjusted(head(part).float(), scale, cap), wanted, reduction="none", ignore_index=-100)
+        logits = adjusted(_logits(head, part).float(), scale, cap)
+        return F.cross_entropy(logits, wanted, reduction="none", ignore_index=-100)
 
     parts = zip(hidden.split(chunk), targets.clamp(min=-100).split(chunk), strict=True)
     return torch.cat([torch.utils.checkpoint.checkpoint(nll, *part, use_reentrant=False) for part in parts])
+
+
+def _logits(head: nn.Module, hidden: Tensor) -> Tensor:
+    """`head(hidden)`. Without calling a plain one: how many chunks there are depends on a process's own rows, and each
+    call of a module of which processes keep parts is a gathering that all must take part in (ZeRO-3). Its weights are
+    here as long as the model's own forward pass goes on (`train/zero.py`)."""
+    return F.linear(hidden, head.weight, head.bias) if type(head) is nn.Linear else head(hidden)
 
 
 def logit_adjustment(config) -> tuple[float, float]:

@@ -52,12 +52,14 @@ def sum_loss_in_forward(causal) -> None:
         if not (sum_loss or per_token):
             return plain(*args, **inputs)
         labels = inputs.pop("labels")
+        asked = labels.device
         reference = None
         if held is not None:
             reference = held.hidden(causal, last_hidden_state, bounds=bounds, longest=longest, **inputs)
             reference = reference[:, :-1].flatten(0, 1)
         hidden = last_hidden_state(causal, bounds, longest, **inputs)
         head = causal.get_output_embeddings()
+        labels = labels.to(hidden.device)  # of a model that is split over several, the last one
         hidden, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         trained = None if static_shapes else targets != -100
         if trained is not None:
@@ -77,7 +79,7 @@ def sum_loss_in_forward(causal) -> None:
             if trained is not None:
                 loss = loss.new_zeros(trained.shape).masked_scatter(trained.to(device), loss)
             loss = loss.view(labels.shape[0], -1)
-        return CausalLMOutput(loss=loss)
+        return CausalLMOutput(loss=loss.to(asked))
 
     forward.sums_loss = True  # type: ignore[attr-defined]
     causal.forward = forward

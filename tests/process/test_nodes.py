@@ -229,6 +229,27 @@ def test_a_page_starts_a_run_over_hosts_that_outlives_it(as_page, config):  # no
     assert "[node2]" in run.log.read_text() or of(run.path, "loss")
 
 
+def test_a_page_resumes_a_run_over_its_hosts(as_page, config):  # noqa: F811
+    folder, workspace = as_page
+    parsed = validated(config | {"per_device_train_batch_size": 2, "max_steps": 4, "save_steps": 2})
+    run = elsewhere.launch_over("127.0.0.1, node2:1", parsed, workspace)
+    wait_for(lambda: run.stored_state().ended, 120)
+    assert run.stored_state().nodes == "127.0.0.1:1,node2:1" and run.state().state == "finished"
+    before = run.stored_state()
+    (folder / "node2.refuses").touch()
+    with pytest.raises(UserError) as caught:
+        elsewhere.resume(run, workspace, overrides={"max_steps": 6})
+    assert caught.value.message.code == "node_unreached" and run.stored_state() == before  # as if nobody had asked
+    assert run.config_values()["max_steps"] == 4
+    (folder / "node2.refuses").unlink()
+    said = elsewhere.resume(run, workspace, overrides={"max_steps": 6})
+    assert said == f"{run.id} goes on over 127.0.0.1:1,node2:1 from checkpoint-4."
+    wait_for(lambda: run.stored_state().ended, 120)
+    state = run.stored_state()
+    assert (state.state, state.step, state.device) == ("finished", 6, "2 × CPU"), state
+    assert queue.queue(workspace) == []
+
+
 def test_a_host_that_goes_between_the_check_and_the_start_is_the_runs_end(as_page, config, monkeypatch):  # noqa: F811
     folder, workspace = as_page
     parsed, make = validated(config), elsewhere.create_run

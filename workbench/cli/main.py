@@ -140,6 +140,7 @@ def train(
         tell(Message("run_directory", path=run.path))
     if nodes and not quiet:
         several.print_lines(nodes.places, run.path, space, nodes.port)
+    several.remember(run, nodes, through)
     with several.closing(nodes):
         code = supervise(run, parsed, space, echo=not quiet, from_queue=from_queue, nodes=nodes)
     queue.start_queued(space)  # this run's devices are free now
@@ -271,16 +272,17 @@ def resume(
     set_: SetOption = None,
     workspace: WorkspaceOption = WORKSPACE,
 ):
-    """Let a run that has ended go on in the background, from its last whole checkpoint or another one.
+    """Let a run that has ended go on in the background, from its last whole checkpoint or another one, over the hosts
+    that it was trained over (ssh).
 
     More epochs for a finished run: --set num_train_epochs=5.
     """
     from workbench.config.run_config import parse_overrides
     from workbench.runs.run import find_run
-    from workbench.train import queue
+    from workbench.train import elsewhere
 
     space = Workspace(workspace)
-    tell(queue.resume(find_run(space, run_id), space, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
+    tell(elsewhere.resume(find_run(space, run_id), space, checkpoint=checkpoint, overrides=parse_overrides(set_ or [])))
 
 
 @app.command("note")

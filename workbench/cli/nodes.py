@@ -6,8 +6,9 @@ from pathlib import Path
 
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.runs.run import Run
 from workbench.storage.workspace import Workspace
-from workbench.train.nodes import THROUGH, Nodes, Place, check_nodes, parse_nodes, torchrun_lines
+from workbench.train.nodes import THROUGH, Nodes, Place, check_nodes, named_places, parse_nodes, torchrun_lines
 
 
 def places_of(hosts: str, through: str) -> list[Place]:
@@ -23,6 +24,13 @@ def connected(places: Sequence[Place], config: RunConfig, workspace: Workspace, 
         return None
     check_nodes(config)
     return Nodes(places, workspace, through)
+
+
+def remember(run: Run, nodes: Nodes | None, through: str) -> None:
+    """Keep with the run over which hosts it is trained, so that it is resumed there. Slurm gives others each time."""
+    named = named_places(nodes.places) if nodes and through == "ssh" else ""
+    if run.stored_state().nodes != named:
+        run.update(nodes=named)
 
 
 @contextlib.contextmanager

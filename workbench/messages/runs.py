@@ -106,6 +106,7 @@ SENTENCES = {
         "{id} 在队列中排第 {place} 位，共 {total} 个。",
     ),
     "run_goes_on": ("{id} goes on from {start}.", "{id} 继续训练，起点：{start}。"),
+    "run_goes_on_over": ("{id} goes on over {hosts} from {start}.", "{id} 在 {hosts} 上继续训练，起点：{start}。"),
     "run_waits": ("{id} waits in the queue to go on from {start}.", "{id} 在队列中等待继续，起点：{start}。"),
     "stopped": ("Stopped.", "已停止。"),
 }

@@ -78,6 +78,7 @@ class ProcessState:
     skipped_rows: int = 0
     started_by: str = ""
     slurm: str = ""
+    nodes: str = ""  # the hosts that it is trained over, as `train --nodes` takes them
 
     @property
     def active(self) -> bool:

@@ -11,8 +11,8 @@ from workbench.messages.message import Message
 from workbench.runs import job
 from workbench.runs.run import Run, create_run
 from workbench.storage.workspace import Workspace
-from workbench.train import slurm
-from workbench.train.nodes import CHECK_SECONDS, Nodes, check_nodes, parse_nodes
+from workbench.train import queue, slurm
+from workbench.train.nodes import CHECK_SECONDS, Nodes, check_nodes, named_places, parse_nodes
 
 Check = Callable[[RunConfig, Workspace], None]
 
@@ -77,7 +77,29 @@ def launch_over(
     Nodes(places, workspace, "ssh").close()  # the process connects anew
     run = create_run(workspace, config, confined=True, started_by=started_by, host="")  # in nobody's queue
     _note(run, notes)
-    named = ",".join(f"{place.target}:{place.slots}" if place.slots else place.target for place in places)
+    _start_over(run, workspace, named_places(places))
+    return run
+
+
+def resume(run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None) -> Message:
+    """Let a run that has ended go on where it was trained: over its hosts, or in this host's queue (`queue.resume`).
+
+    Raises:
+        UserError: as `queue.resume`; a host cannot be reached or does not go with the others, or this is not the first
+            of them. Then nothing has changed.
+    """
+    named = run.stored_state().nodes
+    if not named:
+        return queue.resume(run, workspace, checkpoint=checkpoint, overrides=overrides)
+    run.check_ended("run_going_stop")
+    Nodes(parse_nodes(named), workspace, "ssh").close()  # the process connects anew
+    said = queue.resume(run, workspace, checkpoint=checkpoint, overrides=overrides, over_hosts=True)
+    _start_over(run, workspace, named)
+    return Message("run_goes_on_over", id=run.id, start=said.values["start"], hosts=named)
+
+
+def _start_over(run: Run, workspace: Workspace, named: str) -> None:
+    """Start the process that trains over these hosts; returns when it has taken the run."""
     arguments = ["train", run.path, "--workspace", workspace.root, "--quiet", "--nodes", named]
     process = job.start(run, "workbench", *arguments, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 2 * CHECK_SECONDS
@@ -90,7 +112,6 @@ def launch_over(
                 raise UserError(state.reason)
             break
         time.sleep(0.05)
-    return run
 
 
 def _note(run: Run, notes: dict[str, str] | None) -> None:

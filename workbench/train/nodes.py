@@ -266,6 +266,11 @@ class Nodes:
             thread.join()
 
 
+def named_places(places: Sequence[Place]) -> str:
+    """Places as `parse_nodes` reads them."""
+    return ",".join(f"{place.target}:{place.slots}" if place.slots else place.target for place in places)
+
+
 def torchrun_lines(places: Sequence[Place], run: Path, workspace: Workspace, port: int = 29500) -> list[str]:
     """For each host, the line that would start its processes by hand."""
     lines = []

@@ -253,7 +253,13 @@ def _wait_until(condition, seconds: float = 5.0) -> None:
 
 
 def resume(
-    run: Run, workspace: Workspace, *, checkpoint: str = "", overrides: dict | None = None, in_slurm: bool = False
+    run: Run,
+    workspace: Workspace,
+    *,
+    checkpoint: str = "",
+    overrides: dict | None = None,
+    in_slurm: bool = False,
+    over_hosts: bool = False,
 ) -> Message:
     """Queue a run that has ended to go on from a checkpoint, its last one by default. Returns what happens, in a
     sentence.
@@ -261,7 +267,7 @@ def resume(
     Args:
         checkpoint: `checkpoint-N`, or N.
         overrides: options to change, such as more epochs; the old file stays beside the new one.
-        in_slurm: it is given to Slurm next, and is in no queue here.
+        in_slurm, over_hosts: it is given to Slurm or started over several hosts next, and is in no queue here.
 
     Raises:
         UserError: the run is going, has no such checkpoint, does not go with the options, or needs code that this
@@ -290,7 +296,7 @@ def resume(
             pid=None,
             pid_started=None,
             boot="",
-            host="" if in_slurm else hosts.name(),
+            host="" if in_slurm or over_hosts else hosts.name(),
             slurm=slurm.SUBMITTING if in_slurm else "",
             ended=None,
             exit_code=None,
@@ -303,7 +309,7 @@ def resume(
             trainer_pid=None,
             trainer_started=None,
         )
-    if not in_slurm:
+    if not (in_slurm or over_hosts):
         start_queued(workspace)
     state = run.state()
     waits = state.state == "queued" and not state.pid

@@ -11,7 +11,7 @@ from workbench.runs.run import Run, group_name, list_runs, run_named
 from workbench.runs.state import ACTIVE, FINAL
 from workbench.storage.files import file_token
 from workbench.storage.workspace import Workspace
-from workbench.train import queue
+from workbench.train import elsewhere, queue
 from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
@@ -356,7 +356,9 @@ class RunsTab:
             people.check_push(run.config_values().get("push_to_hub"))
             # steps, where they were given, would take precedence over epochs
             overrides = {"num_train_epochs": epochs_.strip(), "max_steps": -1} if (epochs_ or "").strip() else None
-            return queue.resume(run, self.workspace, checkpoint=checkpoint_ or "", overrides=overrides)
+            if run.stored_state().nodes:
+                people.check_hosts()
+            return elsewhere.resume(run, self.workspace, checkpoint=checkpoint_ or "", overrides=overrides)
 
         return self.command(go_on)(run_id, request=request)
 

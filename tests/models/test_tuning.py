@@ -1,6 +1,7 @@
 """Ways of tuning: the losses of plain PEFT and TRL set up by hand, and files that load on the untouched base."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.trained import STEPS, by_hand, losses, ready
 from workbench.config.run_config import validated
 from workbench.data.preflight import preflight
 from workbench.errors import UserError
-from workbench.models.tuning import PISSA_FILE
+from workbench.models.tuning import PISSA_FILE, rounds_steps
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -192,3 +193,21 @@ def test_llama_pros_blocks(values, workspace):
         trainer, _, _ = ready(values, workspace, **options, **pro)
         names = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
         assert names and all(part in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "gpu", "expected"),
+    [
+        ({"finetuning_type": "full"}, torch.bfloat16, True, True),
+        ({"finetuning_type": "freeze"}, torch.bfloat16, True, True),
+        ({"finetuning_type": "lora"}, torch.bfloat16, True, False),  # adapters become float32
+        ({"finetuning_type": "full"}, torch.float32, True, False),
+        ({"finetuning_type": "full"}, torch.bfloat16, False, False),  # float32 on the CPU
+        ({"finetuning_type": "full", "deepspeed": '{"zero_optimization": {"stage": 2}}'}, torch.bfloat16, True, False),
+    ],
+)
+def test_it_is_said_where_steps_are_rounded_away(options, dtype, gpu, expected, values):
+    weights = [SimpleNamespace(requires_grad=True, is_cuda=gpu, dtype=dtype)]
+    frozen = SimpleNamespace(requires_grad=False, is_cuda=True, dtype=torch.bfloat16)
+    model = SimpleNamespace(parameters=lambda: [frozen, *weights])
+    assert rounds_steps(model, validated(values | {"quantization_bit": None} | options)) is expected

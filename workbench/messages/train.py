@@ -325,6 +325,10 @@ SENTENCES = {
         "The weights of the layers ({gib:.1f} GiB) stay in host memory: each micro-batch has them copied twice, which takes {seconds:.1f} s at the {rate:.1f} GB/s that were measured, and steps are not recorded. More tokens in a step (batch size, gradient accumulation) make that cheaper.",
         "各层权重（{gib:.1f} GiB）留在主机内存：每个微批需传输两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步不录制。增大每步的 token 数（批大小、梯度累积）可摊薄开销。",
     ),
+    "whole_in_bf16": (
+        "Whole weights are trained in bfloat16: steps that are smaller than its rounding are lost. Choose a larger learning_rate than with float32 weights, LoRA, or ZeRO (deepspeed), which keeps float32 weights beside them.",
+        "全部权重以 bfloat16 训练：小于其舍入误差的更新会丢失。请使用比 float32 权重更大的 learning_rate，或改用 LoRA，或使用 ZeRO（deepspeed，会另存 float32 权重）。",
+    ),
     "steps_plain": (
         "Steps run as transformers makes them, which is slower: {why}.",
         "训练步使用 transformers 自身的实现，速度较慢：{why}。",

@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.models.adapters import add_lora, add_oft, continue_adapter
@@ -14,6 +16,14 @@ from workbench.storage.workspace import Workspace
 
 PISSA_FILE = "pissa_init.safetensors"
 ADAPTERS = ("lora", "oft")  # what is saved is a PEFT adapter; of the others, the whole model
+
+
+def rounds_steps(model, config: RunConfig) -> bool:
+    """Whether weights are trained in bfloat16 themselves, with none in float32 beside them: `full` and `freeze` on a
+    GPU. (Of adapters, and on the CPU, what is trained is float32; ZeRO keeps float32 weights.)"""
+    if config.finetuning_type in ADAPTERS or config.deepspeed:
+        return False
+    return any(p.requires_grad and p.is_cuda and p.dtype is torch.bfloat16 for p in model.parameters())
 
 
 def tuned(model, config: RunConfig, workspace: Workspace, folder: Path, log: Callable[[str], None]):

@@ -11,6 +11,7 @@ from workbench.messages.message import Message
 from workbench.models.aux_loss import balance_routers, has_own_balance_loss
 from workbench.models.host_weights import host_weights_of
 from workbench.models.quantized.experts import experts_in_halves
+from workbench.models.tuning import rounds_steps
 from workbench.runs.run import Run
 from workbench.train import ranks
 from workbench.train.arguments import common_arguments, total_steps
@@ -83,6 +84,8 @@ def build_trainer(
         strategy = PlainStep() if padded else RowStep(config, train_rows)
     if padded and not plain:
         report(Message("rows_padded", why=padded))
+    if rounds_steps(model, config):
+        report(Message("whole_in_bf16"))
     if config.activation_memory == "least" and not getattr(strategy, "compiled", False):
         experts_in_halves(causal)  # compiled layers need as much elsewhere
     if weights is not None:

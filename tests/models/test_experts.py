@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from workbench.errors import UserError
 from workbench.models.quantized import loader
+from workbench.models.quantized.expert_lora import lora_factors, unscaled_factors
 from workbench.models.quantized.experts import experts_in_halves, packed_experts_forward
 from workbench.models.quantized.layout import expert_parameters, is_fused_experts
 from workbench.models.quantized.weights import is_packed, unpacked
@@ -322,6 +323,11 @@ def test_two_adapters_on_experts_add_up_and_merging_says_why_not(pair):
     ids = torch.arange(1, 12)[None]
     with torch.no_grad():
         one = tuned(ids).logits
+        wanted = 2.0  # alpha is twice the rank where it is not given
+        for module, name in ((m, n) for m in experts_of(tuned) for n in expert_parameters(m)):
+            (a, b), scale = unscaled_factors(module, name)
+            scaled = lora_factors(module, name)
+            assert scale == wanted and torch.equal(a, scaled[0]) and torch.equal(b * scale, scaled[1])
         tuned.add_adapter("second", LoraConfig(r=2, target_parameters=["experts.gate_up_proj", "experts.down_proj"]))
         assert torch.equal(tuned(ids).logits, one)
         tuned.base_model.set_adapter(["default", "second"])

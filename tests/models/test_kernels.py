@@ -88,6 +88,7 @@ def around_few_rows():
     keys, a = torch.tensor([2, 0, 1, 2, 1, 0]), torch.randn(3, 4, 1100)
     want = torch.einsum("pk,prk->pr", x.repeat_interleave(2, 0), a[keys])
     close(few.low_of_pairs(x, a, keys, 2), want)
+    close(few.low_of_pairs(x, a, keys, 2, 1.7), 1.7 * want)
     norm = LlamaRMSNorm(80)
     norm.weight.data.normal_()
     x = torch.randn(3, 5, 80)

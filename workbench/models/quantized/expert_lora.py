@@ -23,20 +23,32 @@ def lora_factors(module, name: str) -> list[Tensor]:
 
     PEFT keeps expert e's A in the rows e r … e r + r - 1, its B in the columns e, E + e, 2 E + e, …
     """
+    found = [(a, b * scale) for a, b, scale in _by_expert(module, name)]
+    if len(found) < 2:
+        return list(found[0]) if found else []
+    import torch
+
+    return [torch.cat([a for a, _ in found], dim=1), torch.cat([b for _, b in found], dim=2)]
+
+
+def unscaled_factors(module, name: str) -> tuple[list[Tensor], float]:
+    """`lora_factors` before scaling, and by what to scale: B of all experts is large beside what a few rows read."""
+    found = _by_expert(module, name)
+    return (list(found[0][:2]), found[0][2]) if len(found) == 1 else (lora_factors(module, name), 1.0)
+
+
+def _by_expert(module, name: str) -> list[tuple[Tensor, Tensor, float]]:
+    """A [E, r, in], B [E, out, r] and the scale of each adapter that is switched on for a parameter: views."""
     wrapper = module.packed_lora.get(name)
     if wrapper is None or wrapper.disable_adapters:
         return []
-    down, up = [], []
+    found = []
     for adapter in wrapper.active_adapters:
         if adapter in wrapper.lora_A:
             a, b = wrapper.lora_A[adapter].weight, wrapper.lora_B[adapter].weight
-            down.append(a.view(wrapper.num_experts, -1, a.shape[1]))
-            up.append((b.view(b.shape[0], -1, wrapper.num_experts) * wrapper.scaling[adapter]).permute(2, 0, 1))
-    if len(down) < 2:
-        return [*down, *up]
-    import torch
-
-    return [torch.cat(down, dim=1), torch.cat(up, dim=2)]
+            by_expert = b.view(b.shape[0], -1, wrapper.num_experts).permute(2, 0, 1)
+            found.append((a.view(wrapper.num_experts, -1, a.shape[1]), by_expert, wrapper.scaling[adapter]))
+    return found
 
 
 class ParamWrapper(peft_lora.ParamWrapper):  # PEFT looks for this name

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _can_use_grouped_mm, _default_apply_gate
 
 from workbench.models.quantized import few_rows
-from workbench.models.quantized.expert_lora import lora_factors
+from workbench.models.quantized.expert_lora import lora_factors, unscaled_factors
 from workbench.models.quantized.layout import BLOCK, is_fused_experts
 from workbench.models.quantized.weights import is_packed, module_of, on_gpu, products_in, register, weights
 
@@ -489,9 +489,11 @@ class _Combine(torch.autograd.Function):
 
 def packed_experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What an experts module of transformers calls: [T, H], [T, k], [T, k] -> [T, H]."""
-    up, down = (lora_factors(self, name) for name in ("gate_up_proj", "down_proj"))
+    names = ("gate_up_proj", "down_proj")
     if self.plain_silu and few_rows.takes(hidden_states) and few_rows.fits_experts(self):
-        return few_rows.experts(self, hidden_states, top_k_index, top_k_weights, up, down)
+        factors = (unscaled_factors(self, name) for name in names)
+        return few_rows.experts(self, hidden_states, top_k_index, top_k_weights, *factors)
+    up, down = (lora_factors(self, name) for name in names)
     source, back, ends = route(top_k_index, self.num_experts)
     double, width = self.packed_sizes
     if self.plain_silu:

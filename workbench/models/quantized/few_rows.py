@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.models.quantized.weights import is_packed, on_gpu, products_in, unpacked
 
+Factors = tuple[list[Tensor], float]  # nothing, or A [E, r, in] and B [E, out, r]; their scale
 MOST = 64  # rows; for more, unpacking the weights once is faster
 
 
@@ -48,8 +49,8 @@ def linear(module, x: Tensor, a: Tensor | None = None, b: Tensor | None = None, 
     return out.view(*x.shape[:-1], module.out_features).to(x.dtype)
 
 
-def experts(module, x: Tensor, index: Tensor, weight: Tensor, up_lora: list[Tensor], down_lora: list[Tensor]) -> Tensor:
-    """What packed experts give for x [rows, H] with the choices [rows, k]; LoRA as `expert_lora.lora_factors` gives
+def experts(module, x: Tensor, index: Tensor, weight: Tensor, up_lora: Factors, down_lora: Factors) -> Tensor:
+    """What packed experts give for x [rows, H] with the choices [rows, k]; LoRA as `expert_lora.unscaled_factors` gives
     it."""
     from workbench.models.quantized import few_rows_kernels as kernels
 

@@ -162,7 +162,7 @@ def low_rank(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _low_of_pairs(x, a, keys, out, R, EACH: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
+def _low_of_pairs(x, a, keys, out, R, scale, EACH: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
     pair, r = tl.program_id(0).to(tl.int64), tl.program_id(1)
     expert = tl.load(keys + pair).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -171,24 +171,27 @@ def _low_of_pairs(x, a, keys, out, R, EACH: tl.constexpr, K: tl.constexpr, BLOCK
         left = tl.load(x + pair // EACH * K + column, mask=column < K, other=0.0)
         right = tl.load(a + (expert * R + r) * K + column, mask=column < K, other=0.0).to(x.dtype.element_ty)
         total += left.to(tl.float32) * right.to(tl.float32)
-    tl.store(out + pair * R + r, tl.sum(total, axis=0).to(out.dtype.element_ty))
+    tl.store(out + pair * R + r, (tl.sum(total, axis=0) * scale).to(out.dtype.element_ty))
 
 
 @on_its_gpu
-def low_of_pairs(x: torch.Tensor, a: torch.Tensor, keys: torch.Tensor, each: int) -> torch.Tensor:
-    """`A x` of each pair: rows `x[pair // each]` of [·, K] and A [E, r, K] of the expert `keys[pair]` -> [pairs, r]."""
+def low_of_pairs(x: torch.Tensor, a: torch.Tensor, keys: torch.Tensor, each: int, scale: float = 1.0) -> torch.Tensor:
+    """`scale · A x` of each pair -> [pairs, r]: rows `x[pair // each]` of [·, K] and A [E, r, K] of the expert
+    `keys[pair]`."""
     a = a.contiguous()
     out = torch.empty(keys.shape[0], a.shape[1], dtype=x.dtype, device=x.device)
-    _low_of_pairs[out.shape](x, a, keys, out, a.shape[1], EACH=each, K=x.shape[1], BLOCK=1024, num_warps=4)
+    _low_of_pairs[out.shape](
+        x, a, keys, out, a.shape[1], float(scale), EACH=each, K=x.shape[1], BLOCK=1024, num_warps=4
+    )
     return out
 
 
-def _factors(x: torch.Tensor, lora: list[torch.Tensor], keys: torch.Tensor, each: int) -> list:
-    """The kernels' arguments for LoRA on experts: nothing, or A [E, r, K] and B [E, N, r]."""
-    if not lora:
+def _factors(x: torch.Tensor, lora: tuple[list[torch.Tensor], float], keys: torch.Tensor, each: int) -> list:
+    """The kernels' arguments for LoRA on experts: nothing, or A [E, r, K] and B [E, N, r], and their scale."""
+    if not lora[0]:
         return [x, x, 0, 0, 0, 0]
-    a, b = lora[0], lora[1].detach().float()
-    return [low_of_pairs(x, a.detach(), keys, each), b, b.shape[2], *b.stride()]
+    a, b = lora[0][0], lora[0][1].detach().float()
+    return [low_of_pairs(x, a.detach(), keys, each, lora[1]), b, b.shape[2], *b.stride()]
 
 
 @triton.jit
@@ -208,15 +211,15 @@ def experts(
     weight: torch.Tensor,
     up: tuple,
     down: tuple,
-    up_lora: list[torch.Tensor],
-    down_lora: list[torch.Tensor],
+    up_lora: tuple[list[torch.Tensor], float],
+    down_lora: tuple[list[torch.Tensor], float],
 ) -> torch.Tensor:
     """Σ over a row's choices of `weight · W_d (silu(W_g x) ⊙ W_u x)`: [M, H] -> [M, H].
 
     Args:
         x: [M, H], contiguous. index, weight: [M, k], the chosen experts and their weights.
         up, down: `(data, state)` of the packed gate_up_proj [E, 2I, H] and down_proj [E, H, I].
-        up_lora, down_lora: nothing, or LoRA's A [E, r, in] and B [E, out, r] (scaled) of each.
+        up_lora, down_lora: nothing, or LoRA's A [E, r, in] and B [E, out, r] of each, and their scale.
     """
     rows, width = x.shape
     pairs, k = index.numel(), index.shape[1]

@@ -157,6 +157,7 @@ def run(folder: Path, values: dict) -> dict:
 def ours(folder: Path, model: Path, overrides: list[str]) -> dict:
     """Real tokens/s over the last three quarters of the steps."""
     from workbench.config.run_config import parse_overrides
+    from workbench.train.estimates.record import fullest
 
     values = {
         "model_name_or_path": str(model),
@@ -182,7 +183,7 @@ def ours(folder: Path, model: Path, overrides: list[str]) -> dict:
     tokens = last["total_tokens"] - first["total_tokens"]
     return {
         "real_tokens_per_second": round(tokens / (last["elapsed_seconds"] - first["elapsed_seconds"])),
-        "peak_gib": last["peak_memory"],
+        "peak_gib": fullest(last),
         "losses": [round(row["loss"], 4) for row in (rows[0], last)],
         **found,
     }

@@ -30,7 +30,7 @@ from workbench.models.cost.weights import Form, Loaded, packed_bytes
 from workbench.runs.run import create_run
 from workbench.storage.files import write_atomically
 from workbench.storage.workspace import Workspace
-from workbench.train.estimates import history
+from workbench.train.estimates import history, record
 from workbench.train.estimates.check import check_start
 from workbench.train.estimates.outlook import outlook
 from workbench.train.estimates.presets import for_machine
@@ -600,6 +600,13 @@ def test_rows_by_their_bytes_and_by_an_earlier_run(tmp_path):
 def entry(run: str, ratio: float, **values) -> history.Measured:
     base = {"model": "m (1)", "device": "H100", "bits": 4, "estimate": 10.0, "measured": 10 * ratio, "way": "compiled"}
     return history.Measured(run, **(base | values))
+
+
+def test_a_run_is_measured_by_its_fullest_device():
+    split = {"peak_memory": 20.1, "peak_memory_0": 9.6, "peak_memory_1": 10.5}  # one process, one model on both
+    assert record.fullest(split) == 10.5
+    assert record.fullest({"peak_memory": 7.5}) == 7.5 and record.fullest({"loss": 1.0}) == 0.0
+    assert record.fullest({"peak_memory": 7.5, "peak_memory_0": None}) == 7.5
 
 
 def test_the_history_corrects_and_can_be_forgotten(tmp_path):

@@ -11,7 +11,7 @@ import orjson
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.models.cost.device import device_for
-from workbench.runs.metrics import logged
+from workbench.runs.metrics import MOST_DEVICES, logged
 from workbench.runs.run import Run
 from workbench.storage import files
 from workbench.storage.files import write_atomically
@@ -46,7 +46,7 @@ def end(run: Run, config: RunConfig, workspace: Workspace, devices: str) -> None
     """
     try:
         known, rows = read(run), _rows(run)
-        peak = max((row["peak_memory"] for row in rows if row.get("peak_memory")), default=0.0)
+        peak = max(map(fullest, rows), default=0.0)
         if not known or not peak:
             return
         on = "on" if _COMPILED in _log(run) else "off"
@@ -104,6 +104,14 @@ def _told(result: Outlook) -> dict:
 
 def _write(run: Run, values: dict) -> None:
     write_atomically(run.path / FILE, json.dumps(values, indent=1))
+
+
+def fullest(row: dict) -> float:
+    """GiB of the fullest device, which estimates are of: a line's `peak_memory` is the sum of all where one process has
+    a model that is split over them."""
+    return max((row.get(f"peak_memory_{number}") or 0.0 for number in range(MOST_DEVICES)), default=0.0) or (
+        row.get("peak_memory") or 0.0
+    )
 
 
 def _rows(run: Run) -> list[dict]:

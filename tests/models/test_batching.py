@@ -1,6 +1,7 @@
 """Requests that share forward passes: each answer is what it is alone, whatever the others are and do."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workbench.config.options import EngineConfig
 from workbench.config.run_config import validated
 from workbench.engine.backend import Job, Sampling
+from workbench.engine.batching import fit as fitting
 from workbench.engine.batching.batch import Limits
 from workbench.engine.batching.fit import find_fit
 from workbench.engine.batching.scheduler import BatchingScheduler, backend_of
@@ -413,3 +415,28 @@ def test_quantized_models_and_eager_attention(tiny_model, workspace, settings):
     for one, other in zip(found, want, strict=True):
         near = 0.05 if settings.get("quantization_bit") == 8 else 1e-4  # inputs in 8 bits: rounding is coarser
         assert one[0][1][0] == pytest.approx(other[0][1][0], abs=near)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "apart", "own", "same"),
+    [
+        (torch.bfloat16, 0.1, 0.0, True),
+        (torch.bfloat16, 0.3, 0.02, False),  # the model itself does not do that
+        (torch.bfloat16, 0.3, 0.25, True),
+        (torch.bfloat16, 0.7, 2.0, False),  # so far apart are other texts
+        (torch.float32, 0.01, 0.25, False),
+    ],
+)
+def test_a_model_may_differ_by_what_it_differs_by_itself(dtype, apart, own, same, monkeypatch):
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
+    want = list(logits - logits.mean(1, keepdim=True))
+
+    def moved(share: float) -> list[torch.Tensor]:
+        return [(1 + share) * one for one in want]
+
+    asked = []
+    monkeypatch.setattr(fitting, "_alone", lambda model, one_by_one: asked.append(one_by_one) or moved(own))
+    table = SimpleNamespace(weight=torch.zeros(1, dtype=dtype))
+    model = SimpleNamespace(get_input_embeddings=lambda: table)
+    assert fitting._as_alone(model, moved(apart), want) is same
+    assert asked == ([True] if dtype is torch.bfloat16 and apart > 0.15 else [])

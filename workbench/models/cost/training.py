@@ -119,14 +119,21 @@ class TrainingMemory:
         ]
 
     @cached_property
+    def _held(self) -> tuple[int, int]:
+        """Bytes of the loaded weights and of their scales; of the fullest of several cards, where the scales are among
+        the weights."""
+        if self.cards > 1:
+            return fullest(self.loaded, self.cards).bytes, 0
+        weights = self.loaded.bytes
+        return weights.plain + weights.packed, weights.constants
+
+    @cached_property
     def static(self) -> dict[str, int]:
         """Bytes of each part that is there before every step; the optimizer's come with the first."""
-        weights, width = self.loaded.bytes, self.form.bytes
+        width = self.form.bytes
         casts = 0 if self.mixed else 2 * self.trained.of_linears
         share = self.cards
-        here, constants_here = weights.plain + weights.packed, weights.constants
-        if share > 1:
-            here, constants_here = fullest(self.loaded, share).bytes, 0
+        here, constants_here = self._held
         if self.streamed is not None:
             here, constants_here = self.streamed.here, 0
         return {
@@ -357,7 +364,6 @@ class TrainingMemory:
 
     def _loading(self) -> dict:
         """The weights, and the copies of the largest tensor of which it is put together and packed."""
-        weights = self.loaded.bytes
         experts = max((2 * w.count for w, _ in self.anatomy.counted() if w.component == "experts"), default=0)
         plain = not self.how.packed_experts
         largest = experts if plain else max(self.loaded.largest, experts)
@@ -370,8 +376,8 @@ class TrainingMemory:
             return {"phase": "loading", "weights": 0, "workspace": int(largest * copies) if self.form.bits else 0}
         return {
             "phase": "loading",
-            "weights": (weights.plain + weights.packed) // self.cards,
-            "constants": weights.constants // self.cards,
+            "weights": self._held[0],
+            "constants": self._held[1],
             "workspace": int(largest * copies),
             "recordings": int(largest * gaps),
         }

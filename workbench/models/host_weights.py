@@ -28,7 +28,6 @@ from workbench.errors import UserError
 from workbench.models.cost.placement import SLOTS
 from workbench.models.layers import decoder_layers
 from workbench.models.pinned import lock, unlock
-from workbench.models.quantized.experts import experts_in_halves
 from workbench.models.quantized.weights import is_packed
 
 _ALIGNED = 512  # bytes; what kernels read wide begins at such an address
@@ -274,7 +273,6 @@ def stream_weights(
     if not any(_parts_of(layers)):
         raise UserError("host_weights_no_layers", kind=type(model).__name__)
     made = kind(layers, device, slots and max(2, slots), laid_out)
-    experts_in_halves(model)
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module._parameters.items():

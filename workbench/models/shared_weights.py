@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from workbench.models.cost.placement import SHARED_SLOTS
 from workbench.models.host_weights import HostWeights, Part
+from workbench.models.quantized.experts import experts_in_halves
 from workbench.models.quantized.weights import is_packed
 
 _PATIENCE = timedelta(hours=12)  # as that of the processes' other groups: a dead one is noticed by the supervisor
@@ -46,6 +47,8 @@ class SharedWeights(HostWeights):
         self._end: int | None = None  # which is there
         self._matrices = list({id(module.weight): module.weight for module in ends}.values())
         super().__init__(layers, device, slots, laid_out)
+        for layer in layers:
+            experts_in_halves(layer)
         for number, weight in enumerate(self._matrices):
             part = Part(weight.data, 0, lambda view, weight=weight: setattr(weight, "data", view))
             size = self._rounded(part.size)

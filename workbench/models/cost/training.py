@@ -98,7 +98,8 @@ class TrainingMemory:
             mixed=self.mixed,
             bits=self.form.bits,
             packed_experts=self.form.bits == 4 and self.loaded.fused_fits,
-            halves=self.streamed is not None or (self.config.activation_memory == "least" and not self.compiled),
+            halves=self.config.weights_on == "shared"
+            or (self.config.activation_memory == "least" and not self.compiled),
             scores=self.batch.longest if eager(self.config, self.anatomy.sizes) else 0,
             dropout=self.config.lora_dropout > 0 and self.config.finetuning_type == "lora",
             full=self.config.finetuning_type in ("full", "freeze"),

@@ -84,3 +84,14 @@ def test_a_run_is_given_to_slurm_and_another_to_two_hosts(opened, page):
     expect(table).to_contain_text(run.id[:15])
     expect(table).to_contain_text(waiting.id[:15])
     shot(opened, "where-runs")
+
+    steps = run.stored_state().step
+    table.locator(f"[data-run='{run.id}']").click()
+    opened.fill("#runs-epochs input, #runs-epochs textarea", "0.15")
+    opened.click("#runs-resume")
+    said = f"{run.id} goes on over 127.0.0.1:1,node2:1 from checkpoint-{steps}."
+    expect(opened.locator("#runs-message")).to_contain_text(said, timeout=60_000)
+    shot(opened, "where-resumed")
+    wait_for(lambda: run.stored_state().ended, 120)
+    assert (run.stored_state().state, run.stored_state().device) == ("finished", "2 × CPU"), run.log.read_text()
+    assert run.stored_state().step > steps

@@ -95,6 +95,27 @@ def opened(tab, page):
     return tab
 
 
+# From now on each answer of the page process is some milliseconds late.
+SLOWLY = """(late) => {
+    const real = window.fetch;
+    window.fetch = async (...asked) => {
+        const answer = await real(...asked);
+        await new Promise((done) => setTimeout(done, late));
+        return answer;
+    };
+}"""
+
+
+def open_part(tab, name: str) -> None:
+    """Open a tab whose fields are filled next. Gradio shows the fields of a tab that was never open, and sets them to
+    their first values in a later frame."""
+    tab.get_by_role("tab", name=name, exact=True).click()
+    tab.evaluate("""() => new Promise((done) => {
+        const frames = (left) => left ? requestAnimationFrame(() => frames(left - 1)) : done();
+        requestIdleCallback(() => frames(3));
+    })""")
+
+
 def open_generation(tab, **values) -> None:
     """Open the generation settings and set numbers there: `open_generation(tab, temperature=0)`."""
     tab.click("#generation button")

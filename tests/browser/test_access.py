@@ -6,7 +6,7 @@ import importlib.resources
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from tests.browser.test_runs import make
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
@@ -62,7 +62,7 @@ def test_axe_finds_nothing_serious(opened):
     expect(opened.locator("#option-changes .wb-chip")).to_be_visible()
     found = {}
     for name in TABS:
-        opened.get_by_role("tab", name=name, exact=True).click()
+        open_part(opened, name)
         opened.wait_for_timeout(800)
         for accordion in opened.locator("button.label-wrap:visible").all():
             accordion.click()
@@ -93,12 +93,12 @@ def test_a_phone_shows_every_tab_and_the_conversation_first(chromium, page):
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
     for name in TABS:
-        tab.get_by_role("tab", name=name, exact=True).click()
+        open_part(tab, name)
         tab.wait_for_timeout(500)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     title, language = (tab.locator(name).bounding_box() for name in ("#topbar h1", "#language"))
     assert title["x"] + title["width"] <= language["x"]
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     expect(tab.locator("#chat-left")).to_be_visible()
     expect(tab.locator("#load")).to_be_hidden()
     tab.click("#drawer")

@@ -11,7 +11,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT, Page, open_generation
+from tests.browser.conftest import ROOT, Page, open_generation, open_part
 from tests.other_engine import StandIn
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -30,7 +30,7 @@ def chat(tab, page):
     """The Chat tab with the demo model loaded, greedy, short answers."""
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     tab.click("#load")
     expect(tab.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     open_generation(tab, temperature=0, max_tokens=40)
@@ -45,7 +45,7 @@ def ask(tab, question: str) -> None:
 
 
 def part(tab, name: str) -> None:
-    tab.get_by_role("tab", name=name, exact=True).click()
+    open_part(tab, name)
 
 
 def test_look_closer_correct_train_compare(chat, page):
@@ -90,7 +90,7 @@ def test_look_closer_correct_train_compare(chat, page):
     (run,) = [p.name for p in (page.workspace / "runs").iterdir()]
 
     # compare, and see what the adapter changed
-    chat.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(chat, "Chat")
     chat.click("#chat-adapter input")
     chat.get_by_role("option", name=run, exact=True).click()
     chat.click("#load")
@@ -123,7 +123,7 @@ def test_look_closer_correct_train_compare(chat, page):
     page.end()
     page.start()
     chat.goto(page.url)
-    chat.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(chat, "Chat")
     port_changed = chat.locator("#chat-right .bot.message")  # another port is another origin: open it from the list
     if not port_changed.count():
         chat.click("#history button")
@@ -147,7 +147,7 @@ def test_contradictions_reload_and_an_engine_that_dies(chat, page):
     ask(chat, "Say hello.")
     answer = chat.locator("#chat-left .bot.message").last.inner_text()
     chat.reload()
-    chat.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(chat, "Chat")
     expect(chat.locator("#chat-left .bot.message").last).to_have_text(answer, timeout=30_000)
     expect(chat.locator("#confidence .wb-tokens .tk")).not_to_have_count(0, timeout=30_000)
 
@@ -186,7 +186,7 @@ def test_another_server_answers_with_its_confidence(tab, tiny_model, tmp_path):
     page = Page(tmp_path / "page")
     try:
         tab.goto(page.url)
-        tab.get_by_role("tab", name="Chat", exact=True).click()
+        open_part(tab, "Chat")
         tab.click("#other-server button")
         tab.check("#external input")
         tab.fill("#server-url input, #server-url textarea", line.rsplit(" ", 1)[1].strip())
@@ -209,7 +209,7 @@ def test_another_engine_is_looked_at_closely(tab, page, demo_model):
     """A vLLM server (a stand-in) that runs elsewhere: the same tab with all of its looks."""
     with StandIn("vllm", demo_model, key="sesame", served="served", context=2048).running() as url:
         tab.goto(page.url)
-        tab.get_by_role("tab", name="Chat", exact=True).click()
+        open_part(tab, "Chat")
         tab.click("#chat-other-engine button")
         tab.fill("#chat-engine_url input, #chat-engine_url textarea", url)
         tab.click("#load")

@@ -4,7 +4,7 @@ bar."""
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -39,6 +39,6 @@ def test_the_bar_follows_the_form_and_a_change_is_applied_by_a_click(opened):
 
 def test_chat_has_its_own_bar(tab, page):
     tab.goto(page.url)
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     expect(tab.locator("#chat-cost")).to_contain_text("It fits here")
     expect(tab.locator("#chat-cost-chart .legend")).to_contain_text("KV cache")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
@@ -27,7 +27,7 @@ def page(tmp_path_factory, demo_model, tiny_model):
 @pytest.fixture
 def opened(opened):
     """The page with the Data tab in front."""
-    opened.get_by_role("tab", name="Data").click()
+    open_part(opened, "Data")
     expect(opened.locator("#data-rows .wb-row").first).to_be_visible()
     return opened
 
@@ -101,9 +101,9 @@ def test_a_dataset_that_cannot_be_read_is_listed_with_the_reason(opened):
 
 def test_the_train_tabs_options_decide_what_is_shown(opened):
     choose(opened, "abilities")
-    opened.get_by_role("tab", name="Train").click()
+    open_part(opened, "Train")
     opened.fill("#opt-cutoff_len input, #opt-cutoff_len textarea", "40")
-    opened.get_by_role("tab", name="Data").click()
+    open_part(opened, "Data")
     expect(opened.locator("#data-about")).to_contain_text("cutoff_len 40")
     from_row(opened, 4)
     card = opened.locator("#data-rows .wb-row").first
@@ -114,10 +114,10 @@ def test_the_train_tabs_options_decide_what_is_shown(opened):
     expect(opened.locator("#data-rows .wb-row").first.locator(".wb-cut").first).to_contain_text(
         "2 earlier turns are left out here"
     )
-    opened.get_by_role("tab", name="Train").click()
+    open_part(opened, "Train")
     opened.fill("#opt-model_name_or_path input", "no-such-model")
     opened.keyboard.press("Enter")
-    opened.get_by_role("tab", name="Data").click()
+    open_part(opened, "Data")
     expect(opened.locator("#data-message")).to_contain_text("There is no model 'no-such-model'")
     expect(opened.locator("#data-rows .wb-turn").first).to_be_visible()  # the conversation needs no model
 
@@ -126,7 +126,7 @@ def test_upload_check_report_edit_delete(opened, page, tmp_path):
     upload(opened, rows_file(tmp_path, "bad.jsonl"), "bad")
     expect(opened.locator("#data-about")).to_contain_text("30 rows")
     expect(opened.locator("#data-rows .wb-turn.user").first).to_contain_text("Q0 {x} ${y} `z` <b>")
-    opened.get_by_role("tab", name="Check").click()
+    open_part(opened, "Check")
     expect(opened.locator("#data-report")).to_be_disabled()  # nothing was checked yet
     expect(opened.locator("#data-check-stop")).to_be_disabled()
     opened.click("#data-check")
@@ -199,7 +199,7 @@ def test_uploads_on_a_slow_machine_are_as_many_chains_that_end(opened, tmp_path)
     for number in range(10):
         upload(opened, rows_file(tmp_path, f"many-{number}.jsonl", count=6, bad=False), f"many-{number}")
     expect(opened.locator("#data-about")).to_contain_text("6 rows")
-    opened.get_by_role("tab", name="Check").click()
+    open_part(opened, "Check")
     opened.click("#data-check")
     expect(opened.locator("#data-checked")).to_contain_text("6 rows")
     opened.wait_for_timeout(3000)
@@ -225,7 +225,7 @@ def test_a_file_in_gb18030_is_named_and_read(opened, page, tmp_path):
     opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "gbk.csv"))
     expect(opened.locator("#data-uploaded")).to_contain_text("is read as gb18030")
     expect(opened.locator("#data-rows")).to_contain_text("今天是晴天。")
-    opened.get_by_role("tab", name="Split, copy, layout").click()
+    open_part(opened, "Split, copy, layout")
     opened.click("#data-layout button")
     expect(opened.locator("#data-encoding input")).to_have_value("gb18030")
     entries = json.loads((page.workspace / "uploads" / "dataset_info.json").read_text())
@@ -253,7 +253,7 @@ def test_a_dataset_in_big5_is_read_by_a_click(opened, page):
 
 def test_statistics_and_what_they_suggest(opened):
     choose(opened, "abilities")
-    opened.get_by_role("tab", name="Statistics").click()
+    open_part(opened, "Statistics")
     opened.click("#data-stats")
     tiles = opened.locator("#stats-tiles")
     expect(tiles).to_contain_text("226", timeout=60_000)
@@ -266,9 +266,9 @@ def test_statistics_and_what_they_suggest(opened):
     expect(opened.locator("#data-counted .warn")).to_contain_text("Packing off")
     opened.click("#data-apply")
     expect(opened.locator("#data-applied")).to_contain_text("packing: false")
-    opened.get_by_role("tab", name="Train").click()
+    open_part(opened, "Train")
     expect(opened.locator("#run-yaml")).not_to_contain_text("packing")
-    opened.get_by_role("tab", name="Data").click()
+    open_part(opened, "Data")
     opened.click("#data-set input")
     opened.get_by_role("option", name="⚠ oaast_sft_zh").click()  # what was counted of another dataset is gone
     expect(tiles).to_have_count(0)
@@ -276,7 +276,7 @@ def test_statistics_and_what_they_suggest(opened):
 
 
 def test_the_runs_own_sequences_packed(opened):
-    opened.get_by_role("tab", name="As the run gets it").click()
+    open_part(opened, "As the run gets it")
     opened.click("#data-batches")
     expect(opened.locator("#data-sequences .wb-row")).to_have_count(3, timeout=90_000)
     expect(opened.locator("#data-sequences")).to_contain_text("conversations that do not see each other")
@@ -285,7 +285,7 @@ def test_the_runs_own_sequences_packed(opened):
 
 def test_split_copy_download_layout_remove(opened, page, tmp_path):
     upload(opened, rows_file(tmp_path, "whole.jsonl", bad=False), "whole")
-    opened.get_by_role("tab", name="Split, copy, layout").click()
+    open_part(opened, "Split, copy, layout")
     opened.wait_for_timeout(700)  # what is opened sets its fields once more
     opened.fill("#data-share input", "0.2")
     opened.keyboard.press("Tab")
@@ -299,7 +299,7 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     for line in ("dataset: whole-train", "eval_dataset: whole-eval"):
         expect(opened.locator("#run-yaml")).to_contain_text(line)
     expect(opened.locator("#run-yaml")).not_to_contain_text("val_size")
-    opened.get_by_role("tab", name="Data").click()
+    open_part(opened, "Data")
     expect(opened.locator("#data-used")).to_contain_text(
         "The Train form uses whole-train, and whole-eval to evaluate on"
     )
@@ -316,9 +316,9 @@ def test_split_copy_download_layout_remove(opened, page, tmp_path):
     opened.fill("#data-columns-json textarea", '{"prompt": "output", "response": "instruction"}')
     opened.click("#data-layout-save")
     expect(opened.locator("#data-filed")).to_contain_text("The rows are read as alpaca")
-    opened.get_by_role("tab", name="Preview").click()
+    open_part(opened, "Preview")
     expect(opened.locator("#data-rows .wb-turn.user").first).to_contain_text(re.compile(r"A\d+"))
-    opened.get_by_role("tab", name="Split, copy, layout").click()
+    open_part(opened, "Split, copy, layout")
     opened.on("dialog", lambda dialog: dialog.accept())
     opened.click("#data-remove")
     expect(opened.locator("#data-filed")).to_contain_text("whole-train is removed")
@@ -352,10 +352,10 @@ def test_the_tab_speaks_chinese(chromium, page):
     context = chromium.new_context(viewport={"width": 1280, "height": 1000}, locale="zh-CN")
     tab = context.new_page()
     tab.goto(page.url)
-    tab.get_by_role("tab", name="数据").click()
+    open_part(tab, "数据")
     expect(tab.locator("#data-rows .wb-row").first).to_be_visible(timeout=30_000)
     expect(tab.locator("#data-rows")).to_contain_text("参与训练")
-    tab.get_by_role("tab", name="检查").click()
+    open_part(tab, "检查")
     tab.click("#data-check")
     expect(tab.locator("#data-checked .wb-note")).to_contain_text("238 行", timeout=30_000)
     context.close()

@@ -8,7 +8,7 @@ import docx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.storage.workspace import DEMO_MODEL, Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -66,16 +66,16 @@ def test_pairs_of_a_document_are_looked_at_before_they_are_kept(opened, page, se
     for number in range(3):
         made.add_paragraph(f"Chapter {number}. " + "Some words. " * 15)
     made.save(tmp_path / "book.docx")
-    opened.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(opened, "Chat")
     opened.click("#other-server button")
     opened.check("#external input")
     opened.fill("#server-url input, #server-url textarea", server)
     opened.click("#find-models")
     expect(opened.locator("#server-found")).to_contain_text("stub")
-    opened.get_by_role("tab", name="Data", exact=True).click()
+    open_part(opened, "Data")
     opened.set_input_files("#data-drop input[type=file]", str(tmp_path / "book.docx"))
     expect(opened.locator("#data-rows .wb-row")).to_have_count(3)
-    opened.get_by_role("tab", name="From a document", exact=True).click()
+    open_part(opened, "From a document")
     expect(opened.locator("#pairs-keep")).to_be_disabled()
     length = opened.locator("#pairs-length input")
     length.fill("200")

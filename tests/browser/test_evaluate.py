@@ -6,7 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.config.run_config import validated
 from workbench.evaluation.harness import read
 from workbench.evaluation.results import Asked, Prediction, listed, place
@@ -88,7 +88,7 @@ def choose(tab, where: str, what: str) -> None:
 
 def test_a_dataset_is_answered_and_compared(opened, place_, runs):
     tab = opened
-    tab.get_by_role("tab", name="Evaluate").click()
+    open_part(tab, "Evaluate")
     expect(tab.locator("#evaluate-totals")).to_contain_text(runs[0].id[:10])
     expect(tab.locator("#evaluate-task-results")).to_contain_text("tiny_mc")
     tab.click("#evaluate-start")
@@ -123,8 +123,8 @@ def test_a_dataset_is_answered_and_compared(opened, place_, runs):
 
 def test_totals_stand_among_compared_runs(opened, runs):
     tab = opened
-    tab.get_by_role("tab", name="Runs").click()
-    tab.get_by_role("tab", name="Compare").click()
+    open_part(tab, "Runs")
+    open_part(tab, "Compare")
     for run in runs:
         field = tab.locator("#compare-runs input")
         field.fill(run.id)
@@ -137,7 +137,7 @@ def test_totals_stand_among_compared_runs(opened, runs):
 
 def ask(tab, dataset: str) -> None:
     """Choose the model and a dataset on the Evaluate tab."""
-    tab.get_by_role("tab", name="Evaluate").click()
+    open_part(tab, "Evaluate")
     field = tab.locator("#evaluate-target input")
     field.fill("tiny-llama")
     field.press("Enter")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from tests.hub import StandInHub
 from tests.tiny import make_tiny_model
 from workbench.storage.workspace import Workspace
@@ -41,12 +41,12 @@ def page(tmp_path, hub):
 
 
 def open_merge(tab) -> None:
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     tab.click("#merge button")
 
 
 def test_an_export_goes_on_without_the_tab(opened, page):
-    opened.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(opened, "Chat")
     opened.fill("#chat-model input", "tiny-llama")
     opened.locator("#chat-model input").press("Enter")
     opened.click("#merge button")
@@ -66,7 +66,7 @@ def test_an_export_goes_on_without_the_tab(opened, page):
 
 
 def test_an_export_outlives_the_page_and_is_listed_uploaded_and_deleted(opened, page, hub, tmp_path):
-    opened.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(opened, "Chat")
     opened.fill("#chat-model input", "tiny-llama")
     opened.locator("#chat-model input").press("Enter")
     opened.click("#merge button")
@@ -129,7 +129,7 @@ def test_a_run_is_exported_from_its_page(opened, page):
 
 
 def test_an_export_can_be_stopped_and_a_wrong_one_says_why(opened, page):
-    opened.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(opened, "Chat")
     opened.fill("#chat-model input", "tiny-llama")
     opened.locator("#chat-model input").press("Enter")
     opened.click("#merge button")
@@ -145,7 +145,7 @@ def test_an_export_can_be_stopped_and_a_wrong_one_says_why(opened, page):
 
 
 def test_a_base_alone_becomes_a_gguf(opened, page):
-    opened.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(opened, "Chat")
     opened.fill("#chat-model input", "tiny-llama")
     opened.locator("#chat-model input").press("Enter")
     opened.click("#merge button")

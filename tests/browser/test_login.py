@@ -5,7 +5,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.chat import conversations
 from workbench.chat.conversations import Conversation
 from workbench.config.run_config import validated
@@ -46,7 +46,7 @@ def log_in(tab, url: str, name: str, password: str = PASSWORD) -> None:
 
 
 def open_tab(tab, name: str) -> None:
-    tab.get_by_role("tab", name=name, exact=True).click()
+    open_part(tab, name)
 
 
 def test_who_looks_sees_all_and_presses_nothing_that_changes_it(tab, page):

@@ -5,7 +5,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from workbench.models.anatomy import bundled
 from workbench.storage.workspace import Workspace
 
@@ -27,7 +27,7 @@ def page(tmp_path_factory):
 @pytest.fixture
 def shown(tab, page):
     tab.goto(page.url)
-    tab.get_by_role("tab", name="Model", exact=True).click()
+    open_part(tab, "Model")
     expect(tab.locator("#model-tiles")).to_contain_text("15.71B")
     return tab
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page, open_generation
+from tests.browser.conftest import SLOWLY, Page, open_generation, open_part
 from tests.unit.test_llamafactory import ARTICLE
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
@@ -165,6 +165,23 @@ def test_every_preset_fills_a_valid_form(opened):
         expect(opened.locator("#train-message")).to_contain_text(words)
 
 
+def test_two_presets_are_chosen_before_the_first_answer_and_a_value_is_typed_before_the_last(opened):
+    opened.evaluate(SLOWLY, 800)
+    for name in ("qwen3-8b-qlora", "llama3-8b-qlora"):
+        opened.fill("#preset input", name)
+        opened.keyboard.press("Enter")
+        opened.wait_for_timeout(200)
+    expect(opened.locator("#opt-model_name_or_path input")).to_have_value(re.compile("Llama-3"))
+    expect(opened.locator("#run-command")).to_have_text(re.compile("train llama3-8b-qlora *$"))
+    expect(opened.locator("#preset input")).to_have_value("llama3-8b-qlora")
+    opened.fill("#preset input", "qwen3-8b-qlora")
+    opened.keyboard.press("Enter")
+    opened.wait_for_timeout(200)
+    opened.fill("#opt-num_train_epochs input, #opt-num_train_epochs textarea", "7")
+    expect(opened.locator("#run-command")).to_have_text(re.compile("train qwen3-8b-qlora --set num_train_epochs=7 *$"))
+    expect(opened.locator("#opt-num_train_epochs input, #opt-num_train_epochs textarea")).to_have_value("7")
+
+
 def test_language_and_theme_switch_and_stay(opened):
     opened.click("#language")
     expect(opened.locator("#start")).to_have_text("开始训练", timeout=30_000)
@@ -192,7 +209,7 @@ def test_nothing_overflows(chromium, page, width):
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
     for name in ("Train", "Chat"):
-        tab.get_by_role("tab", name=name).click()
+        open_part(tab, name)
         for button in tab.locator("button.label-wrap:visible").all():
             button.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -202,7 +219,7 @@ def test_nothing_overflows(chromium, page, width):
             width,
         )
         assert wide == []
-    tab.get_by_role("tab", name="Train").click()
+    open_part(tab, "Train")
     start, monitor = (tab.locator(part).bounding_box() for part in ("#start", "#train-parts"))
     assert monitor["y"] >= start["y"] + start["height"] and monitor["x"] < start["x"] + 20  # below it, in view
     context.close()
@@ -243,7 +260,7 @@ def test_the_chart_keeps_the_zoom_while_it_updates_in_every_tab(opened, page, ch
 
 
 def test_chat_stream_stop_regenerate_edit_clear(opened):
-    opened.get_by_role("tab", name="Chat").click()
+    open_part(opened, "Chat")
     opened.fill("#message textarea", "Hello")
     opened.click("#send")
     expect(opened.locator("#chat-problem")).to_contain_text("Load a model first")
@@ -331,7 +348,7 @@ def test_the_api_on_the_pages_port(page, opened):
     import openai
 
     client = openai.OpenAI(base_url=f"{page.url}/v1", api_key="unused", max_retries=0)
-    opened.get_by_role("tab", name="Chat").click()
+    open_part(opened, "Chat")
     opened.click("#load")
     expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     answer = client.chat.completions.create(
@@ -362,7 +379,7 @@ def test_the_api_keeps_to_its_routes_and_to_this_machine(page):
 
 
 def test_the_first_message_needs_no_open_settings_and_adapters_stay_inside(opened, tmp_path):
-    opened.get_by_role("tab", name="Chat").click()
+    open_part(opened, "Chat")
     opened.click("#load")
     expect(opened.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     opened.fill("#message textarea", "Say hi")
@@ -390,7 +407,7 @@ def test_ending_the_page_beside_an_open_tab_is_no_fault(chromium, tmp_path):
 
 
 def test_loading_that_fails_says_why(opened):
-    opened.get_by_role("tab", name="Chat").click()
+    open_part(opened, "Chat")
     opened.click("#chat-loading-options button")
     opened.fill("#chat-flash_attn input", "fa2")
     opened.keyboard.press("Enter")

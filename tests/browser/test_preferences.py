@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page, open_generation
+from tests.browser.conftest import Page, open_generation, open_part
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 QUESTION, ANSWER = "What is the capital of Zorbia?", "The capital of Zorbia is Quistram."
@@ -40,13 +40,13 @@ def ask(tab, question: str) -> str:
 def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     tab.click("#load")
     expect(tab.locator("#engine-status")).to_contain_text("is ready on CPU", timeout=90_000)
     open_generation(tab, temperature=0, max_tokens=30)
     assert "Quistram" not in ask(tab, QUESTION)
     expect(tab.locator("#examined")).to_contain_text(QUESTION, timeout=30_000)
-    tab.get_by_role("tab", name="Correct it", exact=True).click()
+    open_part(tab, "Correct it")
     tab.fill("#right-answer textarea", ANSWER)
     tab.click("#save-correction")
     expect(tab.locator("#corrected")).to_contain_text("corrections has 1 rows", timeout=30_000)
@@ -69,7 +69,7 @@ def test_a_correction_is_learned_as_a_pair(tab, page):
     tab.click("#train-chat")
     expect(tab.locator("#chat-adapter input")).to_have_value(run.name, timeout=30_000)
     # the engine that gave the wrong answer takes the adapter, too: both are asked what they know and what was corrected
-    tab.get_by_role("tab", name="Probes", exact=True).click()
+    open_part(tab, "Probes")
     tab.fill("#probe-set input", "known")
     tab.locator("#probe-set input").press("Enter")
     tab.click("#probe-adapters input")

@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import SLOWLY, Page, open_part
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run, write_manifest
 from workbench.runs.state import own_process
@@ -75,13 +75,13 @@ def page(place, runs):
 @pytest.fixture
 def opened(opened):
     """The page with the Runs tab in front."""
-    opened.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(opened, "Runs")
     expect(opened.locator("#runs-count")).to_contain_text("2 of 2 runs")
     return opened
 
 
 def part(tab, name: str) -> None:
-    tab.locator("#run-parts").get_by_role("tab", name=name, exact=True).click()
+    open_part(tab.locator("#run-parts"), name)
 
 
 def choose(tab, run) -> None:
@@ -127,7 +127,7 @@ def test_a_run_and_a_search_have_an_address(opened, page, runs):
     opened.goto(opened.url)
     expect(opened.locator("#runs-status b").first).to_have_text(alpha.id, timeout=30_000)
     expect(opened.locator("#runs-count")).to_contain_text("1 of 1 runs")
-    opened.get_by_role("tab", name="Train", exact=True).click()
+    open_part(opened, "Train")
     opened.wait_for_url(re.compile(r"^[^?]*/?$"))
 
 
@@ -150,6 +150,19 @@ def test_a_row_is_chosen_though_the_table_is_sent_anew_under_the_press(opened, r
     # a click of a screen reader has no pointer
     opened.locator(f"#runs-table [data-run='{runs[1].id}']").evaluate("(row) => row.click()")
     expect(opened.locator("#runs-status b").first).to_have_text(runs[1].id)
+
+
+def test_of_two_clicks_the_second_counts_though_the_first_is_not_answered(opened, runs):
+    opened.evaluate(SLOWLY, 400)
+    first, second = (run.id for run in runs)
+    for one, other in ((second, first), (first, second)):
+        opened.locator(f"#runs-table [data-run='{one}']").click()
+        opened.wait_for_timeout(150)
+        opened.locator(f"#runs-table [data-run='{other}']").click()
+        expect(opened.locator("#runs-status b").first).to_have_text(other)
+        expect(opened.locator(f"#runs-table [data-run='{other}']")).to_have_attribute("aria-selected", "true")
+        expect(opened.locator("#runs-selected input")).to_have_value(re.compile(other))
+        assert f"run={other}" in opened.url
 
 
 def test_compare_two_runs(opened, runs):
@@ -176,7 +189,7 @@ def test_rename_clone_delete(opened, place, runs):
     expect(opened.locator("#run-yaml")).to_contain_text("learning_rate: 0.0002")
     opened.fill("#opt-lora_rank input, #opt-lora_rank textarea", "32")
     expect(opened.locator("#option-changes")).to_contain_text(f"Differs from {beta.id}: lora_rank 8 → 32")
-    opened.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(opened, "Runs")
     questions = []
     opened.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
     opened.click("#runs-delete")

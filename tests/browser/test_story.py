@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page, open_generation
+from tests.browser.conftest import Page, open_generation, open_part
 from workbench.config.run_config import load_run_config
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
@@ -114,7 +114,7 @@ def test_train_reload_stop_finish_chat(tab, tmp_path, demo_workspace):
         assert sum(losses[-5:]) < 0.6 * sum(losses[:5]), losses
 
         # chat: base and adapter side by side, same prompt, greedy
-        tab.get_by_role("tab", name="Chat").click()
+        open_part(tab, "Chat")
         tab.click("#chat-adapter input")
         tab.get_by_role("option", name=second, exact=True).click()
         tab.click("#load")

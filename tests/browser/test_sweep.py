@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from tests.browser.test_runs import make
 from workbench.storage.workspace import Workspace
 from workbench.train.sweep import of_group
@@ -36,7 +36,7 @@ def shot(part, name: str) -> None:
 def test_a_group_is_compared_and_stopped(opened, page):
     best = of_group(page.space, "rates")[2]
     opened.goto(f"{page.url}?run={best.id}")
-    opened.get_by_role("tab", name="Group", exact=True).click()
+    open_part(opened, "Group")
     expect(opened.locator("#group-head")).to_contain_text("rates: 3 runs, 0 not ended, best first")
     rows = opened.locator("#group-table tbody tr")
     expect(rows).to_have_count(3)

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from tests.browser.test_runs import choose
 from workbench.config.run_config import validated
 from workbench.runs.run import create_run
@@ -36,7 +36,7 @@ def page(run):
 
 
 def test_a_whole_model_of_a_run_is_chatted_with(opened, run):
-    opened.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(opened, "Runs")
     choose(opened, run)
     opened.click("#runs-chat")
     expect(opened.locator("#chat-model input")).to_have_value(run.id)

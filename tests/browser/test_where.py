@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests import fake_slurm, fake_ssh
-from tests.browser.conftest import Page
+from tests.browser.conftest import Page, open_part
 from tests.process.test_lifecycle import wait_for
 from workbench.runs.run import list_runs
 from workbench.storage.workspace import DEMO_MODEL, Workspace
@@ -79,7 +79,7 @@ def test_a_run_is_given_to_slurm_and_another_to_two_hosts(opened, page):
     wait_for(lambda: run.stored_state().ended, 120)
     assert (run.stored_state().state, run.stored_state().device) == ("finished", "2 × CPU"), run.log.read_text()
 
-    opened.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(opened, "Runs")
     table = opened.locator("#runs-table tbody")
     expect(table).to_contain_text(run.id[:15])
     expect(table).to_contain_text(waiting.id[:15])

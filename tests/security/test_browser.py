@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import CHROMIUM, Page
+from tests.browser.conftest import CHROMIUM, Page, open_part
 from workbench.chat import conversations
 from workbench.config.run_config import validated
 from workbench.data.worker_client import JOB_MEMORY
@@ -181,7 +181,7 @@ def test_one_broken_file_of_each_kind_takes_no_view_down(tab, broken):
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
     expect(tab.locator("#run-status")).to_contain_text(good.id)
-    tab.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(tab, "Runs")
     table = tab.locator("#runs-table")
     for name in ("state", "meta", "run", "trainer-log", "samples"):
         expect(table).to_contain_text(f"broken-{name}")
@@ -191,11 +191,11 @@ def test_one_broken_file_of_each_kind_takes_no_view_down(tab, broken):
     tab.locator("#runs-selected input").fill("20260101-000000-broken-run")
     tab.locator("#runs-selected input").press("Enter")
     expect(tab.locator("#runs-status")).to_contain_text("run.yaml cannot be read")
-    tab.get_by_role("tab", name="Data", exact=True).click()
+    open_part(tab, "Data")
     expect(tab.locator("#data-set")).to_be_visible()
     tab.locator("#data-set input").click()
     expect(tab.locator("ul[role=listbox] li").filter(has_text="abilities").first).to_be_visible()
-    tab.get_by_role("tab", name="Chat", exact=True).click()
+    open_part(tab, "Chat")
     tab.click("#history button")
     tab.locator("#history-list input").click()
     options = tab.locator("ul[role=listbox] li")
@@ -203,7 +203,7 @@ def test_one_broken_file_of_each_kind_takes_no_view_down(tab, broken):
     expect(options.filter(has_text="⚠ 20260101-bbbbbb")).to_have_count(1)
     options.filter(has_text="⚠ 20260101-bbbbbb").click()
     expect(tab.locator("#history-note")).to_contain_text("cannot be read: it is nested")
-    tab.get_by_role("tab", name="Probes", exact=True).click()
+    open_part(tab, "Probes")
     expect(tab.locator("#probe-run")).to_be_visible()
 
 
@@ -213,7 +213,7 @@ def test_a_title_is_text_everywhere(tab, broken):
     good.set_notes(title=MARKUP[:80])
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Runs", exact=True).click()
+    open_part(tab, "Runs")
     tab.locator("#runs-selected input").fill(good.id)
     tab.locator("#runs-selected input").press("Enter")
     expect(tab.locator("#runs-status")).to_contain_text(good.id)
@@ -272,7 +272,7 @@ def test_long_changes_can_be_stopped(tab, page):
     rows = '{"instruction": "a", "output": "b"}\n' * 3
     tab.goto(page.url)
     expect(tab.locator("#train-message")).to_contain_text("valid", timeout=30_000)
-    tab.get_by_role("tab", name="Data", exact=True).click()
+    open_part(tab, "Data")
     field = tab.locator("#data-drop input[type=file]")
     field.set_input_files({"name": "first.jsonl", "mimeType": "text/plain", "buffer": rows.encode()})
     expect(tab.locator("#data-uploaded")).to_contain_text("first is there", timeout=60_000)
@@ -289,7 +289,7 @@ def test_long_changes_can_be_stopped(tab, page):
         tab.click("#data-save")
         stopped(tab, page, "#data-edit-stop", "#data-edited")
         assert (page.workspace / "uploads" / "first.jsonl").read_text() == rows
-        tab.get_by_role("tab", name="Split, copy, layout").click()
+        open_part(tab, "Split, copy, layout")
         tab.click("#data-copy")
         stopped(tab, page, "#data-files-stop", "#data-filed")
         assert not list((page.workspace / "uploads").glob("*-copy*"))

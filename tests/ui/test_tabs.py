@@ -184,6 +184,10 @@ def test_a_preset_of_ones_own_is_kept_chosen_and_deleted(page):
         assert "wb-note bad" in refusal and all(map(skipped, unchanged))
     _, _, _, preset, *contents = train.use_preset("my-first", ENGLISH)
     assert option(page, contents[3:], "lora_rank") == "24"
+    shown = filled(page, lora_rank=24, seed=7)  # only what is another is sent: what is typed meanwhile stays
+    fresh = dict(zip(train.form.names, train.use_preset("my-first", ENGLISH, *shown)[7:], strict=True))
+    changed = {name: value for name, value in fresh.items() if not skipped(value)}
+    assert changed == {"seed": str(train.form.config(filled(page)).seed)}
     for name in ("smollm2-demo", "../models/x", "my-first/.."):
         assert "wb-note bad" in train.delete_preset(name, ENGLISH)[0]
     message, base, *_ = train.delete_preset("my-first", ENGLISH)

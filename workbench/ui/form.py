@@ -1,5 +1,7 @@
 """The form of a run: one widget per option, made from the options' definition."""
 
+from collections.abc import Sequence
+
 import gradio as gr
 
 from workbench.config.fields import Option, options
@@ -131,6 +133,12 @@ class Form:
     def fill(self, values: dict) -> list:
         """What all widgets should show for `values` (others get their default)."""
         return [self.shown(o, values.get(o.name, o.default)) for o in self.options]
+
+    def change(self, values: dict, contents: Sequence) -> list:
+        """`fill` for widgets that show `contents`: one that shows the right thing already is left alone, so that what
+        the user types into it before the answer comes stays."""
+        filled = self.fill(values)
+        return [gr.skip() if new == old else new for new, old in zip(filled, contents, strict=True)]
 
     def read(self, contents: list) -> dict:
         """The options that differ from their defaults. Nothing is checked yet."""

@@ -7,6 +7,11 @@ from workbench.messages import message
 
 # `show_progress_on`: without it each event makes the browser update every component that any event has ever written
 QUIET = {"show_progress": "hidden", "show_progress_on": [], "queue": False, "api_visibility": "private"}
+# For events that bring data of their own, as which row was clicked. Gradio drops the second one while the first is
+# being answered; with "always_last" it answers the first one's data twice (6.31).
+EACH = QUIET | {"trigger_mode": "multiple"}
+# For fields: a choice that is made while an earlier one is being answered is answered after it.
+LATEST = QUIET | {"trigger_mode": "always_last"}
 
 
 def told(what: Exception | str, lang: str) -> str:

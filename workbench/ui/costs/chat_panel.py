@@ -10,7 +10,7 @@ from workbench.errors import UserError
 from workbench.storage.workspace import Workspace
 from workbench.train.estimates.outlook import chat_outlook
 from workbench.ui.costs.panel import CostPanel, changed_options, shown
-from workbench.ui.notes import QUIET, told
+from workbench.ui.notes import EACH, LATEST, told
 from workbench.ui.strings import language
 from workbench.ui.tabs.record import Event
 
@@ -27,8 +27,8 @@ class ChatCosts(CostPanel):
         self._config_of = config_of
         self.expecting = Event(self.expected, [adapter, *asked], self.outputs)
         changes = [widget.change for widget in (adapter, *asked)]
-        gr.on(changes, *self.expecting[:3], trigger_mode="always_last", **QUIET)
-        self.words.click(self.apply, None, asked[1], **QUIET)
+        gr.on(changes, *self.expecting[:3], **LATEST)
+        self.words.click(self.apply, None, asked[1], **EACH)
 
     def expected(self, request: gr.Request, adapter, *asked):
         """The chart and the words."""

@@ -20,7 +20,7 @@ from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.costs.chat_panel import ChatCosts
 from workbench.ui.form import model_choices
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.export_panel import ExportPanel
 
@@ -113,7 +113,7 @@ class EnginePanel:
             show_progress_on=[],
             api_visibility="private",
         ).then(lambda: None, None, self.seen, **QUIET)
-        self.adapter.input(*self.take_adapter, **QUIET)
+        self.adapter.input(*self.take_adapter, **LATEST)
         asked = [self.model, self.quantization, *self.more.values()]
         self.costs.wire(self.config_of, self.adapter, asked)
         self.timer.tick(self._look, [self.seen, *asked], [self.status, unload, self.seen], **QUIET)

@@ -12,7 +12,7 @@ from workbench.engine.client import complete, score
 from workbench.errors import UserError
 from workbench.ui import people
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.token_view import TOKENS_JS, confidence_html, consistency_html, contradiction_html, difference_html
@@ -258,5 +258,5 @@ class Examine:
         self.compare.click(self.run_difference, [talk, adapter], self.difference, **_BUSY)
         self.ask.click(self.run_contradiction, [self.wordings, adapter, *where, *settings], self.contradiction, **_BUSY)
         self.reword.click(self.suggest, talk, self.wordings, **QUIET)
-        self.pick.input(lambda text: text or "", self.pick, self.right, **QUIET)
+        self.pick.input(lambda text: text or "", self.pick, self.right, **LATEST)
         self.save.click(self.correct, [talk, self.right], [self.corrected, self.right], **QUIET)

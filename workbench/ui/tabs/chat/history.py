@@ -10,7 +10,7 @@ from workbench.errors import UserError
 from workbench.storage.workspace import Workspace, slug
 from workbench.ui import people
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing_folder
@@ -120,9 +120,9 @@ class History:
             session = Session()
             return [None, "", session, *opened(session, language(request))]
 
-        self.words.change(find, self.words, self.list, **QUIET)
+        self.words.change(find, self.words, self.list, **LATEST)
         self.list.focus(find, self.words, self.list, **QUIET)
-        look(self.list.input(open_, [self.list, talk], [self.note, self.title, talk, *shown_in], **QUIET))
+        look(self.list.input(open_, [self.list, talk], [self.note, self.title, talk, *shown_in], **LATEST))
         self.rename.click(rename, [self.list, self.title, self.words, talk], [self.note, self.list], **QUIET)
         removing = self.delete.click(
             delete,

@@ -19,7 +19,7 @@ from workbench.errors import UserError
 from workbench.storage import files
 from workbench.ui import people
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import EACH, LATEST, QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.chat.engine_panel import EnginePanel
 from workbench.ui.tabs.chat.examine import Examine
@@ -478,7 +478,7 @@ class ChatTab:
         )
         compare_in = [self.compare, self.panel.adapter, self.others, self.talk]
         gr.on(
-            [self.compare.input, self.others.input], self.set_compare, compare_in, [*self.boxes, self.others], **QUIET
+            [self.compare.input, self.others.input], self.set_compare, compare_in, [*self.boxes, self.others], **LATEST
         )
         self.panel.adapter.change(self.rename, compare_in, self.boxes, **QUIET)
         self.inputs = [
@@ -511,7 +511,7 @@ class ChatTab:
         self.then_answer(self.left.edit(self.edit, self.talk, self.shown_in, **QUIET))
         self.then_answer(self.examine.confidence.click(self.branch_off, self.talk, self.shown_in, **QUIET))
         self.examine.branch.input(
-            self.switch_branch, [self.examine.branch, self.talk], [*self.shown_in, *self.examine.view], **QUIET
+            self.switch_branch, [self.examine.branch, self.talk], [*self.shown_in, *self.examine.view], **LATEST
         )
         self.halt.click(self.hold, self.talk, self.shown_in, **QUIET)
         gr.on([self.clear.click, self.left.clear], self.wipe, self.talk, self.shown_in, **QUIET).then(
@@ -522,7 +522,7 @@ class ChatTab:
         )
         self.vote.click(self.cast, [self.best, self.talk], self.problem, **QUIET)
         for number, chatbot in enumerate(self.boxes):
-            chatbot.select(self.choose(number), self.talk, self.examine.view, **QUIET)
+            chatbot.select(self.choose(number), self.talk, self.examine.view, **EACH)
         self.examine.wire(self.talk, self.sampling, self.panel.adapter)
         self.history.wire(
             self.talk,

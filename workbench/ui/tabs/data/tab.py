@@ -16,7 +16,7 @@ from workbench.storage.files import parse_json
 from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
 from workbench.ui.form import Form
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import EACH, LATEST, QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data import files, jobs, pairs, view
@@ -323,7 +323,7 @@ class DataTab:
         showing = (self.show, [self.chosen, *rows_of], shown)
 
         bind(self.chosen.input, opening, trigger_mode="always_last")
-        gr.on([self.columns.input, self.start.input], *showing, trigger_mode="always_last", **QUIET)
+        gr.on([self.columns.input, self.start.input], *showing, **LATEST)
         data.shown_after(
             self.read_as.click(
                 data.changing(self.read_so, 1),
@@ -350,12 +350,12 @@ class DataTab:
             [self.edited, self.source, self.before, self.save, self.cut],
         )
         clicked = (self.clicked, None, [self.parts, self.start, self.row, self.editing])
-        self.rows.click(*clicked, **QUIET).then(*fetching, **QUIET).success(
+        self.rows.click(*clicked, **EACH).then(*fetching, **QUIET).success(
             None,
             js="() => document.querySelector('#data-edit')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})",
             api_visibility="private",
         )
-        self.check.checked.click(*clicked, **QUIET).then(*showing, **QUIET)
+        self.check.checked.click(*clicked, **EACH).then(*showing, **QUIET)
         self.fetch.click(*fetching, **QUIET)
         saving = data.shown_after(
             stoppable(

@@ -24,7 +24,7 @@ from workbench.train.devices import slots, wanted_slots
 from workbench.ui import people
 from workbench.ui.catalogue import say
 from workbench.ui.form import dataset_choices, model_choices
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing
 from workbench.ui.tabs.evaluate import view
@@ -362,8 +362,7 @@ class EvaluateTab:
             self.compare,
             [self.first, self.second, self.shown, self.order, self.page],
             self.pairs,
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         )
         self.give.click(
             self.download,

@@ -10,7 +10,7 @@ from workbench.models.anatomy.units import memory
 from workbench.storage import files
 from workbench.storage.workspace import Workspace
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.people import needs
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
@@ -209,10 +209,10 @@ class ModelTab:
         asked = [self.name, self.active, self.factor]
         lists = Event(self.refresh, None, [self.machine, self.name, self.remove])
         self.look.click(self.show, asked, outputs, **QUIET)
-        self.name.input(self.show, asked, outputs, **QUIET)
+        self.name.input(self.show, asked, outputs, **LATEST)
         self.drop.upload(self.dropped, [self.drop, self.active, self.factor], [*outputs, self.drop], **QUIET)
-        self.active.input(self.part, [self.found, self.active], self.treemap, **QUIET)
-        self.factor.release(self.stretch, [self.found, self.factor], [self.rope, self.rope_words], **QUIET)
+        self.active.input(self.part, [self.found, self.active], self.treemap, **LATEST)
+        self.factor.release(self.stretch, [self.found, self.factor], [self.rope, self.rope_words], **LATEST)
         removed, ask = [self.deleted, self.remove], asking("model_delete_sure")
         gone = self.delete.click(self.deleting, self.remove, removed, js=ask, **QUIET)
         gone.then(self.refresh, lists.inputs, lists.outputs, **QUIET)

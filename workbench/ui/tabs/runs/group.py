@@ -47,7 +47,7 @@ class GroupPart:
         shown = [self.head, self.table, self.chart, self.name, self.seen]
         timer.tick(self.look, [current, self.seen], shown, **QUIET)
         tab.select(lambda: None, None, self.seen, **QUIET)  # what was sent to a hidden part is sent again
-        self.table.click(self.pick, None, chosen, **QUIET)
+        self.table.click(None, None, chosen, js=view.picked_js("group-table"), api_visibility="private")
         self.stop.click(self.stopped, self.name, self.said, js=asking("group_stop_sure"), **QUIET)
 
     def look(self, run_id, seen, request: gr.Request):
@@ -65,11 +65,6 @@ class GroupPart:
         head = say("group_head", lang, group=group, count=len(rows), going=sum(row.state.active for row in rows))
         html = table_html(ranked, options, run_id, lang)
         return f"<div class='wb-sub'>{escape(head)}</div>", html, parallel(ranked, options, lang), group, fresh
-
-    def pick(self, event: gr.EventData):
-        """The run of the row that was clicked."""
-        run = run_named(self.workspace, event._data.get("run"))
-        return run.id if run else gr.skip()
 
     @people.needs("train")
     def stopped(self, group, request: gr.Request):

@@ -15,7 +15,7 @@ from workbench.train import elsewhere, queue
 from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
 from workbench.ui.charts import AXES, compare_chart, panel_chart
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.questions import asking, asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import outgoing, outgoing_folder
@@ -332,11 +332,6 @@ class RunsTab:
         named = (notes.get(key, "") for key in ("title", "note", "tags", "group"))
         return gr.Dropdown(choices=names, value=None), *named, "", "" if run else gr.skip(), run_id
 
-    def pick(self, event: gr.EventData):
-        """The run of the row that was clicked."""
-        run = self.run_of(event._data.get("run"))
-        return run.id if run else gr.skip()
-
     def command(self, action):
         """A handler that does something with the chosen run, which must be the user's own, and says what."""
 
@@ -451,17 +446,15 @@ class RunsTab:
         gr.on(
             [self.search.change, self.states.change, self.sort.change, self.page.change, self.group.input],
             *self.fresh_list,
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         ).then(None, [self.search, self.states, self.sort, self.group], None, js=_FILTERS_JS, api_visibility="private")
         self.timers = [gr.Timer(2, active=False), gr.Timer(1, active=False)]
         self.timers[0].tick(*self.fresh_list, **QUIET)
         self.timers[1].tick(self.look, look_inputs, look_outputs, **QUIET)
         self.group_part.wire(self.group_tab, self.chosen, self.current, self.timers[1])
         linked = {"js": "(run) => workbenchLink({run})", "api_visibility": "private"}
-        # a choice during the answer to another one is not dropped
-        latest = QUIET | {"trigger_mode": "always_last"}
-        self.table.click(self.pick, None, self.chosen, **latest).then(None, self.chosen, None, **linked)
+        picked = {"js": view.picked_js("runs-table"), "api_visibility": "private"}
+        self.table.click(None, None, self.chosen, **picked).then(None, self.chosen, None, **linked)
         self.chosen.input(None, self.chosen, None, **linked)
         self.chosen.change(
             self.choose,
@@ -476,7 +469,7 @@ class RunsTab:
                 self.message,
                 self.current,
             ],
-            **latest,
+            **LATEST,
         ).then(self.look, look_inputs, look_outputs, **QUIET)
         self.resume.click(self.resumed, [self.chosen, self.checkpoint, self.epochs], self.message, **QUIET)
         kill = gr.Textbox(visible="hidden")
@@ -511,8 +504,7 @@ class RunsTab:
             self.find,
             [self.chosen, self.words],
             self.full_log,
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         )
         for button, make in ((self.as_zip, self.zipped), (self.as_log, self.logged)):
             button.click(make, self.chosen, self.file, show_progress="minimal", api_visibility="private").success(

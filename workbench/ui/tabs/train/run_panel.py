@@ -8,7 +8,7 @@ from workbench.storage.workspace import Workspace
 from workbench.train import queue
 from workbench.ui import monitor, people
 from workbench.ui.catalogue import say
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import LATEST, QUIET, note, told
 from workbench.ui.questions import asking_kill
 from workbench.ui.strings import language, t
 from workbench.ui.theme import CHART_JS
@@ -122,8 +122,7 @@ class RunPanel:
             self.choose,
             [self.list, self.log_scale],
             [*view, self.message],
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         )
         self.timer = gr.Timer(1)
         self.timer.tick(self.look, [self.list, self.log_scale, self.seen], [*view, self.list], **QUIET)

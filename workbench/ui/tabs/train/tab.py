@@ -1,5 +1,6 @@
 """The Train tab: preset or import → form → preview → Start → monitor."""
 
+from collections.abc import Sequence
 from html import escape
 
 import gradio as gr
@@ -19,7 +20,7 @@ from workbench.ui.costs import panel
 from workbench.ui.costs.panel import CostPanel
 from workbench.ui.costs.presets_panel import PresetsPanel
 from workbench.ui.form import Form, dataset_choices
-from workbench.ui.notes import QUIET, note, told
+from workbench.ui.notes import EACH, LATEST, QUIET, note, told
 from workbench.ui.questions import asking
 from workbench.ui.strings import language, t
 from workbench.ui.tabs.data.shared import user_of
@@ -158,8 +159,8 @@ class TrainTab:
         command = bases.command_line(base, values, self.workspace.runs)
         return text, command, message, changed, bases.draft(base, values), *costs
 
-    def based_on(self, base: Base, values: dict, lang: str) -> list:
-        """Outputs of `filled`: the form with `values`, and where they come from."""
+    def based_on(self, base: Base, values: dict, lang: str, contents: Sequence = ()) -> list:
+        """Outputs of `filled`: the form with `values`, and where they come from. `contents`: what the form showed."""
         presets = self.presets
         own = base.kind == "preset" and base.name in presets and presets[base.name].own
         chosen = base.name if base.kind == "preset" and base.name in presets else None
@@ -169,7 +170,7 @@ class TrainTab:
             bases.about_html(base, presets, lang),
             gr.update(interactive=own),
             gr.Tabs(selected="preview"),
-            *self.form.fill(values),
+            *(self.form.change(values, contents) if contents else self.form.fill(values)),
         ]
 
     @property
@@ -181,12 +182,12 @@ class TrainTab:
         """`based_on` where all stays as it is."""
         return [gr.skip()] * (5 + len(self.form.names))
 
-    def use_preset(self, name, request: gr.Request):
+    def use_preset(self, name, request: gr.Request, *contents):
         """A preset's values; messages about the choice before go."""
         preset = self.presets.get(name)
         if preset is None:
             return "", "", *self.unfilled()
-        return "", "", *self.based_on(Base.of_preset(preset), preset.values, language(request))
+        return "", "", *self.based_on(Base.of_preset(preset), preset.values, language(request), contents)
 
     @people.needs("train")
     def save_preset(self, name, request: gr.Request, *contents):
@@ -230,6 +231,11 @@ class TrainTab:
         chosen = panel.changed_options(event, self.form.names)
         filled = self.form.fill(chosen)
         return [value if name in chosen else gr.skip() for name, value in zip(self.form.names, filled, strict=True)]
+
+    def choose_preset(self, name, request: gr.Request, *contents):
+        """`use_preset` from the dropdown, which shows the choice already: a later one stays in it and comes next."""
+        report, kept, base, _, *rest = self.use_preset(name, request, *contents)
+        return report, kept, base, gr.skip(), *rest
 
     def taken(self, event: gr.EventData, request: gr.Request):
         """A preset of the table of those for this machine."""
@@ -317,19 +323,19 @@ class TrainTab:
         gr.on(
             [self.base.change, *(widget.change for widget in form.components)],
             *previewing[:3],
-            trigger_mode="always_last",
-            **QUIET,
+            **LATEST,
         ).then(None, self.draft, None, **keep_draft)
-        self.preset.input(self.use_preset, self.preset, [self.report, self.kept, *self.filled], **QUIET)
+        taken = [self.report, self.kept, *self.filled]
+        self.preset.input(self.choose_preset, [self.preset, *form.components], taken, **LATEST)
         self.keep.click(self.save_preset, [self.name, *form.components], [self.kept, *self.filled], **QUIET)
         self.drop.click(
             self.delete_preset, self.preset, [self.kept, *self.filled], js=asking("preset_delete_sure"), **QUIET
         )
         self.take.click(self.use_import, [self.pasted, self.given], [self.report, *self.filled], **QUIET)
-        self.costs.words.click(self.apply, None, form.components, **QUIET)
-        self.here.table.click(self.taken, None, [self.report, self.kept, *self.filled], **QUIET)
-        self.changes.click(self.reset, self.base, form.components, **QUIET)
-        self.find.change(self.search, self.find, [self.hits, *form.searched], trigger_mode="always_last", **QUIET)
+        self.costs.words.click(self.apply, None, form.components, **EACH)
+        self.here.table.click(self.taken, None, taken, **EACH)
+        self.changes.click(self.reset, self.base, form.components, **EACH)
+        self.find.change(self.search, self.find, [self.hits, *form.searched], **LATEST)
         self.start.click(
             None,
             js=(

@@ -19,11 +19,12 @@ from benchmarks import memory_estimates, mixed_lengths  # noqa: E402
 
 CPU = {"device": "cpu"}
 STAGES = {
-    "without ZeRO": None,
-    "stage 1": {"stage": 1},
-    "stage 2": {"stage": 2},
-    "stage 3": {"stage": 3},
-    "stage 3, all offloaded": {"stage": 3, "offload_optimizer": CPU, "offload_param": CPU},
+    "without ZeRO": {},
+    "without ZeRO, pure_bf16": {"pure_bf16": True},
+    "stage 1": {"deepspeed": {"stage": 1}},
+    "stage 2": {"deepspeed": {"stage": 2}},
+    "stage 3": {"deepspeed": {"stage": 3}},
+    "stage 3, all offloaded": {"deepspeed": {"stage": 3, "offload_optimizer": CPU, "offload_param": CPU}},
 }
 
 
@@ -46,10 +47,11 @@ def main() -> None:
         "| full tuning | devices | tokens/s | GiB, fullest card | losses |\n| --- | --- | --- | --- | --- |", flush=True
     )
     for devices in (one, two):
-        for said, zero in STAGES.items():
+        for said, options in STAGES.items():
+            zero = options.get("deepspeed")
             if devices == one and zero:
                 continue
-            changes = {"devices": devices, "gradient_accumulation_steps": 8 // len(devices.split(","))}
+            changes = {"devices": devices, "gradient_accumulation_steps": 8 // len(devices.split(","))} | options
             if zero:
                 changes["deepspeed"] = json.dumps({"zero_optimization": zero})
             print(_line(said, devices, mixed_lengths.run(given.folder, values | changes)), flush=True)

@@ -15,6 +15,7 @@ from workbench.models.cost.adapters import trained
 from workbench.models.cost.layers import How, layer_cost
 from workbench.models.cost.split import split
 from workbench.models.cost.weights import Form, Loaded, packed_bytes
+from workbench.train.float32_weights import Float32Weights
 
 SIZES = {
     "vocab_size": 512, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -109,7 +110,24 @@ def test_optimizers_are_smaller_than_adamw(optimizer):
             p.grad = torch.zeros_like(p)
         together.step()
         kept = sum(t.nbytes for state in together.state.values() for t in state.values() if t.dim())
-        assert learned.state_of(own, 2) == pytest.approx(kept, rel=0.01)
+        alone = own.model_copy(update={"pure_bf16": True})
+        assert learned.state_of(alone, 2) == pytest.approx(kept, rel=0.01)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_float32_copies_of_weights_are_part_of_the_state(optim):
+    model, anatomy = made("llama")
+    assert next(model.parameters()).dtype is torch.bfloat16
+    config = validated({"model_name_or_path": "m", "dataset": "d", "finetuning_type": "full", "optim": optim})
+    parameters = list(model.requires_grad_(True).parameters())
+    made_ = torch.optim.AdamW(parameters) if optim == "adamw_torch" else torch.optim.SGD(parameters)
+    optimizer = Float32Weights(made_)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = sum(copied.nbytes for copied in optimizer.copies)
+    kept += sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t is not None and t.dim())
+    assert trained(anatomy, config).state_of(config, 2) == kept
 
 
 @pytest.mark.parametrize("what", ["frozen", "lora", "full", "oft"])

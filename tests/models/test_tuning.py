@@ -198,11 +198,15 @@ def test_llama_pros_blocks(values, workspace):
 @pytest.mark.parametrize(
     ("options", "dtype", "gpu", "expected"),
     [
-        ({"finetuning_type": "full"}, torch.bfloat16, True, True),
-        ({"finetuning_type": "freeze"}, torch.bfloat16, True, True),
+        ({"finetuning_type": "full", "pure_bf16": True}, torch.bfloat16, True, True),
+        ({"finetuning_type": "freeze", "pure_bf16": True}, torch.bfloat16, True, True),
+        ({"finetuning_type": "full"}, torch.bfloat16, True, False),  # float32 copies
+        ({"finetuning_type": "full", "use_galore": True, "galore_layerwise": True}, torch.bfloat16, True, True),
+        ({"finetuning_type": "full", "use_badam": True}, torch.bfloat16, True, False),  # of the block that is trained
+        ({"finetuning_type": "full", "use_badam": True, "badam_mode": "ratio"}, torch.bfloat16, True, True),
         ({"finetuning_type": "lora"}, torch.bfloat16, True, False),  # adapters become float32
-        ({"finetuning_type": "full"}, torch.float32, True, False),
-        ({"finetuning_type": "full"}, torch.bfloat16, False, False),  # float32 on the CPU
+        ({"finetuning_type": "full", "pure_bf16": True}, torch.float32, True, False),
+        ({"finetuning_type": "full", "pure_bf16": True}, torch.bfloat16, False, False),  # float32 on the CPU
         ({"finetuning_type": "full", "deepspeed": '{"zero_optimization": {"stage": 2}}'}, torch.bfloat16, True, False),
     ],
 )

@@ -44,6 +44,8 @@ def test_unknown_key_names_the_nearest():
         ({"lora_dropout": 1.5}, "lora_dropout: 1.5"),
         ({"stage": "ppo"}, "stage: 'ppo'"),
         ({"fp16": True, "bf16": True}, "fp16 and bf16 are both on"),
+        ({"finetuning_type": "full", "quantization_bit": None, "fp16": True, "pure_bf16": True}, "fp16 and bf16"),
+        ({"pure_bf16": True}, "adapters are trained in float32"),
         ({"packing": True, "cutoff_len": 0}, "packing needs a length"),
         ({"neat_packing": True, "cutoff_len": 0}, "packing needs a length"),
         ({"finetuning_type": "full", "quantization_bit": 4}, "cannot be trained in full"),

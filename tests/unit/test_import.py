@@ -53,6 +53,7 @@ def test_ways_of_tuning_are_taken_over():
         SFT.replace("lora", "freeze") + "num_layer_trainable: -3\nname_module_trainable: mlp\npure_bf16: true"
     )
     assert not freeze.lost and freeze.values["finetuning_type"] == "freeze" and freeze.values["bf16"] is True
+    assert freeze.values["pure_bf16"] is True
     assert (freeze.values["freeze_trainable_layers"], freeze.values["freeze_trainable_modules"]) == (-3, "mlp")
     oft = import_text(
         COMMAND

@@ -41,7 +41,8 @@ def conflicts(config: RunConfig) -> list[Message]:
     check(c.do_predict and c.stage == "rm", Message("predict_of_scores"))
     if not c.do_train:
         return problems
-    check(c.fp16 and c.bf16, Message("fp16_and_bf16"))
+    check(c.fp16 and (c.bf16 or c.pure_bf16), Message("fp16_and_bf16"))
+    check(c.pure_bf16 and c.finetuning_type not in ("full", "freeze"), Message("pure_bf16_method"))
     check(
         (c.packing or c.neat_packing) and c.cutoff_len == 0,
         Message("packing_without_length"),
@@ -223,6 +224,11 @@ def why_on_card(c: RunConfig) -> str:
 def layerwise(c: RunConfig) -> bool:
     """Whether each layer makes its step within the backward pass."""
     return (c.use_galore and c.galore_layerwise) or (c.use_apollo and c.apollo_layerwise)
+
+
+def keeps_float32(c: RunConfig) -> bool:
+    """Whether weights that are trained in bfloat16 have float32 copies on which the optimizer steps."""
+    return not (c.pure_bf16 or c.deepspeed or c.use_badam or layerwise(c))
 
 
 def chosen_optimizer(c: RunConfig) -> str:

@@ -348,7 +348,7 @@ def _from_pairs(
         return _for_answers(pairs, given, purpose, result)
     _check_kind(given)
     both = {key for key, _ in pairs}
-    if not foreign.is_off(given.get("pure_bf16")):  # whole weights are trained in the model's own format anyway
+    if not foreign.is_off(given.get("pure_bf16")):
         result.values["bf16"] = True
     for key, value in pairs:
         shown = files.shown(value)
@@ -361,7 +361,7 @@ def _from_pairs(
         key = _RENAMED.get(key, key)
         if key == "deepspeed":  # below, when the rest is known
             continue
-        if key in foreign.CHANGING or key in _ONE_BY_ONE:
+        if (key in foreign.CHANGING and key not in RunConfig.model_fields) or key in _ONE_BY_ONE:
             result.leave(key, shown, Message("why_anyway"))
             continue
         if key in foreign.PREDICTION_DEFAULTS and foreign.is_off(given.get("do_predict")):

@@ -39,6 +39,15 @@ class RunConfig(TuningOptions):
         ("bf16", "bf16"),
         ("bfloat16; neither ticked: chosen for the device.", "bfloat16；都不选则按设备决定。"),
     )
+    pure_bf16: bool = opt(
+        False,
+        "memory",
+        ("Whole weights in bf16 alone", "全部权重仅用 bf16"),
+        (
+            "Of full and freeze: no float32 copies of trained weights. Saves half of their memory; steps smaller than the rounding of bfloat16 are lost.",
+            "用于 full 与 freeze：不为所训练的权重保留 float32 副本。可省去其一半显存，但小于 bfloat16 舍入误差的更新会丢失。",
+        ),
+    )
     deepspeed: str | None = opt(
         None,
         "memory",

@@ -70,6 +70,10 @@ SENTENCES = {
         "do_train and do_predict are false: there is nothing to do. Set one of them to true.",
         "do_train 和 do_predict 均为 false：无事可做。请将其中之一设为 true。",
     ),
+    "pure_bf16_method": (
+        "pure_bf16 is for finetuning_type full and freeze: adapters are trained in float32. Take it out.",
+        "pure_bf16 仅用于 finetuning_type 为 full 或 freeze 的训练：适配器以 float32 训练。请去掉它。",
+    ),
     "fp16_and_bf16": (
         "fp16 and bf16 are both on. Keep one, or neither to let the device decide.",
         "fp16 和 bf16 同时开启。请只保留一个，或都不设，由设备决定。",

@@ -326,8 +326,8 @@ SENTENCES = {
         "各层权重（{gib:.1f} GiB）留在主机内存：每个微批需传输两遍，按实测 {rate:.1f} GB/s 约需 {seconds:.1f} 秒，且训练步不录制。增大每步的 token 数（批大小、梯度累积）可摊薄开销。",
     ),
     "whole_in_bf16": (
-        "Whole weights are trained in bfloat16: steps that are smaller than its rounding are lost. Choose a larger learning_rate than with float32 weights, LoRA, or ZeRO (deepspeed), which keeps float32 weights beside them.",
-        "全部权重以 bfloat16 训练：小于其舍入误差的更新会丢失。请使用比 float32 权重更大的 learning_rate，或改用 LoRA，或使用 ZeRO（deepspeed，会另存 float32 权重）。",
+        "Whole weights are trained in bfloat16 alone, as pure_bf16, a step within the backward pass or BAdam's ratio asks: steps that are smaller than its rounding are lost. Choose a larger learning_rate, or train without it: then float32 copies are kept.",
+        "全部权重仅以 bfloat16 训练（由 pure_bf16、反向传播中逐层更新或 BAdam 的 ratio 模式要求）：小于其舍入误差的更新会丢失。请使用更大的 learning_rate，或去掉该选项，届时会保留 float32 副本。",
     ),
     "steps_plain": (
         "Steps run as transformers makes them, which is slower: {why}.",

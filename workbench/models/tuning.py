@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.config.conflicts import keeps_float32
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.models.adapters import add_lora, add_oft, continue_adapter
@@ -20,8 +21,10 @@ ADAPTERS = ("lora", "oft")  # what is saved is a PEFT adapter; of the others, th
 
 def rounds_steps(model, config: RunConfig) -> bool:
     """Whether weights are trained in bfloat16 themselves, with none in float32 beside them: `full` and `freeze` on a
-    GPU. (Of adapters, and on the CPU, what is trained is float32; ZeRO keeps float32 weights.)"""
-    if config.finetuning_type in ADAPTERS or config.deepspeed:
+    GPU with `pure_bf16`, or with steps within the backward pass. (Of adapters, and on the CPU, what is trained is
+    float32; ZeRO, and BAdam of the block that it trains, keep float32 weights.)"""
+    beside = keeps_float32(config) or config.deepspeed or (config.use_badam and config.badam_mode == "layer")
+    if config.finetuning_type in ADAPTERS or beside:
         return False
     return any(p.requires_grad and p.is_cuda and p.dtype is torch.bfloat16 for p in model.parameters())
 

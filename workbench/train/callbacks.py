@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from workbench.config.conflicts import keeps_float32
 from workbench.config.options import RunConfig
 from workbench.errors import NothingLeft, UserError
 from workbench.messages.message import Message
@@ -177,7 +178,8 @@ class Samples(TrainerCallback):
 def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     """Say so if the checkpoints of a run will not fit on the disk.
 
-    A checkpoint holds the trained weights and, for AdamW, two moments of each (half a byte to four bytes a value).
+    A checkpoint holds the trained weights, their float32 copies, and for AdamW two moments of each (one to four bytes a
+    value).
 
     Raises:
         UserError: not even two fit, one being saved while the last is still there.
@@ -185,7 +187,8 @@ def check_space(run: Run, config: RunConfig, model, total_steps: int) -> None:
     sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size()) for p in model.parameters() if p.requires_grad]
     weights = sum(count * each for count, each in sizes)
     moments = sum(count for count, _ in sizes) * (2 if "8bit" in config.optim else 8)
-    one = weights + (moments if "adam" in config.optim else 0) + (8 << 20)
+    copies = sum(4 * count for count, each in sizes if each == 2) if keeps_float32(config) else 0
+    one = weights + copies + (moments if "adam" in config.optim else 0) + (8 << 20)
     count = 1
     if config.save_strategy == "steps":
         count = math.ceil(total_steps / config.every("save_steps", total_steps))

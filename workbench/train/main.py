@@ -184,7 +184,7 @@ def train(run: Run, workspace: Workspace, stop: Stop, fail: Callable[[Message], 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     ranks.join(fail)
     transformers.set_seed(config.seed)
-    dtype = compute_dtype(config.fp16, config.bf16)
+    dtype = compute_dtype(config.fp16, config.bf16 or config.pure_bf16)
     if config.max_gpu_memory and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(min(1.0, config.max_gpu_memory / total))

@@ -4,7 +4,7 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.utils import disable_dropout_in_model
 
-from workbench.config.conflicts import chosen_optimizer, layerwise, plain_steps
+from workbench.config.conflicts import chosen_optimizer, keeps_float32, layerwise, plain_steps
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
 from workbench.messages.message import Message
@@ -123,6 +123,7 @@ def build_trainer(
         callbacks=callbacks,
         loraplus_lr_ratio=config.loraplus_lr_ratio,
         own_optimizer=own_optimizer(config),
+        float32_weights=keeps_float32(config),
         step_strategy=strategy,
         balance=balance,
         **options,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from workbench.config.conflicts import chosen_optimizer
+from workbench.config.conflicts import chosen_optimizer, keeps_float32
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
@@ -116,7 +116,10 @@ class Trained:
         return 4 * self.adapters + width * self.modules
 
     def state_of(self, config: RunConfig, width: int) -> int:
-        """Bytes of the optimizer's state, also of those with options of their own."""
+        """Bytes of the optimizer's state, also of those with options of their own; of weights in 16 bits (`width` 2)
+        float32 copies are part of it."""
+        if width < 4 and keeps_float32(config):
+            return self.state_of(config, 4) + 4 * self.modules
         each, matrices = width / 4, sum(rows * columns * count for rows, columns, count in self.matrices)
         chosen = chosen_optimizer(config)
         if chosen in ("galore", "apollo"):

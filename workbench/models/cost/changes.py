@@ -29,7 +29,9 @@ def candidates(config: RunConfig, anatomy: Anatomy, cards: int = 1) -> list[dict
     """Changes of the options that can save memory, each a few options that belong together."""
     c, found = config, []
     if c.finetuning_type in ("full", "freeze"):
-        found.append({"finetuning_type": "lora", "quantization_bit": 4, "bf16": c.bf16})
+        found.append({"finetuning_type": "lora", "quantization_bit": 4, "bf16": c.bf16, "pure_bf16": False})
+        if not c.pure_bf16 and not c.fp16:
+            found.append({"pure_bf16": True})
     elif c.quantization_bit != 4:
         found.append({"quantization_bit": 4})
     elif not c.double_quantization:

@@ -21,6 +21,8 @@ from workbench.runs.run import write_manifest
 from workbench.train import ranks
 from workbench.train.fast.rows import IGNORE, RowBatch, collate
 from workbench.train.fast.strategy import PlainStep, StepStrategy
+from workbench.train.float32_weights import Float32Weights
+from workbench.train.metrics_log import log
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,13 @@ class WorkbenchTrainer:
         *args,
         loraplus_lr_ratio: float | None = None,
         own_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+        float32_weights: bool = False,
         step_strategy: StepStrategy | None = None,
         balance: Balance | None = None,
         **kwargs,
     ):
         self.loraplus_lr_ratio, self.balance = loraplus_lr_ratio, balance
-        self.own_optimizer = own_optimizer
+        self.own_optimizer, self.float32_weights = own_optimizer, float32_weights
         self.step_strategy = step_strategy or PlainStep()
         self._saving_in: Path | None = None
         self._eval_of_each: list[tuple[float, float]] | None = None  # sum of losses, and number of tokens
@@ -150,7 +153,12 @@ class WorkbenchTrainer:
             self.optimizer = create_loraplus_optimizer(
                 self.model, cls, loraplus_lr_ratio=self.loraplus_lr_ratio, **options
             )
-        return super().create_optimizer(*args, **kwargs)
+        optimizer = super().create_optimizer(*args, **kwargs)
+        in_half = any(p.requires_grad and p.dtype is torch.bfloat16 for p in self.model.parameters())
+        if self.float32_weights and in_half and not isinstance(optimizer, Float32Weights):
+            self.optimizer = optimizer = Float32Weights(optimizer)
+            log(f"Float32 copies of {sum(copy.numel() for copy in optimizer.copies):,} bfloat16 weights are stepped.")
+        return optimizer
 
     def get_train_dataloader(self):
         if self.step_strategy.shapes is None:

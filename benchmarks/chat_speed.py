@@ -1,6 +1,7 @@
 """Decoding speed of the engine: streams side by side, a long prompt, a known beginning; beside llama.cpp.
 
-    python benchmarks/chat_speed.py [--workspace FOLDER] [--threads 1] [--rounds 5] [--node FOLDER] [--set key=value]
+    python benchmarks/chat_speed.py [--workspace FOLDER] [--threads 1] [--rounds 5] [--node FOLDER] [--one]
+        [--set key=value]
     python benchmarks/chat_speed.py --gpu --model FOLDER --set quantization_bit=4 --rounds 1
 
 On the CPU without `--gpu`. The demo model (SmolLM2-135M), greedy, in this process, without HTTP. Each round measures
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--model", help="another model than the demo's")
     parser.add_argument("--gpu", action="store_true", help="where there is one; the clock's figures count then")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
+    parser.add_argument("--one", action="store_true", help="one stream alone, and llama.cpp's")
     options = parser.parse_args()
     if not options.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -122,6 +124,8 @@ def main() -> None:
         found.setdefault("one stream", []).append(streams(backend, jobs_of(1, TOKENS)))
         if options.node:
             found.setdefault("llama.cpp, one stream", []).append(llama_cpp(options.node, options.threads))
+        if options.one:
+            continue
         for count in (8, 32):
             found.setdefault(f"{count} streams", []).append(streams(backend, jobs_of(count, TOKENS)))
         sampled = jobs_of(8, TOKENS, temperature=0.7, top_p=0.95)

@@ -18,7 +18,10 @@ from tests.models.test_batching import (
     together,
 )
 from workbench.config.options import EngineConfig
+from workbench.engine.batching.cache import PagedCache
 from workbench.engine.batching.fit import find_fit
+from workbench.engine.batching.quick import quick_forward
+from workbench.engine.batching.runner import Piece, Runner
 from workbench.engine.transformers_backend import TransformersDecoder
 from workbench.models import half_linear
 from workbench.models.cpu import library
@@ -166,3 +169,34 @@ def test_without_a_compiler_the_products_are_pytorchs(folder, workspace, monkeyp
     if library.processor()[1] >= {"avx2", "fma", "f16c"}:
         assert library.load(workspace, lines.append) is None and "it is broken" in lines[-1]
         assert not list((workspace.cache / "cpu").glob("*.part"))
+
+
+def test_rows_of_a_step_get_what_they_get_alone(folder, workspace):
+    """To the last bit: rows of unlike lengths, over pages, more than a sliding window."""
+    if folder.name == "moe" or not library.load(workspace, lambda _: None):
+        pytest.skip("no step in one call here")
+    decoder = decoder_of(folder, workspace, "auto")
+    model, cache = decoder.base.eval(), PagedCache(40, 4)
+    runner = Runner(
+        model, cache, RopeLengths(model), find_fit(model, RopeLengths(model)).form, quick_forward(model), True
+    )
+    size = model.config.vocab_size
+    texts = [[(5 * i + row) % size for i in range(count)] for row, count in enumerate((3, 41, 8, 1, 30, 12, 2))]
+    pages, free = [], iter(range(2, 40))
+    for text in texts:
+        pages.append([next(free) for _ in range(len(text) // 4 + 1)][::-1])  # not one behind the other
+        runner.run([Piece(text, 0, pages[-1], None)])
+    assert runner.step and runner.step.ready()
+    last = [Piece([7 + row], len(text), pages[row], None) for row, text in enumerate(texts)]
+    alone_, calls = [runner.run([piece])[0] for piece in last], []
+    step = runner.step
+    runner.step = lambda *inputs: (calls.append(len(inputs[0])), step(*inputs))[1]
+    runner.step.ready = step.ready
+    company = runner.run(last)
+    assert calls == [len(texts)] and company.shape == (len(texts), size)
+    assert all(map(torch.equal, company, alone_))
+    for row, piece in enumerate(last):  # and transformers' own
+        ids = torch.tensor([texts[row] + piece.tokens])
+        with torch.inference_mode():
+            want = model(input_ids=ids).logits[0, -1].float()
+        assert torch.allclose(company[row], want, atol=1e-4)

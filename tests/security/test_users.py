@@ -82,8 +82,8 @@ def test_who_looks_changes_nothing_by_any_event(page, workspace, user):
     assert run.path.is_dir()
     after = sorted(p for p in workspace.root.rglob("*") if p.is_file())
     assert [p for p in after if p not in before] == []
-    number, inputs = event_of(bob, "runs-table")
-    assert bob.event(number, [None] * len(inputs), event_data={"run": run.id}).status_code == 200
+    number, inputs = event_of(bob, "runs-selected", "change")
+    assert bob.event(number, [run.id if name == "runs-selected" else None for name in inputs]).status_code == 200
 
 
 def test_a_run_of_another_user_stays_as_it_is(workspace, user):

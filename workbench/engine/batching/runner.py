@@ -43,8 +43,8 @@ class Runner:
         steps: bool = False,
         recorded: int = 0,
     ):
-        """`quick`: in the place of the model's own forward pass. `steps`: one row's next token in one call, where
-        there is such a step. `recorded`: rows' next tokens by recordings, for rows of up to so many pages."""
+        """`quick`: in the place of the model's own forward pass. `steps`: rows' next tokens in one call, where there is
+        such a step. `recorded`: rows' next tokens by recordings, for rows of up to so many pages."""
         self.model, self.cache, self.rope, self.form, self.quick = model, cache, rope, form, quick
         self.step = one_step(quick, cache) if steps else None
         self.config = model.config.get_text_config()
@@ -80,8 +80,8 @@ class Runner:
             lengths = torch.tensor(filled)
         self.cache.view = View(write, table, self._run_of(pieces))
         with torch.inference_mode(), self.rope.given(lengths):
-            if self.step and ids.numel() == 1 and not own and not mixed and self.step.ready():
-                return self.step(ids, positions, table, pieces[0].start + 1)
+            if self.step and ids.shape[1] == 1 and not own and not mixed and self.step.ready():
+                return self.step(ids, positions, table)
             one = ids.numel() == 1 and self.cache.view.run is not None and not self.windowed
             if quick and one:  # it sees all that is there
                 self.cache.view.tokens = pieces[0].start + 1

@@ -50,7 +50,7 @@ def backend_of(decoder: TransformersDecoder, log: Callable[[str], None]) -> Sche
     elif fit.not_recorded:
         log(f"Decoding steps are not recorded (CUDA graphs), which makes them slower: {fit.not_recorded}.")
     if scheduler.batch.passes.runner.step:
-        log("A stream that is alone gets its tokens from the kernels for the CPU.")
+        log("Streams without an adapter get their tokens from the kernels for the CPU.")
     return scheduler
 
 

@@ -1,4 +1,4 @@
-"""A decoding step of one row in one call of `models/cpu/kernels.c`: nothing is left but reading the weights.
+"""A decoding step of some rows in one call of `models/cpu/kernels.c`: nothing is left but the weights' products.
 
 It is for the base of the models that `QuickForward` knows, with packed layers, and tried as that is (`fit.py`).
 """
@@ -70,13 +70,15 @@ class OneStep:
             self._placed = True
         return True
 
-    def __call__(self, ids: Tensor, positions: Tensor, table: Tensor, tokens: int) -> Tensor:
-        """Logits [1, vocabulary] of one token. `table` [1, pages]: of its row; `tokens`: in the row, this one too."""
-        x = self.body.embed_tokens(ids).clone()
-        cos, sin = (one.contiguous() for one in self.body.rotary_emb(x, position_ids=positions))
-        logits = x.new_empty(1, self._head.out_features)
-        addresses = [one.data_ptr() for one in (x, cos, sin, table)]
-        if self._library.step(self._model, *addresses, tokens, logits.data_ptr(), torch.get_num_threads()):
+    def __call__(self, ids: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] of one token each. `ids` and `positions` [rows, 1]; `table` [rows, pages]: the
+        rows' pages."""
+        x, rows = self.body.embed_tokens(ids).clone(), len(ids)
+        cos, sin = (one.expand(rows, -1, -1).contiguous() for one in self.body.rotary_emb(x, position_ids=positions))
+        logits, tokens, pages = x.new_empty(rows, self._head.out_features), positions + 1, table.contiguous()
+        inputs = [one.data_ptr() for one in (x, cos, sin, pages)]
+        output, threads = logits.data_ptr(), torch.get_num_threads()
+        if self._library.step(self._model, *inputs, table.shape[1], tokens.data_ptr(), rows, output, threads):
             raise MemoryError("not enough memory")
         return logits
 

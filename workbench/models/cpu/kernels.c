@@ -1,10 +1,11 @@
-/* Products with packed weights on x86 CPUs, and a whole decoding step of one row for Llama-like models.
+/* Products with packed weights on x86 CPUs, and a whole decoding step of some rows for Llama-like models.
 
    Weights lie in blocks of 4 rows x 32 columns, so that a product reads memory from its beginning to its end. They are
    float16 (kind 0), or int8 with one float32 scale for 32 columns of a row (kind 1). The arithmetic is float32. What a
    row gets does not depend on how many others are computed with it: its sums are made in the same order. */
 #include <immintrin.h>
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,45 +179,63 @@ static void add(float *x, const float *y, int64_t n) {
   for (int64_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-/* One token of one row. x [hidden]: its embedding, which is overwritten. cos, sin [width]. table: the row's pages.
-   tokens: of the row, with this one. logits [vocabulary]. Returns 0, or 1 when there is no memory. */
-int step(const Model *m, float *x, const float *cos, const float *sin, const int64_t *table, int64_t tokens,
-         float *logits, int threads) {
-  const int64_t width = m->width, wide = m->heads * width, narrow = m->groups * width;
-  float *h = malloc((m->hidden * 2 + wide * 2 + narrow * 2 + m->inner * 2 + m->heads * tokens) * sizeof(float));
+/* Queries, keys and values of a row at a place: normed and turned; keys and values go into the cache. */
+static void place_row(const Model *m, const Layer *l, float *q, float *k, const float *v, const float *cos,
+                      const float *sin, int64_t place) {
+  const int64_t width = m->width;
+  for (int64_t i = 0; i < m->heads; i++) {
+    if (l->query_norm) norm(q + i * width, l->query_norm, q + i * width, width, m->head_eps);
+    rotate(q + i * width, cos, sin, width);
+  }
+  for (int64_t i = 0; i < m->groups; i++) {
+    if (l->key_norm) norm(k + i * width, l->key_norm, k + i * width, width, m->head_eps);
+    rotate(k + i * width, cos, sin, width);
+    memcpy(l->keys + (i * m->places + place) * width, k + i * width, width * sizeof(float));
+    memcpy(l->values + (i * m->places + place) * width, v + i * width, width * sizeof(float));
+  }
+}
+
+/* One token of each of `rows` rows. x [rows, hidden]: embeddings, which are overwritten. cos, sin [rows, width].
+   table [rows, pages]: the rows' pages. tokens [rows]: of each row, with this one. logits [rows, vocabulary]. What a
+   row gets does not depend on the others. Returns 0, or 1 when there is no memory. */
+int step(const Model *m, float *x, const float *cos, const float *sin, const int64_t *table, int64_t pages,
+         const int64_t *tokens, int64_t rows, float *logits, int threads) {
+  const int64_t width = m->width, wide = m->heads * width, narrow = m->groups * width, hidden = m->hidden;
+  int64_t most = 0;
+  for (int64_t r = 0; r < rows; r++) most = tokens[r] > most ? tokens[r] : most;
+  const int64_t each = hidden * 2 + wide * 2 + narrow * 2 + m->inner * 2;
+  float *h = malloc((rows * each + threads * most) * sizeof(float));
   if (!h) return 1;
-  float *more = h + m->hidden, *q = more + m->hidden, *seen = q + wide, *k = seen + wide, *v = k + narrow;
-  float *gate = v + narrow, *up = gate + m->inner, *scores = up + m->inner;
-  const int64_t place = table[(tokens - 1) / m->page] * m->page + (tokens - 1) % m->page;
+  float *more = h + rows * hidden, *q = more + rows * hidden, *seen = q + rows * wide, *k = seen + rows * wide;
+  float *v = k + rows * narrow, *gate = v + rows * narrow, *up = gate + rows * m->inner;
+  float *scores = up + rows * m->inner;
   for (int64_t number = 0; number < m->count; number++) {
     const Layer *l = &m->layers[number];
-    norm(x, l->before, h, m->hidden, m->eps);
-    product(&l->query, h, q, 1, threads);
-    product(&l->key, h, k, 1, threads);
-    product(&l->value, h, v, 1, threads);
-    for (int64_t i = 0; i < m->heads; i++) {
-      if (l->query_norm) norm(q + i * width, l->query_norm, q + i * width, width, m->head_eps);
-      rotate(q + i * width, cos, sin, width);
+    for (int64_t r = 0; r < rows; r++) norm(x + r * hidden, l->before, h + r * hidden, hidden, m->eps);
+    product(&l->query, h, q, rows, threads);
+    product(&l->key, h, k, rows, threads);
+    product(&l->value, h, v, rows, threads);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t last = tokens[r] - 1, place = table[r * pages + last / m->page] * m->page + last % m->page;
+      place_row(m, l, q + r * wide, k + r * narrow, v + r * narrow, cos + r * width, sin + r * width, place);
     }
-    for (int64_t i = 0; i < m->groups; i++) {
-      if (l->key_norm) norm(k + i * width, l->key_norm, k + i * width, width, m->head_eps);
-      rotate(k + i * width, cos, sin, width);
-      memcpy(l->keys + (i * m->places + place) * width, k + i * width, width * sizeof(float));
-      memcpy(l->values + (i * m->places + place) * width, v + i * width, width * sizeof(float));
-    }
-#pragma omp parallel for num_threads(threads) if (threads > 1 && tokens > 32)
-    for (int64_t i = 0; i < m->heads; i++) attend(m, l, q, seen, scores + i * tokens, i, table, tokens);
-    product(&l->out, seen, more, 1, threads);
-    add(x, more, m->hidden);
-    norm(x, l->after, h, m->hidden, m->eps);
-    product(&l->gate, h, gate, 1, threads);
-    product(&l->up, h, up, 1, threads);
-    for (int64_t i = 0; i < m->inner; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-    product(&l->down, gate, more, 1, threads);
-    add(x, more, m->hidden);
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static) if (threads > 1 && rows * most > 32)
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t i = 0; i < m->heads; i++)
+        attend(m, l, q + r * wide, seen + r * wide, scores + omp_get_thread_num() * most, i, table + r * pages,
+               tokens[r]);
+    product(&l->out, seen, more, rows, threads);
+    add(x, more, rows * hidden);
+    for (int64_t r = 0; r < rows; r++) norm(x + r * hidden, l->after, h + r * hidden, hidden, m->eps);
+    product(&l->gate, h, gate, rows, threads);
+    product(&l->up, h, up, rows, threads);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && rows > 1)
+    for (int64_t i = 0; i < rows * m->inner; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    product(&l->down, gate, more, rows, threads);
+    add(x, more, rows * hidden);
   }
-  norm(x, m->norm, h, m->hidden, m->eps);
-  product(&m->head, h, logits, 1, threads);
+  for (int64_t r = 0; r < rows; r++) norm(x + r * hidden, m->norm, h + r * hidden, hidden, m->eps);
+  product(&m->head, h, logits, rows, threads);
   free(h);
   return 0;
 }

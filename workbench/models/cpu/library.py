@@ -95,7 +95,8 @@ def load(workspace: Workspace, log: Callable[[str], None]) -> ctypes.CDLL | None
     pointer = ctypes.c_void_p
     library.product.argtypes = [ctypes.POINTER(Linear), pointer, pointer, ctypes.c_int64, ctypes.c_int]
     library.product.restype = None
-    library.step.argtypes = [ctypes.POINTER(Model), *[pointer] * 4, ctypes.c_int64, pointer, ctypes.c_int]
+    number = ctypes.c_int64
+    library.step.argtypes = [ctypes.POINTER(Model), *[pointer] * 4, number, pointer, number, pointer, ctypes.c_int]
     return library
 
 

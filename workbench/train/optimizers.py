@@ -15,6 +15,7 @@ from workbench.config.conflicts import chosen_optimizer
 from workbench.config.option import split_names
 from workbench.config.options import RunConfig
 from workbench.errors import UserError
+from workbench.train.float32_weights import without_copies
 from workbench.train.metrics_log import log
 
 
@@ -187,7 +188,7 @@ class Together(torch.optim.Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+        for part, state in zip(self.parts, without_copies(state_dict)["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 

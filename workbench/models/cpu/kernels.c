@@ -204,7 +204,8 @@ int step(const Model *m, float *x, const float *cos, const float *sin, const int
   int64_t most = 0;
   for (int64_t r = 0; r < rows; r++) most = tokens[r] > most ? tokens[r] : most;
   const int64_t each = hidden * 2 + wide * 2 + narrow * 2 + m->inner * 2;
-  /* inputs of products begin at cache lines, as they are multiples of GROUP long: a step of 8 rows took 48 ms instead of 39 where they did not */
+  /* Inputs of products begin at cache lines, as they are multiples of GROUP long: a step of 8 rows took 48 ms instead
+     of 39 where they did not. */
   const int64_t bytes = (rows * each + threads * most) * sizeof(float);
   float *h = aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (!h) return 1;

@@ -21,7 +21,7 @@ from workbench.runs.run import write_manifest
 from workbench.train import ranks
 from workbench.train.fast.rows import IGNORE, RowBatch, collate
 from workbench.train.fast.strategy import PlainStep, StepStrategy
-from workbench.train.float32_weights import Float32Weights
+from workbench.train.float32_weights import Float32Weights, without_copies
 from workbench.train.metrics_log import log
 
 
@@ -158,6 +158,8 @@ class WorkbenchTrainer:
         if self.float32_weights and in_half and not isinstance(optimizer, Float32Weights):
             self.optimizer = optimizer = Float32Weights(optimizer)
             log(f"Float32 copies of {sum(copy.numel() for copy in optimizer.copies):,} bfloat16 weights are stepped.")
+        elif not self.is_deepspeed_enabled:  # a run may go on with pure_bf16, or on the CPU
+            optimizer.register_load_state_dict_pre_hook(lambda _, state: without_copies(state))
         return optimizer
 
     def get_train_dataloader(self):
